@@ -1,0 +1,185 @@
+"""The encoder-decoder that reads and writes text, with its tokenizer: pre-trained, or small and from nothing.
+
+The interface is transformers' own (`AutoModelForSeq2SeqLM`, `encoder_outputs=`): BART, T5 and mT5 train and
+generate from a memory tensor as they are, so there is one class for all of them.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ladle.config import Config
+from ladle.errors import UserError
+from ladle.layers import sinusoids
+
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<mask>")
+
+
+class BackboneConfig(Config):
+    """A pre-trained encoder-decoder (`pretrained`: folder or hub id), or the sizes of a small one from nothing.
+
+    train_encoder, train_decoder: whether a pre-trained one's halves are trained; one from nothing always is.
+    """
+
+    pretrained: str | None = None
+    train_encoder: bool = False
+    train_decoder: bool = False
+    vocab_size: int = Field(6144, ge=300)
+    width: int = Field(256, ge=8)
+    num_encoder_layers: int = Field(3, ge=1)
+    num_decoder_layers: int = Field(2, ge=1)
+    num_heads: int = Field(4, ge=1)
+
+
+class Backbone(nn.Module):
+    """`model` (a transformers encoder-decoder) and `tokenizer`, met through memory tensors.
+
+    Args:
+        model: any `AutoModelForSeq2SeqLM`.
+        tokenizer: its tokenizer, with a padding and an end-of-text token.
+        max_tokens: longest text, in tokens with the end token; longer ones are cut.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, max_tokens: int):
+        super().__init__()
+        self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
+        self.model.generation_config.max_length = None  # `generate` gets max_new_tokens at every call
+
+    @classmethod
+    def build(cls, config: BackboneConfig, max_tokens: int, tokenizer: Any = None) -> "Backbone":
+        """From `config.pretrained`, else from nothing with `tokenizer` (made by `train_tokenizer`)."""
+        if config.pretrained:
+            return cls.from_pretrained(config.pretrained, max_tokens)
+        from transformers import MBartConfig, MBartForConditionalGeneration
+
+        # mBART's layers are pre-norm, which trains from nothing without care; sizes are ours.
+        model = MBartForConditionalGeneration(
+            MBartConfig(
+                vocab_size=len(tokenizer), d_model=config.width, max_position_embeddings=max_tokens,
+                encoder_layers=config.num_encoder_layers, decoder_layers=config.num_decoder_layers,
+                encoder_attention_heads=config.num_heads, decoder_attention_heads=config.num_heads,
+                encoder_ffn_dim=4 * config.width, decoder_ffn_dim=4 * config.width, dropout=0.0,
+                attention_dropout=0.0, activation_dropout=0.0, scale_embedding=True,
+                pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.bos_token_id,
+                forced_eos_token_id=None, attn_implementation="eager",
+            )
+        )  # fmt: skip
+        _start_aligned(model)
+        return cls(model, tokenizer, max_tokens)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, max_tokens: int, tokenizer_source: str | Path | None = None):
+        """Load with transformers from a folder or a hub id; only safetensors weights are read.
+
+        Raises:
+            UserError: no such model, or one that is not an encoder-decoder.
+        """
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+        try:
+            model = AutoModelForSeq2SeqLM.from_pretrained(
+                source, use_safetensors=True, attn_implementation="eager", dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_source or source)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"cannot load the encoder-decoder '{source}': {reason}") from None
+        return cls(model, tokenizer, max_tokens)
+
+    @property
+    def width(self) -> int:
+        """W, channels of the token states."""
+        return self.model.config.hidden_size
+
+    def tokenize(self, texts: Iterable[str]) -> dict[str, Tensor]:
+        """texts -> input_ids [B, S] and attention_mask [B, S] (bool), cut at `max_tokens`, end token kept."""
+        encoded = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"].bool()}
+
+    def detokenize(self, ids: Tensor) -> list[str]:
+        """ids [B, S] -> texts, without special tokens."""
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [text.strip() for text in texts]
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """input_ids [B, S], attention_mask [B, S] -> token states [B, S, W]."""
+        return self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
+
+    def decode_logits(self, labels: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
+        """Teacher forcing: labels [B, S] (padded), memory [B, N, W], memory_mask [B, N] -> logits [B, S, V]."""
+        start = torch.full_like(labels[:, :1], self.model.config.decoder_start_token_id)
+        output = self.model(
+            encoder_outputs=self._outputs(memory),
+            attention_mask=memory_mask.long(),
+            decoder_input_ids=torch.cat([start, labels[:, :-1]], dim=1),
+            use_cache=False,
+        )
+        return output.logits
+
+    @torch.no_grad()
+    def generate(self, memory: Tensor, memory_mask: Tensor, **options: Any) -> Tensor:
+        """Autoregressive decoding from memory [B, N, W] -> ids [B, S]; `options` are those of transformers."""
+        return self.model.generate(
+            encoder_outputs=self._outputs(memory),
+            attention_mask=memory_mask.long(),
+            **{"max_new_tokens": self.max_tokens, "do_sample": False, "num_beams": 1, **options},
+        )
+
+    @staticmethod
+    def _outputs(memory: Tensor) -> Any:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        # Anew for every call: beam search changes the object that it is given.
+        return BaseModelOutput(last_hidden_state=memory)
+
+
+@torch.no_grad()
+def _start_aligned(model: nn.Module) -> None:
+    """Position codes for a new model, and cross-attention that starts by looking at its own place.
+
+    With the same sinusoids in decoder and memory and equal query and key maps, the scores are largest on the
+    diagonal from the first step; from random maps a small decoder takes thousands of steps to find it.
+    """
+    for half in (model.get_encoder(), model.get_decoder()):
+        table = half.embed_positions.weight
+        offset = half.embed_positions.offset
+        table.zero_()
+        table[offset:].copy_(sinusoids(table.shape[0] - offset, table.shape[1]))
+    for layer in model.get_decoder().layers:
+        attention = layer.encoder_attn
+        nn.init.orthogonal_(attention.q_proj.weight)
+        attention.k_proj.weight.copy_(attention.q_proj.weight)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
+    """A byte-level BPE tokenizer from the user's texts: any language, no unknown token.
+
+    Digits stand alone, so that numbers need no entries of their own.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    tokenizer.train_from_iterator(texts, trainer)
+    end = SPECIAL_TOKENS[2]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, tokenizer.token_to_id(end))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", mask_token="<mask>"
+    )

@@ -1,0 +1,117 @@
+"""S token states <-> L latents: position-aligned (neighbouring tokens to a latent) or Perceiver (learned queries).
+
+Both halves of a bottleneck stand in one class: `compress` before diffusion, `expand` after it.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from ladle.config import Config
+from ladle.layers import Attention, Block, feed_forward, sinusoids
+
+
+class BottleneckConfig(Config):
+    """kind: `aligned` or `perceiver`. tokens_per_latent: of `aligned`. num_latents: of `perceiver`.
+
+    num_layers: transformer layers of `compress` (perceiver) and of `expand` (both).
+    norm: scale each latent vector to norm sqrt(latent_dim), as in the paper.
+    """
+
+    kind: Literal["aligned", "perceiver"] = "aligned"
+    latent_dim: int = Field(64, ge=1)
+    tokens_per_latent: int = Field(3, ge=1)
+    num_latents: int = Field(32, ge=1)
+    num_layers: int = Field(2, ge=1)
+    num_heads: int = Field(4, ge=1)
+    norm: bool = True
+
+
+class AlignedBottleneck(nn.Module):
+    """Each latent holds `tokens_per_latent` neighbouring token states: position l keeps its place in the text."""
+
+    def __init__(self, config: BottleneckConfig, width: int, max_tokens: int):
+        super().__init__()
+        self.config, self.group = config, config.tokens_per_latent
+        self.max_latents = -(-max_tokens // self.group)
+        self.norm_in = nn.LayerNorm(width)
+        self.down = nn.Linear(self.group * width, config.latent_dim)
+        self.up = nn.Linear(config.latent_dim, self.group * width)
+        self.positions = nn.Parameter(sinusoids(self.max_latents * self.group, width))
+        # The decoder's cross-attention finds "my own place" at once when both sides carry the same position code.
+        self.memory_positions = nn.Parameter(sinusoids(self.max_latents * self.group, width))
+        self.layers = nn.ModuleList(Block(width, config.num_heads) for _ in range(config.num_layers))
+        self.norm_out = nn.LayerNorm(width)
+
+    def compress(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """states [B, S, W], mask [B, S] -> raw latents [B, L, D], mask [B, L] with L = ceil(S / group)."""
+        padding = -states.shape[1] % self.group
+        states = F.pad(self.norm_in(states) * mask[..., None], (0, 0, 0, padding))
+        raw = self.down(states.unflatten(1, (-1, self.group)).flatten(2))
+        if self.config.norm:
+            raw = F.layer_norm(raw.float(), raw.shape[-1:])
+        return raw, F.pad(mask, (0, padding)).unflatten(1, (-1, self.group)).any(-1)
+
+    def expand(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """raw latents [B, L, D], mask [B, L] -> decoder memory [B, L * group, W], mask [B, L * group]."""
+        memory = self.up(raw).unflatten(-1, (self.group, -1)).flatten(1, 2)
+        memory = memory + self.positions[: memory.shape[1]]
+        memory_mask = mask.repeat_interleave(self.group, dim=1)
+        for layer in self.layers:
+            memory = layer(memory, memory_mask)
+        return self.norm_out(memory) + self.memory_positions[: memory.shape[1]], memory_mask
+
+
+class PerceiverBottleneck(nn.Module):
+    """The paper's: learned queries read [token states ; latents]; back through linear, positions and a transformer.
+
+    arXiv 2212.09462: pre-norm, RMS query-key norm, no self-attention apart from the concatenated keys.
+    """
+
+    def __init__(self, config: BottleneckConfig, width: int, max_tokens: int):
+        super().__init__()
+        self.config, self.max_latents = config, config.num_latents
+        dim, heads = config.latent_dim, config.num_heads
+        self.queries = nn.Parameter(0.02 * torch.randn(config.num_latents, width))
+        self.token_positions = nn.Parameter(0.02 * torch.randn(max_tokens, width))
+        self.norm_in = nn.LayerNorm(width)
+        self.query_norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(config.num_layers))
+        self.attentions = nn.ModuleList(Attention(width, heads, qk_norm=True) for _ in range(config.num_layers))
+        self.feed_norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(config.num_layers))
+        self.feeds = nn.ModuleList(feed_forward(width) for _ in range(config.num_layers))
+        self.norm_latents = nn.LayerNorm(width)
+        self.down, self.up = nn.Linear(width, dim), nn.Linear(dim, width)
+        self.positions = nn.Parameter(0.02 * torch.randn(config.num_latents, width))
+        self.layers = nn.ModuleList(Block(width, heads) for _ in range(config.num_layers))
+        self.norm_out = nn.LayerNorm(width)
+
+    def compress(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """states [B, S, W], mask [B, S] -> raw latents [B, L, D], mask [B, L] (all True), L = num_latents."""
+        batch, size = states.shape[:2]
+        tokens = self.norm_in(states) + self.token_positions[:size]
+        latents = self.queries.expand(batch, -1, -1)
+        latent_mask = torch.ones(latents.shape[:2], dtype=torch.bool, device=mask.device)
+        keys_mask = torch.cat([mask, latent_mask], dim=1)
+        for query_norm, attention, feed_norm, feed in zip(
+            self.query_norms, self.attentions, self.feed_norms, self.feeds, strict=True
+        ):
+            queries = query_norm(latents)
+            latents = latents + attention(queries, torch.cat([tokens.to(queries), queries], dim=1), keys_mask)
+            latents = latents + feed(feed_norm(latents))
+        raw = self.down(self.norm_latents(latents))
+        if self.config.norm:
+            raw = F.layer_norm(raw.float(), raw.shape[-1:])
+        return raw, latent_mask
+
+    def expand(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """raw latents [B, L, D], mask [B, L] -> decoder memory [B, L, W], mask [B, L]."""
+        memory = self.up(raw) + self.positions[: raw.shape[1]]
+        for layer in self.layers:
+            memory = layer(memory, mask)
+        return self.norm_out(memory), mask
+
+
+BOTTLENECKS = {"aligned": AlignedBottleneck, "perceiver": PerceiverBottleneck}

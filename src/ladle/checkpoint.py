@@ -1,0 +1,376 @@
+"""Models on disk: a folder a component, weights in safetensors, settings in model.json, a card in README.md.
+
+A model that is complete in itself:
+
+    README.md  model.json  backbone/ (config, weights)  tokenizer/  bottleneck/ (and normaliser)  parallel_decoder/
+    denoiser/  condition/ (condition encoder and length model)
+
+A model built on a shipped one (`base`) stores, of the autoencoder, only the tensors that differ, in
+`autoencoder_changes.safetensors`, and has neither backbone/ nor tokenizer/.
+"""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.backbone import Backbone
+from ladle.card import model_card
+from ladle.condition import ConditionConfig
+from ladle.diffusion.denoising import LatentDiffusionModel
+from ladle.errors import UserError
+from ladle.files import atomic_folder
+from ladle.model_record import (
+    RECORD,
+    BaseReference,
+    ModelRecord,
+    autoencoder_digest,
+    check_files,
+    hash_files,
+    ladle_version,
+    model_digest,
+    read_record,
+    refuse_pickles,
+    write_record,
+)
+from ladle.resolving import resolve_model, shipped_model, shipped_models
+from ladle.sampling_config import SamplingConfig
+
+__all__ = [
+    "ModelParts",
+    "SamplingConfig",
+    "load_parts",
+    "model_digest",
+    "read_record",
+    "resolve_model",
+    "save_parts",
+    "shipped_models",
+]
+
+WEIGHTS = "model.safetensors"
+CHANGES = "autoencoder_changes.safetensors"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Folder -> beginnings of the names of the tensors that it holds. A folder without tensors is not written.
+AUTOENCODER_PARTS = {"bottleneck": ("bottleneck.", "normaliser."), "parallel_decoder": ("parallel_decoder.",)}
+DIFFUSION_PARTS = {"denoiser": ("denoiser.",), "condition": ("condition.", "length.")}
+
+
+@dataclass
+class ModelParts:
+    """Everything that a model folder holds, in memory.
+
+    diffusion: None for an autoencoder alone. info: JSON values for the card and `ladle inspect` (see `ladle.card`).
+    """
+
+    name: str
+    autoencoder: TextAutoencoder
+    diffusion: LatentDiffusionModel | None = None
+    sampling: SamplingConfig = SamplingConfig()
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+# ----------------------------------------------------------------------------------------------------- saving
+
+
+def save_parts(
+    parts: ModelParts,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    base: str | None = None,
+    shipped: Path | None = None,
+) -> None:
+    """Write a model folder, whole or not at all. An earlier model folder of that name is replaced.
+
+    Args:
+        parts: the model, on any device.
+        folder: where to.
+        dtype: float type of the stored weights: float32 (default), float16 or bfloat16. The normaliser stays float32.
+        base: a shipped model; the autoencoder's tensors that equal its own, as stored, are left out.
+        shipped: folder of the shipped models, the package's own when None.
+
+    Raises:
+        UserError: `folder` is a file or a folder that holds no model; no such `base`, or one with another backbone or
+            tokenizer; a weight that is too large for `dtype`.
+        LadleError: it could not be written; the earlier folder is untouched.
+        TypeError: `info` holds something that JSON has no form for.
+        ValueError: another dtype.
+    """
+    dtype = dtype or torch.float32
+    if dtype not in DTYPES.values():
+        raise ValueError(f"weights are stored as {', '.join(DTYPES)}, not as {dtype}")
+    json.dumps(parts.info)  # before anything is written
+    reference, changes = (None, {}) if base is None else _changes(parts.autoencoder, base, dtype, shipped)
+    with atomic_folder(folder, marker=RECORD) as new:
+        if reference is None:
+            _save_backbone(parts.autoencoder.backbone, new, dtype)
+            _save_groups(parts.autoencoder, AUTOENCODER_PARTS, new, dtype)
+        elif changes:
+            save_file(changes, new / CHANGES, metadata={"format": "pt"})
+        if parts.diffusion is not None:
+            _save_groups(parts.diffusion, DIFFUSION_PARTS, new, dtype)
+        write_record(_record(parts, dtype, reference, hash_files(new)), new)
+        (new / "README.md").write_text(model_card(parts, base=base), encoding="utf-8")
+
+
+def _record(
+    parts: ModelParts, dtype: torch.dtype, reference: BaseReference | None, files: dict[str, str]
+) -> ModelRecord:
+    diffusion = parts.diffusion
+    return ModelRecord(
+        ladle=ladle_version(),
+        name=parts.name,
+        dtype=str(dtype).removeprefix("torch."),
+        base=reference,
+        autoencoder=parts.autoencoder.config,
+        diffusion=None if diffusion is None else diffusion.config,
+        condition=ConditionConfig() if diffusion is None else diffusion.condition.config,
+        max_latents=None if diffusion is None else diffusion.max_latents,
+        fixed_length=diffusion is not None and diffusion.length is None,
+        sampling=parts.sampling,
+        info=parts.info,
+        files=files,
+    )
+
+
+def _save_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype) -> None:
+    """transformers' own layout, so that the two folders also load there; tied weights are written once."""
+    model, tokenizer = backbone.model, backbone.tokenizer
+    if not tokenizer.is_fast:
+        raise UserError("the backbone's tokenizer has no tokenizer.json form; convert it with transformers first")
+    config = copy.deepcopy(model.config)
+    config.architectures, config.dtype = [type(model).__name__], str(dtype).removeprefix("torch.")
+    config.save_pretrained(folder / "backbone")
+    model.generation_config.save_pretrained(folder / "backbone")
+    _save_tensors(_live(model), folder / "backbone" / WEIGHTS, dtype)
+    # What the last call cut and padded to is no part of the model, and would change its digest.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder / "tokenizer")
+    for path in (folder / "tokenizer").iterdir():
+        if path.suffix != ".json":  # sentencepiece's own file, a chat template: tokenizer.json says it all
+            path.unlink()
+
+
+def _save_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folder: Path, dtype: torch.dtype) -> None:
+    tensors = _live(module)
+    for name, prefixes in groups.items():
+        group = {key: tensor for key, tensor in tensors.items() if key.startswith(prefixes)}
+        if group:
+            (folder / name).mkdir()
+            _save_tensors(group, folder / name / WEIGHTS, dtype)
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
+    save_file({name: _stored(name, t, dtype) for name, t in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def _stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor as it is written. The normaliser's figures divide and multiply every latent: they are not rounded."""
+    tensor = tensor.detach().cpu().contiguous()
+    if not tensor.is_floating_point():
+        return tensor
+    stored = tensor.to(torch.float32 if name.startswith("normaliser.") else dtype)
+    if not torch.equal(stored.isfinite(), tensor.isfinite()):
+        raise UserError(f"the weights '{name}' are too large for {dtype}; save as bfloat16 or float32")
+    return stored
+
+
+def _changes(
+    autoencoder: TextAutoencoder, base: str, dtype: torch.dtype, shipped: Path | None
+) -> tuple[BaseReference, dict[str, Tensor]]:
+    """What tells `autoencoder` from that of the shipped model `base`."""
+    record, original = _load_base(base, shipped)
+    ours, theirs = autoencoder.backbone, original.backbone
+    if (
+        ours.model.config.model_type != theirs.model.config.model_type
+        or _shapes(ours) != _shapes(theirs)
+        or ours.tokenizer.get_vocab() != theirs.tokenizer.get_vocab()
+    ):
+        raise UserError(f"the autoencoder has another backbone or tokenizer than '{base}'; save the model without a base")
+    old = {name: _stored(name, tensor, dtype) for name, tensor in _live(original).items()}
+    new = {name: _stored(name, tensor, dtype) for name, tensor in _live(autoencoder).items()}
+    changes = {name: t for name, t in new.items() if name not in old or not torch.equal(t, old[name])}
+    return BaseReference(name=base, digest=autoencoder_digest(record)), changes
+
+
+# ---------------------------------------------------------------------------------------------------- loading
+
+
+def load_parts(name_or_path: str | Path, *, shipped: Path | None = None) -> ModelParts:
+    """Read a model: on the CPU, in float32, in evaluation mode. Random generators are left as they were.
+
+    Args:
+        name_or_path: as for `resolve_model`.
+        shipped: folder of the shipped models, the package's own when None.
+
+    Raises:
+        UserError: no such model; a file of it is missing, cut short, of the wrong shape, not the one that was saved,
+            or may hold a pickle; model.json is malformed or of an unknown format; its base is not installed as it was.
+    """
+    folder = resolve_model(name_or_path, shipped=shipped)
+    record = read_record(folder)
+    refuse_pickles(folder)
+    check_files(folder, record, weights=False)
+    with torch.random.fork_rng(devices=[]):
+        autoencoder = _load_autoencoder(folder, record, shipped)
+        diffusion = _load_diffusion(folder, record, autoencoder)
+    # After the shapes, so that a wrong one is called by its name.
+    check_files(folder, record, weights=True)
+    return ModelParts(record.name, autoencoder, diffusion, record.sampling, record.info)
+
+
+def _load_autoencoder(folder: Path, record: ModelRecord, shipped: Path | None) -> TextAutoencoder:
+    if record.base is not None:
+        return _load_on_base(folder, record, record.base, shipped)
+    backbone = _load_backbone(folder, record.autoencoder.max_tokens)
+    with _saying_unfit(folder):
+        autoencoder = TextAutoencoder(record.autoencoder, backbone).eval()
+    _load_groups(autoencoder, AUTOENCODER_PARTS, folder)
+    return autoencoder
+
+
+def _load_backbone(folder: Path, max_tokens: int) -> Backbone:
+    """From a config and our own reading of the weights: no code of the folder's is run, no network is touched."""
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+
+    local: dict[str, Any] = {"local_files_only": True}
+    where = folder / "backbone"
+    try:
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **local)
+        model = AutoModelForSeq2SeqLM.from_config(
+            config, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False
+        )
+        model.generation_config = GenerationConfig.from_pretrained(where, **local)
+        where = folder / "tokenizer"
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **local)
+    except Exception as error:  # transformers and tokenizers raise errors of every kind for a malformed file
+        raise UserError(f"{where} cannot be read: {_first_line(error)}; copy the model folder again") from None
+    path = folder / "backbone" / WEIGHTS
+    _fill(model.state_dict(keep_vars=True), _read_tensors(path), path)
+    return Backbone(model, tokenizer, max_tokens).eval()
+
+
+def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference, shipped: Path | None) -> TextAutoencoder:
+    installed, original = _load_base(reference.name, shipped, wanted_by=folder)
+    if autoencoder_digest(installed) != reference.digest:
+        raise UserError(
+            f"{folder / RECORD}: built on another '{reference.name}' (digest {reference.digest}) than is installed "
+            f"({autoencoder_digest(installed)}); install the ladle that it was made with ({record.ladle})"
+        )
+    path = folder / CHANGES
+    changes = _read_tensors(path) if CHANGES in record.files else {}
+    original.backbone.max_tokens = record.autoencoder.max_tokens
+    inherited = {name: tensor.detach().clone() for name, tensor in _live(original).items() if name not in changes}
+    with _saying_unfit(folder):
+        autoencoder = TextAutoencoder(record.autoencoder, original.backbone).eval()
+    targets = autoencoder.state_dict(keep_vars=True)
+    # Settings may differ from the base's (another parallel decoder, say): of its tensors, those that fit count.
+    fitting = {name: t for name, t in inherited.items() if name in targets and t.shape == targets[name].shape}
+    _fill(targets, fitting | changes, path)
+    return autoencoder
+
+
+def _load_base(
+    name: str, shipped: Path | None, wanted_by: Path | None = None
+) -> tuple[ModelRecord, TextAutoencoder]:
+    try:
+        folder = shipped_model(name, shipped)
+    except UserError as error:
+        raise UserError(f"{wanted_by / RECORD}: {error}; upgrade ladle" if wanted_by else str(error)) from None
+    record = read_record(folder)
+    if record.base is not None:
+        raise UserError(f"'{name}' is built on '{record.base.name}' itself; a base must be complete")
+    return record, load_parts(folder, shipped=shipped).autoencoder
+
+
+def _load_diffusion(folder: Path, record: ModelRecord, autoencoder: TextAutoencoder) -> LatentDiffusionModel | None:
+    if record.diffusion is None:
+        return None
+    states = record.condition.source_memory == "states"
+    with _saying_unfit(folder):
+        diffusion = LatentDiffusionModel(
+            record.diffusion,
+            record.condition,
+            latent_dim=autoencoder.latent_dim,
+            max_latents=autoencoder.max_latents if record.max_latents is None else record.max_latents,
+            source_dim=autoencoder.backbone.width if states else autoencoder.latent_dim,
+            fixed_length=record.fixed_length,
+        ).eval()
+    _load_groups(diffusion, DIFFUSION_PARTS, folder)
+    return diffusion
+
+
+def _load_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folder: Path) -> None:
+    tensors = module.state_dict(keep_vars=True)
+    for name, prefixes in groups.items():
+        group = {key: tensor for key, tensor in tensors.items() if key.startswith(prefixes)}
+        if group:
+            path = folder / name / WEIGHTS
+            _fill(group, _read_tensors(path), path)
+
+
+@torch.no_grad()
+def _fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy `tensors`, read from `path`, into a module's `targets`; of tied ones any name will do, and one is enough."""
+    for name, tensor in tensors.items():
+        if name not in targets:
+            raise UserError(f"{path}: holds a tensor '{name}' that the model in {RECORD} has not")
+        if tensor.shape != targets[name].shape:
+            raise UserError(
+                f"{path}: tensor '{name}' has shape {list(tensor.shape)}, "
+                f"the model in {RECORD} needs {list(targets[name].shape)}"
+            )
+    filled = {id(targets[name]) for name in tensors}
+    missing = [name for name, target in targets.items() if id(target) not in filled]
+    if missing:
+        others = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise UserError(f"{path}: tensor '{missing[0]}'{others} missing; copy or download the model folder again")
+    for name, tensor in tensors.items():
+        targets[name].copy_(tensor)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; copy or download the model folder again") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is cut short or damaged ({_first_line(error)}); copy the model folder again") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+# ---------------------------------------------------------------------------------------------------- helpers
+
+
+def _live(module: nn.Module) -> dict[str, Tensor]:
+    """The module's tensors that are saved, each once: of tied ones the first name."""
+    unique = {id(tensor): (name, tensor) for name, tensor in reversed(module.state_dict(keep_vars=True).items())}
+    return dict(reversed(unique.values()))
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in _live(module).items()}
+
+
+@contextmanager
+def _saying_unfit(folder: Path) -> Iterator[None]:
+    """Sizes that no network can have, or that do not fit into memory, are a fault of model.json."""
+    try:
+        yield
+    except (ValueError, RuntimeError, MemoryError, ZeroDivisionError) as error:
+        raise UserError(f"{folder / RECORD}: no model can be built from it: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

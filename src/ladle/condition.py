@@ -1,0 +1,141 @@
+"""What a sample is conditioned on: nothing, a class label, a source text, or both at once.
+
+Each condition is dropped per sample in training, so that one model samples with and without it.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ladle.config import Config, nearest
+from ladle.errors import UserError
+from ladle.layers import Block, sinusoids
+
+
+class ConditionConfig(Config):
+    """labels: names of the classes (empty for none). source: whether a source text is read.
+
+    source_memory: what the denoiser reads of the source: the frozen encoder's `states`, one a token, or the source's
+    own `latents` (fewer, so cheaper). source_layers: trained layers above it. drop_prob: share of samples that lose
+    each condition in training.
+    """
+
+    labels: tuple[str, ...] = ()
+    source: bool = False
+    source_memory: Literal["states", "latents"] = "states"
+    source_layers: int = Field(1, ge=0)
+    max_source_tokens: int = Field(96, ge=1)
+    num_heads: int = Field(4, ge=1)
+    drop_prob: float = Field(0.1, ge=0, le=1)
+
+    def label_ids(self, labels: list[str | None]) -> Tensor:
+        """Label names -> [B] ids; -1 where there is no label.
+
+        Raises:
+            UserError: a label that the model was not trained with.
+        """
+        known = {label: i for i, label in enumerate(self.labels)}
+        for label in labels:
+            if label is not None and label not in known:
+                what = nearest(label, list(self.labels)) if known else "this model has no labels"
+                raise UserError(f"unknown label '{label}': {what}")
+        return torch.tensor([-1 if label is None else known[label] for label in labels])
+
+
+@dataclass(frozen=True)
+class RawCondition:
+    """What the user gave, as tensors. label_ids: [B], -1 for none. source: [B, M, C] with source_mask [B, M]
+    (a row without True has no source)."""
+
+    label_ids: Tensor | None = None
+    source: Tensor | None = None
+    source_mask: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "RawCondition":
+        """All tensors on `device`."""
+        return RawCondition(*(None if x is None else x.to(device) for x in (self.label_ids, self.source, self.source_mask)))
+
+    def __getitem__(self, rows: Tensor | slice) -> "RawCondition":
+        return RawCondition(*(None if x is None else x[rows] for x in (self.label_ids, self.source, self.source_mask)))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the denoiser reads: an optional vector [B, W], an optional memory [B, M, W] with its mask [B, M]."""
+
+    vector: Tensor | None = None
+    memory: Tensor | None = None
+    memory_mask: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor | slice) -> "Condition":
+        return Condition(*(None if x is None else x[rows] for x in (self.vector, self.memory, self.memory_mask)))
+
+
+class ConditionEncoder(nn.Module):
+    """RawCondition -> Condition, with learned stand-ins for what is absent.
+
+    Args:
+        config: which conditions there are.
+        width: W of the denoiser.
+        source_dim: C, channels of the source's states or latents.
+    """
+
+    def __init__(self, config: ConditionConfig, width: int, source_dim: int):
+        super().__init__()
+        self.config = config
+        self.label = None
+        if config.labels:
+            self.label = nn.Embedding(len(config.labels) + 1, width)  # the last row stands for "no label"
+            nn.init.normal_(self.label.weight, std=0.02)
+        self.project = None
+        if config.source:
+            self.project = nn.Sequential(nn.LayerNorm(source_dim), nn.Linear(source_dim, width))
+            self.no_source = nn.Parameter(0.02 * torch.randn(width))
+            self.positions = nn.Parameter(sinusoids(config.max_source_tokens, width))
+            self.layers = nn.ModuleList(Block(width, config.num_heads) for _ in range(config.source_layers))
+            self.norm = nn.LayerNorm(width)
+            self.pool = nn.Linear(width, width)
+
+    def encode(self, raw: RawCondition, batch: int) -> Condition:
+        """raw -> Condition of `batch` rows; what `raw` lacks is filled with the learned stand-ins."""
+        vector = memory = mask = None
+        if self.label is not None:
+            ids = torch.full((batch,), -1) if raw.label_ids is None else raw.label_ids
+            ids = ids.to(self.label.weight.device)
+            vector = self.label(torch.where(ids < 0, len(self.config.labels), ids))
+        if self.project is not None:
+            memory, mask = self._source(raw, batch)
+            pooled = self.pool((memory * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+            vector = pooled if vector is None else vector + pooled
+        return Condition(vector, memory, mask)
+
+    def null(self, batch: int) -> Condition:
+        """The condition of `batch` samples that have none."""
+        return self.encode(RawCondition(), batch)
+
+    def drop(self, raw: RawCondition) -> RawCondition:
+        """Each condition of each sample lost with probability `drop_prob` (torch's global generator)."""
+        if raw.label_ids is not None:
+            lost = torch.rand(raw.label_ids.shape, device=raw.label_ids.device) < self.config.drop_prob
+            raw = replace(raw, label_ids=raw.label_ids.masked_fill(lost, -1))
+        if raw.source_mask is not None:
+            lost = torch.rand(len(raw.source_mask), 1, device=raw.source_mask.device) < self.config.drop_prob
+            raw = replace(raw, source_mask=raw.source_mask & ~lost)
+        return raw
+
+    def _source(self, raw: RawCondition, batch: int) -> tuple[Tensor, Tensor]:
+        nothing = self.no_source.expand(batch, 1, -1)
+        absent_only = torch.ones(batch, 1, dtype=torch.bool, device=self.no_source.device)
+        if raw.source is None:
+            return self.norm(nothing), absent_only
+        x = self.project(raw.source.to(self.no_source.dtype)) + self.positions[: raw.source.shape[1]]
+        # The stand-in is a first token that only the rows without a source may read.
+        absent = ~raw.source_mask.any(1, keepdim=True)
+        x = torch.cat([nothing.to(x), x], dim=1)
+        mask = torch.cat([absent, raw.source_mask], dim=1)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.norm(x), mask

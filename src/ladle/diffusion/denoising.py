@@ -1,0 +1,136 @@
+"""The diffusion model: its training loss and its `Denoise` function, side by side."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from ladle.condition import Condition, ConditionConfig, ConditionEncoder, RawCondition
+from ladle.config import Config
+from ladle.diffusion.lengths import LengthModel
+from ladle.diffusion.prediction import add_noise, target, to_z0
+from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule
+from ladle.diffusion.transformer import DenoiserConfig, DenoisingTransformer
+
+Denoise = Callable[..., Tensor]
+
+
+class DiffusionConfig(Config):
+    """schedule, prediction and network of the diffusion over latents.
+
+    self_condition_prob: share of training samples that see the model's own first estimate (arXiv 2208.04202).
+    loss: `l2`, or `l1` (the paper's choice for text to text).
+    """
+
+    schedule: ScheduleConfig = ScheduleConfig()
+    prediction: Literal["v", "x0", "eps", "flow"] = "v"
+    loss: Literal["l2", "l1"] = "l2"
+    self_condition_prob: float = Field(0.5, ge=0, le=1)
+    denoiser: DenoiserConfig = DenoiserConfig()
+
+
+@dataclass(frozen=True)
+class DiffusionBatch:
+    """Latents z0 [B, L, D] with mask [B, L], and their conditions.
+
+    The length model learns from other rows: those of one batch are all about as long as each other.
+    lengths: [R] numbers of latents of those rows, with `length_condition`.
+    """
+
+    z0: Tensor
+    mask: Tensor
+    condition: RawCondition
+    lengths: Tensor
+    length_condition: RawCondition
+
+    def to(self, device: torch.device | str, **options: bool) -> "DiffusionBatch":
+        """All tensors on `device`."""
+        return DiffusionBatch(
+            self.z0.to(device), self.mask.to(device), self.condition.to(device),
+            self.lengths.to(device), self.length_condition.to(device),
+        )  # fmt: skip
+
+
+class LatentDiffusionModel(nn.Module):
+    """Denoiser, condition encoder and length model: p(number of latents, z0 | condition).
+
+    Args:
+        config, condition: settings.
+        latent_dim: D. max_latents: most latents of a text. source_dim: C of the source's memory.
+        fixed_length: all texts have `max_latents` latents (Perceiver), so that no length is modelled.
+    """
+
+    def __init__(
+        self,
+        config: DiffusionConfig,
+        condition: ConditionConfig,
+        *,
+        latent_dim: int,
+        max_latents: int,
+        source_dim: int,
+        fixed_length: bool = False,
+    ):
+        super().__init__()
+        width = config.denoiser.width
+        self.config, self.latent_dim, self.max_latents = config, latent_dim, max_latents
+        self.schedule = build_schedule(config.schedule)
+        self.condition = ConditionEncoder(condition, width, source_dim)
+        self.denoiser = DenoisingTransformer(config.denoiser, latent_dim, max_latents, reads_memory=condition.source)
+        self.length = None if fixed_length else LengthModel(condition, source_dim, max_latents)
+
+    def loss(self, batch: DiffusionBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean error of the raw prediction over the latents that exist, plus the length model's cross-entropy.
+
+        t is U(0, 1), stratified over the batch (arXiv 2107.00630, appendix I.1), so that no batch misses a noise level.
+        """
+        z0, mask = batch.z0, batch.mask
+        rows = len(z0)
+        condition = self.condition.encode(self.condition.drop(batch.condition), rows)
+        t = (torch.rand((), device=z0.device) + torch.randperm(rows, device=z0.device) / rows) % 1.0
+        level = self.schedule.level(t)
+        eps = torch.randn_like(z0)
+        zt = add_noise(z0, eps, level)
+        chosen = torch.rand(rows, device=z0.device) < self.config.self_condition_prob
+        previous = self._first_estimate(zt, level, mask, condition, chosen)
+        output = self.denoiser(
+            zt, level.log_snr, mask=mask, condition=condition, self_condition=previous, self_condition_mask=chosen
+        ).float()
+        wanted = target(self.config.prediction, z0, eps, level)
+        error = F.l1_loss(output, wanted, reduction="none") if self.config.loss == "l1" else (output - wanted).square()
+        diffusion = error.mean(-1)[mask].mean()
+        metrics = {"diffusion_loss": diffusion.detach()}
+        loss = diffusion
+        if self.length is not None:
+            length = self.length.loss(self.condition.drop(batch.length_condition), batch.lengths)
+            loss = loss + length  # shares no parameter with the denoiser, so that it needs no weight
+            metrics["length_loss"] = length.detach()
+        return loss, metrics
+
+    def denoise(self, mask: Tensor, condition: Condition) -> Denoise:
+        """The `Denoise` function of a batch: (zt, level, z0_prev=None) -> z0_hat in float32, zero outside `mask`."""
+
+        def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
+            previous = z0_prev if self.config.self_condition_prob else None
+            output = self.denoiser(zt, level.log_snr, mask=mask, condition=condition, self_condition=previous)
+            return to_z0(self.config.prediction, output.float(), zt, level) * mask[..., None]
+
+        return denoise
+
+    @torch.no_grad()
+    def _first_estimate(
+        self, zt: Tensor, level: Level, mask: Tensor, condition: Condition, chosen: Tensor
+    ) -> Tensor | None:
+        """z0_hat of the rows where `chosen` [B], zero elsewhere; only those rows are computed."""
+        rows = chosen.nonzero()[:, 0]
+        if not len(rows):
+            return None
+        part = Level(level.log_snr[rows], level.alpha[rows], level.sigma[rows])
+        was_training = self.denoiser.training
+        self.denoiser.eval()
+        estimate = self.denoise(mask[rows], condition[rows])(zt[rows], part)
+        self.denoiser.train(was_training)
+        return torch.zeros_like(zt).index_copy(0, rows, estimate.to(zt))

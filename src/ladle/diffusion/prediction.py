@@ -1,0 +1,80 @@
+"""What does the network's output mean? The four predictions, each one linear change of coordinates from z0.
+
+`PREDICTIONS` maps a name to the training target and to its exact inverse. Nothing outside this file needs to know
+which one a network was trained on. Levels are () or [B]; z0, zt, eps and outputs share one shape, [B, L, D] as a rule.
+All of it holds on every path, so nothing assumes alpha^2 + sigma^2 = 1.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ladle.config import nearest
+from ladle.diffusion.schedule import Level
+from ladle.errors import UserError
+
+
+class Prediction(NamedTuple):
+    """target(z0, eps, level) is what the network learns; to_z0(output, zt, level) reads its output back."""
+
+    target: Callable[[Tensor, Tensor, Level], Tensor]
+    to_z0: Callable[[Tensor, Tensor, Level], Tensor]
+
+
+PREDICTIONS: dict[str, Prediction] = {
+    # v = alpha eps - sigma z0 (Salimans and Ho, arXiv 2202.00512): well scaled at both ends of the path.
+    "v": Prediction(
+        target=lambda z0, eps, level: level.alpha * eps - level.sigma * z0,
+        to_z0=lambda v, zt, level: (level.alpha * zt - level.sigma * v) / (level.alpha**2 + level.sigma**2),
+    ),
+    "x0": Prediction(
+        target=lambda z0, eps, level: z0,
+        to_z0=lambda z0_hat, zt, level: z0_hat,
+    ),
+    "eps": Prediction(
+        target=lambda z0, eps, level: eps,
+        to_z0=lambda eps, zt, level: (zt - level.sigma * eps) / level.alpha,
+    ),
+    # The velocity d zt / dt of the rectified flow, where t runs from clean to noise.
+    "flow": Prediction(
+        target=lambda z0, eps, level: eps - z0,
+        to_z0=lambda u, zt, level: (zt - level.sigma * u) / (level.alpha + level.sigma),
+    ),
+}
+
+
+def target(prediction: str, z0: Tensor, eps: Tensor, level: Level) -> Tensor:
+    """What a network of this `prediction` is trained to say about `add_noise(z0, eps, level)`.
+
+    Raises:
+        UserError: `prediction` is not one of PREDICTIONS.
+    """
+    return _named(prediction).target(z0, eps, level.expand(z0))
+
+
+def to_z0(prediction: str, output: Tensor, zt: Tensor, level: Level) -> Tensor:
+    """The estimate z0_hat in a network's raw `output` for `zt`: the inverse of `target`.
+
+    Raises:
+        UserError: `prediction` is not one of PREDICTIONS.
+    """
+    return _named(prediction).to_z0(output, zt, level.expand(zt))
+
+
+def add_noise(z0: Tensor, eps: Tensor, level: Level) -> Tensor:
+    """zt = alpha * z0 + sigma * eps."""
+    level = level.expand(z0)
+    return level.alpha * z0 + level.sigma * eps
+
+
+def eps_from_z0(zt: Tensor, z0_hat: Tensor, level: Level) -> Tensor:
+    """The noise that is in `zt` if `z0_hat` is the clean latent."""
+    level = level.expand(zt)
+    return (zt - level.alpha * z0_hat) / level.sigma
+
+
+def _named(prediction: str) -> Prediction:
+    if prediction not in PREDICTIONS:
+        raise UserError(f"unknown prediction '{prediction}': {nearest(prediction, list(PREDICTIONS))}")
+    return PREDICTIONS[prediction]

@@ -1,0 +1,183 @@
+"""How does noise become a latent? The solvers: each a function of a denoiser and of the levels to visit.
+
+All of them are written in (alpha, sigma, h) with h = half the gain in log_snr of one step (the step in DPM-Solver's
+lambda), which makes them right on every path. `_advance` is the one formula that they share; what differs is the
+estimate of z0 that each one puts into it.
+
+A run starts from zt at levels[0] (`levels[0].sigma * noise` when nothing is known) and returns zt at levels[-1]. With
+a schedule clamped at log_snr 15 the last sigma is 5e-4, and that is z0 for every practical purpose.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ladle.diffusion.schedule import Level
+
+
+class Denoise(Protocol):
+    """The waist of the package: the estimate z0_hat of the clean latent, in the shape of `zt`.
+
+    zt: noisy latents, [B, L, D] as a rule; level: how noisy, scalars () or [B]; z0_prev: the last estimate, for
+    self-conditioning, None where there is none.
+    """
+
+    def __call__(self, zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor: ...
+
+
+Noise = Callable[[], Tensor]  # a fresh standard normal of zt's shape at every call
+Callback = Callable[[int, Tensor, Tensor], None]  # (step from 0, zt at levels[step], z0_hat made from it)
+
+
+class Sampler(Protocol):
+    """What every entry of SAMPLERS is.
+
+    levels: scalar levels from noise to clean, one more than there are steps. noise: drawn from once a step by the
+    stochastic samplers, never by the others, which also run from clean to noise (levels reversed) and need none.
+    The result has zt's shape, dtype and device.
+    """
+
+    def __call__(
+        self, denoise: Denoise, zt: Tensor, levels: Sequence[Level], *, noise: Noise, callback: Callback | None = None
+    ) -> Tensor: ...
+
+
+def _advance(
+    zt: Tensor, z0_hat: Tensor, level: Level, next_level: Level, eta: float = 0.0, noise: Noise | None = None
+) -> Tensor:
+    """One step from `level` to `next_level`, exact where z0_hat does not change on the way.
+
+        zs = sigma_s / sigma_t e^(-eta h) zt + alpha_s (1 - e^(-(1 + eta) h)) z0_hat + sigma_s sqrt(1 - e^(-2 eta h)) n
+
+    eta = 0 is the probability flow, hence DDIM. eta = 1 is the reverse SDE, and in one step the exact posterior
+    q(zs | zt, z0) on any path: with a = alpha_t / alpha_s and b^2 = sigma_t^2 - a^2 sigma_s^2, its mean is
+    a sigma_s^2 / sigma_t^2 zt + alpha_s b^2 / sigma_t^2 z0, its variance b^2 sigma_s^2 / sigma_t^2, and
+    a sigma_s / sigma_t = e^(-h).
+    """
+    h = (next_level.log_snr - level.log_snr) / 2
+    zs = next_level.sigma / level.sigma * torch.exp(-eta * h) * zt
+    zs = zs - next_level.alpha * torch.expm1(-(1 + eta) * h) * z0_hat
+    if noise is not None and eta > 0:
+        if h < 0:
+            raise ValueError("a stochastic sampler cannot step from clean to noise: give levels of rising log_snr")
+        zs = zs + next_level.sigma * torch.sqrt(-torch.expm1(-2 * eta * h)) * noise()
+    return zs.to(zt.dtype)
+
+
+def ddim(
+    denoise: Denoise,
+    zt: Tensor,
+    levels: Sequence[Level],
+    *,
+    noise: Noise | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Deterministic, first order (Song et al., arXiv 2010.02502). Euler's method on the flow path."""
+    z0_hat = None
+    for step, (level, next_level) in enumerate(pairwise(levels)):
+        z0_hat = denoise(zt, level, z0_hat).to(zt.dtype)
+        if callback is not None:
+            callback(step, zt, z0_hat)
+        zt = _advance(zt, z0_hat, level, next_level)
+    return zt
+
+
+def ddpm(
+    denoise: Denoise, zt: Tensor, levels: Sequence[Level], *, noise: Noise, callback: Callback | None = None
+) -> Tensor:
+    """Ancestral: every step draws from q(zs | zt, z0_hat) (Ho et al., arXiv 2006.11239). First order, the paper's."""
+    z0_hat = None
+    for step, (level, next_level) in enumerate(pairwise(levels)):
+        z0_hat = denoise(zt, level, z0_hat).to(zt.dtype)
+        if callback is not None:
+            callback(step, zt, z0_hat)
+        zt = _advance(zt, z0_hat, level, next_level, eta=1.0, noise=noise)
+    return zt
+
+
+def heun(
+    denoise: Denoise,
+    zt: Tensor,
+    levels: Sequence[Level],
+    *,
+    noise: Noise | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Deterministic, second order, two evaluations a step: DDIM, then again with the mean of z0_hat at both ends.
+
+    It is DPM-Solver++(2S) at r = 1 (arXiv 2211.01095), Heun's method where it is z0_hat that varies slowly. Averaging
+    the slope d(zt / alpha) / d(sigma / alpha) as Karras et al. do is also of order 2, but from log_snr -15 it begins
+    with steps of a thousand standard deviations, and its error at few steps is many times larger.
+    """
+    z0_hat = None
+    for step, (level, next_level) in enumerate(pairwise(levels)):
+        z0_start = denoise(zt, level, z0_hat).to(zt.dtype)
+        if callback is not None:
+            callback(step, zt, z0_start)
+        predicted = _advance(zt, z0_start, level, next_level)
+        z0_hat = denoise(predicted, next_level, z0_start).to(zt.dtype)
+        zt = _advance(zt, (z0_start + z0_hat) / 2, level, next_level)
+    return zt
+
+
+def dpmpp_2m(
+    denoise: Denoise,
+    zt: Tensor,
+    levels: Sequence[Level],
+    *,
+    noise: Noise | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Deterministic, second order, one evaluation a step: DPM-Solver++(2M) (arXiv 2211.01095)."""
+    return _multistep(denoise, zt, levels, 0.0, None, callback)
+
+
+def dpmpp_2m_sde(
+    denoise: Denoise,
+    zt: Tensor,
+    levels: Sequence[Level],
+    *,
+    noise: Noise,
+    callback: Callback | None = None,
+    eta: float = 1.0,
+) -> Tensor:
+    """Stochastic DPM-Solver++(2M). `eta` scales the noise: 1 is the reverse SDE, 0 is dpmpp_2m."""
+    return _multistep(denoise, zt, levels, eta, noise, callback)
+
+
+def _multistep(
+    denoise: Denoise,
+    zt: Tensor,
+    levels: Sequence[Level],
+    eta: float,
+    noise: Noise | None,
+    callback: Callback | None,
+) -> Tensor:
+    """Extrapolate z0_hat linearly in log_snr to the middle of the step, from its values at the last two levels.
+
+    First order where there is no history, and at the last step: that one is many times longer than the one before it
+    on a grid even in time, and extrapolating over it can cost more than all of DDIM's error (tested). A single step of
+    lower order leaves the order of the whole unchanged.
+    """
+    z0_hat, h_prev = None, None
+    for step, (level, next_level) in enumerate(pairwise(levels)):
+        z0_prev, z0_hat = z0_hat, denoise(zt, level, z0_hat).to(zt.dtype)
+        if callback is not None:
+            callback(step, zt, z0_hat)
+        h, estimate = (next_level.log_snr - level.log_snr) / 2, z0_hat
+        if z0_prev is not None and h_prev != 0 and step < len(levels) - 2:  # h_prev is 0 where the schedule clamps
+            estimate = z0_hat + h / (2 * h_prev) * (z0_hat - z0_prev)
+        zt, h_prev = _advance(zt, estimate, level, next_level, eta, noise), h
+    return zt
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddpm": ddpm,
+    "ddim": ddim,
+    "heun": heun,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+}

@@ -1,0 +1,165 @@
+"""How noisy is a latent at time t? A schedule is one decreasing function log_snr(t); alpha and sigma follow from it.
+
+    zt = alpha * z0 + sigma * eps,    log_snr = 2 * log(alpha / sigma),    t = 0 is clean and t = 1 is noise.
+
+Two traps when reading papers: DPM-Solver's lambda is half our log_snr, and flow matching often runs t backwards.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ladle.config import Config, nearest
+from ladle.errors import UserError
+
+
+def append_dims(x: Tensor, ndim: int) -> Tensor:
+    """Append axes of size one until `x` has `ndim` axes: [B] becomes [B, 1, 1], so that it scales a [B, L, D].
+
+    A scalar stays a scalar: it broadcasts as it is, takes no part in dtype promotion, and may stay on the CPU
+    while the latents are on another device.
+
+    Raises:
+        ValueError: `x` already has more than `ndim` axes.
+    """
+    if x.ndim > ndim:
+        raise ValueError(f"cannot broadcast {x.ndim} axes against {ndim}")
+    return x if x.ndim == 0 else x.reshape(x.shape + (1,) * (ndim - x.ndim))
+
+
+@dataclass(frozen=True)
+class Level:
+    """One amount of noise: three tensors of one shape, scalars () for a whole batch or [B], one per sample."""
+
+    log_snr: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+    def to(self, device: torch.device | str) -> "Level":
+        """The same level on `device`."""
+        return Level(self.log_snr.to(device), self.alpha.to(device), self.sigma.to(device))
+
+    def expand(self, like: Tensor) -> "Level":
+        """The same level, shaped to broadcast against `like` ([B, L, D], say). Dtype and device are kept."""
+        return Level(*(append_dims(x, like.ndim) for x in (self.log_snr, self.alpha, self.sigma)))
+
+
+Path = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def _variance_preserving(log_snr: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha^2 + sigma^2 = 1 (DDPM, the paper)."""
+    return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
+
+
+def _rectified_flow(log_snr: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha + sigma = 1 (flow matching). Each from its own sigmoid: 1 - alpha would cancel near clean."""
+    return (log_snr / 2).sigmoid(), (-log_snr / 2).sigmoid()
+
+
+def _variance_exploding(log_snr: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha = 1 (Karras et al.): pure noise has a large sigma, so a sampler starts from `sigma * noise`."""
+    return torch.ones_like(log_snr), (-log_snr / 2).exp()
+
+
+PATHS: dict[str, Path] = {
+    "variance_preserving": _variance_preserving,
+    "rectified_flow": _rectified_flow,
+    "variance_exploding": _variance_exploding,
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A noise schedule: `log_snr(t)`, non-increasing on [0, 1], and the name of the path that splits it.
+
+    `log_snr` keeps the shape of t and computes in t's dtype, float32 at least.
+
+    Raises:
+        UserError: `path` is not one of PATHS.
+    """
+
+    log_snr: Callable[[Tensor], Tensor]
+    path: str
+
+    def __post_init__(self) -> None:
+        if self.path not in PATHS:
+            raise UserError(f"unknown path '{self.path}': {nearest(self.path, list(PATHS))}")
+
+    def level(self, t: Tensor) -> Level:
+        """The level at time `t` in [0, 1], of shape () or [B]."""
+        return self.level_from_log_snr(self.log_snr(t))
+
+    def level_from_log_snr(self, log_snr: Tensor) -> Level:
+        """The level at a given `log_snr`, of shape () or [B], in its dtype."""
+        return Level(log_snr, *PATHS[self.path](log_snr))
+
+
+class ScheduleConfig(Config):
+    """Which schedule.
+
+    kind: "cosine" (alpha = cos(pi t / 2), variance preserving) or "flow" (alpha = 1 - t, rectified flow).
+    shift: d > 0 lowers log_snr by 2 log d everywhere: above 1 means more noise. It is TEncDM's tan-d and the paper's
+        `scale` of 1 / d (arXiv 2402.19097). Wide latents survive more noise, so they want a larger shift.
+    log_snr_max: log_snr is clamped to +- this, after the shift, because its ends are infinite.
+    """
+
+    kind: Literal["cosine", "flow"] = "cosine"
+    shift: float = Field(1.0, gt=0, allow_inf_nan=False)
+    log_snr_max: float = Field(15.0, gt=0, allow_inf_nan=False)
+
+
+def build_schedule(config: ScheduleConfig) -> Schedule:
+    """The schedule that `config` describes."""
+    base, path = _KINDS[config.kind]
+
+    def log_snr(t: Tensor) -> Tensor:
+        t = t.to(torch.promote_types(t.dtype, torch.float32))  # half precision cannot tell the last levels apart
+        shifted = base(t) - 2 * math.log(config.shift)
+        return shifted.clamp(-config.log_snr_max, config.log_snr_max)
+
+    return Schedule(log_snr, path)
+
+
+def _cosine(t: Tensor) -> Tensor:
+    """-2 log tan(pi t / 2), as two sines: tan(pi / 2) is negative in float32, sin((1 - t) pi / 2) ends at 0."""
+    return 2 * (torch.sin((1 - t) * (math.pi / 2)).log() - torch.sin(t * (math.pi / 2)).log())
+
+
+def _flow(t: Tensor) -> Tensor:
+    """2 log((1 - t) / t)."""
+    return 2 * ((1 - t).log() - t.log())
+
+
+_KINDS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "cosine": (_cosine, "variance_preserving"),
+    "flow": (_flow, "rectified_flow"),
+}
+
+
+def sampling_levels(
+    schedule: Schedule, num_steps: int, grid: str = "time", dtype: torch.dtype = torch.float32
+) -> list[Level]:
+    """The `num_steps + 1` scalar levels that a sampler visits, from noise (t = 1) to clean (t = 0).
+
+    `grid` says what is evenly spaced: "time" or "log_snr". Computed in float64, on the CPU, then given in `dtype`.
+
+    Raises:
+        UserError: fewer than one step, or an unknown grid.
+    """
+    if num_steps < 1:
+        raise UserError(f"{num_steps} sampling steps given: at least 1 is needed")
+    if grid not in ("time", "log_snr"):
+        raise UserError(f"unknown grid '{grid}': {nearest(grid, ['time', 'log_snr'])}")
+    t = torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
+    log_snr = schedule.log_snr(t)
+    if grid == "log_snr":
+        log_snr = log_snr[0] + (log_snr[-1] - log_snr[0]) * (1 - t)
+    levels = schedule.level_from_log_snr(log_snr)
+    columns = zip(levels.log_snr.to(dtype), levels.alpha.to(dtype), levels.sigma.to(dtype), strict=True)
+    return [Level(*column) for column in columns]

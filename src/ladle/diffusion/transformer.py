@@ -1,0 +1,165 @@
+"""DenoisingTransformer: noised latents in, one raw prediction a latent out."""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ladle.condition import Condition
+from ladle.config import Config
+from ladle.layers import Attention, feed_forward, sinusoids
+
+
+class DenoiserConfig(Config):
+    """width: W. num_layers: blocks; every `cross_every`-th reads the condition's memory.
+
+    conditioning: `adaln` (shift, scale and gate from one vector; the projection is shared by all blocks, each adds a
+    learned offset, as in PixArt-alpha, arXiv 2310.00426) or `in_context` (the vectors stand before the latents as
+    tokens). num_skips: U-ViT's long skip connections, from the first blocks to the last.
+    """
+
+    width: int = Field(256, ge=8)
+    num_layers: int = Field(8, ge=1)
+    num_heads: int = Field(4, ge=1)
+    cross_every: int = Field(2, ge=1)
+    conditioning: Literal["adaln", "in_context"] = "adaln"
+    num_skips: int = Field(3, ge=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class DenoiserBlock(nn.Module):
+    """Self-attention, cross-attention where there is a memory, feed-forward; modulated when `adaln`."""
+
+    def __init__(self, config: DenoiserConfig, reads_memory: bool):
+        super().__init__()
+        width, adaln = config.width, config.conditioning == "adaln"
+        self.attention_norm = nn.LayerNorm(width, elementwise_affine=not adaln)
+        self.attention = Attention(width, config.num_heads, qk_norm=True)
+        self.cross_norm = nn.LayerNorm(width) if reads_memory else None
+        self.cross_attention = Attention(width, config.num_heads, width, qk_norm=True) if reads_memory else None
+        self.feed_norm = nn.LayerNorm(width, elementwise_affine=not adaln)
+        self.feed = feed_forward(width)
+        self.dropout = nn.Dropout(config.dropout)
+        # Gates start at one and shifts at zero: the block begins as an ordinary pre-norm block.
+        start = torch.cat([torch.zeros(4, width), torch.ones(2, width)])
+        self.modulation = nn.Parameter(start) if adaln else None
+
+    def forward(self, x: Tensor, mask: Tensor | None, shared: Tensor | None, condition: Condition) -> Tensor:
+        """x [B, L, W], mask [B, L], shared modulation [B, 6, W] or None."""
+        if self.modulation is None or shared is None:
+            x = self._read(x + self.dropout(self.attention(self.attention_norm(x), mask=mask)), condition)
+            return x + self.dropout(self.feed(self.feed_norm(x)))
+        shift1, scale1, shift2, scale2, gate1, gate2 = (shared + self.modulation).unsqueeze(2).unbind(1)
+        mixed = self.attention(self.attention_norm(x) * (1 + scale1) + shift1, mask=mask)
+        x = self._read(x + gate1 * self.dropout(mixed), condition)
+        return x + gate2 * self.dropout(self.feed(self.feed_norm(x) * (1 + scale2) + shift2))
+
+    def _read(self, x: Tensor, condition: Condition) -> Tensor:
+        if self.cross_attention is None or condition.memory is None:
+            return x
+        return x + self.cross_attention(self.cross_norm(x), condition.memory, condition.memory_mask)
+
+
+class DenoisingTransformer(nn.Module):
+    """A pre-norm transformer over L latents with self-conditioning by concatenation and a zero-initialised output.
+
+    Args:
+        config: sizes.
+        latent_dim: D.
+        max_latents: longest sequence of latents.
+        reads_memory: whether conditions bring a token memory [B, M, W].
+    """
+
+    def __init__(self, config: DenoiserConfig, latent_dim: int, max_latents: int, reads_memory: bool = False):
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.max_latents = max_latents
+        self.no_self_condition = nn.Parameter(torch.zeros(latent_dim))
+        self.input = nn.Linear(2 * latent_dim, width)
+        self.positions = nn.Parameter(sinusoids(max_latents, width))
+        self.num_latents = nn.Embedding(max_latents + 1, width)
+        nn.init.normal_(self.num_latents.weight, std=0.02)
+        self.level = LevelEmbedding(width)
+        self.blocks = nn.ModuleList(
+            DenoiserBlock(config, reads_memory and i % config.cross_every == config.cross_every - 1)
+            for i in range(config.num_layers)
+        )
+        num_skips = min(config.num_skips, config.num_layers // 2)
+        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(num_skips))
+        self.shared_modulation = None
+        if config.conditioning == "adaln":
+            self.shared_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+            nn.init.zeros_(self.shared_modulation[1].weight)
+            nn.init.zeros_(self.shared_modulation[1].bias)
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, latent_dim)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(
+        self,
+        zt: Tensor,
+        log_snr: Tensor,
+        *,
+        mask: Tensor,
+        condition: Condition,
+        self_condition: Tensor | None = None,
+        self_condition_mask: Tensor | None = None,
+    ) -> Tensor:
+        """One raw prediction (v, x0, eps or flow, as trained).
+
+        Args:
+            zt: [B, L, D].
+            log_snr: [B] or scalar.
+            mask: [B, L] bool, True where a latent exists.
+            condition: vector [B, W] and memory [B, M, W], each or both absent.
+            self_condition: [B, L, D], the last z0_hat; None for none.
+            self_condition_mask: [B] bool, rows for which `self_condition` counts (all when None).
+
+        Returns:
+            [B, L, D].
+        """
+        previous = self.no_self_condition.expand_as(zt)
+        if self_condition is not None:
+            previous = self_condition.to(zt)
+            if self_condition_mask is not None:
+                previous = torch.where(self_condition_mask[:, None, None], previous, self.no_self_condition.to(zt))
+        x = self.input(torch.cat([zt, previous], dim=-1)) + self.positions[: zt.shape[1]]
+        signals = [self.level(log_snr.expand(len(zt))), self.num_latents(mask.sum(1))]
+        if condition.vector is not None:
+            signals.append(condition.vector)
+        shared, context = None, 0
+        if self.shared_modulation is not None:
+            shared = self.shared_modulation(sum(signals)).unflatten(-1, (6, -1))
+        else:
+            context = len(signals)
+            x = torch.cat([torch.stack(signals, dim=1).to(x), x], dim=1)
+            mask = torch.cat([mask.new_ones(len(zt), context), mask], dim=1)
+        keys_mask = None if bool(mask.all()) else mask
+        saved: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            remaining = len(self.blocks) - i
+            if remaining <= len(self.skips):
+                x = self.skips[remaining - 1](torch.cat([x, saved[remaining - 1]], dim=-1))
+            x = block(x, keys_mask, shared, condition)
+            if i < len(self.skips):
+                saved.append(x)
+        return self.output(self.norm(x[:, context:]))
+
+
+class LevelEmbedding(nn.Module):
+    """log_snr [B] -> [B, W]: sines and cosines of geometric frequencies through a small network."""
+
+    def __init__(self, width: int, num_frequencies: int = 64):
+        super().__init__()
+        frequencies = torch.exp(torch.linspace(math.log(0.05), math.log(8.0), num_frequencies))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.network = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        """log_snr [B] -> [B, W]."""
+        angles = log_snr.float()[:, None] * self.frequencies
+        return self.network(torch.cat([angles.sin(), angles.cos()], dim=-1))

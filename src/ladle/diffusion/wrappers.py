@@ -1,0 +1,61 @@
+"""What can be changed about a denoiser from outside? Functions Denoise -> Denoise, without state, that compose.
+
+They all speak in z0: a combination of z0, eps or v predictions at one level is the same linear operation.
+"""
+
+from torch import Tensor
+
+from ladle.diffusion.samplers import Denoise
+from ladle.diffusion.schedule import Level, append_dims
+from ladle.errors import UserError
+
+
+def guided(denoise_conditional: Denoise, denoise_unconditional: Denoise, guidance_scale: float) -> Denoise:
+    """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598): z0_hat = free + scale * (conditional - free).
+
+    1 is off, and then only the conditional denoiser is ever called; 0 is unconditional. (The paper's own w is our
+    scale - 1.)
+    """
+    if guidance_scale == 1:
+        return denoise_conditional
+
+    def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
+        free = denoise_unconditional(zt, level, z0_prev)
+        return free + guidance_scale * (denoise_conditional(zt, level, z0_prev) - free)
+
+    return denoise
+
+
+def clamped(denoise: Denoise, max_norm: float) -> Denoise:
+    """Scale down every latent vector (last axis) of z0_hat that is longer than `max_norm`; leave the others alone.
+
+    Self-conditioning and guidance inflate z0_hat over many steps. It only ever shrinks: at high noise a good estimate
+    *is* short, being a mean, so stretching it to the length of data would be wrong.
+
+    Raises:
+        UserError: `max_norm` is not positive.
+    """
+    if not max_norm > 0:
+        raise UserError(f"max_norm {max_norm} given: it has to be greater than 0")
+
+    def denoise_clamped(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
+        z0_hat = denoise(zt, level, z0_prev)
+        norm = z0_hat.norm(dim=-1, keepdim=True)
+        return z0_hat * (max_norm / norm.clamp_min(max_norm))
+
+    return denoise_clamped
+
+
+def inpainted(denoise: Denoise, known_z0: Tensor, mask: Tensor) -> Denoise:
+    """Hold the latents where `mask` [B, L] or [B, L, D] is True at `known_z0` [B, L, D].
+
+    Replacing z0_hat is enough: with it known, every sampler's step carries zt at those positions along exactly the
+    path that adds noise to `known_z0`, so the denoiser always sees them at the right noise level. Only for
+    position-aligned latents: a Perceiver's positions do not belong to places in the text.
+    """
+    mask = append_dims(mask, known_z0.ndim)
+
+    def denoise_inpainted(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
+        return known_z0.where(mask, denoise(zt, level, z0_prev))
+
+    return denoise_inpainted

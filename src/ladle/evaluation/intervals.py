@@ -1,0 +1,51 @@
+"""Intervals for a metric, by resampling rows or in closed form. Which one fits depends on the metric.
+
+The bootstrap draws rows with replacement: right for means over rows and for corpus BLEU. A row drawn twice is a
+repetition that the data have not, so counts of *different* things (Div, distinct texts, self-BLEU, distances between
+sets) would be wrong under it; they get the jackknife, which only leaves rows out.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+Interval = tuple[float, float]
+Statistic = Callable[[np.ndarray], float]
+_NORMAL_95 = 1.959964
+
+
+def bootstrap_interval(
+    statistic: Statistic, num_rows: int, *, num_resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> Interval | None:
+    """The percentile bootstrap interval of `statistic(indices)`, indices being an int array [num_rows] drawn with
+    replacement. None for fewer than two rows or no resamples. (Efron and Tibshirani 1993, chapter 13.)"""
+    if num_rows < 2 or num_resamples < 1:
+        return None
+    generator = np.random.default_rng(seed)
+    values = [statistic(generator.integers(num_rows, size=num_rows)) for _ in range(num_resamples)]
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def jackknife_interval(statistic: Statistic, num_rows: int, *, num_groups: int = 20, seed: int = 0) -> Interval | None:
+    """The 95 % interval of `statistic(indices)` by leaving out one of `num_groups` random groups at a time: the value
+    on all rows plus and minus 1.96 standard errors. None for fewer than two rows. (Shao and Tu 1995, section 2.3.)"""
+    if num_rows < 2:
+        return None
+    order = np.random.default_rng(seed).permutation(num_rows)
+    groups = np.array_split(order, min(num_groups, num_rows))
+    values = np.array([statistic(np.sort(np.setdiff1d(order, group))) for group in groups])
+    count = len(groups)
+    error = float(np.sqrt((count - 1) / count * np.sum((values - values.mean()) ** 2)))
+    value = statistic(np.arange(num_rows))
+    return value - _NORMAL_95 * error, value + _NORMAL_95 * error
+
+
+def wilson_interval(hits: int, num_rows: int) -> Interval | None:
+    """The 95 % interval of a share of independent rows (Wilson 1927). None for no rows."""
+    if num_rows < 1:
+        return None
+    share, z2 = hits / num_rows, _NORMAL_95**2
+    centre = (share + z2 / (2 * num_rows)) / (1 + z2 / num_rows)
+    half = _NORMAL_95 / (1 + z2 / num_rows) * np.sqrt(share * (1 - share) / num_rows + z2 / (4 * num_rows**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))

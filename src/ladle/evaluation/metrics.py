@@ -1,0 +1,233 @@
+"""The ruler: every metric with its name, version, direction and what it says of empty texts and of no texts at all.
+
+`METRICS` is the table; each `score_...` function measures one of them on a list of texts and returns a `Score`. The
+version is raised whenever a change moves figures: scores of different versions are not comparable.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from ladle.errors import UserError
+from ladle.evaluation import text_stats
+from ladle.evaluation.intervals import Interval, Statistic, bootstrap_interval, jackknife_interval, wilson_interval
+from ladle.evaluation.mauve import Featuriser, mauve_scores
+from ladle.evaluation.overlap import SELF_BLEU_TEXTS, CorpusBleu, self_bleu_scores
+
+Direction = Literal["higher", "lower", "as the reference"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a figure means. `no_texts`: its value for an empty set; None: as for one empty text."""
+
+    name: str
+    version: int
+    direction: Direction
+    says: str
+    empty_text: str
+    no_texts: float | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure. `n`: rows it was measured on; `interval`: 95 %, by `method`; `details`: settings and parts."""
+
+    metric: str
+    value: float
+    n: int
+    interval: Interval | None = None
+    method: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in `report.json`."""
+        metric = METRICS[self.metric]
+        return {
+            "value": self.value,
+            "interval": list(self.interval) if self.interval else None,
+            "interval_method": self.method if self.interval else None,
+            "n": self.n,
+            "version": metric.version,
+            "direction": metric.direction,
+            **({"details": self.details} if self.details else {}),
+        }
+
+
+_ALL = [
+    Metric("empty", 1, "lower", "share of empty texts", "is what it counts", 1.0),
+    Metric("distinct", 1, "higher", "share of different texts", "all empty texts together are one text", 0.0),
+    Metric("div", 1, "as the reference", "product over n = 2..4 of unique over total n-grams", "adds no n-gram", 0.0),
+    Metric("div_per_input", 1, "as the reference", "Div of the draws of one input, mean over inputs", "as div", 0.0),
+    Metric("self_bleu", 1, "as the reference", "BLEU of each text against the others, mean", "scores 0", 0.0),
+    Metric("mem", 1, "as the reference", "share of 4-grams that the training text holds", "adds no 4-gram", 0.0),
+    Metric("copies", 1, "as the reference", "share of texts that are a training row", "is no copy", 0.0),
+    Metric("bleu", 1, "higher", "corpus BLEU against references", "matches nothing, shortens the output", 0.0),
+    Metric("length", 1, "as the reference", "mean number of words", "has 0 words", 0.0),
+    Metric("length_distance", 1, "lower", "Wasserstein distance of lengths, in words", "has 0 words", None),
+    Metric("mauve", 1, "higher", "MAUVE against reference texts", "is featurised as any text", 0.0),
+]
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made: `num_bootstrap` resamples (0: no intervals at all) and a seed."""
+
+    num_bootstrap: int = 1000
+    seed: int = 0
+
+    def bootstrap(self, statistic: Statistic, num_rows: int) -> Interval | None:
+        return bootstrap_interval(statistic, num_rows, num_resamples=self.num_bootstrap, seed=self.seed)
+
+    def jackknife(self, statistic: Statistic, num_rows: int) -> Interval | None:
+        return jackknife_interval(statistic, num_rows, seed=self.seed) if self.num_bootstrap else None
+
+
+DEFAULT = Resampling()
+
+
+def score_empty(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
+    """Share of empty texts."""
+    flags = np.array([text_stats.is_empty(text) for text in texts], dtype=bool)
+    return _share("empty", flags, text_stats.empty_share(texts), resampling)
+
+
+def score_distinct(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
+    """Share of different texts."""
+    keys = [" ".join(text.split()) for text in texts]
+    interval = resampling.jackknife(lambda rows: len({keys[row] for row in rows}) / len(rows), len(keys))
+    return Score("distinct", text_stats.distinct_share(texts), len(texts), _clipped(interval), "jackknife")
+
+
+def score_div(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
+    """Div of the whole set; depends on the number of texts."""
+    tokens = [text_stats.tokenise(text) for text in texts]
+    interval = resampling.jackknife(
+        lambda rows: text_stats.diversity_of_tokens(tokens[row] for row in rows), len(texts)
+    )
+    return Score("div", text_stats.diversity_of_tokens(tokens), len(texts), _clipped(interval), "jackknife")
+
+
+def score_div_per_input(draws: Sequence[Sequence[str]], resampling: Resampling = DEFAULT) -> Score:
+    """Mean over inputs of the Div of an input's draws. Inputs with one draw are left out."""
+    several = [texts for texts in draws if len(texts) > 1]
+    values = np.array([text_stats.diversity(texts) for texts in several])
+    value = float(values.mean()) if len(values) else 0.0
+    interval = resampling.bootstrap(lambda rows: float(values[rows].mean()), len(values))
+    counts = [len(texts) for texts in several]
+    details = {"draws_per_input": [min(counts), max(counts)] if counts else [0, 0]}
+    return Score("div_per_input", value, len(several), interval, "bootstrap over inputs", details)
+
+
+def score_self_bleu(
+    texts: Sequence[str], resampling: Resampling = DEFAULT, *, max_texts: int = SELF_BLEU_TEXTS
+) -> Score:
+    """Mean sentence BLEU of each text of a subset against the rest of it; depends on the subset's size, `n`."""
+    scores = np.array(self_bleu_scores(texts, max_texts=max_texts, seed=resampling.seed))
+    value = float(scores.mean()) if len(scores) else 0.0
+    interval = resampling.bootstrap(lambda rows: float(scores[rows].mean()), len(scores))
+    details = {"library": f"sacrebleu {_version('sacrebleu')}", "drawn_from": len(texts)}
+    return Score("self_bleu", value, min(len(texts), max_texts), interval, "bootstrap over the texts' scores", details)
+
+
+def score_mem(texts: Sequence[str], training: set[tuple[str, ...]], resampling: Resampling = DEFAULT) -> Score:
+    """Mem. `training`: `text_stats.ngram_set` of the training text."""
+    found, total = text_stats.memorised_ngrams(texts, training)
+
+    def share(rows: np.ndarray) -> float:
+        count = total[rows].sum()
+        return float(found[rows].sum() / count) if count else 0.0
+
+    value = share(np.arange(len(texts)))
+    return Score("mem", value, len(texts), resampling.bootstrap(share, len(texts)), "bootstrap")
+
+
+def score_copies(texts: Sequence[str], training: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
+    """Share of texts equal to a training row without case, spaces and punctuation."""
+    flags = text_stats.is_copy(texts, training)
+    score = _share("copies", flags, float(flags.mean()) if len(flags) else 0.0, resampling)
+    return Score(**{**vars(score), "details": {"compared": "without case, spaces and punctuation"}})
+
+
+def score_bleu(
+    texts: Sequence[str],
+    references: Sequence[Sequence[str]],
+    resampling: Resampling = DEFAULT,
+    *,
+    groups: Sequence[Any] | None = None,
+) -> Score:
+    """Corpus BLEU. `groups`: the input of each text, so that the draws of one input are resampled together."""
+    bleu = CorpusBleu(texts, references, groups)
+    interval = resampling.bootstrap(bleu.score_of, bleu.num_groups)
+    counts = [len(row) for row in references]
+    details = {
+        "signature": bleu.signature,
+        "inputs": bleu.num_groups,
+        "references_per_text": float(np.mean(counts)) if counts else 0.0,
+    }
+    return Score("bleu", bleu.score, len(texts), interval, "bootstrap over inputs", details)
+
+
+def score_length(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
+    """Mean number of words, with standard deviation and quantiles."""
+    lengths = text_stats.lengths(texts)
+    value = float(lengths.mean()) if len(lengths) else 0.0
+    quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
+    points = np.quantile(lengths, quantiles) if len(lengths) else np.zeros(len(quantiles))
+    details = {
+        "sd": float(lengths.std()) if len(lengths) else 0.0,
+        "quantiles": {str(share): float(point) for share, point in zip(quantiles, points, strict=True)},
+    }
+    interval = resampling.bootstrap(lambda rows: float(lengths[rows].mean()), len(lengths))
+    return Score("length", value, len(texts), interval, "bootstrap", details)
+
+
+def score_length_distance(texts: Sequence[str], reference: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
+    """Wasserstein distance of the lengths to those of the reference texts, in words."""
+    ours, theirs = text_stats.lengths(texts), text_stats.lengths(reference)
+    value = text_stats.wasserstein(ours, theirs)
+    interval = resampling.jackknife(lambda rows: text_stats.wasserstein(ours[rows], theirs), len(ours))
+    interval = (max(0.0, interval[0]), interval[1]) if interval else None
+    details = {"reference_texts": len(reference)}
+    return Score("length_distance", value, len(texts), interval, "jackknife", details)
+
+
+def score_mauve(texts: Sequence[str], reference: Sequence[str], featuriser: Featuriser, *, seeds: int = 3) -> Score:
+    """MAUVE, mean over `seeds` clusterings. There is no interval: `details` holds each seed's value and their spread.
+
+    Raises:
+        UserError: the extra is not installed, or fewer than three seeds (one clustering moves it by up to .07).
+    """
+    if seeds < 3:
+        raise UserError(f"MAUVE over {seeds} seeds: give at least 3, a single one says too little")
+    values = mauve_scores(featuriser.features(texts), featuriser.features(reference), seeds=range(seeds))
+    details = {
+        "featuriser": featuriser.describe(),
+        "library": f"mauve-text {_version('mauve-text')}",
+        "reference_texts": len(reference),
+        "seeds": list(range(seeds)),
+        "values": values,
+        "spread": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+    }
+    return Score("mauve", float(np.mean(values)), len(texts), details=details)
+
+
+def _share(name: str, flags: np.ndarray, value: float, resampling: Resampling) -> Score:
+    interval = wilson_interval(int(flags.sum()), len(flags)) if resampling.num_bootstrap else None
+    return Score(name, value, len(flags), interval, "Wilson")
+
+
+def _clipped(interval: Interval | None) -> Interval | None:
+    return (max(0.0, interval[0]), min(1.0, interval[1])) if interval else None
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

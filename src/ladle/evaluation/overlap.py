@@ -1,0 +1,94 @@
+"""BLEU by sacreBLEU: against references, and of a set against itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+SELF_BLEU_TEXTS = 200  # self-BLEU takes the square of this many comparisons
+
+
+@dataclass(frozen=True)
+class CorpusBleu:
+    """Corpus BLEU of `hypotheses`, each against its own list of references (their number may vary).
+
+    `groups`: rows of one group (the draws of one input) stay together when rows are resampled; None: every row alone.
+    """
+
+    hypotheses: Sequence[str]
+    references: Sequence[Sequence[str]]
+    groups: Sequence[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.hypotheses) != len(self.references):
+            raise ValueError(f"{len(self.hypotheses)} texts against {len(self.references)} lists of references")
+        if not all(self.references):
+            raise ValueError("every text needs at least one reference")
+
+    @cached_property
+    def _scored(self) -> tuple[float, str]:
+        from sacrebleu.metrics import BLEU
+
+        metric = BLEU()
+        if not self.hypotheses:
+            return 0.0, str(metric.get_signature())
+        most = max(map(len, self.references))
+        streams = [[refs[i] if i < len(refs) else None for refs in self.references] for i in range(most)]
+        score = metric.corpus_score(list(self.hypotheses), streams).score  # type: ignore[arg-type]
+        return float(score), str(metric.get_signature())
+
+    @property
+    def score(self) -> float:
+        """0 to 100. No texts: 0. Empty texts count: they shorten the output and bring the brevity penalty."""
+        return self._scored[0]
+
+    @property
+    def signature(self) -> str:
+        """sacreBLEU's own, for the record."""
+        return self._scored[1]
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        """The sufficient statistics, summed by group: int [groups, 10] (length, reference length, 4 hits, 4 totals)."""
+        from sacrebleu.metrics import BLEU
+
+        metric = BLEU(effective_order=True)  # changes the score of a sentence, not its counts
+        names = list(self.groups) if self.groups is not None else list(range(len(self.hypotheses)))
+        place = {name: index for index, name in enumerate(dict.fromkeys(names))}
+        counts = np.zeros((len(place), 10), dtype=np.int64)
+        for name, text, references in zip(names, self.hypotheses, self.references, strict=True):
+            score = metric.sentence_score(text, list(references))
+            counts[place[name]] += [score.sys_len, score.ref_len, *score.counts, *score.totals]
+        return counts
+
+    @property
+    def num_groups(self) -> int:
+        return len(self._counts)
+
+    def score_of(self, indices: np.ndarray) -> float:
+        """BLEU of the groups `indices` (with repetition), for resampling."""
+        from sacrebleu.metrics import BLEU
+
+        total = self._counts[indices].sum(axis=0)
+        numbers = [int(number) for number in total]
+        score = BLEU.compute_bleu(numbers[2:6], numbers[6:10], numbers[0], numbers[1], smooth_method="exp")
+        return float(score.score)
+
+
+def self_bleu_scores(texts: Sequence[str], *, max_texts: int = SELF_BLEU_TEXTS, seed: int = 0) -> list[float]:
+    """Sentence BLEU (0 to 100) of each text against all others, on `max_texts` of them drawn by `seed` (Zhu et al.
+    2018, arXiv 1802.01886). An empty text scores 0; fewer than two texts: no scores."""
+    from sacrebleu.metrics import BLEU
+
+    if len(texts) > max_texts:
+        chosen = np.random.default_rng(seed).choice(len(texts), size=max_texts, replace=False)
+        texts = [texts[index] for index in sorted(chosen)]
+    if len(texts) < 2:
+        return []
+    metric = BLEU(effective_order=True)
+    return [
+        metric.sentence_score(text, [*texts[:index], *texts[index + 1 :]]).score if text.strip() else 0.0
+        for index, text in enumerate(texts)
+    ]

@@ -1,0 +1,122 @@
+"""Plain counts over sets of texts: empty, distinct, n-gram diversity, overlap with the training text, lengths.
+
+All functions are pure, take lists of strings and are defined for empty texts and for empty lists. An empty text is
+one without a character other than white space. It is never dropped: it counts in every denominator over texts.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import regex
+
+# Scripts written without spaces count a character as a word; else a run of letters, marks and digits is one, with
+# what an apostrophe joins ("isn't"); any other character stands alone.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}"
+_TOKEN = regex.compile(
+    rf"(?V1)[{_UNSPACED}]|[[\p{{L}}\p{{M}}\p{{N}}_]--[{_UNSPACED}]]+(?:['\u2019][\p{{L}}\p{{M}}]+)*|[^\s]"
+)
+_WORDLESS = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
+
+
+def tokenise(text: str) -> list[str]:
+    """Words and single punctuation marks, case kept: the units of all n-gram metrics here."""
+    return _TOKEN.findall(text)
+
+
+def num_words(text: str) -> int:
+    """Tokens that hold a letter or digit."""
+    return sum(1 for token in tokenise(text) if _WORDLESS.sub("", token))
+
+
+def is_empty(text: str) -> bool:
+    """No character but white space."""
+    return not text.strip()
+
+
+def copy_key(text: str) -> str:
+    """The text without case, spaces and punctuation: two texts with one key count as the same text."""
+    return _WORDLESS.sub("", text.casefold())
+
+
+def ngrams(tokens: Sequence[str], order: int) -> list[tuple[str, ...]]:
+    """All runs of `order` tokens; none where the text is shorter."""
+    return [tuple(tokens[i : i + order]) for i in range(len(tokens) - order + 1)]
+
+
+def empty_share(texts: Sequence[str]) -> float:
+    """Share of empty texts, 0 to 1. No texts: 1."""
+    return sum(map(is_empty, texts)) / len(texts) if texts else 1.0
+
+
+def distinct_share(texts: Sequence[str]) -> float:
+    """Different texts over texts, 0 to 1; white space at the ends and its amount are ignored. All empty texts
+    together are one text. No texts: 0."""
+    return len({" ".join(text.split()) for text in texts}) / len(texts) if texts else 0.0
+
+
+def diversity(texts: Sequence[str], orders: Sequence[int] = (2, 3, 4)) -> float:
+    """Div of the paper (arXiv 2212.09462): the product over n = 2..4 of unique over total n-grams of the whole set.
+
+    It falls with the number of texts: compare sets of one size only. An order that no text reaches is left out; with
+    none reached (no texts, only empty or one-word ones) it is 0.
+    """
+    return diversity_of_tokens([tokenise(text) for text in texts], orders)
+
+
+def diversity_of_tokens(rows: Iterable[Sequence[str]], orders: Sequence[int] = (2, 3, 4)) -> float:
+    """`diversity` of texts that are already tokens."""
+    rows = list(rows)
+    product, reached = 1.0, False
+    for order in orders:
+        grams = [gram for row in rows for gram in ngrams(row, order)]
+        if grams:
+            product, reached = product * len(set(grams)) / len(grams), True
+    return product if reached else 0.0
+
+
+def ngram_set(texts: Iterable[str], order: int = 4) -> set[tuple[str, ...]]:
+    """All n-grams of a corpus, for `memorised_ngrams`."""
+    return {gram for text in texts for gram in ngrams(tokenise(text), order)}
+
+
+def memorised_ngrams(
+    texts: Sequence[str], training: set[tuple[str, ...]], order: int = 4
+) -> tuple[np.ndarray, np.ndarray]:
+    """Per text: how many of its n-grams are in the training text, and how many it has. Two int arrays [N]."""
+    rows = [ngrams(tokenise(text), order) for text in texts]
+    found = np.array([sum(gram in training for gram in row) for row in rows], dtype=int)
+    return found, np.array([len(row) for row in rows], dtype=int)
+
+
+def memorised_share(texts: Sequence[str], training: Sequence[str], order: int = 4) -> float:
+    """Mem of the paper (arXiv 2212.09462): the share of generated 4-grams that the training text holds. Texts shorter
+    than the order have none and do not count. No n-gram at all: 0."""
+    found, total = memorised_ngrams(texts, ngram_set(training, order), order)
+    return float(found.sum() / total.sum()) if total.sum() else 0.0
+
+
+def is_copy(texts: Sequence[str], training: Iterable[str]) -> np.ndarray:
+    """Per text: does a training row equal it, compared by `copy_key`? Bool array [N]. Texts without a letter or
+    digit are never copies."""
+    keys = {copy_key(text) for text in training} - {""}
+    return np.array([copy_key(text) in keys for text in texts], dtype=bool)
+
+
+def copy_share(texts: Sequence[str], training: Sequence[str]) -> float:
+    """Share of texts that are a training row, without case, spaces and punctuation. No texts: 0."""
+    return float(is_copy(texts, training).mean()) if texts else 0.0
+
+
+def lengths(texts: Sequence[str]) -> np.ndarray:
+    """Words of each text, int array [N]; an empty text has 0."""
+    return np.array([num_words(text) for text in texts], dtype=int)
+
+
+def wasserstein(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:
+    """1-Wasserstein distance of two samples of a number: the area between their distribution functions, in the
+    number's unit. A side without numbers stands for a single 0."""
+    a, b = (np.sort(np.asarray(side, dtype=float)) if len(side) else np.zeros(1) for side in (one, other))
+    points = np.sort(np.concatenate([a, b]))
+    height_a = np.searchsorted(a, points[:-1], side="right") / len(a)
+    height_b = np.searchsorted(b, points[:-1], side="right") / len(b)
+    return float(np.sum(np.abs(height_a - height_b) * np.diff(points)))

@@ -1,0 +1,95 @@
+"""From noise to latents: number of latents, initial noise, sampler, guidance; then the best of several candidates."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from ladle.autoencoder.latents import Latents
+from ladle.checkpoint import SamplingConfig
+from ladle.condition import RawCondition
+from ladle.config import nearest
+from ladle.diffusion.denoising import LatentDiffusionModel
+from ladle.diffusion.samplers import SAMPLERS
+from ladle.diffusion.schedule import sampling_levels
+from ladle.diffusion.wrappers import guided
+from ladle.errors import UserError
+from ladle.layers import lengths_to_mask
+from ladle.seeding import SampleNoise
+
+
+def draw_lengths(diffusion: LatentDiffusionModel, raw: RawCondition, noise: SampleNoise) -> torch.Tensor:
+    """Numbers of latents [B]: each sample's first random number decides (no draw where the length is fixed)."""
+    if diffusion.length is None:
+        return torch.full((len(noise),), diffusion.max_latents)
+    return diffusion.length.sample(raw, noise.uniform()).cpu()
+
+
+@torch.no_grad()
+def draw_latents(
+    diffusion: LatentDiffusionModel,
+    raw: RawCondition,
+    noise: SampleNoise,
+    lengths: torch.Tensor,
+    sampling: SamplingConfig,
+    on_step: Callable[[], None] | None = None,
+) -> Latents:
+    """Run the sampler for one batch.
+
+    Args:
+        diffusion: in eval mode.
+        raw: conditions of the batch, absent ones as in `RawCondition`.
+        noise: the samples' own random streams, after `draw_lengths`.
+        lengths: [B] numbers of latents.
+        sampling: sampler, steps, guidance.
+        on_step: called after every step.
+
+    Raises:
+        UserError: an unknown sampler or grid, or fewer than one step.
+    """
+    if sampling.sampler not in SAMPLERS:
+        raise UserError(f"unknown sampler '{sampling.sampler}': {nearest(sampling.sampler, list(SAMPLERS))}")
+    device = diffusion.denoiser.no_self_condition.device
+    shapes = [(int(length), diffusion.latent_dim) for length in lengths]
+    mask = lengths_to_mask(lengths, int(lengths.max())).to(device)
+    batch = len(noise)
+    denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, batch))
+    if sampling.guidance_scale != 1:
+        free = diffusion.denoise(mask, diffusion.condition.null(batch))
+        denoise = guided(denoise, free, sampling.guidance_scale)
+    levels = sampling_levels(diffusion.schedule, sampling.num_inference_steps, sampling.grid)
+    levels = [level.to(device) for level in levels]
+    z0 = SAMPLERS[sampling.sampler](
+        denoise,
+        levels[0].sigma * noise.normal(shapes).to(device),
+        levels,
+        noise=lambda: noise.normal(shapes).to(device),
+        callback=None if on_step is None else (lambda step, zt, z0_hat: on_step()),
+    )
+    return Latents(z0 * mask[..., None], mask)
+
+
+def candidate_seeds(seed: int, count: int) -> list[int]:
+    """Seeds of a sample's candidates; the first is the sample's own."""
+    return [(seed + 2_654_435_761 * i) % 2**32 for i in range(count)]
+
+
+def nearest_to_others(candidates: Sequence[str]) -> int:
+    """Minimum Bayes risk: the candidate with the highest mean similarity to the others (arXiv 2212.09462, section 5).
+
+    The similarity is sentence BLEU (sacrebleu, effective order). Empty texts are like nothing.
+    """
+    from sacrebleu.metrics import BLEU
+
+    metric = BLEU(effective_order=True)
+    counts: dict[str, int] = {}
+    for text in candidates:
+        counts[text] = counts.get(text, 0) + 1
+    texts = [text for text in counts if text.strip()]
+    if len(texts) < 2:
+        return candidates.index(texts[0]) if texts else 0
+
+    def value(text: str) -> float:
+        same = 100.0 * (counts[text] - 1)
+        return same + sum(counts[o] * metric.sentence_score(text, [o]).score for o in texts if o != text)
+
+    return candidates.index(max(texts, key=value))

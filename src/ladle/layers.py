@@ -1,0 +1,92 @@
+"""Attention and the pre-norm transformer block that bottlenecks, parallel decoder and denoiser are built from.
+
+Axes: B batch, Q query positions, N key positions, W width, H heads, K head size.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `x` over itself or over `memory`.
+
+    Args:
+        width: channels of the queries and of the output.
+        num_heads: heads; must divide `width`.
+        memory_width: channels of `memory` where it differs from `width`.
+        qk_norm: RMS-normalise queries and keys per head, with a learned gain (arXiv 2212.09462, appendix).
+    """
+
+    def __init__(self, width: int, num_heads: int, memory_width: int | None = None, qk_norm: bool = False):
+        super().__init__()
+        self.num_heads, self.head_size = num_heads, width // num_heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(memory_width or width, 2 * width, bias=False)
+        self.output = nn.Linear(width, width)
+        self.query_gain = nn.Parameter(torch.ones(self.head_size)) if qk_norm else None
+        self.key_gain = nn.Parameter(torch.ones(self.head_size)) if qk_norm else None
+
+    def forward(self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """x [B, Q, W], memory [B, N, memory_width] (x itself when None), mask [B, N], True where a key may be read."""
+        memory = x if memory is None else memory
+        q_BHQK = self._heads(self.query(x))
+        k_BHNK, v_BHNK = (self._heads(part) for part in self.key_value(memory).chunk(2, dim=-1))
+        if self.query_gain is not None:
+            q_BHQK = F.rms_norm(q_BHQK, (self.head_size,), self.query_gain.to(q_BHQK))
+            k_BHNK = F.rms_norm(k_BHNK, (self.head_size,), self.key_gain.to(k_BHNK))
+        allowed = None if mask is None else mask[:, None, None, :]
+        if x.is_cuda:
+            mixed = F.scaled_dot_product_attention(q_BHQK, k_BHNK, v_BHNK, attn_mask=allowed)
+        else:
+            # Torch's fused kernel is several times slower backward on a CPU at these lengths (benchmarks/LOG.md).
+            scores = (q_BHQK * self.head_size**-0.5) @ k_BHNK.transpose(-1, -2)
+            if allowed is not None:
+                scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+            mixed = scores.softmax(-1).to(v_BHNK.dtype) @ v_BHNK
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
+
+
+def feed_forward(width: int, expansion: int = 4) -> nn.Sequential:
+    """The two-layer GELU network of a block."""
+    return nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block; with `memory_width`, cross-attention stands between its two halves."""
+
+    def __init__(self, width: int, num_heads: int, memory_width: int | None = None, expansion: int = 4):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, num_heads)
+        self.cross_norm = nn.LayerNorm(width) if memory_width else None
+        self.cross_attention = Attention(width, num_heads, memory_width) if memory_width else None
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed = feed_forward(width, expansion)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, memory: Tensor | None = None, memory_mask: Tensor | None = None
+    ) -> Tensor:
+        """x [B, Q, W] with mask [B, Q]; memory [B, N, memory_width] with memory_mask [B, N]."""
+        x = x + self.attention(self.attention_norm(x), mask=mask)
+        if self.cross_attention is not None:
+            x = x + self.cross_attention(self.cross_norm(x), memory, memory_mask)
+        return x + self.feed(self.feed_norm(x))
+
+
+def sinusoids(num_positions: int, width: int, scale: float = 0.3) -> Tensor:
+    """Sinusoidal position codes [num_positions, width] of root mean square `scale`, as a start for learned ones."""
+    frequencies = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    angles = torch.arange(num_positions)[:, None] * frequencies
+    codes = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
+    return scale * math.sqrt(2) * codes
+
+
+def lengths_to_mask(lengths: Tensor, size: int) -> Tensor:
+    """lengths [B] (integers) -> mask [B, size], True at the first `lengths[b]` places of row b."""
+    return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]

@@ -1,0 +1,320 @@
+"""LatentDiffusion: texts in, texts out. The one class that most users need."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+
+from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.latents import Latents
+from ladle.checkpoint import ModelParts, SamplingConfig, load_parts, model_digest, resolve_model, save_parts
+from ladle.condition import RawCondition
+from ladle.diffusion.denoising import LatentDiffusionModel
+from ladle.errors import UserError
+from ladle.generation import candidate_seeds, draw_latents, draw_lengths, nearest_to_others
+from ladle.seeding import SampleNoise
+from ladle.training.cache import length_order, source_memory, store_texts
+
+Decoder = Literal["autoregressive", "parallel"]
+
+
+class LatentDiffusion:
+    """A trained model: an autoencoder, and (but for `base-en`) a diffusion model over its latents.
+
+        model = LatentDiffusion.from_pretrained("e2e")
+        model.generate(num_samples=8)
+        model.generate(source=["name[Aromi], food[Italian]"], guidance_scale=2.0)
+
+    Args:
+        parts: from `load_parts`, or put together by hand.
+        device: where to run; a GPU if there is one when None.
+        digest: what identifies the weights in written samples.
+    """
+
+    def __init__(self, parts: ModelParts, device: str | torch.device | None = None, digest: str | None = None):
+        self.parts, self.digest = parts, digest
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.to(self.device)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path, device: str | torch.device | None = None) -> Self:
+        """Load a model folder, a shipped model by name, or a hub id.
+
+        Raises:
+            UserError: no such model, or a damaged folder.
+        """
+        folder = resolve_model(str(name_or_path))
+        return cls(load_parts(folder), device, model_digest(folder))
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write a model folder that `from_pretrained` reads; `dtype` (float16, say) is that of the stored weights."""
+        save_parts(self.parts, folder, dtype=dtype)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the model folder to the Hugging Face hub; returns its address. `options` are `create_repo`'s."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repo_id, exist_ok=True, **options)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            self.save_pretrained(folder)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move to a device; the model is in eval mode."""
+        self.device = torch.device(device)
+        self.autoencoder.to(self.device).eval()
+        if self.parts.diffusion is not None:
+            self.parts.diffusion.to(self.device).eval()
+        return self
+
+    @property
+    def autoencoder(self) -> TextAutoencoder:
+        """The text autoencoder."""
+        return self.parts.autoencoder
+
+    @property
+    def diffusion(self) -> LatentDiffusionModel:
+        """The diffusion model. UserError where there is none (`base-en`)."""
+        if self.parts.diffusion is None:
+            raise UserError(
+                f"'{self.parts.name}' is an autoencoder without a diffusion model, so it cannot sample: "
+                "train one with `ladle train --data FILE`, or use a shipped generator such as 'e2e'"
+            )
+        return self.parts.diffusion
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes that the model can be asked for."""
+        return self.parts.diffusion.condition.config.labels if self.parts.diffusion is not None else ()
+
+    @property
+    def takes_source(self) -> bool:
+        """Whether the model can be conditioned on a source text."""
+        return self.parts.diffusion is not None and self.parts.diffusion.condition.config.source
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest text, in tokens; longer ones are cut."""
+        return self.autoencoder.backbone.max_tokens
+
+    # ------------------------------------------------------------------------------------------------- generation
+
+    def generate(
+        self,
+        num_samples: int | None = None,
+        *,
+        seeds: Iterable[int] | None = None,
+        label: str | Sequence[str | None] | None = None,
+        source: str | Sequence[str | None] | None = None,
+        num_inference_steps: int | None = None,
+        sampler: str | None = None,
+        guidance_scale: float | None = None,
+        candidates: int = 1,
+        decoder: Decoder | None = None,
+        batch_size: int = 128,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        """Draw texts.
+
+        Args:
+            num_samples: how many; found from `seeds`, `label` or `source` when None.
+            seeds: one per sample (0, 1, 2, ... when None). A seed gives its text at any batch size.
+            label: one class for all samples, or one each (None: unconditional).
+            source: one source text for all samples, or one each.
+            num_inference_steps, sampler, guidance_scale: those that the model was saved with when None.
+            candidates: draw so many a sample and keep the one nearest to the others (minimum Bayes risk).
+            decoder: `autoregressive` or `parallel`.
+            batch_size: samples at once.
+            on_step: called with (steps done, steps in all).
+
+        Returns:
+            Texts, in the order of the seeds.
+
+        Raises:
+            UserError: lengths that disagree, an unknown label or sampler, a count below 1.
+        """
+        sampling = self._sampling(num_inference_steps, sampler, guidance_scale, decoder)
+        self._check_decoder(sampling.decoder)
+        seed_list, labels, sources = _line_up(num_samples, seeds, label, source)
+        for name, value in (("candidates", candidates), ("batch_size", batch_size)):
+            if value < 1:
+                raise UserError(f"{name} is {value}: it must be at least 1")
+        wanted = [seed for seed in seed_list for seed in candidate_seeds(seed, candidates)]
+        latents = self._draw(
+            wanted, [x for x in labels for _ in range(candidates)], [x for x in sources for _ in range(candidates)],
+            sampling, batch_size, on_step,
+        )  # fmt: skip
+        texts = self._decode_many(latents, sampling.decoder, batch_size)
+        if candidates == 1:
+            return texts
+        groups = [texts[i : i + candidates] for i in range(0, len(texts), candidates)]
+        return [group[nearest_to_others(group)] for group in groups]
+
+    def _draw(
+        self,
+        seeds: list[int],
+        labels: list[str | None],
+        sources: list[str | None],
+        sampling: SamplingConfig,
+        batch_size: int,
+        on_step: Callable[[int, int], None] | None,
+    ) -> list[torch.Tensor]:
+        """z0 [L, D] of each sample, on the CPU."""
+        conditions = _Conditions(self, labels, sources)
+        noise = [SampleNoise([seed]) for seed in seeds]
+        lengths = torch.cat(
+            [
+                draw_lengths(self.diffusion, conditions.batch(rows), _joined(noise, rows))
+                for rows in torch.arange(len(seeds)).split(batch_size)
+            ]
+        )
+        # Samples of like length share a batch, so that little of it is padding.
+        batches = torch.sort(lengths, stable=True).indices.split(batch_size)
+        drawn: list[torch.Tensor] = [torch.empty(0)] * len(seeds)
+        total, done = len(batches) * sampling.num_inference_steps, 0
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            if on_step is not None:
+                on_step(done, total)
+
+        for rows in batches:
+            latents = draw_latents(
+                self.diffusion, conditions.batch(rows), _joined(noise, rows), lengths[rows], sampling, step
+            )
+            for row, values, length in zip(rows.tolist(), latents.values.cpu(), lengths[rows].tolist(), strict=True):
+                drawn[row] = values[:length]
+        return drawn
+
+    def _sampling(self, steps: int | None, sampler: str | None, scale: float | None, decoder: str | None) -> SamplingConfig:
+        given = {
+            "num_inference_steps": steps, "sampler": sampler, "guidance_scale": scale, "decoder": decoder,
+        }  # fmt: skip
+        changed = {key: value for key, value in given.items() if value is not None}
+        return SamplingConfig.parse({**self.parts.sampling.model_dump(), **changed}, "sampling")
+
+    # ----------------------------------------------------------------------------------- the autoencoder by itself
+
+    @torch.no_grad()
+    def encode(self, texts: str | Sequence[str], batch_size: int = 128) -> Latents:
+        """texts -> normalised latents z0, [B, L, D] with mask [B, L]; texts beyond `max_tokens` are cut."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise UserError("no texts given")
+        parts: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+        for rows, latents in self._encode_batches(texts, batch_size):
+            for row, values, mask in zip(rows, latents.values, latents.mask, strict=True):
+                parts[row] = values[mask]
+        return _padded(parts)
+
+    @torch.no_grad()
+    def decode(
+        self, latents: Latents, decoder: Decoder | None = None, batch_size: int = 128, **options: Any
+    ) -> list[str]:
+        """z0 -> texts; `options` (num_beams, do_sample, top_p, temperature) are those of `TextAutoencoder.decode`."""
+        parts = [values[mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
+        self._check_decoder(decoder)
+        return self._decode_many(parts, decoder, batch_size, **options)
+
+    def reconstruct(self, texts: Sequence[str], decoder: Decoder | None = None, batch_size: int = 128) -> list[str]:
+        """texts -> latents -> texts."""
+        return self.decode(self.encode(texts, batch_size), decoder, batch_size)
+
+    def _encode_batches(self, texts: list[str], batch_size: int) -> Iterable[tuple[list[int], Latents]]:
+        order = length_order(texts)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            tokens = self.autoencoder.backbone.tokenize(texts[i] for i in rows)
+            yield rows, self.autoencoder.encode(**{name: tensor.to(self.device) for name, tensor in tokens.items()})
+
+    @torch.no_grad()
+    def _decode_many(
+        self, parts: list[torch.Tensor], decoder: str | None, batch_size: int, **options: Any
+    ) -> list[str]:
+        texts = [""] * len(parts)
+        order = sorted(range(len(parts)), key=lambda i: -len(parts[i]))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            latents = _padded([parts[i] for i in rows]).to(self.device)
+            ids = self.autoencoder.decode(latents, decoder, **options)
+            for row, text in zip(rows, self.autoencoder.backbone.detokenize(ids), strict=True):
+                texts[row] = text
+        return texts
+
+    def _check_decoder(self, decoder: str | None) -> None:
+        if decoder == "parallel" and self.autoencoder.parallel_decoder is None:
+            raise UserError(f"'{self.parts.name}' has no parallel decoder: use --decoder autoregressive")
+
+
+class _Conditions:
+    """Conditions of all samples of a call; each distinct source is encoded once."""
+
+    def __init__(self, model: LatentDiffusion, labels: list[str | None], sources: list[str | None]):
+        config = model.diffusion.condition.config
+        self.device = model.device
+        given = any(label is not None for label in labels)
+        self.label_ids = config.label_ids(labels) if given or config.labels else None
+        self.index = self.store = None
+        if any(source is not None for source in sources):
+            if not config.source:
+                raise UserError(f"'{model.parts.name}' was not trained with source texts: leave the source out")
+            unique = sorted({source for source in sources if source is not None})
+            number = {source: i for i, source in enumerate(unique)}
+            self.index = torch.tensor([-1 if source is None else number[source] for source in sources])
+            self.store = store_texts(
+                model.autoencoder, unique, lambda t: source_memory(model.autoencoder, t, config.source_memory)
+            )
+
+    def batch(self, rows: torch.Tensor) -> RawCondition:
+        source = mask = None
+        if self.store is not None and self.index is not None:
+            index = self.index[rows]
+            source, mask = self.store.gather(index.clamp_min(0))
+            mask = mask & (index >= 0)[:, None]
+        return RawCondition(None if self.label_ids is None else self.label_ids[rows], source, mask).to(self.device)
+
+
+def _joined(noise: list[SampleNoise], rows: torch.Tensor) -> SampleNoise:
+    """The streams of some samples as one, each going on from where it is."""
+    return SampleNoise.join([noise[row] for row in rows.tolist()])
+
+
+def _padded(parts: list[torch.Tensor]) -> Latents:
+    """[L_i, D] each -> Latents."""
+    values = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+    lengths = torch.tensor([len(part) for part in parts], device=values.device)
+    return Latents(values, torch.arange(values.shape[1], device=values.device)[None, :] < lengths[:, None])
+
+
+def _line_up(
+    num_samples: int | None,
+    seeds: Iterable[int] | None,
+    label: str | Sequence[str | None] | None,
+    source: str | Sequence[str | None] | None,
+) -> tuple[list[int], list[str | None], list[str | None]]:
+    """Seeds, labels and sources of equal length; a single one serves all samples."""
+    seed_list = None if seeds is None else list(seeds)
+    lists = {
+        name: list(value)
+        for name, value in (("label", label), ("source", source))
+        if value is not None and not isinstance(value, str)
+    }
+    counts = {name: len(value) for name, value in lists.items()}
+    if num_samples is not None:
+        counts["num_samples"] = num_samples
+    if seed_list is not None:
+        counts["seeds"] = len(seed_list)
+    if len(set(counts.values())) > 1:
+        raise UserError("these disagree: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    count = next(iter(counts.values()), 1)
+    if count < 1:
+        raise UserError(f"num_samples is {count}: it must be at least 1")
+    texts = {"label": label, "source": source}
+    spread = {name: lists.get(name) or [texts[name]] * count for name in texts}  # type: ignore[list-item]
+    return seed_list or list(range(count)), spread["label"], spread["source"]

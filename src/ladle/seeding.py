@@ -1,0 +1,72 @@
+"""One random generator per sample, so that a sample depends on its own seed and on nothing else.
+
+Numbers are drawn on the CPU and moved: the same seed gives the same noise on every device.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ladle.errors import UserError
+
+MAX_SEED = 2**32 - 1
+
+
+class SampleNoise:
+    """The random streams of B samples. Sample i's numbers follow from `seeds[i]` and from its own draws alone: not
+    from the other samples, the order, the batch's split, or the padding.
+
+    Args:
+        seeds: one per sample; equal seeds give equal streams.
+        device: where the drawn tensors go.
+
+    Raises:
+        UserError: no seeds, or one outside 0 .. 2^32 - 1 (torch's CPU generator reads 32 bits of a seed and would
+            silently give two seeds the same stream).
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
+        seeds = [int(seed) for seed in seeds]
+        if not seeds:
+            raise UserError("no seeds given: one per sample is needed")
+        for seed in seeds:
+            if not 0 <= seed <= MAX_SEED:
+                raise UserError(f"seed {seed} given: allowed are 0 to {MAX_SEED}")
+        self.device = torch.device(device)
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    @classmethod
+    def join(cls, parts: Sequence["SampleNoise"]) -> "SampleNoise":
+        """The streams of all `parts` side by side, each going on from where it stands."""
+        joined = cls.__new__(cls)
+        joined.device = parts[0].device
+        joined._generators = [generator for part in parts for generator in part._generators]
+        return joined
+
+    def __len__(self) -> int:
+        return len(self._generators)
+
+    def normal(self, shape: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+        """Standard normal float32, [B, *shape]: each sample's next numbers.
+
+        `shape` is one shape for all (a sequence of ints) or one per sample (a sequence of B shapes of equal length);
+        then [B, *largest], with zeros behind each sample's own part. Where lengths differ within a batch, give each
+        sample its own: numbers drawn for padding would make a sample depend on its neighbours.
+
+        Raises:
+            ValueError: as many shapes as samples are needed, all with the same number of axes.
+        """
+        one_for_all = all(isinstance(size, int) for size in shape)
+        shapes = [tuple(shape)] * len(self) if one_for_all else [tuple(own) for own in shape]
+        if len(shapes) != len(self) or len({len(own) for own in shapes}) != 1:
+            raise ValueError(f"{len(self)} shapes with equal numbers of axes are needed, {shapes} given")
+        largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+        batch = torch.zeros(len(self), *largest)
+        for row, own, generator in zip(batch, shapes, self._generators, strict=True):
+            row[tuple(slice(size) for size in own)] = torch.randn(own, generator=generator)
+        return batch.to(self.device)
+
+    def uniform(self) -> Tensor:
+        """One float32 in [0, 1) per sample, [B]."""
+        return torch.stack([torch.rand((), generator=generator) for generator in self._generators]).to(self.device)

@@ -1,0 +1,42 @@
+"""SIGINT and SIGTERM while training: a step is ended first, so that what is saved is whole."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+
+class Interrupts:
+    """Takes SIGINT and SIGTERM: inside `held` they wait for its end, elsewhere they interrupt at once.
+
+    Both come out as KeyboardInterrupt. `inside` tells whether a step was torn when something came out of it.
+    """
+
+    def __enter__(self) -> Self:
+        self.inside = self.received = False
+        self._earlier: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():  # only there does Python allow it
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is signal.SIG_IGN:  # nohup, a job in the background: it stays ignored
+                    continue
+                self._earlier[number] = signal.signal(number, self._take)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A step that must not be torn. A second signal tears it: `inside` then stays true, as after any error."""
+        self.inside = True
+        yield
+        self.inside = False
+        if self.received:
+            raise KeyboardInterrupt
+
+    def _take(self, number: int, frame: object) -> None:
+        if not self.inside or self.received:
+            raise KeyboardInterrupt
+        self.received = True

@@ -1,0 +1,401 @@
+"""The one training loop: any stage, on accelerate, in steps or in minutes, resumable at any moment.
+
+A stage brings batches, a loss, a validation and samples; the loop brings everything that stages have in common:
+device and precision, accumulation, clipping, learning rate, EMA, run state, progress, metrics and signals.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ladle.errors import LadleError, UserError
+from ladle.training.ema import EMA
+from ladle.training.interrupts import Interrupts
+from ladle.training.progress import Log, Progress, Record, collapse_warnings, duration, mean, sample_statistics, say
+from ladle.training.settings import FREE_SETTINGS, TrainingConfig, build_optimizer, lr_factor
+from ladle.training.state import Position, StateFolder, describe_module, digest, preserved_random, trained_tensors
+
+MAX_BAD_STEPS = 20  # steps in a row with a loss or gradient that is not finite, before the training gives up
+LOG_EVERY = 50  # steps to a row of metrics.jsonl
+
+
+class Stage(Protocol):
+    """What the loop trains.
+
+    Random numbers come from torch's global generators and are drawn in `loss` (`load` may draw, but then in the same
+    order for the same batches). The loop moves `module` and every batch to the device.
+    """
+
+    name: str
+    """A folder's name, shown to the user: `autoencoder`, `diffusion`, `decoder`."""
+    module: nn.Module
+    """Its parameters that require a gradient are trained. Parts without any stay in eval mode."""
+
+    def batches(self, epoch: int) -> Sequence[Any]:
+        """What each batch of an epoch is made of (lists of row indices, say): cheap, the same at every call."""
+
+    def load(self, batch_spec: Any) -> Any:
+        """The tensors of one batch, in tuples, lists, mappings or objects with `.to(device)`."""
+
+    def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """The loss, a scalar, and scalar metrics for `metrics.jsonl`; `num_tokens` among them gives tokens a second."""
+
+    def validate(self) -> dict[str, float]:
+        """Metrics on held-out rows. Called with the averaged weights, in eval mode, without gradients, seeded."""
+
+    def sample(self) -> list[str]:
+        """A few texts to look at, or none. Called as `validate` is."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished stage. Its module holds the same averaged weights and is in eval mode."""
+
+    state: dict[str, Tensor]
+    """Averaged parameters and buffers by name, on the module's device."""
+    metrics: dict[str, float]
+    """The last validation, and the training loss as `loss`."""
+    step: int
+    seconds: float
+
+
+def train_stage(
+    stage: Stage,
+    config: TrainingConfig,
+    run_dir: Path,
+    *,
+    identity: Mapping[str, Any] | None = None,
+    log: Log = say,
+) -> TrainingResult:
+    """Train a stage until its budget is spent, going on from the state in `run_dir` if there is one.
+
+    Writes `state/<stage>/`, rows of `metrics.jsonl` and `samples/<stage>-<step>.jsonl` under `run_dir`. A stage that
+    is done is loaded and returned at once. On SIGINT or SIGTERM the step is ended, the state saved and
+    KeyboardInterrupt raised. In float32 on a CPU, a training in pieces gives the weights of an unbroken one, bit by
+    bit. The caller's random generators are left as they were.
+
+    Args:
+        identity: what else defines the run (the model's config, a digest of the data), as JSON values. Settings, the
+            batches of the first epoch and the shapes of the module are always compared.
+        log: takes lines for the user (standard error by default).
+
+    Raises:
+        UserError: the state belongs to other settings, data or model; no data; several processes.
+        LadleError: the state is damaged or cannot be written; the loss is not finite many times in a row.
+        ValueError: the module has nothing to train.
+    """
+    if not any(parameter.requires_grad for parameter in stage.module.parameters()):
+        raise ValueError(f"{stage.name}: no parameter requires a gradient")
+    folder = StateFolder(
+        run_dir / "state" / stage.name,
+        {
+            **(identity or {}),
+            "training": config.model_dump(mode="json", exclude=FREE_SETTINGS),
+            "data.batches": digest(stage.batches(0)),  # dots: beside what `identity` says of data and model
+            **{f"model.{key}": value for key, value in describe_module(stage.module).items()},
+        },
+    )
+    finished = folder.finished(stage.module)
+    if finished is not None:
+        position, metrics = finished
+        stage.module.eval()
+        log(f"{stage.name}: already trained ({position.step} steps, {duration(position.seconds)})")
+        return TrainingResult(trained_tensors(stage.module), metrics, position.step, position.seconds)
+    threads = torch.get_num_threads()
+    try:
+        if config.num_threads:
+            torch.set_num_threads(config.num_threads)
+        return _Run(stage, config, run_dir, folder, log).train()
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Run:
+    """One call of `train_stage` that has something to do."""
+
+    def __init__(self, stage: Stage, config: TrainingConfig, run_dir: Path, folder: StateFolder, log: Log) -> None:
+        from accelerate import Accelerator  # two seconds that a finished stage does not need
+
+        self.stage, self.config, self.folder, self.log = stage, config, folder, log
+        # Precision is not accelerate's: it fixes that once for the whole process, and stages may differ in it.
+        self.accelerator = Accelerator(mixed_precision="no", gradient_accumulation_steps=config.gradient_accumulation)
+        if self.accelerator.num_processes > 1:
+            raise UserError(
+                f"training runs in one process, not in {self.accelerator.num_processes}; start it without torchrun"
+            )
+        self.device = self.accelerator.device
+        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and _has_bf16_units(self.device))
+        self.objective = self.accelerator.prepare_model(_Objective(stage, self.autocast))
+        self.trained = [parameter for parameter in stage.module.parameters() if parameter.requires_grad]
+        self.optimizer = build_optimizer(self.trained, config)
+        self.ema = EMA(stage.module, config.ema_decay)
+        self.run_dir = run_dir
+        self.bad_steps = torch.zeros((), device=self.device)  # not finite, in a row
+        self.saved_step = 0
+
+    def train(self) -> TrainingResult:
+        with preserved_random(self.device), Interrupts() as self.signals:
+            self._start()
+            with Progress(self.stage.name, self.share, self.log) as progress:
+                try:
+                    while self.share < 1:
+                        before = self._tick()
+                        with self.signals.held():
+                            self._train_step()
+                            after = self._tick()
+                            self._report(progress)
+                        if self.share < 1:
+                            self._look(before, after)
+                    with self.signals.held():
+                        if self.position.window:
+                            self._write_row()
+                    self._save()
+                    metrics = self._validate()
+                    self._sample()
+                except KeyboardInterrupt:
+                    if not self.signals.inside:
+                        self._save()
+                    raise
+            if self.position.loss is not None:
+                metrics = {"loss": self.position.loss} | metrics
+            return self._finish(metrics)
+
+    # ---------------------------------------------------------------------------------------- the course of it
+
+    def _start(self) -> None:
+        _seed_all(self.config.seed)
+        restored = self.folder.restore(self.stage.module, self.optimizer, self.ema)
+        self.position = restored or Position()
+        self.began = time.monotonic() - self.position.seconds
+        self.saved_at, self.save_cost = time.monotonic(), 0.0
+        self.saved_step = self.position.step
+        self.specs = self.stage.batches(self.position.epoch)
+        if not len(self.specs):
+            raise UserError(f"{self.stage.name}: there is nothing to train on (0 batches); give more rows")
+        self.record = Record(self.run_dir, self.stage.name, self.position.num_rows, self.position.step)
+        _set_modes(self.stage.module)
+        size = sum(parameter.numel() for parameter in self.trained) / 1e6
+        budget = f"{self.config.steps} steps" if self.config.steps else duration(60 * (self.config.minutes or 0))
+        where = f"{self.device.type}, {'bf16' if self.bf16 else 'fp32'}"
+        come = f", going on from step {self.position.step} ({self.share:.0%})" if restored else ""
+        self.log(f"{self.stage.name}: training {size:.2f}M parameters on {where}, {budget}{come}")
+
+    def _train_step(self) -> None:
+        from accelerate.utils import send_to_device
+
+        position, window = self.position, self.position.window
+        factor = lr_factor(self.config, position.step, self._share_for_lr())
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * factor
+        loss_sum: Tensor | float = 0.0
+        for _ in range(self.config.gradient_accumulation):
+            batch = send_to_device(self.stage.load(self._next_spec()), self.device, non_blocking=True)
+            with self.accelerator.accumulate(self.objective):
+                loss, metrics = self.objective(batch)
+                self.accelerator.backward(loss)
+            loss_sum = loss_sum + loss.detach()
+            for name, value in {"loss": loss, **metrics}.items():
+                # Kept as tensors: reading a number would make a GPU wait at every step.
+                window.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
+        norm = self.accelerator.clip_grad_norm_(self.trained, self.config.grad_clip or math.inf)
+        window.setdefault("grad_norm", []).append(norm)
+        bad = 1.0 - torch.isfinite(norm + loss_sum).float().to(self.device)
+        self.bad_steps = (self.bad_steps + 1) * bad
+        window.setdefault("skipped", []).append(bad)
+        # The fused step (GradScaler's way) does nothing where this is 1, without a look from here.
+        self.optimizer.found_inf = bad  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update()
+        position.step += 1
+
+    def _report(self, progress: Progress) -> None:
+        position = self.position
+        if self.device.type == "cpu" or position.step % MAX_BAD_STEPS == 0:  # reading it makes a GPU wait
+            self._check_finite()
+        if position.step % LOG_EVERY == 0:
+            self._write_row()
+        progress.update(self.share, position.step, self._recent_loss)
+
+    def _look(self, before: tuple[float, float], after: tuple[float, float]) -> None:
+        if _due(self.config.validate_every, before, after):
+            self._validate()
+        if _due(self.config.sample_every, before, after):
+            self._sample()
+        # A large state on a slow disk is saved less often, so that saving takes a tenth of the time at most.
+        if time.monotonic() - self.saved_at >= max(self.config.save_every_seconds, 10 * self.save_cost):
+            self._save()
+
+    def _finish(self, metrics: dict[str, float]) -> TrainingResult:
+        position, module = self.position, self.stage.module
+        self.ema.copy_to_module()
+        module.eval()
+        self.folder.finish(position, module, self.ema, metrics)
+        self.log(
+            f"{self.stage.name}: done, {position.step} steps in {duration(position.seconds)}, "
+            + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        )
+        return TrainingResult(trained_tensors(module), metrics, position.step, position.seconds)
+
+    # ---------------------------------------------------------------------------------------- its parts
+
+    @property
+    def share(self) -> float:
+        """The share of the budget that is used up, at most 1."""
+        if self.config.steps:
+            return min(1.0, self.position.step / self.config.steps)
+        return min(1.0, self.position.seconds / (60 * (self.config.minutes or math.inf)))
+
+    def _tick(self) -> tuple[float, float]:
+        """Bring the position's clock up to now; the share and the seconds."""
+        self.position.seconds = time.monotonic() - self.began
+        return self.share, self.position.seconds
+
+    def _recent_loss(self) -> float | None:
+        values = self.position.window.get("loss")
+        return mean(_floats(values)) if values else self.position.loss
+
+    def autocast(self) -> torch.autocast:
+        """The precision of everything that calls the module."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    def _share_for_lr(self) -> float:
+        # The middle of the step, so that neither the first nor the last is wasted on a learning rate of 0.
+        return (self.position.step + 0.5) / self.config.steps if self.config.steps else self.share
+
+    def _next_spec(self) -> Any:
+        position = self.position
+        if position.batch == len(self.specs):
+            position.epoch, position.batch = position.epoch + 1, 0
+            self.specs = self.stage.batches(position.epoch)
+        position.batch += 1
+        return self.specs[position.batch - 1]
+
+    def _check_finite(self) -> None:
+        if float(self.bad_steps) >= MAX_BAD_STEPS:
+            raise LadleError(
+                f"{self.stage.name}: the loss or its gradient was not finite {MAX_BAD_STEPS} steps in a row (step "
+                f"{self.position.step}); give a lower training.lr than {self.config.lr:g} or training.precision=fp32, "
+                "and another --output"
+            )
+
+    def _write_row(self) -> None:
+        position = self.position
+        window = {name: _floats(values) for name, values in position.window.items()}
+        num_tokens = sum(window.pop("num_tokens", []))
+        num_skipped = round(sum(window.pop("skipped")))
+        values: dict[str, Any] = {"step": position.step, "epoch": position.epoch, "progress": self.share}
+        values |= {name: mean(numbers) for name, numbers in window.items()}
+        values |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": round(position.seconds, 3)}
+        if num_tokens:
+            values["tokens_per_second"] = round(num_tokens / max(position.seconds - position.window_start, 1e-6), 1)
+        if num_skipped:
+            values["num_skipped"] = num_skipped
+            self.log(f"warning: {self.stage.name}, step {position.step}: {num_skipped} steps skipped, not finite")
+        self.record.row(values)
+        position.window, position.window_start, position.loss = {}, position.seconds, values["loss"]
+
+    def _validate(self) -> dict[str, float]:
+        with self._averaged():
+            metrics = {name: float(value) for name, value in self.stage.validate().items()}
+        if metrics:
+            self._event({"validation": metrics})
+        return metrics
+
+    def _sample(self) -> None:
+        with self._averaged():
+            texts = self.stage.sample()
+        if not texts:
+            return
+        self.record.samples(self.position.step, texts)
+        self._event({"samples": sample_statistics(texts)})
+        for warning in collapse_warnings(texts):
+            self.log(f"warning: {self.stage.name}, step {self.position.step}: {warning}")
+
+    def _event(self, values: dict[str, Any]) -> None:
+        position = self.position
+        seconds = round(time.monotonic() - self.began, 3)
+        with self.signals.held():
+            self.record.row({"step": position.step, "epoch": position.epoch, **values, "seconds": seconds})
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Averaged weights, eval mode, no gradients, the same random numbers every time; all undone afterwards."""
+        module = self.stage.module
+        with preserved_random(self.device), self.ema.applied(), torch.no_grad(), self.autocast():
+            _seed_all(self.config.seed)
+            module.eval()
+            try:
+                yield
+            finally:
+                _set_modes(module)
+
+    def _save(self) -> None:
+        if self.position.step == self.saved_step:
+            return
+        began = time.monotonic()
+        self._tick()
+        self.position.num_rows = self.record.num_rows
+        self.position.window = {name: _floats(values) for name, values in self.position.window.items()}
+        self.folder.save(self.position, self.stage.module, self.optimizer, self.ema)
+        self.saved_at, self.saved_step = time.monotonic(), self.position.step
+        self.save_cost = self.saved_at - began
+
+
+class _Objective(nn.Module):
+    """A stage's loss as a module's forward, in the run's precision: the form that accelerate prepares."""
+
+    def __init__(self, stage: Stage, autocast: Callable[[], torch.autocast]) -> None:
+        super().__init__()
+        self.module = stage.module
+        self._loss, self._autocast = stage.loss, autocast
+
+    def forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor | float]]:
+        with self._autocast():
+            return self._loss(batch)
+
+
+def _has_bf16_units(device: torch.device) -> bool:
+    """Whether bf16 products are fast here, and not only possible."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        units = torch.cpu.get_capabilities()
+        return bool(units.get("amx_bf16") or units.get("avx512_bf16"))
+    return False
+
+
+def _set_modes(module: nn.Module) -> None:
+    """Train mode, but eval mode for parts whose parameters are all frozen."""
+    module.train()
+    for part in module.modules():
+        parameters = list(part.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            part.eval()
+
+
+def _seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _due(every: float, before: tuple[float, float], after: tuple[float, float]) -> bool:
+    """Whether a multiple of `every` lies between two moments, each (share of the budget, seconds)."""
+    if not every:
+        return False
+    kind = 0 if every <= 1 else 1
+    return math.floor(after[kind] / every + 1e-9) > math.floor(before[kind] / every + 1e-9)
+
+
+def _floats(values: Sequence[Tensor | float]) -> list[float]:
+    return [float(value) for value in values]

@@ -1,0 +1,143 @@
+"""A recipe: everything that one trained model depends on, in one TOML file."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from ladle.autoencoder.autoencoder import AutoencoderConfig
+from ladle.checkpoint import SamplingConfig
+from ladle.condition import ConditionConfig
+from ladle.config import Config
+from ladle.diffusion.denoising import DiffusionConfig
+from ladle.errors import UserError
+from ladle.training.data import DataConfig
+from ladle.training.settings import TrainingConfig
+
+STAGES = ("autoencoder", "diffusion", "decoder")
+
+
+class StageTraining(Config):
+    """How one stage is trained; budget from `TrainingPlan` by `share`, unless `steps` or `minutes` are given here."""
+
+    share: float = Field(ge=0)
+    steps: int | None = Field(None, ge=0)
+    minutes: float | None = Field(None, ge=0)
+    lr: float = Field(gt=0)
+    max_tokens: int = Field(ge=1)
+    warmup: float = Field(0.03, ge=0)
+    lr_schedule: str = "trapezoid"
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    grad_clip: float = Field(1.0, ge=0)
+    gradient_accumulation: int = Field(1, ge=1)
+
+
+class TrainingPlan(Config):
+    """The budget of all stages, in `minutes` or in `steps`, and what they have in common."""
+
+    minutes: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, gt=0)
+    seed: int = Field(0, ge=0, lt=2**32)
+    precision: str = "auto"
+    num_threads: int | None = Field(None, ge=1)
+    save_every_seconds: float = Field(45, ge=0)
+    validate_every: float = Field(0.2, ge=0)
+    sample_every: float = Field(0.25, ge=0)
+    autoencoder: StageTraining = StageTraining(share=0.4, lr=2e-3, max_tokens=4096)
+    diffusion: StageTraining = StageTraining(share=0.8, lr=1e-3, max_tokens=8192)
+    decoder: StageTraining = StageTraining(share=0.2, lr=5e-4, max_tokens=4096)
+
+    def stage(self, name: str, stages: tuple[str, ...]) -> TrainingConfig | None:
+        """The settings of one stage where `stages` are to run; None where its budget is 0."""
+        plan: StageTraining = getattr(self, name)
+        total = sum(getattr(self, other).share for other in stages)
+        steps, minutes = plan.steps, plan.minutes
+        if steps is None and minutes is None:
+            share = plan.share / total if total else 0.0
+            if self.steps is not None:
+                steps = round(self.steps * share)
+            else:
+                minutes = (self.minutes or DEFAULT_MINUTES) * share
+        if steps is not None:
+            minutes = None
+        if not (steps or minutes):
+            return None
+        common = {
+            key: getattr(self, key)
+            for key in ("seed", "precision", "num_threads", "save_every_seconds", "validate_every", "sample_every")
+        }
+        own = plan.model_dump(exclude={"share", "steps", "minutes"})
+        return TrainingConfig.parse({**common, **own, "steps": steps, "minutes": minutes}, f"training.{name}")
+
+
+DEFAULT_MINUTES = 15.0
+
+
+class Recipe(Config):
+    """One trained model.
+
+    start: the autoencoder to begin with: a shipped name, a model folder, or "nothing"; not read where
+    `autoencoder.backbone.pretrained` names a pre-trained encoder-decoder. condition: labels and source are found in
+    the data; what is set here is the rest. card: licence, attribution, language and description for the model card.
+    """
+
+    name: str = "model"
+    start: str = "base-en"
+    data: DataConfig = DataConfig()
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    condition: ConditionConfig = ConditionConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    training: TrainingPlan = TrainingPlan()
+    card: dict[str, Any] = {}
+
+
+def load_recipe(path: str | Path | None = None, data: str | None = None, sets: list[str] | None = None) -> Recipe:
+    """Read a recipe (the defaults when None), put `data` in place of its data and apply `sets`.
+
+    Args:
+        path: a TOML file.
+        data: a file or folder, or None.
+        sets: "key.key=value" items; values are TOML values, bare words are strings.
+
+    Raises:
+        UserError: no such file, not TOML, an unknown key (with the nearest valid one), a value out of range, or no data.
+    """
+    values: dict[str, Any] = {}
+    where = "recipe"
+    if path is not None:
+        where = str(path)
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"no recipe at '{path}': give a .toml file, or --data FILE alone") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UserError(f"cannot read the recipe '{path}': {error}") from None
+    for item in sets or []:
+        _set(values, item)
+    if data is not None:
+        columns = {k: v for k, v in values.get("data", {}).items() if k not in ("path", "id", "config", "name")}
+        values["data"] = {**columns, "path": data}
+        values.setdefault("name", Path(data).name.split(".")[0] or "model")
+    recipe = Recipe.parse(values, where)
+    if recipe.data.path is None and recipe.data.id is None:
+        raise UserError("no data: give --data FILE, or a recipe with data.path or data.id")
+    return recipe
+
+
+def _set(values: dict[str, Any], item: str) -> None:
+    key, equals, text = item.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {item}: give KEY=VALUE, as in training.minutes=60")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise UserError(f"--set {item}: '{parent}' is a value, not a group of settings")
+    try:
+        values[last] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        values[last] = text

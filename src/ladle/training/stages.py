@@ -1,0 +1,269 @@
+"""What each stage trains: a module with a loss, in the form that `loop.train_stage` takes.
+
+autoencoder: text -> latents -> text. diffusion: latents <-> noise, autoencoder fixed. decoder: the way back from
+latents that are as wrong as the prior's, encoder and prior fixed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.latents import Latents
+from ladle.checkpoint import SamplingConfig
+from ladle.condition import ConditionConfig, RawCondition
+from ladle.diffusion.denoising import DiffusionBatch, LatentDiffusionModel
+from ladle.diffusion.prediction import add_noise
+from ladle.diffusion.schedule import Level
+from ladle.generation import draw_latents, draw_lengths
+from ladle.layers import lengths_to_mask
+from ladle.seeding import SampleNoise
+from ladle.training.batching import token_batches
+from ladle.training.cache import SourceStore, VectorStore
+from ladle.training.data import Row
+
+NUM_SAMPLES = 32
+NUM_LENGTH_ROWS = 256
+
+
+class TokenStore:
+    """Token ids of all texts, packed."""
+
+    def __init__(self, autoencoder: TextAutoencoder, texts: Sequence[str]):
+        backbone = autoencoder.backbone
+        parts: list[list[int]] = []
+        for start in range(0, len(texts), 10_000):
+            chunk = list(texts[start : start + 10_000])
+            parts += backbone.tokenizer(chunk, truncation=True, max_length=backbone.max_tokens)["input_ids"]
+        self.pad = backbone.tokenizer.pad_token_id
+        self.lengths = torch.tensor([len(part) for part in parts])
+        self.ids = torch.tensor([token for part in parts for token in part], dtype=torch.int32)
+        self.starts = torch.cumsum(self.lengths, 0) - self.lengths
+
+    def gather(self, rows: Tensor) -> dict[str, Tensor]:
+        """rows [B] -> input_ids and attention_mask, [B, longest]."""
+        mask = lengths_to_mask(self.lengths[rows], int(self.lengths[rows].max()))
+        places = (self.starts[rows][:, None] + torch.arange(mask.shape[1])).clamp_max(len(self.ids) - 1)
+        return {"input_ids": self.ids[places].long().masked_fill(~mask, self.pad), "attention_mask": mask}
+
+
+class AutoencoderStage:
+    """Reconstruction from masked tokens and noised latents, by both decoders."""
+
+    name = "autoencoder"
+
+    def __init__(self, autoencoder: TextAutoencoder, train: Sequence[Row], valid: Sequence[Row], config: Any):
+        self.module, self.config = autoencoder, config
+        self.train_tokens = TokenStore(autoencoder, [row["text"] for row in train])
+        self.valid_texts = [row["text"] for row in valid][:256]
+        self.valid_tokens = TokenStore(autoencoder, self.valid_texts)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        return token_batches(
+            self.train_tokens.lengths.tolist(), self.config.max_tokens, seed=self.config.seed, epoch=epoch
+        )
+
+    def load(self, rows: list[int]) -> dict[str, Tensor]:
+        return self.train_tokens.gather(torch.tensor(rows))
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor | float]]:
+        loss, metrics = self.module.loss(batch)
+        return loss, {**metrics, "num_tokens": batch["attention_mask"].sum()}
+
+    def validate(self) -> dict[str, float]:
+        return _mean_metrics(self.module, self.valid_tokens, lambda batch, rows: self.module.loss(batch))
+
+    def sample(self) -> list[str]:
+        tokens = _to_device(self.valid_tokens.gather(torch.arange(min(NUM_SAMPLES, len(self.valid_texts)))), self.module)
+        return self.module.backbone.detokenize(self.module.decode(self.module.encode(**tokens)))
+
+
+class ConditionStore:
+    """Labels and sources of all rows, as tensors."""
+
+    def __init__(self, autoencoder: TextAutoencoder, rows: Sequence[Row], config: ConditionConfig):
+        self.label_ids = config.label_ids([row.get("label") for row in rows]) if config.labels else None
+        self.sources = None
+        if config.source:
+            sources = [row.get("source") for row in rows]
+            self.sources = SourceStore(autoencoder, sources, config.source_memory)
+
+    def gather(self, rows: Tensor) -> RawCondition:
+        """rows [B] -> their conditions."""
+        source = mask = None
+        if self.sources is not None:
+            source, mask = self.sources.gather(rows)
+        return RawCondition(None if self.label_ids is None else self.label_ids[rows], source, mask)
+
+
+class DiffusionStage:
+    """The denoiser over cached latents."""
+
+    name = "diffusion"
+
+    def __init__(
+        self,
+        diffusion: LatentDiffusionModel,
+        autoencoder: TextAutoencoder,
+        latents: VectorStore,
+        conditions: ConditionStore,
+        valid: tuple[VectorStore, ConditionStore],
+        config: Any,
+        sampling: SamplingConfig,
+    ):
+        self.module, self.autoencoder, self.config, self.sampling = diffusion, autoencoder, config, sampling
+        self.latents, self.conditions, self.valid = latents, conditions, valid
+        bottleneck = autoencoder.config.bottleneck
+        # Batches are measured in tokens in every stage, so that one setting means one thing.
+        self.tokens_per_latent = bottleneck.tokens_per_latent if bottleneck.kind == "aligned" else 1
+        if diffusion.length is not None:
+            diffusion.length.fit_base(latents.lengths)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        lengths = (self.latents.lengths * self.tokens_per_latent).tolist()
+        return token_batches(lengths, self.config.max_tokens, seed=self.config.seed, epoch=epoch)
+
+    def load(self, rows: list[int]) -> DiffusionBatch:
+        others = torch.randint(len(self.latents), (min(NUM_LENGTH_ROWS, len(self.latents)),))
+        return _diffusion_batch(self.latents, self.conditions, torch.tensor(rows), others)
+
+    def loss(self, batch: DiffusionBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
+        loss, metrics = self.module.loss(batch)
+        return loss, {**metrics, "num_tokens": batch.mask.sum() * self.tokens_per_latent}
+
+    def validate(self) -> dict[str, float]:
+        device = self.module.denoiser.no_self_condition.device
+        sums: dict[str, float] = {}
+        count = 0
+        for rows in torch.arange(min(1024, len(self.valid[0]))).split(128):
+            batch = _diffusion_batch(*self.valid, rows, rows).to(device)
+            for name, value in self.module.loss(batch)[1].items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(rows)
+            count += len(rows)
+        return {name: value / count for name, value in sums.items()}
+
+    def sample(self) -> list[str]:
+        latents, conditions = self.valid
+        rows = torch.arange(min(NUM_SAMPLES, len(latents)))
+        device = self.module.denoiser.no_self_condition.device
+        noise = SampleNoise(range(len(rows)))
+        raw = conditions.gather(rows).to(device)
+        drawn = draw_latents(self.module, raw, noise, draw_lengths(self.module, raw, noise), self.sampling)
+        autoencoder = self.autoencoder.to(device)
+        return autoencoder.backbone.detokenize(autoencoder.decode(drawn, self.sampling.decoder))
+
+
+class DecoderStage:
+    """The way from latents to text, made used to the prior's errors (arXiv 2505.18853 and later: decoder adaptation).
+
+    Half of the texts come from z0 with Gaussian noise, half from the frozen prior's own estimate of z0 after noising
+    to a random level: what the prior gets wrong, the decoder learns to put right. The encoder is fixed, so that
+    latents keep their meaning.
+    """
+
+    name = "decoder"
+    max_time = 0.6  # beyond this the estimate says too little of the text that is asked for
+
+    def __init__(
+        self,
+        autoencoder: TextAutoencoder,
+        diffusion: LatentDiffusionModel | None,
+        tokens: TokenStore,
+        latents: VectorStore,
+        conditions: ConditionStore,
+        valid: tuple[TokenStore, VectorStore, ConditionStore],
+        config: Any,
+    ):
+        self.module, self.diffusion, self.config = autoencoder, diffusion, config
+        self.tokens, self.latents, self.conditions, self.valid = tokens, latents, conditions, valid
+        autoencoder.requires_grad_(False)
+        for part in trained_for_decoding(autoencoder):
+            part.requires_grad_(True)
+        if diffusion is not None:
+            diffusion.eval().requires_grad_(False)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        return token_batches(self.tokens.lengths.tolist(), self.config.max_tokens, seed=self.config.seed, epoch=epoch)
+
+    def load(self, rows: list[int]) -> tuple[dict[str, Tensor], DiffusionBatch]:
+        index = torch.tensor(rows)
+        return self.tokens.gather(index), _diffusion_batch(self.latents, self.conditions, index, index[:1])
+
+    def loss(self, batch: tuple[dict[str, Tensor], DiffusionBatch]) -> tuple[Tensor, dict[str, Tensor | float]]:
+        tokens, latents = batch
+        z0 = self._corrupted(latents)
+        loss, metrics = self.module.decoding_loss(
+            Latents(z0 * latents.mask[..., None], latents.mask), tokens["input_ids"], tokens["attention_mask"]
+        )
+        return loss, {**metrics, "num_tokens": tokens["attention_mask"].sum()}
+
+    def validate(self) -> dict[str, float]:
+        tokens, latents, conditions = self.valid
+
+        def loss(batch: dict[str, Tensor], rows: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
+            device = batch["input_ids"].device
+            return self.loss((batch, _diffusion_batch(latents, conditions, rows, rows[:1]).to(device)))
+
+        return _mean_metrics(self.module, tokens, loss)
+
+    def sample(self) -> list[str]:
+        return []
+
+    @torch.no_grad()
+    def _corrupted(self, batch: DiffusionBatch) -> Tensor:
+        z0, mask = batch.z0, batch.mask
+        rows = len(z0)
+        scales = self.module.config.latent_noise * torch.rand(rows, 1, 1, device=z0.device)
+        noised = z0 + scales * torch.randn_like(z0)
+        if self.diffusion is None:
+            return noised
+        self.diffusion.to(z0.device)
+        chosen = (torch.rand(rows, device=z0.device) < 0.5).nonzero()[:, 0]
+        if not len(chosen):
+            return noised
+        t = self.max_time * torch.rand(len(chosen), device=z0.device)
+        level = self.diffusion.schedule.level(t)
+        condition = self.diffusion.condition.encode(batch.condition[chosen], len(chosen))
+        denoise = self.diffusion.denoise(mask[chosen], condition)
+        zt = add_noise(z0[chosen], torch.randn_like(z0[chosen]), Level(level.log_snr, level.alpha, level.sigma))
+        estimate = denoise(zt, level)
+        return noised.index_copy(0, chosen, denoise(zt, level, estimate).to(noised))
+
+
+def trained_for_decoding(autoencoder: TextAutoencoder) -> list[torch.nn.Module]:
+    """The parts that lead from latents to text and that the encoder does not share: the embeddings stay."""
+    bottleneck = autoencoder.bottleneck
+    parts: list[torch.nn.Module] = [bottleneck.up, bottleneck.layers, bottleneck.norm_out]
+    backbone = autoencoder.config.backbone
+    if backbone.train_decoder or not backbone.pretrained:
+        decoder = autoencoder.backbone.model.get_decoder()
+        parts += [module for module in decoder.children() if not isinstance(module, torch.nn.Embedding)]
+    if autoencoder.parallel_decoder is not None:
+        parts.append(autoencoder.parallel_decoder)
+    return parts
+
+
+def _diffusion_batch(
+    latents: VectorStore, conditions: ConditionStore, rows: Tensor, length_rows: Tensor
+) -> DiffusionBatch:
+    z0, mask = latents.gather(rows)
+    return DiffusionBatch(
+        z0, mask, conditions.gather(rows), latents.lengths[length_rows], conditions.gather(length_rows)
+    )
+
+
+def _to_device(batch: dict[str, Tensor], module: torch.nn.Module) -> dict[str, Tensor]:
+    device = next(module.parameters()).device
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _mean_metrics(module: torch.nn.Module, tokens: TokenStore, loss: Any) -> dict[str, float]:
+    """Means over the validation texts, weighted by rows."""
+    sums: dict[str, float] = {}
+    for rows in torch.arange(len(tokens.lengths)).split(64):
+        for name, value in loss(_to_device(tokens.gather(rows), module), rows)[1].items():
+            if name != "num_tokens":
+                sums[name] = sums.get(name, 0.0) + float(value) * len(rows)
+    return {name: value / len(tokens.lengths) for name, value in sums.items()}

@@ -1,0 +1,281 @@
+"""Run state: everything a killed training needs in order to go on as if nothing had happened.
+
+`state/<stage>/` holds, while a stage trains, `model.safetensors` (trained parameters and buffers), `ema.safetensors`,
+`optimizer.safetensors`, `random.safetensors` and `state.json` (position, Python's and NumPy's generators, what the run
+was started with); once it is done, `ema.safetensors` and `state.json` only. Frozen parameters are not in it: they come
+from where they came from at the start. Nothing is pickled. The folder is replaced as a whole (`files.atomic_folder`).
+"""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ladle.errors import LadleError, UserError
+from ladle.files import atomic_folder, recover_folder
+from ladle.training.ema import EMA
+
+FORMAT = 1
+
+
+@dataclass
+class Position:
+    """Where a training stands, in optimiser steps and in the data."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0  # batches of this epoch already used
+    seconds: float = 0.0  # spent in the loop, over all its runs
+    window: dict[str, list[Any]] = field(default_factory=dict)  # numbers since the last row of metrics.jsonl
+    window_start: float = 0.0  # `seconds` at that row
+    loss: float | None = None  # in that row
+    num_rows: int = 0  # rows of this stage in metrics.jsonl
+
+
+class StateFolder:
+    """The state of one stage of one run.
+
+    Args:
+        path: `run/state/<stage>`.
+        identity: what the run is defined by (settings, data, model), JSON values, nested as one likes. A state that
+            was made with another identity is refused.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        self.identity = identity
+
+    def save(self, position: Position, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA) -> None:
+        """Replace the state by the present one.
+
+        Raises:
+            LadleError: full disk or no permission; the earlier state is intact.
+        """
+        values = {
+            "position": asdict(position),
+            "ema_updates": ema.num_updates,
+            "python_random": random.getstate(),
+            "numpy_random": _numpy_state(),
+        }
+        tensors = {
+            "model": trained_tensors(module),
+            "ema": ema.tensors(),
+            "optimizer": _optimizer_tensors(module, optimizer),
+            "random": _torch_random(_device(module)),
+        }
+        self._write(values, tensors)
+
+    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA) -> Position | None:
+        """Fill the module, the optimiser, the averages and all random generators; None when there is no state.
+
+        Raises:
+            UserError: the state was made with other settings, data or model.
+            LadleError: the state is damaged.
+        """
+        values = self._read()
+        if values is None:
+            return None
+        with self._saying_damaged():
+            _copy_into(_live_tensors(module), self._tensors("model"))
+            ema.load(self._tensors("ema"), values["ema_updates"])
+            _load_optimizer(module, optimizer, self._tensors("optimizer"))
+            position = Position(**values["position"])
+            version, numbers, gauss = values["python_random"]
+            random.setstate((version, tuple(numbers), gauss))
+            np.random.set_state(values["numpy_random"])
+            _set_torch_random(_device(module), self._tensors("random"))
+        return position
+
+    def finish(self, position: Position, module: nn.Module, ema: EMA, metrics: Mapping[str, float]) -> None:
+        """Mark the stage done. Only the averages, the buffers and the metrics are kept.
+
+        Raises:
+            LadleError: full disk or no permission; the earlier state is intact.
+        """
+        tensors = {"ema": trained_tensors(module) | ema.tensors()}
+        self._write({"done": True, "position": asdict(position), "metrics": dict(metrics)}, tensors)
+
+    def finished(self, module: nn.Module) -> tuple[Position, dict[str, float]] | None:
+        """If the stage is done, put its averaged weights into the module and return where it ended and its metrics.
+
+        Raises:
+            UserError, LadleError: as `restore`.
+        """
+        values = self._read()
+        if values is None or not values.get("done"):
+            return None
+        with self._saying_damaged():
+            _copy_into(_live_tensors(module), self._tensors("ema"))
+            return Position(**values["position"]), dict(values["metrics"])
+
+    def _write(self, values: dict[str, Any], tensors: dict[str, dict[str, Tensor]]) -> None:
+        try:
+            with atomic_folder(self.path) as folder:
+                for name, group in tensors.items():
+                    # Clones: safetensors refuses two names for one memory, and a view would drag its base along.
+                    save_file({k: _apart(v) for k, v in group.items()}, folder / f"{name}.safetensors")
+                values = {"format": FORMAT, "identity": self.identity, **values}
+                (folder / "state.json").write_text(json.dumps(values), encoding="utf-8")
+        except UserError:
+            raise
+        except LadleError as error:
+            raise LadleError(f"{error}; the state saved before is intact: make room, run the same command") from error
+
+    def _read(self) -> dict[str, Any] | None:
+        recover_folder(self.path)
+        if not self.path.exists():
+            return None
+        with self._saying_damaged():
+            values = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
+            found, stored = values["format"], values["identity"]
+        if found != FORMAT:
+            raise UserError(f"{self.path} has state format {found}, this version reads {FORMAT}; give another --output")
+        check_identity(self.path, stored, self.identity)
+        return values
+
+    def _tensors(self, name: str) -> dict[str, Tensor]:
+        return load_file(self.path / f"{name}.safetensors")
+
+    @contextmanager
+    def _saying_damaged(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise LadleError(
+                f"the training state in {self.path} is damaged ({reason}); "
+                "delete that folder to train this stage anew, or give another --output"
+            ) from error
+
+
+def check_identity(path: Path, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Compare what a state was made with and what is asked for now.
+
+    Raises:
+        UserError: they differ; names the first key with both values, and the other keys.
+    """
+    old, new = _flat(stored), _flat(json.loads(json.dumps(given)))
+    differing = [key for key in old | new if old.get(key) != new.get(key)]
+    if differing:
+        key = differing[0]
+        others = f" (also different: {', '.join(differing[1:6])})" if differing[1:] else ""
+        raise UserError(
+            f"{path} was started with {key} = {_short(old.get(key))}, now {_short(new.get(key))} is given{others}; "
+            "give the earlier values to go on with that run, or another --output to start a new one"
+        )
+
+
+def describe_module(module: nn.Module) -> dict[str, Any]:
+    """What tells one architecture from another: the number of trained parameters, a digest of names and shapes."""
+    shapes = [[name, list(tensor.shape)] for name, tensor in _live_tensors(module).items()]
+    count = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    return {"num_trained_parameters": count, "shapes": digest(shapes)}
+
+
+def digest(value: Any) -> str:
+    """A short fingerprint of a JSON-like value; arrays and tensors in it are read as lists."""
+    text = json.dumps(value, default=lambda item: item.tolist() if hasattr(item, "tolist") else repr(item))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters that require a gradient and the buffers that are saved, by name, detached, not copied."""
+    return {name: tensor.detach() for name, tensor in _live_tensors(module).items()}
+
+
+@contextmanager
+def preserved_random(device: torch.device) -> Iterator[None]:
+    """Give Python's, NumPy's and torch's generators back after the block as they were before it."""
+    python, numpy, tensors = random.getstate(), np.random.get_state(), _torch_random(device)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        _set_torch_random(device, tensors)
+
+
+# ------------------------------------------------------------------------------------------------------ helpers
+
+
+def _live_tensors(module: nn.Module) -> dict[str, Tensor]:
+    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    saved = module.state_dict(keep_vars=True).keys()  # leaves out the buffers that are not to be saved
+    return parameters | {name: buffer for name, buffer in module.named_buffers() if name in saved}
+
+
+@torch.no_grad()
+def _copy_into(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
+    for name, target in targets.items():
+        target.copy_(sources[name])
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names in the order in which the optimiser numbers its parameters."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    names = _parameter_names(module, optimizer)
+    state = optimizer.state_dict()["state"]
+    return {f"{names[i]}/{key}": value for i, entries in state.items() for key, value in entries.items()}
+
+
+def _load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    indices = {name: i for i, name in enumerate(_parameter_names(module, optimizer))}
+    state: dict[int, dict[str, Tensor]] = {}
+    for full_name, tensor in tensors.items():
+        name, key = full_name.rsplit("/", 1)
+        state.setdefault(indices[name], {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def _numpy_state() -> list[Any]:
+    name, keys, *rest = np.random.get_state()
+    return [name, np.asarray(keys).tolist(), *rest]
+
+
+def _torch_random(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state()
+    return states
+
+
+def _set_torch_random(device: torch.device, states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type in states and device.type != "cpu":  # a run may go on on another kind of device
+        torch.get_device_module(device).set_rng_state(states[device.type])
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,242 @@
+"""`ladle train`: the stages one after another, each resumed or skipped as the run folder says; then the model folder."""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.backbone import Backbone, train_tokenizer
+from ladle.checkpoint import ModelParts, load_parts, resolve_model, save_parts
+from ladle.diffusion.denoising import LatentDiffusionModel
+from ladle.errors import UserError
+from ladle.files import atomic_folder, atomic_json, atomic_text
+from ladle.training.cache import VectorStore, fit_normaliser, store_latents
+from ladle.training.data import Row, Splits, load_splits
+from ladle.training.loop import train_stage
+from ladle.training.progress import say
+from ladle.training.recipe import STAGES, Recipe
+from ladle.training.stages import AutoencoderStage, ConditionStore, DecoderStage, DiffusionStage, TokenStore
+from ladle.training.state import digest
+
+MAX_LABELS = 200
+TOKENIZER_ROWS = 200_000
+
+
+def train(recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[[str], None] = say) -> Path:
+    """Train what `recipe` describes under `output`; the same call goes on where an interrupted one stopped.
+
+    Args:
+        recipe: from `load_recipe`.
+        output: the run folder: recipe.toml, config.json, environment.json, metrics.jsonl, samples/, state/, final/.
+        stage: `all`, or `autoencoder`, `diffusion`, `decoder`: train up to and with that one.
+        log: takes lines for the user.
+
+    Returns:
+        The model folder, `output`/final.
+
+    Raises:
+        UserError: bad data, or a run folder of another recipe. LadleError: the folder cannot be written.
+    """
+    if stage not in ("all", *STAGES):
+        raise UserError(f"unknown stage '{stage}': allowed are all, {', '.join(STAGES)}")
+    run = _Run(recipe, Path(output), log)
+    return run.train(STAGES if stage == "all" else STAGES[: STAGES.index(stage) + 1])
+
+
+class _Run:
+    def __init__(self, recipe: Recipe, output: Path, log: Callable[[str], None]):
+        self.recipe, self.output, self.log = recipe, output, log
+
+    def train(self, last_stages: tuple[str, ...]) -> Path:
+        recipe = self.recipe
+        splits = load_splits(recipe.data)
+        for note in splits.notes:
+            self.log(note)
+        self.log(f"{len(splits.train):,} texts to train on, {len(splits.valid):,} held out")
+        self._describe()
+        begun = time.monotonic()
+        from_given = recipe.start != "nothing" and not recipe.autoencoder.backbone.pretrained
+        stages = tuple(s for s in STAGES if not (from_given and s == "autoencoder"))
+        autoencoder = self._autoencoder(splits, stages, from_given)
+        self._say_cut(autoencoder, splits)
+        minutes = {"autoencoder": 0.0, "diffusion": 0.0, "decoder": 0.0}
+        diffusion = None
+        if "diffusion" in last_stages:
+            diffusion = self._later_stages(autoencoder, splits, stages, last_stages, minutes)
+        info = {
+            "data": {"path": recipe.data.path, "id": recipe.data.id, "train_rows": len(splits.train)},
+            "recipe": recipe.model_dump(mode="json"),
+            "stage_minutes": minutes,
+            "total_minutes": round((time.monotonic() - begun) / 60, 2),
+            **recipe.card,
+        }
+        parts = ModelParts(
+            name=recipe.name, autoencoder=autoencoder, diffusion=diffusion, sampling=recipe.sampling, info=info
+        )
+        save_parts(parts, self.output / "final")
+        return self.output / "final"
+
+    # ------------------------------------------------------------------------------------------- the parts of it
+
+    def _autoencoder(self, splits: Splits, stages: tuple[str, ...], from_given: bool) -> TextAutoencoder:
+        recipe = self.recipe
+        torch.manual_seed(recipe.training.seed)
+        if from_given:
+            autoencoder = load_parts(resolve_model(recipe.start)).autoencoder
+            self.log(f"starting from the autoencoder of '{recipe.start}'")
+            return autoencoder
+        config = recipe.autoencoder
+        tokenizer = None if config.backbone.pretrained else self._tokenizer(splits)
+        autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer))
+        settings = recipe.training.stage("autoencoder", stages)
+        if settings is not None:
+            stage = AutoencoderStage(autoencoder, splits.train, splits.valid, settings)
+            train_stage(stage, settings, self.output, identity=self._identity(splits, "autoencoder"), log=self.log)
+        return autoencoder.eval()
+
+    def _tokenizer(self, splits: Splits) -> Any:
+        from transformers import AutoTokenizer
+
+        folder = self.output / "state" / "tokenizer"
+        if not folder.exists():
+            texts = [text for row in splits.train[:TOKENIZER_ROWS] for text in (row["text"], row.get("source")) if text]
+            with atomic_folder(folder) as temporary:
+                train_tokenizer(texts, self.recipe.autoencoder.backbone.vocab_size).save_pretrained(temporary)
+        return AutoTokenizer.from_pretrained(folder)
+
+    def _later_stages(
+        self,
+        autoencoder: TextAutoencoder,
+        splits: Splits,
+        stages: tuple[str, ...],
+        last_stages: tuple[str, ...],
+        minutes: dict[str, float],
+    ) -> LatentDiffusionModel:
+        recipe = self.recipe
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        autoencoder.to(device).eval()
+        condition = self._condition(splits)
+        self.log("encoding the texts into latents, once")
+        fit_normaliser(autoencoder, [row["text"] for row in splits.train])
+        train_latents, train_conditions = self._stores(autoencoder, splits.train, condition)
+        valid_rows = splits.valid[:2000] or splits.train[:256]
+        valid_latents, valid_conditions = self._stores(autoencoder, valid_rows, condition)
+        torch.manual_seed(recipe.training.seed)
+        diffusion = LatentDiffusionModel(
+            recipe.diffusion,
+            condition,
+            latent_dim=autoencoder.latent_dim,
+            max_latents=autoencoder.max_latents,
+            source_dim=autoencoder.backbone.width if condition.source_memory == "states" else autoencoder.latent_dim,
+            fixed_length=autoencoder.config.bottleneck.kind == "perceiver",
+        ).to(device)
+        settings = recipe.training.stage("diffusion", stages)
+        if settings is not None:
+            stage = DiffusionStage(
+                diffusion, autoencoder, train_latents, train_conditions, (valid_latents, valid_conditions),
+                settings, recipe.sampling,
+            )  # fmt: skip
+            result = train_stage(
+                stage, settings, self.output, identity=self._identity(splits, "diffusion"), log=self.log
+            )
+            minutes["diffusion"] = round(result.seconds / 60, 2)
+        settings = recipe.training.stage("decoder", stages)
+        if "decoder" in last_stages and settings is not None:
+            tokens = TokenStore(autoencoder, [row["text"] for row in splits.train])
+            valid_tokens = TokenStore(autoencoder, [row["text"] for row in valid_rows[:256]])
+            decoder = DecoderStage(
+                autoencoder, diffusion, tokens, train_latents, train_conditions,
+                (valid_tokens, valid_latents, valid_conditions), settings,
+            )  # fmt: skip
+            result = train_stage(
+                decoder, settings, self.output, identity=self._identity(splits, "decoder"), log=self.log
+            )
+            minutes["decoder"] = round(result.seconds / 60, 2)
+        return diffusion.eval()
+
+    def _stores(
+        self, autoencoder: TextAutoencoder, rows: list[Row], condition: Any
+    ) -> tuple[VectorStore, ConditionStore]:
+        return (
+            store_latents(autoencoder, [row["text"] for row in rows]),
+            ConditionStore(autoencoder, rows, condition),
+        )
+
+    def _condition(self, splits: Splits) -> Any:
+        """Labels and source as the data have them, in the recipe's settings."""
+        rows = splits.train
+        labels = sorted({row["label"] for row in rows if "label" in row})
+        if len(labels) > MAX_LABELS:
+            raise UserError(
+                f"the label column has {len(labels):,} different values, {MAX_LABELS} are allowed: name another "
+                'column with --label, or leave it out with --label ""'
+            )
+        has_source = any("source" in row for row in rows)
+        if labels:
+            self.log(f"{len(labels)} labels: {', '.join(labels[:8])}{' ...' if len(labels) > 8 else ''}")
+        if has_source:
+            self.log("texts are conditioned on their source")
+        return self.recipe.condition.model_copy(update={"labels": tuple(labels), "source": has_source})
+
+    def _say_cut(self, autoencoder: TextAutoencoder, splits: Splits) -> None:
+        limit = autoencoder.backbone.max_tokens
+        for what in ("text", "source"):
+            values = [row[what] for row in splits.train if row.get(what)]
+            cut = count_cut(autoencoder, values)
+            if cut:
+                self.log(f"{cut:,} of {len(values):,} {what}s are longer than {limit} tokens and were cut")
+
+    def _identity(self, splits: Splits, stage: str) -> dict[str, Any]:
+        recipe = self.recipe
+        identity: dict[str, Any] = {
+            "start": recipe.start,
+            "data.rows": digest([[row["text"], row.get("label"), row.get("source")] for row in splits.train]),
+            "autoencoder": recipe.autoencoder.model_dump(mode="json"),
+        }
+        if stage != "autoencoder":
+            identity["diffusion"] = recipe.diffusion.model_dump(mode="json")
+            identity["condition"] = recipe.condition.model_dump(mode="json")
+        return identity
+
+    def _describe(self) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        config = self.recipe.model_dump(mode="json")
+        atomic_json(self.output / "config.json", config)
+        atomic_text(self.output / "recipe.toml", to_toml(config))
+        packages = ("ladle", "torch", "transformers", "accelerate", "tokenizers")
+        atomic_json(
+            self.output / "environment.json",
+            {"python": platform.python_version(), "platform": platform.platform()}
+            | {name: _version(name) for name in packages},
+        )
+
+
+def count_cut(autoencoder: TextAutoencoder, texts: list[str]) -> int:
+    """How many texts are longer than the model holds. Tokenizes only those long enough to be in doubt."""
+    backbone = autoencoder.backbone
+    long = [text for text in texts if len(text.encode()) >= backbone.max_tokens]
+    return sum(len(ids) > backbone.max_tokens for ids in backbone.tokenizer(long)["input_ids"]) if long else 0
+
+
+def to_toml(values: dict[str, Any], prefix: str = "") -> str:
+    """Nested settings as TOML; None (which TOML lacks) is left out."""
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
+             if value is not None and not isinstance(value, dict)]  # fmt: skip
+    text = "\n".join(lines)
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            text += f"\n\n[{prefix}{key}]\n" + to_toml(value, f"{prefix}{key}.")
+    return text + ("" if prefix else "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ImportError:
+        return None

@@ -1,0 +1,141 @@
+"""Wrappers are judged on a labelled Gaussian mixture, where the right answer of guidance is known."""
+
+import math
+
+import pytest
+import torch
+
+from ladle.diffusion.prediction import add_noise
+from ladle.diffusion.samplers import SAMPLERS, ddim, dpmpp_2m_sde
+from ladle.diffusion.schedule import ScheduleConfig, build_schedule, sampling_levels
+from ladle.diffusion.wrappers import clamped, guided, inpainted
+from ladle.errors import UserError
+
+MEANS = torch.tensor([[-1.5, 0.0], [1.5, 1.0], [0.5, -2.0]])
+SHARES = torch.tensor([0.5, 0.3, 0.2])
+SPREAD = 0.25
+SCHEDULE = build_schedule(ScheduleConfig())
+
+
+def conditional(label):
+    def denoise(zt, level, z0_prev=None):
+        """E[z0 | zt, label]."""
+        shrink = level.alpha * SPREAD**2 / (level.alpha**2 * SPREAD**2 + level.sigma**2)
+        return MEANS[label] + shrink * (zt - level.alpha * MEANS[label])
+
+    return denoise
+
+
+def unconditional(zt, level, z0_prev=None):
+    """E[z0 | zt]: the classes' estimates, weighed by the posterior of the class."""
+    variance = level.alpha**2 * SPREAD**2 + level.sigma**2
+    distance = ((zt[:, None] - level.alpha * MEANS) ** 2).sum(-1)
+    posterior = (SHARES.log() - distance / (2 * variance)).softmax(-1)
+    estimates = torch.stack([conditional(label)(zt, level) for label in range(3)], dim=1)
+    return (posterior[..., None] * estimates).sum(1)
+
+
+def start(count, seed=0):
+    return torch.randn(count, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def noise(like, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(like.shape, generator=generator)
+
+
+def nearest_class(z0):
+    return torch.cdist(z0, MEANS).argmin(-1)
+
+
+def never(zt, level, z0_prev=None):
+    raise AssertionError("guidance of 1 is off: the unconditional denoiser must not be run")
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_guidance_of_one_is_the_conditional_exactly(name):
+    """Bit for bit, at no extra cost, and the samples are that class: its mean and its spread."""
+    levels, zt = sampling_levels(SCHEDULE, 60), start(8000)
+    guided_by_one = SAMPLERS[name](guided(conditional(1), never, 1.0), zt, levels, noise=noise(zt))
+    assert torch.equal(guided_by_one, SAMPLERS[name](conditional(1), zt, levels, noise=noise(zt)))
+    torch.testing.assert_close(guided_by_one.mean(0), MEANS[1], rtol=0, atol=0.03)
+    torch.testing.assert_close(guided_by_one.std(0), torch.full((2,), SPREAD), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_without_a_condition_class_shares_are_right(name):
+    """A sampler that drops a mode, or favours one, keeps mean and spread of a single Gaussian."""
+    levels, zt = sampling_levels(SCHEDULE, 60), start(8000)
+    z0 = SAMPLERS[name](unconditional, zt, levels, noise=noise(zt))
+    shares = nearest_class(z0).bincount(minlength=3) / len(z0)
+    # four standard errors of a share (.022), and .01 for the bias of 60 steps of first order
+    torch.testing.assert_close(shares, SHARES, rtol=0, atol=0.032)
+    for label in range(3):
+        own = z0[nearest_class(z0) == label]
+        torch.testing.assert_close(own.mean(0), MEANS[label], rtol=0, atol=0.06)
+
+
+def test_guidance_is_the_line_through_both_estimates():
+    """0 is the unconditional, 1 the conditional, 3 as far again twice over; z0_prev reaches both denoisers."""
+    level, zt = SCHEDULE.level(torch.tensor(0.6)), start(50)
+    free, bound = unconditional(zt, level), conditional(2)(zt, level)
+    for scale in (0.0, 0.5, 1.0, 3.0):
+        z0_hat = guided(conditional(2), unconditional, scale)(zt, level, None)
+        torch.testing.assert_close(z0_hat, (1 - scale) * free + scale * bound)
+    echo = guided(lambda zt, level, z0_prev: z0_prev, lambda zt, level, z0_prev: 2 * z0_prev, 3.0)
+    torch.testing.assert_close(echo(zt, level, zt), 2 * zt + 3 * (zt - 2 * zt))
+
+
+def test_guidance_above_one_pushes_away_from_the_other_classes():
+    """What it is for: no sample of another class, at the price of spread and place."""
+    levels, zt = sampling_levels(SCHEDULE, 60), start(2000)
+    z0 = dpmpp_2m_sde(guided(conditional(1), unconditional, 3.0), zt, levels, noise=noise(zt))
+    assert (nearest_class(z0) == 1).all()
+    others = MEANS[[0, 2]].mean(0)
+    assert (z0.mean(0) - others).norm() > (MEANS[1] - others).norm() + 0.05
+
+
+def test_clamping_shortens_long_vectors_only():
+    """Directions stay, short ones stay bit for bit, zero stays zero (padding): no 0 / 0."""
+    estimate = torch.tensor([[[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]])
+    level = SCHEDULE.level(torch.tensor(0.5))
+    shortened = clamped(lambda zt, level, z0_prev: estimate, 2.0)(estimate, level)
+    torch.testing.assert_close(shortened, torch.tensor([[[1.2, 1.6], [0.3, 0.4], [0.0, 0.0]]]))
+    assert torch.equal(shortened[0, 1:], estimate[0, 1:])
+    for bad in (0.0, -1.0, math.nan):
+        with pytest.raises(UserError, match="greater than 0"):
+            clamped(conditional(0), bad)
+
+
+def test_clamping_holds_the_size_of_self_conditioned_estimates():
+    """A denoiser that adds to its own last estimate grows with the steps; clamped, it ends within bounds."""
+
+    def growing(zt, level, z0_prev=None):
+        return torch.ones_like(zt) if z0_prev is None else 1.2 * z0_prev
+
+    levels, zt = sampling_levels(SCHEDULE, 40), start(4)
+    assert ddim(growing, zt, levels).norm(dim=-1).min() > 10
+    assert ddim(clamped(growing, 2.0), zt, levels).norm(dim=-1).max() < 2.01
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("mask_axes", [2, 3])
+def test_inpainting_keeps_what_is_known_and_shows_it_at_the_right_noise(name, mask_axes):
+    """Known positions end at their values, and on the way hold those values under noise of the level, no more or less."""
+    known = torch.tensor([2.0, -1.0]).expand(3000, 4, 2).contiguous()
+    mask = torch.tensor([True, False, True, False]).expand(3000, 4)
+    mask = mask if mask_axes == 2 else mask[..., None].expand(3000, 4, 2)
+    levels = sampling_levels(SCHEDULE, 30)
+    zt = add_noise(
+        torch.zeros(3000, 4, 2), torch.randn(3000, 4, 2, generator=torch.Generator().manual_seed(0)), levels[0]
+    )
+    seen = []
+    z0 = SAMPLERS[name](
+        inpainted(conditional(2), known, mask), zt, levels, noise=noise(zt), callback=lambda *news: seen.append(news)
+    )
+    torch.testing.assert_close(z0[:, ::2], known[:, ::2], rtol=0, atol=5e-3)
+    torch.testing.assert_close(z0[:, 1::2].mean((0, 1)), MEANS[2], rtol=0, atol=0.03)
+    for step, zt, _ in seen[1:]:
+        implied = (zt[:, ::2] - levels[step].alpha * known[:, ::2]) / levels[step].sigma
+        assert implied.mean().abs() < 0.05
+        assert implied.std().item() == pytest.approx(1, abs=0.05)
