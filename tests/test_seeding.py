@@ -64,7 +64,7 @@ def test_neighbouring_seeds_are_standard_normal_and_unrelated():
     assert (first.var(0) - 1).abs().max() < bound * math.sqrt(2)
     assert (first[1:] * first[:-1]).mean(0).abs().max() < bound
     assert abs(uniform.mean() - 0.5) < bound * math.sqrt(1 / 12)
-    assert 0 <= uniform.min() and uniform.max() < 1 and uniform.shape == (count,)
+    assert uniform.min() >= 0 and uniform.max() < 1 and uniform.shape == (count,)
 
 
 def test_scalars_and_devices():

@@ -1,0 +1,61 @@
+"""Ladle: latent diffusion for language generation.
+
+    from ladle import LatentDiffusion
+
+    model = LatentDiffusion.from_pretrained("e2e")
+    model.generate(num_samples=8)
+
+The names below are imported when they are first used, so that `import ladle` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ladle.autoencoder.autoencoder import TextAutoencoder
+    from ladle.autoencoder.latents import Latents
+    from ladle.errors import LadleError, UserError
+    from ladle.evaluation.evaluate import evaluate
+    from ladle.pipeline import LatentDiffusion
+    from ladle.training.recipe import Recipe, load_recipe
+    from ladle.training.train import train
+
+__all__ = [
+    "LadleError",
+    "LatentDiffusion",
+    "Latents",
+    "Recipe",
+    "TextAutoencoder",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "load_recipe",
+    "train",
+]
+
+_HOME = {
+    "LadleError": "ladle.errors",
+    "LatentDiffusion": "ladle.pipeline",
+    "Latents": "ladle.autoencoder.latents",
+    "Recipe": "ladle.training.recipe",
+    "TextAutoencoder": "ladle.autoencoder.autoencoder",
+    "UserError": "ladle.errors",
+    "evaluate": "ladle.evaluation.evaluate",
+    "load_recipe": "ladle.training.recipe",
+    "train": "ladle.training.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from the module that holds it."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'ladle' has no attribute '{name}'")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -28,9 +28,8 @@ from ladle.card import model_card
 from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import UserError
-from ladle.files import atomic_folder
+from ladle.files import atomic_folder, atomic_json
 from ladle.model_record import (
-    RECORD,
     BaseReference,
     ModelRecord,
     autoencoder_digest,
@@ -42,7 +41,7 @@ from ladle.model_record import (
     refuse_pickles,
     write_record,
 )
-from ladle.resolving import resolve_model, shipped_model, shipped_models
+from ladle.resolving import RECORD, resolve_model, shipped_model, shipped_models
 from ladle.sampling_config import SamplingConfig
 
 __all__ = [
@@ -58,6 +57,7 @@ __all__ = [
 
 WEIGHTS = "model.safetensors"
 CHANGES = "autoencoder_changes.safetensors"
+TOKENIZER_ORIGIN = {"is_local", "local_files_only", "name_or_path"}  # how it came here, which is no part of it
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Folder -> beginnings of the names of the tensors that it holds. A folder without tensors is not written.
 AUTOENCODER_PARTS = {"bottleneck": ("bottleneck.", "normaliser."), "parallel_decoder": ("parallel_decoder.",)}
@@ -115,7 +115,7 @@ def save_parts(
             _save_backbone(parts.autoencoder.backbone, new, dtype)
             _save_groups(parts.autoencoder, AUTOENCODER_PARTS, new, dtype)
         elif changes:
-            save_file(changes, new / CHANGES, metadata={"format": "pt"})
+            _write_tensors(changes, new / CHANGES)
         if parts.diffusion is not None:
             _save_groups(parts.diffusion, DIFFUSION_PARTS, new, dtype)
         write_record(_record(parts, dtype, reference, hash_files(new)), new)
@@ -159,10 +159,16 @@ def _save_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype) -> None
     for path in (folder / "tokenizer").iterdir():
         if path.suffix != ".json":  # sentencepiece's own file, a chat template: tokenizer.json says it all
             path.unlink()
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    atomic_json(path, {key: value for key, value in settings.items() if key not in TOKENIZER_ORIGIN})
 
 
 def _save_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folder: Path, dtype: torch.dtype) -> None:
-    tensors = _live(module)
+    tensors = {name: tensor for name, tensor in _live(module).items() if not name.startswith("backbone.")}
+    homeless = [name for name in tensors if not name.startswith(tuple(p for group in groups.values() for p in group))]
+    if homeless:
+        raise RuntimeError(f"no folder of the model holds '{homeless[0]}': give it one in checkpoint.py")
     for name, prefixes in groups.items():
         group = {key: tensor for key, tensor in tensors.items() if key.startswith(prefixes)}
         if group:
@@ -171,7 +177,14 @@ def _save_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folde
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    save_file({name: _stored(name, t, dtype) for name, t in tensors.items()}, path, metadata={"format": "pt"})
+    _write_tensors({name: _stored(name, tensor, dtype) for name, tensor in tensors.items()}, path)
+
+
+def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata={"format": "pt"})
+    path.chmod(mode)  # safetensors leaves a file that its owner alone may read
 
 
 def _stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -196,7 +209,9 @@ def _changes(
         or _shapes(ours) != _shapes(theirs)
         or ours.tokenizer.get_vocab() != theirs.tokenizer.get_vocab()
     ):
-        raise UserError(f"the autoencoder has another backbone or tokenizer than '{base}'; save the model without a base")
+        raise UserError(
+            f"the autoencoder has another backbone or tokenizer than '{base}'; save the model without a base"
+        )
     old = {name: _stored(name, tensor, dtype) for name, tensor in _live(original).items()}
     new = {name: _stored(name, tensor, dtype) for name, tensor in _live(autoencoder).items()}
     changes = {name: t for name, t in new.items() if name not in old or not torch.equal(t, old[name])}
@@ -280,9 +295,7 @@ def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference, s
     return autoencoder
 
 
-def _load_base(
-    name: str, shipped: Path | None, wanted_by: Path | None = None
-) -> tuple[ModelRecord, TextAutoencoder]:
+def _load_base(name: str, shipped: Path | None, wanted_by: Path | None = None) -> tuple[ModelRecord, TextAutoencoder]:
     try:
         folder = shipped_model(name, shipped)
     except UserError as error:
@@ -331,10 +344,9 @@ def _fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Pa
                 f"the model in {RECORD} needs {list(targets[name].shape)}"
             )
     filled = {id(targets[name]) for name in tensors}
-    missing = [name for name, target in targets.items() if id(target) not in filled]
-    if missing:
-        others = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise UserError(f"{path}: tensor '{missing[0]}'{others} missing; copy or download the model folder again")
+    for name, target in targets.items():
+        if id(target) not in filled:
+            raise UserError(f"{path}: tensor '{name}' is missing; copy or download the model folder again")
     for name, tensor in tensors.items():
         targets[name].copy_(tensor)
 

@@ -19,8 +19,8 @@ class ConditionConfig(Config):
     """labels: names of the classes (empty for none). source: whether a source text is read.
 
     source_memory: what the denoiser reads of the source: the frozen encoder's `states`, one a token, or the source's
-    own `latents` (fewer, so cheaper). source_layers: trained layers above it. drop_prob: share of samples that lose
-    each condition in training.
+    own `latents` (fewer, so cheaper). source_layers: trained layers above it. max_source_tokens: what of its memory is
+    read. drop_prob: share of samples that lose each condition in training.
     """
 
     labels: tuple[str, ...] = ()
@@ -127,15 +127,14 @@ class ConditionEncoder(nn.Module):
         return raw
 
     def _source(self, raw: RawCondition, batch: int) -> tuple[Tensor, Tensor]:
-        nothing = self.no_source.expand(batch, 1, -1)
-        absent_only = torch.ones(batch, 1, dtype=torch.bool, device=self.no_source.device)
-        if raw.source is None:
-            return self.norm(nothing), absent_only
-        x = self.project(raw.source.to(self.no_source.dtype)) + self.positions[: raw.source.shape[1]]
-        # The stand-in is a first token that only the rows without a source may read.
-        absent = ~raw.source_mask.any(1, keepdim=True)
-        x = torch.cat([nothing.to(x), x], dim=1)
-        mask = torch.cat([absent, raw.source_mask], dim=1)
+        x = self.no_source.expand(batch, 1, -1)
+        mask = torch.ones(batch, 1, dtype=torch.bool, device=self.no_source.device)
+        if raw.source is not None:
+            source, source_mask = (part[:, : len(self.positions)] for part in (raw.source, raw.source_mask))
+            states = self.project(source.to(self.no_source.dtype)) + self.positions[: source.shape[1]]
+            # The stand-in is a first token that only the rows without a source may read.
+            x = torch.cat([x.to(states), states], dim=1)
+            mask = torch.cat([~source_mask.any(1, keepdim=True), source_mask], dim=1)
         for layer in self.layers:
             x = layer(x, mask)
         return self.norm(x), mask

@@ -70,7 +70,7 @@ def draw_latents(
 
 def candidate_seeds(seed: int, count: int) -> list[int]:
     """Seeds of a sample's candidates; the first is the sample's own."""
-    return [(seed + 2_654_435_761 * i) % 2**32 for i in range(count)]
+    return [seed] + [(seed + 2_654_435_761 * i) % 2**32 for i in range(1, count)]  # its own as it is: it may be wrong
 
 
 def nearest_to_others(candidates: Sequence[str]) -> int:

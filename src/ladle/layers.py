@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ladle.errors import UserError
+
 
 class Attention(nn.Module):
     """Multi-head attention of `x` over itself or over `memory`.
@@ -18,10 +20,15 @@ class Attention(nn.Module):
         num_heads: heads; must divide `width`.
         memory_width: channels of `memory` where it differs from `width`.
         qk_norm: RMS-normalise queries and keys per head, with a learned gain (arXiv 2212.09462, appendix).
+
+    Raises:
+        UserError: `num_heads` does not divide `width`.
     """
 
     def __init__(self, width: int, num_heads: int, memory_width: int | None = None, qk_norm: bool = False):
         super().__init__()
+        if width % num_heads:
+            raise UserError(f"num_heads {num_heads} given: it has to divide the width, {width}")
         self.num_heads, self.head_size = num_heads, width // num_heads
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(memory_width or width, 2 * width, bias=False)

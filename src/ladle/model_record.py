@@ -18,10 +18,10 @@ from ladle.config import Config
 from ladle.diffusion.denoising import DiffusionConfig
 from ladle.errors import UserError
 from ladle.files import atomic_json
+from ladle.resolving import RECORD
 from ladle.sampling_config import SamplingConfig
 
 FORMAT = 1
-RECORD = "model.json"
 AUTOENCODER_FOLDERS = ("backbone", "tokenizer", "bottleneck", "parallel_decoder")
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 

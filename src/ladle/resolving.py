@@ -9,7 +9,7 @@ from ladle.config import nearest
 from ladle.errors import UserError
 from ladle.files import recover_folder
 
-RECORD = "model.json"
+RECORD = "model.json"  # what makes a folder a model folder
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ("*.safetensors", "*.json", "*.md")  # all that a model folder holds; no pickle is ever fetched
 
@@ -45,7 +45,7 @@ def resolve_model(name_or_path: str | os.PathLike[str], *, shipped: Path | None 
     if name in known:
         return known[name]
     if path.is_dir():
-        raise UserError(f"{path / RECORD} is missing, so {path} is not a model folder; give one that `ladle train` made")
+        raise UserError(f"{path / RECORD} is missing, so {path} is no model folder; give one that `ladle train` made")
     if path.exists():
         raise UserError(f"{path} is a file; give a model folder, a hub id or a shipped model")
     if HUB_ID.fullmatch(name):

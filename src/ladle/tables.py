@@ -35,7 +35,7 @@ _QUOTED_CELL = re.compile(r'"((?:[^"]|"")*""(?:[^"]|"")*)"')
 
 @dataclass(frozen=True)
 class Table:
-    """A file being read: its name, its records with their line (or row) numbers, and its columns where a header says."""
+    """A file being read: its name, its records with their line (or row) numbers, its columns where a header says."""
 
     name: str
     records: Iterator[tuple[int, Record]]
@@ -199,7 +199,7 @@ def _parquet(path: PathLike) -> Table:
         parquet = importlib.import_module("pyarrow.parquet")
         arrow_error = importlib.import_module("pyarrow").ArrowException
     except ImportError:
-        raise UserError(f"reading {name} needs pyarrow: pip install 'ladle[datasets]'") from None
+        raise UserError(f"reading {name} needs pyarrow: pip install 'ladle[parquet]'") from None
     with open_bytes(path) as stream:
         data = stream.read()
     try:

@@ -54,7 +54,7 @@ def test_targets_are_what_their_names_say():
 
 
 def test_flow_target_is_the_velocity_of_the_rectified_path():
-    """d zt / dt on zt = (1 - t) z0 + t eps, t towards noise; a sign slip would train a model that runs away from data."""
+    """d zt / dt on zt = (1 - t) z0 + t eps, t towards noise; a sign slip trains a model that runs away from data."""
     z0, eps = pair(2)
     schedule = Schedule(lambda t: 2 * ((1 - t) / t).log(), "rectified_flow")
     t = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)

@@ -91,7 +91,7 @@ def test_every_sampler_gives_the_mean_and_spread_of_the_data(name, schedule):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_ddpm_follows_the_posterior_of_bayes_rule(path):
-    """Two steps' mean and variance from q(zs | zt, z0) = q(zt | zs) q(zs | z0) / q(zt | z0), by products of Gaussians."""
+    """Two steps' mean and variance from q(zs | zt, z0) = q(zt | zs) q(zs | z0) / q(zt | z0), by products of normals."""
     levels = levels_at([-3.0, -0.5, 2.5], path)
     alpha, sigma = ([getattr(level, name).item() for level in levels] for name in ("alpha", "sigma"))
     z0, zt = -0.8, 1.3
@@ -116,7 +116,7 @@ def test_ddpm_follows_the_posterior_of_bayes_rule(path):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_error_falls_with_the_order_of_the_sampler(name, path):
-    """The slope of log error on log steps. `alpha` mistaken for its square, or a lost history, never passes 0.2 or 1."""
+    """The slope of log error on log steps. `alpha` mistaken for its square, or a lost history, never gets there."""
     steps = torch.tensor([80, 160, 320, 640])
     errors = []
     for count in steps.tolist():
@@ -353,11 +353,12 @@ def test_callback_sees_every_step_and_changes_nothing(name):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_latents_keep_their_dtype_and_the_input_is_untouched(name, dtype):
-    """Levels are float32 and a network under autocast may answer in another dtype; neither may leak."""
+    """Levels and noise are float32 and a network under autocast may answer in another dtype; none may leak."""
     levels = sampling_levels(build_schedule(ScheduleConfig()), 4)
     zt = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
     before = zt.clone()
-    z0 = SAMPLERS[name](lambda zt, level, z0_prev: crooked(zt.float(), level), zt, levels, noise=normal_noise(zt))
+    noise = normal_noise(zt.float())
+    z0 = SAMPLERS[name](lambda zt, level, z0_prev: crooked(zt.float(), level), zt, levels, noise=noise)
     assert z0.dtype == dtype and z0.shape == zt.shape and z0.isfinite().all()
     assert torch.equal(zt, before)
 
@@ -393,7 +394,7 @@ def test_stochastic_samplers_refuse_to_run_backwards(name):
 
 
 def test_multistep_beats_ddim_on_a_grid_even_in_time():
-    """The last step there is several times longer than the one before: extrapolating over it cost more than it gained."""
+    """The last step is several times longer than the one before: extrapolating over it costs more than it gains."""
     modes, spread = torch.tensor([-1.0, 0.2, 1.3], dtype=torch.float64), 0.15
 
     def mixture(zt, level, z0_prev=None):

@@ -1,4 +1,4 @@
-"""The schedule is where `alpha` and `alpha squared`, `log_snr` and its half, get mixed up: closed forms pin them down."""
+"""The schedule is where `alpha` and `alpha squared`, `log_snr` and its half, get mixed up: closed forms pin it down."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_a_shifted_cosine_is_tan_d():
 @given(log_snr=st.floats(-15, 15))
 @settings(max_examples=40, deadline=None)
 def test_alpha_and_sigma_give_log_snr_back_on_every_path(path, log_snr):
-    """log_snr = 2 log(alpha / sigma) is the definition that the samplers rest on; no path may lose digits at its ends."""
+    """log_snr = 2 log(alpha / sigma) is the definition that the samplers rest on; no path may lose digits."""
     level = Schedule(lambda t: t, path).level_from_log_snr(scalar(log_snr))
     assert 2 * math.log(level.alpha / level.sigma) == pytest.approx(log_snr, abs=1e-12)
     constraint = {

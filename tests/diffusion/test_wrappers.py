@@ -121,7 +121,7 @@ def test_clamping_holds_the_size_of_self_conditioned_estimates():
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("mask_axes", [2, 3])
 def test_inpainting_keeps_what_is_known_and_shows_it_at_the_right_noise(name, mask_axes):
-    """Known positions end at their values, and on the way hold those values under noise of the level, no more or less."""
+    """Known positions end at their values, and on the way hold those values under just the level's noise."""
     known = torch.tensor([2.0, -1.0]).expand(3000, 4, 2).contiguous()
     mask = torch.tensor([True, False, True, False]).expand(3000, 4)
     mask = mask if mask_axes == 2 else mask[..., None].expand(3000, 4, 2)

@@ -165,11 +165,11 @@ class TextAutoencoder(nn.Module):
                 parameter.requires_grad_(config.train_encoder)
 
     def train(self, mode: bool = True) -> "TextAutoencoder":
-        """As in torch; a frozen backbone stays in evaluation mode, so that it does not drop out."""
+        """As in torch; what is frozen of a backbone stays in evaluation mode, so that it does not drop out."""
         super().train(mode)
         config = self.config.backbone
-        if config.pretrained and not config.train_decoder:
-            self.backbone.eval()
+        if config.pretrained:
+            self.backbone.train(mode and config.train_decoder)
             self.backbone.model.get_encoder().train(mode and config.train_encoder)
         return self
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from ladle.config import Config
@@ -17,6 +17,11 @@ from ladle.errors import UserError
 from ladle.layers import sinusoids
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<mask>")
+WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+GENERATION_TOKENS = (
+    "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id",
+    "forced_eos_token_id",
+)  # fmt: skip
 
 
 class BackboneConfig(Config):
@@ -34,6 +39,14 @@ class BackboneConfig(Config):
     num_decoder_layers: int = Field(2, ge=1)
     num_heads: int = Field(4, ge=1)
 
+    @field_validator("num_heads")
+    @classmethod
+    def _divides_the_width(cls, num_heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width")  # absent: said to be wrong already
+        if width is not None and width % num_heads:
+            raise ValueError(f"it has to divide the width, {width}")
+        return num_heads
+
 
 class Backbone(nn.Module):
     """`model` (a transformers encoder-decoder) and `tokenizer`, met through memory tensors.
@@ -47,7 +60,10 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, tokenizer: Any, max_tokens: int):
         super().__init__()
         self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
-        self.model.generation_config.max_length = None  # `generate` gets max_new_tokens at every call
+        # The special tokens only: a summariser's habits (no repeated trigrams, a least length) would change the text.
+        given = model.generation_config
+        tokens = {name: getattr(given, name) for name in GENERATION_TOKENS if getattr(given, name) is not None}
+        model.generation_config = type(given)(**tokens)
 
     @classmethod
     def build(cls, config: BackboneConfig, max_tokens: int, tokenizer: Any = None) -> "Backbone":
@@ -161,14 +177,20 @@ def _start_aligned(model: nn.Module) -> None:
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     """A byte-level BPE tokenizer from the user's texts: any language, no unknown token.
 
-    Digits stand alone, so that numbers need no entries of their own.
+    Words are split as GPT-2 splits them, but for digits, which stand alone so that numbers need no entries of their
+    own. A text begins with a space, so that a word is the same token wherever it stands.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Prepend(" ")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)]
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            # Its own prefix space would go before every piece, and turn "20" into "2 0".
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

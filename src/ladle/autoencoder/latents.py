@@ -56,6 +56,8 @@ class Normaliser(nn.Module):
     def track(self, raw: Tensor, mask: Tensor) -> None:
         """One running update from raw [B, L, D] where mask [B, L] is True."""
         chosen = raw.detach().float()[mask]
+        if len(chosen) < 2:
+            return  # one latent has no spread: its NaN would stay for ever
         self.mean.lerp_(chosen.mean(0), self.momentum)
         self.std.lerp_(chosen.std(0).clamp_min(1e-4), self.momentum)
 

@@ -1,1 +1,1 @@
-"""Latents <-> noise: what noise there is (schedule), what the network says (prediction), how to sample (samplers, wrappers)."""
+"""Latents <-> noise: how much noise (schedule), what the network says (prediction), samplers, wrappers."""

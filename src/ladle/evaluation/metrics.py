@@ -80,9 +80,11 @@ class Resampling:
     seed: int = 0
 
     def bootstrap(self, statistic: Statistic, num_rows: int) -> Interval | None:
+        """`intervals.bootstrap_interval` by these settings."""
         return bootstrap_interval(statistic, num_rows, num_resamples=self.num_bootstrap, seed=self.seed)
 
     def jackknife(self, statistic: Statistic, num_rows: int) -> Interval | None:
+        """`intervals.jackknife_interval`, or None where no intervals are wanted."""
         return jackknife_interval(statistic, num_rows, seed=self.seed) if self.num_bootstrap else None
 
 

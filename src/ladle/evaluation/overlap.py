@@ -31,12 +31,12 @@ class CorpusBleu:
     def _scored(self) -> tuple[float, str]:
         from sacrebleu.metrics import BLEU
 
-        metric = BLEU()
         if not self.hypotheses:
-            return 0.0, str(metric.get_signature())
+            return 0.0, "no texts"
+        metric = BLEU()
         most = max(map(len, self.references))
         streams = [[refs[i] if i < len(refs) else None for refs in self.references] for i in range(most)]
-        score = metric.corpus_score(list(self.hypotheses), streams).score  # type: ignore[arg-type]
+        score = metric.corpus_score(list(self.hypotheses), streams).score
         return float(score), str(metric.get_signature())
 
     @property
@@ -65,6 +65,7 @@ class CorpusBleu:
 
     @property
     def num_groups(self) -> int:
+        """What `score_of` resamples: groups, else rows."""
         return len(self._counts)
 
     def score_of(self, indices: np.ndarray) -> float:

@@ -69,6 +69,7 @@ class SlotScore:
 
     @property
     def num_slots(self) -> int:
+        """Slots of the input."""
         return len(self.said) + len(self.missing)
 
 
@@ -129,7 +130,7 @@ class SlotTable:
         phrases = self._phrases
         unknown = [mr[slot] for slot in ("name", "near") if mr and slot in mr and mr[slot] not in self._names]
         if unknown:
-            phrases = phrases + SlotTable([], {name: () for name in unknown})._phrases
+            phrases = phrases + SlotTable([], dict.fromkeys(unknown, ()))._phrases
         normal = normalise(text)
         found = [
             (match.start(), match.end(), Mention(match.group(), slots, values, generic))
@@ -157,8 +158,9 @@ class SlotTable:
         for mention in mentions:
             if mention.generic or any(mr.get(slot) == value for slot, value in mention.values):
                 continue
-            # An ambiguous phrase is laid to the slot that the input has, if it has one.
-            slot = next((slot for slot in SLOTS if slot in mention.slots and slot in mr), min(mention.slots))
+            # A phrase of several slots (a name can be the place or what is near) is laid to one that the text has
+            # not said, else to one that the input has not.
+            slot = min(mention.slots, key=lambda slot: (slot in said, slot not in mr, slot))
             wrong.setdefault(slot, mention.phrase)
         return SlotScore(said, tuple(slot for slot in mr if slot not in said), tuple(wrong.items()))
 

@@ -16,6 +16,7 @@ from ladle.training.data import DataConfig
 from ladle.training.settings import TrainingConfig
 
 STAGES = ("autoencoder", "diffusion", "decoder")
+HUB_KEYS = ("id", "subset", "text", "label", "source", "target")
 
 
 class StageTraining(Config):
@@ -35,6 +36,30 @@ class StageTraining(Config):
     gradient_accumulation: int = Field(1, ge=1)
 
 
+class AutoencoderTraining(StageTraining):
+    """As measured on two CPU cores for `base-en` (benchmarks/LOG.md)."""
+
+    share: float = Field(0.4, ge=0)
+    lr: float = Field(2e-3, gt=0)
+    max_tokens: int = Field(4096, ge=1)
+
+
+class DiffusionTraining(StageTraining):
+    """About 250 E2E texts to a batch."""
+
+    share: float = Field(0.8, ge=0)
+    lr: float = Field(1e-3, gt=0)
+    max_tokens: int = Field(8192, ge=1)
+
+
+class DecoderTraining(StageTraining):
+    """A fine-tuning: short, at a low learning rate."""
+
+    share: float = Field(0.2, ge=0)
+    lr: float = Field(5e-4, gt=0)
+    max_tokens: int = Field(4096, ge=1)
+
+
 class TrainingPlan(Config):
     """The budget of all stages, in `minutes` or in `steps`, and what they have in common."""
 
@@ -46,9 +71,9 @@ class TrainingPlan(Config):
     save_every_seconds: float = Field(45, ge=0)
     validate_every: float = Field(0.2, ge=0)
     sample_every: float = Field(0.25, ge=0)
-    autoencoder: StageTraining = StageTraining(share=0.4, lr=2e-3, max_tokens=4096)
-    diffusion: StageTraining = StageTraining(share=0.8, lr=1e-3, max_tokens=8192)
-    decoder: StageTraining = StageTraining(share=0.2, lr=5e-4, max_tokens=4096)
+    autoencoder: AutoencoderTraining = AutoencoderTraining()
+    diffusion: DiffusionTraining = DiffusionTraining()
+    decoder: DecoderTraining = DecoderTraining()
 
     def stage(self, name: str, stages: tuple[str, ...]) -> TrainingConfig | None:
         """The settings of one stage where `stages` are to run; None where its budget is 0."""
@@ -116,12 +141,16 @@ def load_recipe(path: str | Path | None = None, data: str | None = None, sets: l
             raise UserError(f"no recipe at '{path}': give a .toml file, or --data FILE alone") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UserError(f"cannot read the recipe '{path}': {error}") from None
+    if data is not None:
+        # Column names of a public set on the hub say nothing about the user's file.
+        given = values.get("data", {})
+        if not isinstance(given, dict):
+            raise UserError(f"{where}: data is {given!r}, it has to be a group of settings: [data]")
+        dropped = HUB_KEYS if given.get("id") else ()
+        values["data"] = {k: v for k, v in given.items() if k not in dropped} | {"path": data}
+        values.setdefault("name", Path(data).name.split(".")[0] or "model")
     for item in sets or []:
         _set(values, item)
-    if data is not None:
-        columns = {k: v for k, v in values.get("data", {}).items() if k not in ("path", "id", "config", "name")}
-        values["data"] = {**columns, "path": data}
-        values.setdefault("name", Path(data).name.split(".")[0] or "model")
     recipe = Recipe.parse(values, where)
     if recipe.data.path is None and recipe.data.id is None:
         raise UserError("no data: give --data FILE, or a recipe with data.path or data.id")

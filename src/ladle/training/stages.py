@@ -57,7 +57,7 @@ class AutoencoderStage:
     def __init__(self, autoencoder: TextAutoencoder, train: Sequence[Row], valid: Sequence[Row], config: Any):
         self.module, self.config = autoencoder, config
         self.train_tokens = TokenStore(autoencoder, [row["text"] for row in train])
-        self.valid_texts = [row["text"] for row in valid][:256]
+        self.valid_texts = [row["text"] for row in valid or train][:256]
         self.valid_tokens = TokenStore(autoencoder, self.valid_texts)
 
     def batches(self, epoch: int) -> list[list[int]]:
@@ -86,8 +86,8 @@ class ConditionStore:
     def __init__(self, autoencoder: TextAutoencoder, rows: Sequence[Row], config: ConditionConfig):
         self.label_ids = config.label_ids([row.get("label") for row in rows]) if config.labels else None
         self.sources = None
-        if config.source:
-            sources = [row.get("source") for row in rows]
+        sources = [row.get("source") for row in rows]
+        if config.source and any(source is not None for source in sources):
             self.sources = SourceStore(autoencoder, sources, config.source_memory)
 
     def gather(self, rows: Tensor) -> RawCondition:

@@ -2,7 +2,7 @@
 
 import json
 import platform
-import time
+import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import Backbone, train_tokenizer
 from ladle.checkpoint import ModelParts, load_parts, resolve_model, save_parts
+from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.files import atomic_folder, atomic_json, atomic_text
@@ -60,20 +61,23 @@ class _Run:
             self.log(note)
         self.log(f"{len(splits.train):,} texts to train on, {len(splits.valid):,} held out")
         self._describe()
-        begun = time.monotonic()
+        # Before the autoencoder trains: too many labels are said at once, and not an hour later.
+        condition = self._condition(splits) if "diffusion" in last_stages else None
         from_given = recipe.start != "nothing" and not recipe.autoencoder.backbone.pretrained
         stages = tuple(s for s in STAGES if not (from_given and s == "autoencoder"))
-        autoencoder = self._autoencoder(splits, stages, from_given)
+        minutes: dict[str, float] = {}
+        autoencoder = self._autoencoder(splits, stages, from_given, minutes)
         self._say_cut(autoencoder, splits)
-        minutes = {"autoencoder": 0.0, "diffusion": 0.0, "decoder": 0.0}
+        autoencoder.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        fit_normaliser(autoencoder, [row["text"] for row in splits.train])
         diffusion = None
-        if "diffusion" in last_stages:
-            diffusion = self._later_stages(autoencoder, splits, stages, last_stages, minutes)
+        if condition is not None:
+            diffusion = self._later_stages(autoencoder, splits, condition, stages, last_stages, minutes)
+        source = recipe.data.id or Path(recipe.data.path or "").name
         info = {
-            "data": {"path": recipe.data.path, "id": recipe.data.id, "train_rows": len(splits.train)},
-            "recipe": recipe.model_dump(mode="json"),
-            "stage_minutes": minutes,
-            "total_minutes": round((time.monotonic() - begun) / 60, 2),
+            "data": [{"name": source, "rows": len(splits.train), "held out": len(splits.valid)}],
+            "start": recipe.start if from_given else "nothing",
+            "minutes": minutes,
             **recipe.card,
         }
         parts = ModelParts(
@@ -84,7 +88,9 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------- the parts of it
 
-    def _autoencoder(self, splits: Splits, stages: tuple[str, ...], from_given: bool) -> TextAutoencoder:
+    def _autoencoder(
+        self, splits: Splits, stages: tuple[str, ...], from_given: bool, minutes: dict[str, float]
+    ) -> TextAutoencoder:
         recipe = self.recipe
         torch.manual_seed(recipe.training.seed)
         if from_given:
@@ -97,7 +103,10 @@ class _Run:
         settings = recipe.training.stage("autoencoder", stages)
         if settings is not None:
             stage = AutoencoderStage(autoencoder, splits.train, splits.valid, settings)
-            train_stage(stage, settings, self.output, identity=self._identity(splits, "autoencoder"), log=self.log)
+            result = train_stage(
+                stage, settings, self.output, identity=self._identity(splits, "autoencoder"), log=self.log
+            )
+            minutes["autoencoder"] = round(result.seconds / 60, 2)
         return autoencoder.eval()
 
     def _tokenizer(self, splits: Splits) -> Any:
@@ -114,18 +123,18 @@ class _Run:
         self,
         autoencoder: TextAutoencoder,
         splits: Splits,
+        condition: ConditionConfig,
         stages: tuple[str, ...],
         last_stages: tuple[str, ...],
         minutes: dict[str, float],
     ) -> LatentDiffusionModel:
         recipe = self.recipe
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        autoencoder.to(device).eval()
-        condition = self._condition(splits)
+        device = next(autoencoder.parameters()).device
         self.log("encoding the texts into latents, once")
-        fit_normaliser(autoencoder, [row["text"] for row in splits.train])
         train_latents, train_conditions = self._stores(autoencoder, splits.train, condition)
-        valid_rows = splits.valid[:2000] or splits.train[:256]
+        # A rare label may be in held-out rows only; the model cannot know it.
+        known = [row for row in splits.valid[:2000] if row.get("label") in (None, *condition.labels)]
+        valid_rows = known or splits.train[:256]
         valid_latents, valid_conditions = self._stores(autoencoder, valid_rows, condition)
         torch.manual_seed(recipe.training.seed)
         diffusion = LatentDiffusionModel(
@@ -161,14 +170,14 @@ class _Run:
         return diffusion.eval()
 
     def _stores(
-        self, autoencoder: TextAutoencoder, rows: list[Row], condition: Any
+        self, autoencoder: TextAutoencoder, rows: list[Row], condition: ConditionConfig
     ) -> tuple[VectorStore, ConditionStore]:
         return (
             store_latents(autoencoder, [row["text"] for row in rows]),
             ConditionStore(autoencoder, rows, condition),
         )
 
-    def _condition(self, splits: Splits) -> Any:
+    def _condition(self, splits: Splits) -> ConditionConfig:
         """Labels and source as the data have them, in the recipe's settings."""
         rows = splits.train
         labels = sorted({row["label"] for row in rows if "label" in row})
@@ -185,10 +194,12 @@ class _Run:
         return self.recipe.condition.model_copy(update={"labels": tuple(labels), "source": has_source})
 
     def _say_cut(self, autoencoder: TextAutoencoder, splits: Splits) -> None:
-        limit = autoencoder.backbone.max_tokens
-        for what in ("text", "source"):
+        limits = {"text": autoencoder.backbone.max_tokens, "source": autoencoder.backbone.max_tokens}
+        if self.recipe.condition.source_memory == "states":
+            limits["source"] = min(limits["source"], self.recipe.condition.max_source_tokens)
+        for what, limit in limits.items():
             values = [row[what] for row in splits.train if row.get(what)]
-            cut = count_cut(autoencoder, values)
+            cut = count_cut(autoencoder, values, limit)
             if cut:
                 self.log(f"{cut:,} of {len(values):,} {what}s are longer than {limit} tokens and were cut")
 
@@ -217,22 +228,32 @@ class _Run:
         )
 
 
-def count_cut(autoencoder: TextAutoencoder, texts: list[str]) -> int:
-    """How many texts are longer than the model holds. Tokenizes only those long enough to be in doubt."""
+def count_cut(autoencoder: TextAutoencoder, texts: list[str], limit: int | None = None) -> int:
+    """How many texts are longer than `limit` tokens (by default: than the model holds).
+
+    Tokenizes only those long enough to be in doubt.
+    """
     backbone = autoencoder.backbone
-    long = [text for text in texts if len(text.encode()) >= backbone.max_tokens]
-    return sum(len(ids) > backbone.max_tokens for ids in backbone.tokenizer(long)["input_ids"]) if long else 0
+    limit = backbone.max_tokens if limit is None else limit
+    # A token is a byte at least; a space before the text, a start and an end token may come with it.
+    long = [text for text in texts if len(text.encode()) + 3 > limit]
+    return sum(len(ids) > limit for ids in backbone.tokenizer(long)["input_ids"]) if long else 0
 
 
 def to_toml(values: dict[str, Any], prefix: str = "") -> str:
     """Nested settings as TOML; None (which TOML lacks) is left out."""
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
+    lines = [f"{_toml_key(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
              if value is not None and not isinstance(value, dict)]  # fmt: skip
     text = "\n".join(lines)
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            text += f"\n\n[{prefix}{key}]\n" + to_toml(value, f"{prefix}{key}.")
+            name = prefix + _toml_key(key)
+            text += f"\n\n[{name}]\n" + to_toml(value, f"{name}.")
     return text + ("" if prefix else "\n")
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
 
 
 def _version(package: str) -> str | None:

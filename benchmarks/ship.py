@@ -1,0 +1,34 @@
+"""Turn a run's model into a shipped one: half precision, on top of a shipped autoencoder, with figures in its card.
+
+    python benchmarks/ship.py runs/e2e/final e2e --base base-en --info info.json
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+import ladle
+from ladle.checkpoint import load_parts, save_parts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("name")
+    parser.add_argument("--base")
+    parser.add_argument("--info", help="JSON file whose keys replace those of the model's info (see ladle.card)")
+    arguments = parser.parse_args()
+    parts = load_parts(arguments.model)
+    parts.name = arguments.name
+    if arguments.info:
+        parts.info.update(json.loads(Path(arguments.info).read_text(encoding="utf-8")))
+    folder = Path(ladle.__file__).parent / "models" / arguments.name
+    save_parts(parts, folder, dtype=torch.float16, base=arguments.base)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"{folder}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

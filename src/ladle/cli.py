@@ -1,0 +1,348 @@
+"""The command line: each verb is one function below.
+
+Data go to standard output, bars and words to standard error. Nothing heavy is imported before a verb needs it.
+"""
+
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter, Token
+
+from ladle import __version__, outcome
+from ladle.errors import UserError
+from ladle.files import STDIO, PathLike, write_rows
+from ladle.sample_rows import TEXTS_AT_ONCE, Draw, Input, drawn_rows, progress_bar, read_inputs
+
+if TYPE_CHECKING:
+    from ladle.pipeline import LatentDiffusion
+
+MAX_SEED = 2**32 - 1
+DASH = "(standard input or output)"  # stands for a lone `-` while cyclopts, which takes that for an option, parses
+
+
+def _file(_: type, tokens: Sequence[Token]) -> str:
+    return tokens[0].value.replace(DASH, STDIO)
+
+
+File = Annotated[str, Parameter(converter=_file)]
+Decoder = Literal["autoregressive", "parallel"]
+OutputFile = Annotated[str, Parameter(name=("--output", "-o"), converter=_file)]
+
+app = App(
+    name="ladle",
+    help="Latent diffusion for text: train it on a file of your own, then sample from it.",
+    help_epilogue="With any verb, --debug shows where an error comes from. `-` is standard input or output.",
+    help_format="plaintext",
+    version=__version__,
+    default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
+)
+
+
+# ------------------------------------------------------------------------------------------------------- verbs
+
+
+@app.command(sort_key=1)
+def demo() -> None:
+    """Show the models that come with Ladle: samples, data to text, reconstruction. Under a minute, no network."""
+    from ladle.demo import run_demo
+
+    run_demo()
+
+
+@app.command(sort_key=2)
+def train(
+    recipe: Path | None = None,
+    /,
+    *,
+    data: File | None = None,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    stage: Literal["all", "autoencoder", "diffusion", "decoder"] = "all",
+    settings: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    minutes: float | None = None,
+    from_scratch: Annotated[bool, Parameter(show_default=False)] = False,
+    backbone: str | None = None,
+    text: str | None = None,
+    label: str | None = None,
+    source: str | None = None,
+    target: str | None = None,
+    seed: int | None = None,
+) -> None:
+    """Train a model on a file of texts. The same command goes on from where an interrupted one stopped.
+
+    Args:
+        recipe: A TOML file of settings; without one, sizes and minutes that fit most files.
+        data: Texts to learn from: JSON Lines, CSV, TSV or text, gzipped or not, or a folder of train/valid/test files.
+        output: Folder of the run; the model is in final/ in it. Default: runs/NAME.
+        stage: Stop after this stage: autoencoder, diffusion or decoder.
+        settings: KEY=VALUE in place of the recipe's, such as diffusion.schedule.shift=3. May be repeated.
+        minutes: Time for all stages together.
+        from_scratch: Train the autoencoder from nothing too, in place of starting from base-en.
+        backbone: A pre-trained encoder-decoder to build on, such as facebook/bart-base: a folder or a hub id.
+        text: Column of the texts. Default: text.
+        label: Column of the class labels; "" leaves them out. Default: label, if there is one.
+        source: Column of the source texts to condition on; "" leaves them out. Default: source, if there is one.
+        target: Column of the texts that belong to the sources. Default: target, if there is one.
+        seed: Seed of everything random in the training.
+    """
+    if recipe is not None:
+        from ladle.tables import kind_of
+
+        if kind_of(recipe) is not None:
+            raise UserError(f"{recipe} is not a recipe but looks like data: ladle train --data {recipe}")
+    if from_scratch and backbone is not None:
+        raise UserError("--from-scratch and --backbone exclude each other: give one of them")
+    given: dict[str, Any] = {
+        "training.minutes": minutes,
+        "training.seed": seed,
+        "start": "nothing" if from_scratch else None,
+        "autoencoder.backbone.pretrained": backbone,
+        "data.text": text,
+        "data.label": label,
+        "data.source": source,
+        "data.target": target,
+    }
+    # JSON writes strings and numbers as TOML reads them.
+    flags = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items() if value is not None]
+    if output is not None:
+        check_writable(output, folder=True)
+
+    from ladle.training.recipe import load_recipe
+    from ladle.training.train import train as run_training
+
+    resolved = load_recipe(recipe, data=data, sets=[*flags, *(settings or [])])
+    if output is None:
+        output = Path("runs") / resolved.name
+        check_writable(output, folder=True)
+    model = run_training(resolved, output, stage=stage, log=_log)
+    _log(f"done; look at it with: ladle sample --model {model} -n 8")
+    print(model)
+
+
+@app.command(sort_key=3)
+def sample(
+    *,
+    model: str,
+    num_samples: Annotated[int, Parameter(name=("--num-samples", "-n"))] = 1,
+    seed: int = 0,
+    output: OutputFile = STDIO,
+    label: list[str] | None = None,
+    source: File | None = None,
+    steps: int | None = None,
+    sampler: str | None = None,
+    guidance_scale: float | None = None,
+    candidates: int = 1,
+    decoder: Decoder | None = None,
+    batch_size: int = 128,
+) -> None:
+    """Draw texts from a model. Rows: text, seed, what it was conditioned on, the model's digest.
+
+    Args:
+        model: A model folder, a shipped model's name, or a hub id.
+        num_samples: How many texts; with --source, how many for each of its rows.
+        seed: The first text's seed; the next ones count up. A seed gives its text at any batch size.
+        output: JSON Lines file to write (.gz compresses); - is standard output.
+        label: Class to draw from. Repeated, the texts take the classes in turn.
+        source: File of texts to condition on, in the column 'source' or one a line.
+        steps: Sampling steps. Default: the model's own.
+        sampler: ddpm, ddim, heun, dpmpp_2m or dpmpp_2m_sde. Default: the model's own.
+        guidance_scale: How strongly the condition is followed; 1 is off. Default: the model's own.
+        candidates: Draw so many for each text and keep the one nearest to the others.
+        decoder: What turns latents into words. Default: the model's own.
+        batch_size: Texts at once; smaller takes less memory.
+    """
+    _check_counts(
+        {"--num-samples": num_samples, "--steps": steps, "--candidates": candidates, "--batch-size": batch_size}
+    )
+    if guidance_scale is not None and not 0 <= guidance_scale < math.inf:
+        raise UserError(f"--guidance-scale is {guidance_scale}: allowed are numbers from 0; 1 is off")
+    check_writable(output)
+    inputs = [Input()] if source is None else read_inputs(source)
+    count = num_samples * len(inputs)
+    if not 0 <= seed <= MAX_SEED + 1 - count:
+        raise UserError(f"--seed is {seed}: with {count:,} texts, 0 to {MAX_SEED + 1 - count} are allowed")
+
+    from ladle.pipeline import LatentDiffusion
+
+    loaded = LatentDiffusion.from_pretrained(model)
+    _say_cut(loaded, [item.source for item in inputs if item.source is not None], "source texts")
+    draws: list[Draw] = []
+    for item in inputs:
+        for _ in range(num_samples):
+            own = item.label if loaded.labels else None
+            draws.append(Draw(seed + len(draws), label[len(draws) % len(label)] if label else own, item))
+    options = {
+        "num_inference_steps": steps, "sampler": sampler, "guidance_scale": guidance_scale, "candidates": candidates,
+        "decoder": decoder, "batch_size": batch_size,
+    }  # fmt: skip
+    write_rows(output, drawn_rows(loaded, draws, options))
+    _wrote(output, len(draws))
+
+
+@app.command(sort_key=4)
+def reconstruct(
+    texts: File,
+    /,
+    *,
+    model: str = "base-en",
+    output: OutputFile = STDIO,
+    decoder: Decoder | None = None,
+    batch_size: int = 128,
+) -> None:
+    """Encode texts and decode them again. Rows: text, reconstruction; on standard error, how well that went.
+
+    Args:
+        texts: File of texts; - is standard input.
+        model: A model folder, a shipped model's name, or a hub id.
+        output: JSON Lines file to write (.gz compresses); - is standard output.
+        decoder: What turns latents into words. Default: autoregressive.
+        batch_size: Texts at once; smaller takes less memory.
+    """
+    _check_counts({"--batch-size": batch_size})
+    check_writable(output)
+
+    from ladle.evaluation.overlap import CorpusBleu
+    from ladle.pipeline import LatentDiffusion
+    from ladle.training.data import read_rows
+
+    notes: list[str] = []
+    originals = [row["text"] for row in read_rows(texts, notes=notes)]
+    for note in notes:
+        _log(note)
+    loaded = LatentDiffusion.from_pretrained(model)
+    _say_cut(loaded, originals, "texts")
+    decoded: list[str] = []
+
+    def rows() -> Iterator[Mapping[str, Any]]:
+        with progress_bar(len(originals)) as bar:
+            for start in range(0, len(originals), TEXTS_AT_ONCE):
+                part = originals[start : start + TEXTS_AT_ONCE]
+                decoded.extend(loaded.reconstruct(part, decoder=decoder, batch_size=batch_size))
+                bar.update(len(part))
+                bar.clear()
+                yield from ({"text": a, "reconstruction": b} for a, b in zip(part, decoded[start:], strict=True))
+
+    write_rows(output, rows())
+    _wrote(output, len(decoded))
+    exact = sum(a == b for a, b in zip(originals, decoded, strict=True)) / len(originals)
+    bleu = CorpusBleu(decoded, [[text] for text in originals]).score
+    _log(f"{len(originals):,} texts: BLEU {bleu:.1f}, {exact:.1%} of them exactly the same")
+
+
+@app.command(sort_key=5)
+def evaluate(
+    samples: File,
+    /,
+    *,
+    reference: File | None = None,
+    train: File | None = None,
+    output: OutputFile | None = None,
+    mauve_encoder: str | None = None,
+) -> None:
+    """Score samples, with the reference texts beside them. Prints a table; the whole report is JSON.
+
+    Args:
+        samples: What `ladle sample` wrote; - is standard input.
+        reference: Held-out texts, for BLEU, lengths, MAUVE, and the reference column.
+        train: Training texts, for what was memorised.
+        output: JSON file to write; - is standard output (then without the table).
+        mauve_encoder: Folder or hub id of the model whose features MAUVE compares; without it, no MAUVE.
+    """
+    if output is not None:
+        check_writable(output)
+
+    from ladle.evaluation.evaluate import evaluate as run_evaluation
+    from ladle.evaluation.evaluate import to_markdown
+
+    report = run_evaluation(samples, reference, train, output, mauve_encoder=mauve_encoder)
+    if output != STDIO:
+        print(to_markdown(report), end="")
+
+
+@app.command(sort_key=6)
+def inspect(*, model: str) -> None:
+    """Show a model's parts, sizes, training data and latent statistics.
+
+    Args:
+        model: A model folder, a shipped model's name, or a hub id.
+    """
+    from ladle.inspection import describe
+
+    print(describe(model))
+
+
+# -------------------------------------------------------------------------------------------------- what verbs do
+
+
+def check_writable(path: PathLike, *, folder: bool = False) -> None:
+    """See that a file (or a folder, with what is in it) can be written, before the work begins. Leaves no trace.
+
+    Raises:
+        UserError: `path` is a folder (a file), or lies where nothing can be written.
+    """
+    if os.fspath(path) == STDIO and not folder:
+        return
+    target = Path(path)
+    if not folder and target.is_dir():
+        raise UserError(f"cannot write {target}: it is a folder; give the name of a file")
+    if folder and target.exists() and not target.is_dir():
+        raise UserError(f"cannot write into {target}: it is a file; give the name of a folder")
+    if target.exists() and not target.is_dir() and not target.is_file():
+        return  # a device or a pipe
+    place = target if target.is_dir() else target.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}; give another place") from None
+
+
+def _check_counts(counts: Mapping[str, int | None]) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}: it must be at least 1")
+
+
+def _say_cut(model: "LatentDiffusion", texts: Sequence[str], what: str) -> None:
+    from ladle.training.train import count_cut
+
+    cut = count_cut(model.autoencoder, list(texts))
+    if cut:
+        _log(f"{cut:,} of {len(texts):,} {what} are longer than the model's {model.max_tokens} tokens and were cut")
+
+
+def _wrote(output: str, count: int) -> None:
+    if output != STDIO:
+        _log(f"{count:,} rows written to {output}")
+
+
+def _log(line: str) -> None:
+    from ladle.training.progress import say
+
+    say(line)
+
+
+# -------------------------------------------------------------------------------------------------------- start
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line on `arguments` (those of the process when None) and return the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    words = [DASH if word == STDIO else word for word in given if word != "--debug"]
+    return outcome.run(_call, words, debug="--debug" in given)
+
+
+def _call(words: Sequence[str]) -> None:
+    app(list(words), exit_on_error=False, print_error=False, result_action="return_value")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""How a command ends: every failure becomes one line on standard error and an exit code.
+
+0 done, 1 failed, 2 wrong use or input, 130 interrupted, 141 the reader of standard output has gone, 143 terminated (the
+last three are what a shell shows for any tool). A traceback only on request.
+"""
+
+import os
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from cyclopts import CycloptsError
+
+from ladle.errors import LadleError, UserError
+
+INTERRUPTED, READER_GONE, TERMINATED = 130, 141, 143
+
+
+def run(command: Callable[[Sequence[str]], object], words: Sequence[str], *, debug: bool = False) -> int:
+    """Call `command(words)`, tell of its failure in one line, and return the exit code.
+
+    Args:
+        command: what parses the words and does the work.
+        words: of the command line, the verb first.
+        debug: show the traceback and the libraries' warnings too.
+
+    Raises:
+        SystemExit: the process was told to end (SIGTERM).
+    """
+    try:
+        with _terminable(), _quiet(debug):
+            command(words)
+            sys.stdout.flush()
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        code, line = _explain(error, words)
+    _settle_output()
+    if line:
+        print("ladle: " + " ".join(line.split()), file=sys.stderr)
+    return code
+
+
+def _explain(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
+    """The exit code of a failure and what is told of it ("": nothing)."""
+    match error:
+        case BrokenPipeError():
+            return READER_GONE, ""
+        case KeyboardInterrupt():
+            return INTERRUPTED, "interrupted"
+        case CycloptsError():
+            return UserError.exit_code, _usage(error)
+        case LadleError():
+            return error.exit_code, str(error)
+        case _ if _is_out_of_memory(error):
+            remedy = "--set training.diffusion.max_tokens=2048" if words[:1] == ["train"] else "a smaller --batch-size"
+            return LadleError.exit_code, f"out of memory: try again with {remedy}"
+        case OSError():
+            return LadleError.exit_code, str(error)
+    message = str(error)[:200]
+    return (
+        LadleError.exit_code,
+        f"internal error ({type(error).__name__}: {message}): run again with --debug to see where",
+    )
+
+
+def _usage(error: CycloptsError) -> str:
+    error.verbose = False  # else it speaks of functions and tokens
+    verb = " ".join(error.command_chain or ())
+    line = str(error).rstrip()
+    return line if "Did you mean" in line else f"{line} See: ladle {verb} --help".replace("  ", " ")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Python's own error, CUDA's by its name (torch may not be there), and the CPU allocator's by its words."""
+    words = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__ == "OutOfMemoryError" or any(word in str(error) for word in words))
+    )
+
+
+def _settle_output() -> None:
+    """Flush what was printed; where that fails, let the rest go to nowhere, or Python complains of it when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the program by an exception, so that half-written files are cleared away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    earlier = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+@contextmanager
+def _quiet(debug: bool) -> Iterator[None]:
+    """Keep the libraries' own warnings and bars off standard error."""
+    if debug:
+        yield
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,248 @@
+"""text -> z0 -> text: what a latent depends on, how training corrupts, and that it learns."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import memorised
+import tiny
+from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.backbone import Backbone
+from ladle.autoencoder.latents import Latents
+
+KINDS = ["aligned", "perceiver"]
+DECODERS = list(memorised.DECODERS)
+
+
+def with_settings(autoencoder: TextAutoencoder, **settings: object) -> TextAutoencoder:
+    """The same autoencoder with other settings."""
+    autoencoder.config = autoencoder.config.model_copy(update=settings)
+    return autoencoder
+
+
+def padded(batch: dict[str, Tensor], extra: int, pad: int) -> dict[str, Tensor]:
+    return {
+        "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, extra), value=pad),
+        "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, extra)),
+    }
+
+
+# ------------------------------------------------------------------------------------------------ invariance
+
+
+def test_padding_does_not_change_a_texts_latents(autoencoder: TextAutoencoder) -> None:
+    """Alone, in a batch of longer texts, or with padding to the end: the same z0."""
+    texts = ["a cat", "the old cat sat on a mat.", "the red fox ran to the sea."]
+    together = tiny.latents(autoencoder, texts)
+    wide = padded(tiny.tokens(autoencoder, texts), 5, autoencoder.backbone.tokenizer.pad_token_id)
+    with torch.no_grad():
+        wider = autoencoder.encode(**wide)
+    for row, text in enumerate(texts):
+        alone = tiny.latents(autoencoder, [text])
+        for other in (together, wider):
+            torch.testing.assert_close(other.values[row][other.mask[row]], alone.values[0], atol=1e-5, rtol=1e-4)
+
+
+def test_latents_are_zero_where_there_are_none(autoencoder: TextAutoencoder) -> None:
+    """What stands in padding is written and read by nobody."""
+    latents = tiny.latents(autoencoder, ["a cat", "the old cat sat on a mat."])
+    assert latents.values[~latents.mask].abs().sum() == 0
+    assert latents.values.shape[-1] == autoencoder.latent_dim
+
+
+def test_the_number_of_latents_follows_from_the_number_of_tokens(autoencoder: TextAutoencoder) -> None:
+    """`num_latents` says before encoding what encoding gives."""
+    batch = tiny.tokens(autoencoder, ["a cat", "", "the old cat sat on a mat.", "the old cat " * 30])
+    latents = autoencoder.encode(**batch)
+    assert latents.mask.sum(1).tolist() == autoencoder.num_latents(batch["attention_mask"].sum(1)).tolist()
+    assert latents.mask.sum(1).max() == autoencoder.max_latents
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_text_is_decoded_alike_in_any_batch(kind: str, decoder: str) -> None:
+    """Batch split and padding change no token, also of texts that the decoder is not sure of."""
+    autoencoder = memorised.memorised(kind)
+    latents = tiny.latents(autoencoder, memorised.EIGHT)
+    torch.manual_seed(0)
+    latents = Latents(latents.values + 0.7 * torch.randn_like(latents.values) * latents.mask[..., None], latents.mask)
+    together = autoencoder.backbone.detokenize(autoencoder.decode(latents, decoder))
+    alone = []
+    for row in range(len(latents)):
+        size = int(latents.mask[row].sum())
+        part = Latents(latents.values[row : row + 1, :size], latents.mask[row : row + 1, :size])
+        alone += autoencoder.backbone.detokenize(autoencoder.decode(part, decoder))
+    assert alone == together
+    assert together != memorised.EIGHT
+
+
+def test_padding_does_not_change_the_loss(autoencoder: TextAutoencoder) -> None:
+    """Neither decoder is asked for padding."""
+    batch = tiny.tokens(autoencoder)
+    with torch.no_grad():
+        loss, _ = autoencoder.loss(batch)
+        wide = padded(batch, 3, autoencoder.backbone.tokenizer.pad_token_id)
+        wide["input_ids"][:, -3:] = 9  # not even the padding token is needed there
+        other, _ = autoencoder.loss(wide)
+    torch.testing.assert_close(other, loss, atol=1e-5, rtol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------ corruption
+
+
+def test_in_evaluation_the_loss_is_not_corrupted_and_leaves_the_normaliser(autoencoder: TextAutoencoder) -> None:
+    """Masking, noise and the running figures belong to training alone."""
+    batch = tiny.tokens(autoencoder)
+    before = {name: tensor.clone() for name, tensor in autoencoder.normaliser.state_dict().items()}
+    with torch.no_grad():
+        first, second = autoencoder.loss(batch)[0], autoencoder.loss(batch)[0]
+        clean = autoencoder.decoding_loss(autoencoder.encode(**batch), batch["input_ids"], batch["attention_mask"])[0]
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, clean)
+    torch.testing.assert_close(autoencoder.normaliser.state_dict(), before, atol=0, rtol=0)
+
+
+def test_in_training_the_loss_is_corrupted_and_the_normaliser_moves(autoencoder: TextAutoencoder) -> None:
+    """Both kinds of corruption by themselves make two losses of one batch differ."""
+    batch = tiny.tokens(autoencoder)
+    before = autoencoder.normaliser.mean.clone()
+    for settings in ({"latent_noise": 0.0}, {"token_mask_prob": 0.0}):
+        one = with_settings(tiny.tiny_autoencoder(), corrupt_prob=1.0, **settings).train()
+        one.normaliser.momentum = 0.0
+        assert one.loss(batch)[0] != one.loss(batch)[0]
+    off = with_settings(autoencoder, latent_noise=0.0, token_mask_prob=0.0).train()
+    off.loss(batch)
+    assert not torch.equal(off.normaliser.mean, before)
+    off.normaliser.momentum = 0.0
+    torch.testing.assert_close(off.loss(batch)[0], off.loss(batch)[0], atol=0, rtol=0)
+
+
+def test_tokens_are_masked_text_by_text_and_never_the_end() -> None:
+    """A share of the texts, each at its own rate up to `token_mask_prob`; end and padding stay."""
+    autoencoder = with_settings(tiny.tiny_autoencoder(), token_mask_prob=0.5, corrupt_prob=0.6).train()
+    tokenizer = autoencoder.backbone.tokenizer
+    torch.manual_seed(0)
+    ids = torch.full((4000, 22), 9)
+    ids[:, 20], ids[:, 21] = tokenizer.eos_token_id, tokenizer.pad_token_id
+    corrupted = autoencoder._mask_tokens(ids, ids != tokenizer.pad_token_id)
+    hidden = corrupted == tokenizer.mask_token_id
+    assert torch.equal(corrupted[~hidden], ids[~hidden])
+    assert not hidden[:, 20:].any()
+    shares = hidden[:, :20].float().mean(1)
+    assert shares.mean() == pytest.approx(0.6 * 0.25, abs=0.01)
+    assert (shares == 0).float().mean() > 0.4  # of each batch these texts are whole
+    assert shares.std() > 0.1  # and the others differ in how much they lose
+
+
+def test_noise_on_latents_is_of_each_texts_own_scale() -> None:
+    """U(0, latent_noise) for a share of the texts; the others are left as they are."""
+    autoencoder = with_settings(tiny.tiny_autoencoder(), latent_noise=0.8, corrupt_prob=0.5).train()
+    torch.manual_seed(0)
+    scales = autoencoder._add_noise(torch.zeros(2000, 6, 16)).flatten(1).std(1)
+    assert (scales == 0).float().mean() == pytest.approx(0.5, abs=0.04)
+    assert scales[scales > 0].mean() == pytest.approx(0.4, abs=0.03)
+    assert scales.max() < 1.1
+
+
+# ------------------------------------------------------------------------------------------------ learning
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_eight_sentences_are_learnt_by_heart_and_come_back(kind: str, decoder: str) -> None:
+    """The whole path has to be able to carry a text exactly; each gap in it shows here."""
+    assert memorised.decoded(memorised.memorised(kind), decoder) == memorised.EIGHT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_refitting_the_normaliser_changes_no_text(kind: str) -> None:
+    """It is undone before decoding: latents move, texts stay."""
+    autoencoder = memorised.memorised(kind)
+    latents, texts = tiny.latents(autoencoder, memorised.EIGHT), memorised.decoded(autoencoder, "autoregressive")
+    autoencoder.normaliser.fit([tiny.latents(autoencoder, memorised.EIGHT[:2])])
+    assert not torch.allclose(tiny.latents(autoencoder, memorised.EIGHT).values, latents.values, atol=0.1)
+    assert memorised.decoded(autoencoder, "autoregressive") == texts
+
+
+def test_the_metrics_say_how_each_decoder_does(autoencoder: TextAutoencoder) -> None:
+    """Losses are means over tokens that add up to the loss; accuracies are shares."""
+    loss, metrics = autoencoder.loss(tiny.tokens(autoencoder))
+    torch.testing.assert_close(metrics["autoregressive_loss"] + metrics["parallel_loss"], loss.detach())
+    assert all(0 <= metrics[f"{name}_accuracy"] <= 1 for name in DECODERS)
+    assert not any(value.requires_grad for value in metrics.values())
+    only, metrics = with_settings(autoencoder, parallel_loss_scale=0.0).loss(tiny.tokens(autoencoder))
+    torch.testing.assert_close(metrics["autoregressive_loss"], only.detach())
+
+
+# ------------------------------------------------------------------------------------------------ pre-trained
+
+
+def pretrained(folder: Path, **halves: bool) -> TextAutoencoder:
+    config = tiny.tiny_autoencoder_config(pretrained=str(folder), **halves)
+    torch.manual_seed(0)
+    return TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens))
+
+
+def changed_by_a_step(autoencoder: TextAutoencoder) -> set[str]:
+    """Names of the parameters that one training step changes."""
+    before = {name: p.detach().clone() for name, p in autoencoder.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in autoencoder.parameters() if p.requires_grad], lr=1.0)
+    autoencoder.train()
+    autoencoder.loss(tiny.tokens(autoencoder))[0].backward()
+    optimizer.step()
+    return {name for name, p in autoencoder.named_parameters() if not torch.equal(p, before[name])}
+
+
+def test_a_frozen_backbone_is_not_changed_by_training(pretrained_folder: Path) -> None:
+    """BART and T5 stay what they were; bottleneck and parallel decoder learn."""
+    changed = changed_by_a_step(pretrained(pretrained_folder))
+    assert {name.split(".")[0] for name in changed} == {"bottleneck", "parallel_decoder"}
+
+
+def test_each_half_of_a_backbone_is_trained_by_itself(tmp_path: Path) -> None:
+    """train_encoder, train_decoder. The shared embeddings follow the decoder."""
+    folder = tiny.bart_folder(tmp_path / "bart")
+    decoder = {n for n in changed_by_a_step(pretrained(folder, train_decoder=True)) if n.startswith("backbone")}
+    assert any("decoder.layers" in name for name in decoder)
+    assert any("shared" in name or "embed_tokens" in name for name in decoder)
+    assert not any("encoder.layers" in name for name in decoder)
+    encoder = {n for n in changed_by_a_step(pretrained(folder, train_encoder=True)) if n.startswith("backbone")}
+    assert any("encoder.layers" in name for name in encoder)
+    assert not any("decoder.layers" in name or "shared" in name for name in encoder)
+
+
+@pytest.mark.parametrize("train_encoder", [False, True])
+@pytest.mark.parametrize("train_decoder", [False, True])
+def test_a_frozen_half_does_not_drop_out(tmp_path: Path, train_encoder: bool, train_decoder: bool) -> None:
+    """Dropout in what cannot learn is only noise; the same text must have the same states all the time."""
+    autoencoder = pretrained(tiny.bart_folder(tmp_path / "b"), train_encoder=train_encoder, train_decoder=train_decoder)
+    autoencoder.train()
+    model = autoencoder.backbone.model
+    assert {module.training for module in model.get_encoder().modules() if list(module.children())} == {train_encoder}
+    assert model.get_decoder().training is train_decoder
+    assert autoencoder.bottleneck.training
+    batch = tiny.tokens(autoencoder)
+    first, second = (autoencoder.backbone.encode(**batch) for _ in range(2))
+    assert torch.equal(first, second) is not train_encoder
+    assert not autoencoder.eval().backbone.model.get_encoder().training
+
+
+def test_a_pretrained_autoencoder_encodes_and_decodes(pretrained_folder: Path) -> None:
+    """BART, T5 and mT5 pass through the same path, by both decoders."""
+    autoencoder = pretrained(pretrained_folder).eval()
+    for decoder in DECODERS:
+        texts = autoencoder.backbone.detokenize(autoencoder.decode(tiny.latents(autoencoder), decoder))
+        assert len(texts) == len(tiny.SENTENCES[::7])
+
+
+# ------------------------------------------------------------------------------------------------ wrong use
+
+
+def test_a_decoder_that_is_not_there_is_refused() -> None:
+    """Both a name that does not exist and a parallel decoder that was left out."""
+    autoencoder = tiny.tiny_autoencoder(parallel=False)
+    for decoder in ("parallel", "sequential"):
+        with pytest.raises(ValueError, match=f"no '{decoder}' decoder"):
+            autoencoder.decode(tiny.latents(autoencoder), decoder)

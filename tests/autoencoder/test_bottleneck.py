@@ -1,0 +1,120 @@
+"""Token states to latents and back: shapes, and what may depend on what."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from ladle.autoencoder.bottleneck import BOTTLENECKS, BottleneckConfig
+from ladle.errors import UserError
+
+WIDTH, MAX_TOKENS = 32, 20
+
+
+def build(kind: str, **settings: object) -> torch.nn.Module:
+    torch.manual_seed(0)
+    values = {"kind": kind, "latent_dim": 8, "tokens_per_latent": 3, "num_latents": 5, "num_layers": 2} | settings
+    return BOTTLENECKS[kind](BottleneckConfig.parse(values), WIDTH, MAX_TOKENS).eval()
+
+
+def states(size: int, rows: int = 2) -> tuple[Tensor, Tensor]:
+    """Token states [B, S, W] and a mask in which the second row is one token shorter."""
+    torch.manual_seed(1)
+    mask = torch.ones(rows, size, dtype=torch.bool)
+    mask[1, -1] = False
+    return torch.randn(rows, size, WIDTH), mask
+
+
+@pytest.fixture(params=list(BOTTLENECKS))
+def bottleneck(request: pytest.FixtureRequest) -> torch.nn.Module:
+    return build(request.param)
+
+
+def test_padding_does_not_change_the_latents(bottleneck: torch.nn.Module) -> None:
+    """A text must have the same latents in whatever batch it is encoded, or the prior learns the padding."""
+    tokens, mask = states(7)
+    raw, latent_mask = bottleneck.compress(tokens, mask)
+    noise = 100 * torch.randn(2, 6, WIDTH)
+    padded, padded_mask = bottleneck.compress(torch.cat([tokens, noise], 1), torch.cat([mask, mask[:, :6] & False], 1))
+    torch.testing.assert_close(padded[padded_mask], raw[latent_mask], atol=1e-5, rtol=1e-5)
+
+
+def test_masked_latents_do_not_change_the_memory(bottleneck: torch.nn.Module) -> None:
+    """On the way back, too: what stands in padding must not be read."""
+    torch.manual_seed(2)
+    raw, mask = torch.randn(2, 5, 8), torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    memory, memory_mask = bottleneck.expand(raw, mask)
+    other, _ = bottleneck.expand(raw.masked_fill(~mask[..., None], 50.0), mask)
+    torch.testing.assert_close(other[memory_mask], memory[memory_mask], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(bottleneck.expand(raw + 1, mask)[0], memory, atol=1e-2)
+
+
+def test_each_latent_has_the_norm_of_the_paper(bottleneck: torch.nn.Module) -> None:
+    """norm: every latent vector lies on the sphere of radius sqrt(D)."""
+    raw, mask = bottleneck.compress(*states(9))
+    torch.testing.assert_close(raw.norm(dim=-1)[mask], torch.full((int(mask.sum()),), math.sqrt(8)), rtol=1e-3, atol=0)
+
+
+def test_without_the_norm_latents_have_their_own_length() -> None:
+    """norm = false."""
+    raw, _ = build("aligned", norm=False).compress(*states(9))
+    assert raw.norm(dim=-1).std() > 0.01
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, [1, 0]), (3, [1, 1]), (4, [2, 1]), (20, [7, 7])])
+def test_aligned_latents_are_as_many_as_the_text_needs(size: int, expected: list[int]) -> None:
+    """L = ceil(tokens / tokens_per_latent) for each text by itself."""
+    raw, mask = build("aligned").compress(*states(size))
+    assert mask.sum(1).tolist() == expected
+    assert raw.shape == (2, max(expected), 8)
+
+
+def test_an_aligned_latent_holds_its_own_tokens_only() -> None:
+    """Position l keeps its place in the text: infilling by masks rests on it."""
+    bottleneck = build("aligned")
+    tokens, mask = states(9)
+    changed = tokens.clone()
+    changed[:, 4] = torch.randn(2, WIDTH)
+    difference = (bottleneck.compress(changed, mask)[0] - bottleneck.compress(tokens, mask)[0]).abs().amax(-1)
+    assert (difference[:, 1] > 1e-3).all()
+    assert torch.equal(difference[:, [0, 2]], torch.zeros(2, 2))
+
+
+def test_aligned_memory_has_a_place_for_each_token() -> None:
+    """The parallel decoder writes one token a place."""
+    memory, mask = build("aligned").expand(torch.randn(1, 4, 8), torch.tensor([[True, True, True, False]]))
+    assert memory.shape == (1, 12, WIDTH)
+    assert mask.tolist() == [[True] * 9 + [False] * 3]
+
+
+@pytest.mark.parametrize("size", [1, 4, 20])
+def test_perceiver_latents_are_always_as_many(size: int) -> None:
+    """Learned queries: the number does not depend on the text."""
+    raw, mask = build("perceiver").compress(torch.randn(2, size, WIDTH), torch.ones(2, size, dtype=torch.bool))
+    assert raw.shape == (2, 5, 8)
+    assert mask.all()
+
+
+def test_perceiver_latents_tell_the_order_of_the_tokens() -> None:
+    """Attention alone forgets it; position codes of the tokens keep it."""
+    bottleneck = build("perceiver")
+    torch.nn.init.normal_(bottleneck.token_positions)
+    tokens, mask = states(6, rows=2)
+    mask[:] = True
+    assert not torch.allclose(
+        bottleneck.compress(tokens.flip(1), mask)[0], bottleneck.compress(tokens, mask)[0], atol=1e-2
+    )
+
+
+@pytest.mark.parametrize("kind", list(BOTTLENECKS))
+def test_heads_that_do_not_divide_the_width_are_named(kind: str) -> None:
+    """A setting that cannot work says so when the model is built, not in the middle of a batch."""
+    with pytest.raises(UserError, match="num_heads 5 given: it has to divide the width, 32"):
+        build(kind, num_heads=5)
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    """It says what is allowed."""
+    with pytest.raises(UserError, match="'aligned' or 'perceiver'"):
+        BottleneckConfig.parse({"kind": "pooled"})

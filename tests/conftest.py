@@ -1,0 +1,60 @@
+"""Fixtures that several test files share. The builders themselves are in `tiny.py`."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.checkpoint import ModelParts, save_parts
+from ladle.diffusion.denoising import LatentDiffusionModel
+
+
+@pytest.fixture(params=["aligned", "perceiver"])
+def autoencoder(request: pytest.FixtureRequest) -> TextAutoencoder:
+    """A tiny autoencoder of each bottleneck."""
+    return tiny.tiny_autoencoder(request.param)
+
+
+@pytest.fixture
+def diffusion(autoencoder: TextAutoencoder) -> LatentDiffusionModel:
+    """A tiny diffusion model with labels and a source over the latents of `autoencoder`."""
+    return tiny.tiny_diffusion(autoencoder)
+
+
+@pytest.fixture
+def parts() -> ModelParts:
+    """A whole tiny model with position-aligned latents."""
+    return tiny.tiny_parts()
+
+
+@pytest.fixture(scope="session")
+def _saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_parts(tiny.tiny_parts(), folder)
+    return folder
+
+
+@pytest.fixture
+def model_folder(_saved: Path, tmp_path: Path) -> Path:
+    """A saved tiny model that the test may damage."""
+    return Path(shutil.copytree(_saved, tmp_path / "model"))
+
+
+@pytest.fixture(params=list(tiny.PRETRAINED))
+def pretrained_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder with a tiny random BART, T5 or mT5 as transformers saves it."""
+    build: Callable[[Path], Path] = tiny.PRETRAINED[request.param]
+    return build(tmp_path / request.param)
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    """A folder of shipped models that holds `base-en`, an autoencoder in half precision."""
+    save_parts(
+        ModelParts("base-en", tiny.tiny_autoencoder(seed=1)), tmp_path / "models" / "base-en", dtype=torch.float16
+    )
+    return tmp_path / "models"

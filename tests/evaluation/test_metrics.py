@@ -1,0 +1,80 @@
+"""The table of metrics: each is named, versioned, and defined for empty texts and for no texts at all."""
+
+import numpy as np
+import pytest
+
+from ladle.evaluation import metrics, text_stats
+from ladle.evaluation.metrics import METRICS, Resampling, Score
+
+TRAIN = ["the cat sat on the mat today", "a dog ran in the park"]
+TEXTS = ["the cat sat on the mat today", "A dog ran in the park!", "", "a new text about nothing much", "short"]
+RESAMPLING = Resampling(num_bootstrap=100)
+
+MEASURES = {
+    "empty": lambda texts: metrics.score_empty(texts, RESAMPLING),
+    "distinct": lambda texts: metrics.score_distinct(texts, RESAMPLING),
+    "div": lambda texts: metrics.score_div(texts, RESAMPLING),
+    "div_per_input": lambda texts: metrics.score_div_per_input([texts] if texts else [], RESAMPLING),
+    "self_bleu": lambda texts: metrics.score_self_bleu(texts, RESAMPLING),
+    "mem": lambda texts: metrics.score_mem(texts, text_stats.ngram_set(TRAIN), RESAMPLING),
+    "copies": lambda texts: metrics.score_copies(texts, TRAIN, RESAMPLING),
+    "bleu": lambda texts: metrics.score_bleu(texts, [TRAIN for _ in texts], RESAMPLING),
+    "length": lambda texts: metrics.score_length(texts, RESAMPLING),
+    "length_distance": lambda texts: metrics.score_length_distance(texts, TRAIN, RESAMPLING),
+}
+
+
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("texts", [[], [""], ["", ""], ["one"], TEXTS])
+def test_every_metric_is_defined_for_any_set(name, texts):
+    """No crash, no NaN, an interval that holds the value, and a form that JSON can carry."""
+    score = MEASURES[name](texts)
+    assert score.metric == name
+    assert np.isfinite(score.value)
+    if score.interval is not None:
+        assert score.interval[0] - 1e-9 <= score.value <= score.interval[1] + 1e-9
+    row = score.to_dict()
+    assert row["version"] == METRICS[name].version
+    assert row["direction"] == METRICS[name].direction
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_no_texts_give_what_the_table_says(name):
+    """The table is documentation: it has to be true."""
+    expected = METRICS[name].no_texts
+    expected = MEASURES[name]([""]).value if expected is None else expected
+    assert MEASURES[name]([]).value == pytest.approx(expected)
+
+
+def test_mauve_is_in_the_table_and_has_its_own_tests():
+    """A metric that is added to the table must be measured here, or in test_mauve."""
+    assert METRICS.keys() - MEASURES.keys() == {"mauve"}
+
+
+def test_values_of_a_known_set():
+    """One look at the figures themselves, so that a swapped metric is seen."""
+    value = {name: measure(TEXTS).value for name, measure in MEASURES.items()}
+    assert value["empty"] == pytest.approx(1 / 5)
+    assert value["distinct"] == 1
+    assert value["copies"] == pytest.approx(2 / 5)
+    # Words: 7, 6 with "!" a token apart, 0, 6, 1: 4-grams 4, 4 and 3; in training 4 of 4; "dog ran in the" and
+    # "ran in the park" of the second (its "A" is upper case); none of the third.
+    assert value["mem"] == pytest.approx((4 + 2) / (4 + 4 + 3))
+    assert value["length"] == pytest.approx((7 + 6 + 0 + 6 + 1) / 5)
+
+
+def test_intervals_can_be_left_out():
+    """num_bootstrap = 0 is for those who want the figures fast."""
+    quick = Resampling(num_bootstrap=0)
+    assert metrics.score_bleu(TEXTS, [TRAIN] * 5, quick).interval is None
+    assert metrics.score_div(TEXTS, quick).to_dict()["interval"] is None
+    assert metrics.score_empty(TEXTS, quick).to_dict()["interval_method"] is None
+
+
+def test_div_per_input_looks_within_inputs_only():
+    """Draws that are all alike within their input are not varied, however the inputs differ."""
+    collapsed: Score = metrics.score_div_per_input([["a b c d e"] * 3, ["f g h i j"] * 3], RESAMPLING)
+    varied = metrics.score_div_per_input([["a b c d e", "k l m n o"], ["f g h i j"]], RESAMPLING)
+    assert collapsed.value == pytest.approx((1 / 3) ** 3)
+    assert varied.value == 1
+    assert varied.n == 1

@@ -1,0 +1,76 @@
+"""BLEU must be sacreBLEU's, whatever the number of references, and empty texts must cost."""
+
+import numpy as np
+import pytest
+from sacrebleu.metrics import BLEU
+
+from ladle.evaluation.overlap import CorpusBleu, self_bleu_scores
+
+TEXTS = ["the cat sat on the mat .", "a dog ran in the park", "it rains again today"]
+REFERENCES = [["the cat sat on a mat .", "a cat is on the mat ."], ["a dog ran through the park"], ["it rains today"]]
+
+
+def test_corpus_bleu_is_sacrebleus():
+    """With an equal number of references sacreBLEU's plain call is the oracle."""
+    padded = [[row[0] for row in REFERENCES]]
+    bleu = CorpusBleu(TEXTS, [[row[0]] for row in REFERENCES])
+    assert bleu.score == pytest.approx(BLEU().corpus_score(TEXTS, padded).score)
+    assert "nrefs:1|" in bleu.signature
+
+
+def test_references_may_vary_in_number():
+    """A reference given twice is no new reference: padding with copies must be the same score."""
+    padded = [[row[0] for row in REFERENCES], [row[-1] for row in REFERENCES]]
+    bleu = CorpusBleu(TEXTS, REFERENCES)
+    assert bleu.score == pytest.approx(BLEU().corpus_score(TEXTS, padded).score)
+    assert "nrefs:var|" in bleu.signature
+
+
+def test_the_statistics_that_are_resampled_give_the_score():
+    """All rows once is the score itself; else the interval would be of something else."""
+    bleu = CorpusBleu(TEXTS, REFERENCES)
+    assert bleu.score_of(np.arange(bleu.num_groups)) == pytest.approx(bleu.score)
+    two = CorpusBleu([TEXTS[0], TEXTS[2]], [REFERENCES[0], REFERENCES[2]])
+    assert bleu.score_of(np.array([0, 2])) == pytest.approx(two.score)
+
+
+def test_draws_of_one_input_are_resampled_together():
+    """Draws of an input are not independent rows: taken as such the interval would be too narrow."""
+    bleu = CorpusBleu(TEXTS, REFERENCES, groups=["x", "y", "x"])
+    assert bleu.num_groups == 2
+    assert bleu.score_of(np.array([0])) == pytest.approx(
+        CorpusBleu([TEXTS[0], TEXTS[2]], [REFERENCES[0], REFERENCES[2]]).score
+    )
+
+
+def test_an_empty_text_lowers_bleu():
+    """Never dropped: the corpus gets shorter and the brevity penalty bites."""
+    with_empty = CorpusBleu([TEXTS[0], TEXTS[1], ""], REFERENCES).score
+    assert 0 < with_empty < CorpusBleu(TEXTS, REFERENCES).score
+    assert CorpusBleu(["", ""], REFERENCES[:2]).score == 0
+    assert CorpusBleu([], []).score == 0
+
+
+def test_a_text_without_reference_is_refused():
+    """Silently scoring it 0, or leaving it out, would both be wrong."""
+    with pytest.raises(ValueError, match="at least one reference"):
+        CorpusBleu(["a"], [[]])
+    with pytest.raises(ValueError, match="1 texts against 0"):
+        CorpusBleu(["a"], [])
+
+
+def test_self_bleu_of_alike_and_of_unlike_texts():
+    """100 where all texts are one text, near 0 where no word is shared; an empty text scores 0."""
+    alike = self_bleu_scores(["the cat sat on the mat"] * 4)
+    assert alike == pytest.approx([100.0] * 4)
+    unlike = self_bleu_scores(["one two three four five", "six seven eight nine ten", "red green blue grey pink"])
+    assert max(unlike) < 5
+    assert self_bleu_scores(["the cat sat on the mat", "the cat sat on the mat", ""])[2] == 0
+    assert self_bleu_scores(["alone"]) == []
+
+
+def test_self_bleu_draws_a_subset_by_seed():
+    """Its cost is the square of the texts; the subset must be the same for the same seed."""
+    texts = [f"text number {i} of {i % 7} kinds" for i in range(30)]
+    assert len(self_bleu_scores(texts, max_texts=10)) == 10
+    assert self_bleu_scores(texts, max_texts=10, seed=1) == self_bleu_scores(texts, max_texts=10, seed=1)

@@ -1,0 +1,208 @@
+"""Tiny real components for the tests: 32 wide, from configs, with a tokenizer trained on made sentences."""
+
+import itertools
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ladle.autoencoder.autoencoder import AutoencoderConfig, TextAutoencoder
+from ladle.autoencoder.backbone import Backbone, train_tokenizer
+from ladle.autoencoder.latents import Latents
+from ladle.checkpoint import ModelParts, SamplingConfig
+from ladle.condition import ConditionConfig
+from ladle.diffusion.denoising import DiffusionConfig, LatentDiffusionModel
+
+MAX_TOKENS = 24
+SENTENCES = [
+    f"the {adjective} {animal} {verb} {place}."
+    for (adjective, animal), (verb, place) in itertools.product(
+        [
+            ("old", "cat"),
+            ("red", "fox"),
+            ("shy", "owl"),
+            ("big", "dog"),
+            ("wet", "hen"),
+            ("sad", "cow"),
+            ("mad", "bee"),
+        ],
+        [
+            ("sat", "on a mat"),
+            ("ran", "to the sea"),
+            ("hid", "in 12 trees"),
+            ("ate", "at noon"),
+            ("sang", "for us"),
+            ("slept", "a lot"),
+            ("met", "the king"),
+        ],
+    )
+]
+LABELS = ("bad", "good")
+
+
+@cache
+def _tokenizer_json(vocab_size: int) -> str:
+    return train_tokenizer(SENTENCES, vocab_size).backend_tokenizer.to_str()
+
+
+def tiny_tokenizer(vocab_size: int = 320) -> Any:
+    """A new byte-level tokenizer, trained on the made sentences."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(_tokenizer_json(vocab_size)), **special)
+
+
+def tiny_bart_tokenizer() -> Any:
+    """BART's class of tokenizer with the entries of `tiny_tokenizer`."""
+    from transformers import BartTokenizer
+
+    model = json.loads(_tokenizer_json(320))["model"]
+    return BartTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
+
+
+def tiny_t5_tokenizer() -> Any:
+    """T5's class of tokenizer: pieces with scores, an unknown token, no mask token."""
+    from transformers import T5Tokenizer
+
+    words = {"▁" + word for sentence in SENTENCES for word in sentence.replace(".", "").split()}
+    letters = {letter for sentence in SENTENCES for letter in sentence if letter != " "}
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    pieces += [(piece, -3.0) for piece in sorted(words)] + [(piece, -5.0) for piece in sorted(letters)]
+    return T5Tokenizer(vocab=pieces, extra_ids=2)
+
+
+def tiny_autoencoder_config(kind: str = "aligned", *, parallel: bool = True, **backbone: Any) -> AutoencoderConfig:
+    """The settings of `tiny_autoencoder`; `backbone` fields may be given (`pretrained`, `width`)."""
+    sizes = {"vocab_size": 320, "width": 32, "num_encoder_layers": 1, "num_decoder_layers": 1, "num_heads": 4}
+    values = {
+        "max_tokens": MAX_TOKENS,
+        "backbone": sizes | backbone,
+        "bottleneck": {"kind": kind, "latent_dim": 16, "tokens_per_latent": 3, "num_latents": 6, "num_layers": 1},
+        "parallel_decoder": {"num_layers": int(parallel)},
+    }
+    return AutoencoderConfig.parse(values)
+
+
+def tiny_autoencoder(
+    kind: str = "aligned", *, parallel: bool = True, seed: int = 0, **backbone: Any
+) -> TextAutoencoder:
+    """A new autoencoder in evaluation mode, with a normaliser that is not the identity."""
+    config = tiny_autoencoder_config(kind, parallel=parallel, **backbone)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokenizer = None if config.backbone.pretrained else tiny_tokenizer()
+        autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer)).eval()
+        autoencoder.normaliser.mean.normal_()
+        autoencoder.normaliser.std.uniform_(0.5, 2.0)
+    return autoencoder
+
+
+def tiny_diffusion(
+    autoencoder: TextAutoencoder,
+    *,
+    labels: tuple[str, ...] = LABELS,
+    source: bool = True,
+    source_memory: str = "states",
+    max_latents: int | None = None,
+    seed: int = 0,
+    **denoiser: Any,
+) -> LatentDiffusionModel:
+    """A new diffusion model over the autoencoder's latents, in evaluation mode, with an output that is not zero."""
+    condition = ConditionConfig.parse(
+        {"labels": labels, "source": source, "source_memory": source_memory, "max_source_tokens": MAX_TOKENS}
+    )
+    config = DiffusionConfig.parse({"denoiser": {"width": 32, "num_layers": 2, "num_skips": 1} | denoiser})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        diffusion = LatentDiffusionModel(
+            config,
+            condition,
+            latent_dim=autoencoder.latent_dim,
+            max_latents=max_latents or autoencoder.max_latents,
+            source_dim=autoencoder.backbone.width if source_memory == "states" else autoencoder.latent_dim,
+            fixed_length=autoencoder.config.bottleneck.kind == "perceiver",
+        ).eval()
+        torch.nn.init.normal_(diffusion.denoiser.output.weight, std=0.2)
+    return diffusion
+
+
+def tiny_parts(kind: str = "aligned", *, name: str = "tiny", seed: int = 0, **backbone: Any) -> ModelParts:
+    """A whole tiny model with labels and a source."""
+    autoencoder = tiny_autoencoder(kind, seed=seed, **backbone)
+    sampling = SamplingConfig(num_inference_steps=4, guidance_scale=1.5)
+    return ModelParts(name, autoencoder, tiny_diffusion(autoencoder, seed=seed), sampling, {"rows": len(SENTENCES)})
+
+
+def bart_folder(path: Path, seed: int = 0) -> Path:
+    """A random BART, 32 wide, with its tokenizer, as transformers saves it."""
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    tokenizer = tiny_bart_tokenizer()
+    config = BartConfig(
+        vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=64,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.eos_token_id, forced_eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return _save_backbone(BartForConditionalGeneration, config, tokenizer, path, seed)
+
+
+def t5_folder(path: Path, seed: int = 0) -> Path:
+    """A random T5, 32 wide, with its tokenizer, as transformers saves it."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = tiny_t5_tokenizer()
+    return _save_backbone(T5ForConditionalGeneration, T5Config(**_t5_sizes(tokenizer)), tokenizer, path, seed)
+
+
+def mt5_folder(path: Path, seed: int = 0) -> Path:
+    """A random mT5 (gated feed-forward, an output layer of its own), 32 wide, as transformers saves it."""
+    from transformers import MT5Config, MT5ForConditionalGeneration
+
+    tokenizer = tiny_t5_tokenizer()
+    config = MT5Config(**_t5_sizes(tokenizer), tie_word_embeddings=False)
+    return _save_backbone(MT5ForConditionalGeneration, config, tokenizer, path, seed)
+
+
+PRETRAINED = {"bart": bart_folder, "t5": t5_folder, "mt5": mt5_folder}
+
+
+def tokens(autoencoder: TextAutoencoder, texts: list[str] | None = None) -> dict[str, Tensor]:
+    """input_ids [B, S] and attention_mask [B, S] of seven of the made sentences, or of `texts`."""
+    return autoencoder.backbone.tokenize(SENTENCES[::7] if texts is None else texts)
+
+
+@torch.no_grad()
+def latents(autoencoder: TextAutoencoder, texts: list[str] | None = None) -> Latents:
+    """z0 of seven of the made sentences, or of `texts`."""
+    return autoencoder.encode(**tokens(autoencoder, texts))
+
+
+def _t5_sizes(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 1,
+        "num_heads": 4,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "decoder_start_token_id": tokenizer.pad_token_id,
+    }
+
+
+def _save_backbone(cls: Any, config: Any, tokenizer: Any, path: Path, seed: int) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = cls(config)
+        # A random model of this size writes one token over and over; larger embeddings make its texts differ.
+        torch.nn.init.normal_(model.get_input_embeddings().weight)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
