@@ -25,18 +25,16 @@ def side(source: str) -> str:
 def main() -> None:
     source, target = Path(sys.argv[1]), Path(sys.argv[2])
     target.mkdir(parents=True, exist_ok=True)
-    files = {name: gzip.open(target / f"{name}.jsonl.gz", "wt") for name in ("train", "held_out_a", "held_out_b")}
-    counts = dict.fromkeys(files, 0)
-    with gzip.open(source / "train.jsonl.gz", "rt") as lines:
-        for line in lines:
-            name = side(json.loads(line)["source"])
-            files[name].write(line)
-            counts[name] += 1
-    for file in files.values():
-        file.close()
+    lines: dict[str, list[str]] = {"train": [], "held_out_a": [], "held_out_b": []}
+    with gzip.open(source / "train.jsonl.gz", "rt", encoding="utf-8") as file:
+        for line in file:
+            lines[side(json.loads(line)["source"])].append(line)
+    for name, chosen in lines.items():
+        with gzip.open(target / f"{name}.jsonl.gz", "wt", encoding="utf-8") as file:
+            file.writelines(chosen)
     for name in ("valid", "test"):
         shutil.copy(source / f"{name}.jsonl.gz", target)
-    print(counts, file=sys.stderr)
+    print({name: len(chosen) for name, chosen in lines.items()}, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -312,7 +313,11 @@ def test_rows_reach_standard_output_one_by_one():
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": buffered}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
         assert process.stdin is not None and process.stdout is not None
-        assert process.stdout.readline() == b'{"text": "first"}\n'  # before the second is allowed
+        ready, _, _ = select.select([process.stdout], [], [], 120)
+        if not ready:
+            process.kill()
+            pytest.fail("the first row did not come before the second was asked for")
+        assert process.stdout.readline() == b'{"text": "first"}\n'
         process.stdin.write(b"\n")
         process.stdin.close()
         assert process.stdout.read() == b'{"text": "second"}\n'

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ladle import __version__
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import Backbone
 from ladle.card import model_card
@@ -35,7 +36,6 @@ from ladle.model_record import (
     autoencoder_digest,
     check_files,
     hash_files,
-    ladle_version,
     model_digest,
     read_record,
     refuse_pickles,
@@ -127,7 +127,7 @@ def _record(
 ) -> ModelRecord:
     diffusion = parts.diffusion
     return ModelRecord(
-        ladle=ladle_version(),
+        ladle=__version__,
         name=parts.name,
         dtype=str(dtype).removeprefix("torch."),
         base=reference,

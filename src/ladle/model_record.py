@@ -6,7 +6,6 @@ Nothing but JSON, Markdown and safetensors is read from a model folder; one that
 import hashlib
 import json
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -145,14 +144,6 @@ def refuse_pickles(folder: Path) -> None:
     for path in _files(folder):
         if path.suffix.lower() in PICKLES:
             raise UserError(f"{path} may run code when it is read; only safetensors are read: remove it from the model")
-
-
-def ladle_version() -> str:
-    """The installed version, `unknown` when the source tree is used without installing."""
-    try:
-        return version("ladle")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _files(folder: Path) -> Iterable[Path]:
