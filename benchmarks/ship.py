@@ -1,6 +1,6 @@
 """Turn a run's model into a shipped one: half precision, on top of a shipped autoencoder, with figures in its card.
 
-    python benchmarks/ship.py runs/e2e/final e2e --base base-en --info info.json
+python benchmarks/ship.py runs/e2e/final e2e --base base-en --info info.json
 """
 
 import argparse

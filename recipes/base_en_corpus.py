@@ -44,6 +44,7 @@ def varied(text: str, rng: random.Random) -> str:
 
 
 def main() -> None:
+    """Write the corpus."""
     output, *inputs = sys.argv[1:]
     rng = random.Random(0)
     found: list[str] = []

@@ -145,7 +145,7 @@ def _figures(figures: Any) -> str:
     if not figures:
         return ""
     if isinstance(figures, Mapping):
-        figures = [{"metric": k} | (v if isinstance(v, Mapping) else {"value": v}) for k, v in figures.items()]
+        figures = [{"metric": k} | (dict(v) if isinstance(v, Mapping) else {"value": v}) for k, v in figures.items()]
     others = [key for row in figures for key in row if key not in _COLUMNS]
     used = [key for key in dict.fromkeys([*_COLUMNS, *others]) if any(key in row for row in figures)]
     return "## Figures\n\n" + _table(used, [[_value(row.get(key, "")) for key in used] for row in figures])

@@ -312,7 +312,7 @@ def _check_counts(counts: Mapping[str, int | None]) -> None:
 
 
 def _say_cut(model: "LatentDiffusion", texts: Sequence[str], what: str) -> None:
-    from ladle.training.train import count_cut
+    from ladle.training.cache import count_cut
 
     cut = count_cut(model.autoencoder, list(texts))
     if cut:

@@ -56,7 +56,9 @@ class RawCondition:
 
     def to(self, device: torch.device | str) -> "RawCondition":
         """All tensors on `device`."""
-        return RawCondition(*(None if x is None else x.to(device) for x in (self.label_ids, self.source, self.source_mask)))
+        return RawCondition(
+            *(None if x is None else x.to(device) for x in (self.label_ids, self.source, self.source_mask))
+        )
 
     def __getitem__(self, rows: Tensor | slice) -> "RawCondition":
         return RawCondition(*(None if x is None else x[rows] for x in (self.label_ids, self.source, self.source_mask)))

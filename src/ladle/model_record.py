@@ -20,7 +20,7 @@ from ladle.files import atomic_json
 from ladle.resolving import RECORD
 from ladle.sampling_config import SamplingConfig
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 AUTOENCODER_FOLDERS = ("backbone", "tokenizer", "bottleneck", "parallel_decoder")
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 

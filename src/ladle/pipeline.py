@@ -192,7 +192,9 @@ class LatentDiffusion:
                 drawn[row] = values[:length]
         return drawn
 
-    def _sampling(self, steps: int | None, sampler: str | None, scale: float | None, decoder: str | None) -> SamplingConfig:
+    def _sampling(
+        self, steps: int | None, sampler: str | None, scale: float | None, decoder: str | None
+    ) -> SamplingConfig:
         given = {
             "num_inference_steps": steps, "sampler": sampler, "guidance_scale": scale, "decoder": decoder,
         }  # fmt: skip
@@ -235,7 +237,7 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def _decode_many(
-        self, parts: list[torch.Tensor], decoder: str | None, batch_size: int, **options: Any
+        self, parts: list[torch.Tensor], decoder: Decoder | None, batch_size: int, **options: Any
     ) -> list[str]:
         texts = [""] * len(parts)
         order = sorted(range(len(parts)), key=lambda i: -len(parts[i]))
@@ -247,7 +249,7 @@ class LatentDiffusion:
                 texts[row] = text
         return texts
 
-    def _check_decoder(self, decoder: str | None) -> None:
+    def _check_decoder(self, decoder: Decoder | None) -> None:
         if decoder == "parallel" and self.autoencoder.parallel_decoder is None:
             raise UserError(f"'{self.parts.name}' has no parallel decoder: use --decoder autoregressive")
 

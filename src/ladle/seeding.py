@@ -57,11 +57,12 @@ class SampleNoise:
         Raises:
             ValueError: as many shapes as samples are needed, all with the same number of axes.
         """
-        one_for_all = all(isinstance(size, int) for size in shape)
-        shapes = [tuple(shape)] * len(self) if one_for_all else [tuple(own) for own in shape]
+        sizes = tuple(size for size in shape if isinstance(size, int))
+        own_shapes = [tuple(own) for own in shape if not isinstance(own, int)]
+        shapes: list[tuple[int, ...]] = own_shapes or [sizes] * len(self)
         if len(shapes) != len(self) or len({len(own) for own in shapes}) != 1:
             raise ValueError(f"{len(self)} shapes with equal numbers of axes are needed, {shapes} given")
-        largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+        largest = [max(axis) for axis in zip(*shapes, strict=True)]
         batch = torch.zeros(len(self), *largest)
         for row, own, generator in zip(batch, shapes, self._generators, strict=True):
             row[tuple(slice(size) for size in own)] = torch.randn(own, generator=generator)

@@ -93,12 +93,13 @@ def by_hand(autoencoder: TextAutoencoder, memory: Tensor, mask: Tensor, steps: i
 
 
 def log_probs(autoencoder: TextAutoencoder, ids: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-    """log p of the ids after the start token, up to and with the end, [B]."""
+    """log p of the ids after the start token, up to and with the first end token, [B]."""
     labels = ids[:, 1:]
     with torch.no_grad():
         log_p = autoencoder.backbone.decode_logits(labels, memory, mask).log_softmax(-1)
-    real = labels != autoencoder.backbone.tokenizer.pad_token_id
-    return (log_p.gather(-1, labels[..., None])[..., 0] * real).sum(1)
+    ended = (labels == autoencoder.backbone.tokenizer.eos_token_id).cumsum(1)
+    before = torch.nn.functional.pad(ended, (1, 0))[:, :-1] == 0
+    return (log_p.gather(-1, labels[..., None])[..., 0] * before).sum(1)
 
 
 def test_greedy_decoding_with_a_cache_is_greedy_decoding_without(learnt: TextAutoencoder) -> None:
@@ -128,8 +129,8 @@ def test_beams_find_texts_at_least_as_likely_as_greedy(learnt: TextAutoencoder) 
     greedy = autoregressive_ids(learnt.backbone, memory, mask)
     beams = autoregressive_ids(learnt.backbone, memory, mask, num_beams=4, length_penalty=0.0)
     gain = log_probs(learnt, beams, memory, mask) - log_probs(learnt, greedy, memory, mask)
-    assert gain.mean() > 0
-    assert gain.min() > -0.5
+    assert gain.mean() > 0.001
+    assert gain.min() > -0.1  # a beam may lose the greedy text on the way, but seldom
 
 
 def test_a_tiny_nucleus_is_greedy_and_a_whole_one_is_not(learnt: TextAutoencoder) -> None:

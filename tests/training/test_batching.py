@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ladle.errors import UserError
@@ -13,6 +13,7 @@ BUDGET = st.integers(1, 300)
 ROWS = st.none() | st.integers(1, 9)
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(LENGTHS, BUDGET, ROWS, st.integers(-3, 2**40), st.integers(0, 5))
 def test_every_row_once_within_the_budget(lengths, max_tokens, max_rows, seed, epoch):
     """An over-full batch is an out-of-memory crash hours into a run; a lost row is silent."""
@@ -24,6 +25,7 @@ def test_every_row_once_within_the_budget(lengths, max_tokens, max_rows, seed, e
         assert len(batch) <= min(max_rows or len(batch), max_tokens)
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(LENGTHS, BUDGET, ROWS)
 def test_seed_and_epoch_decide_everything(lengths, max_tokens, max_rows):
     """Resuming in the middle of an epoch relies on it."""
@@ -41,10 +43,10 @@ def test_epochs_and_seeds_differ_in_order_and_company():
 
 
 def test_batches_come_in_random_order_of_length():
-    """Short batches first would be a curriculum that nobody asked for."""
+    """Within a pool they are cut by rising length; left so, lengths would come in waves, each a curriculum."""
     lengths = np.random.default_rng(0).integers(5, 60, size=20_000)
     means = [np.mean(lengths[batch]) for batch in token_batches(lengths, 512, seed=0, epoch=0)]
-    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.1
+    assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.1
 
 
 def test_little_padding_and_full_batches():

@@ -110,7 +110,9 @@ class TextAutoencoder(nn.Module):
         batch: input_ids [B, S], attention_mask [B, S]. Returns the loss and detached metrics.
         """
         input_ids, mask = batch["input_ids"], batch["attention_mask"]
-        raw, latent_mask = self.bottleneck.compress(self.backbone.encode(self._mask_tokens(input_ids, mask), mask), mask)
+        raw, latent_mask = self.bottleneck.compress(
+            self.backbone.encode(self._mask_tokens(input_ids, mask), mask), mask
+        )
         if self.training:
             self.normaliser.track(raw, latent_mask)
         z0 = self._add_noise(self.normaliser.normalise(raw))

@@ -73,7 +73,9 @@ def autoregressive_ids(backbone: Backbone, memory: Tensor, mask: Tensor, **optio
         return backbone.generate(memory, mask, **options)
 
 
-def parallel_ids(logits: Tensor, mask: Tensor, end: int, *, do_sample: bool = False, temperature: float = 1.0) -> Tensor:
+def parallel_ids(
+    logits: Tensor, mask: Tensor, end: int, *, do_sample: bool = False, temperature: float = 1.0
+) -> Tensor:
     """logits [B, S, V], mask [B, S] of the places that exist -> ids [B, S]; all is `end` after the first `end`."""
     if do_sample:
         probabilities = (logits.float() / temperature).softmax(-1)

@@ -162,7 +162,8 @@ def _multistep(
     on a grid even in time, and extrapolating over it can cost more than all of DDIM's error (tested). A single step of
     lower order leaves the order of the whole unchanged.
     """
-    z0_hat, h_prev = None, None
+    z0_hat: Tensor | None = None
+    h_prev: Tensor | None = None
     for step, (level, next_level) in enumerate(pairwise(levels)):
         z0_prev, z0_hat = z0_hat, denoise(zt, level, z0_hat).to(zt.dtype)
         if callback is not None:

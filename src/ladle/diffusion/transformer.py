@@ -40,7 +40,9 @@ class DenoiserBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(width, elementwise_affine=not adaln)
         self.attention = Attention(width, config.num_heads, qk_norm=config.qk_norm)
         self.cross_norm = nn.LayerNorm(width) if reads_memory else None
-        self.cross_attention = Attention(width, config.num_heads, width, qk_norm=config.qk_norm) if reads_memory else None
+        self.cross_attention = (
+            Attention(width, config.num_heads, width, qk_norm=config.qk_norm) if reads_memory else None
+        )
         self.feed_norm = nn.LayerNorm(width, elementwise_affine=not adaln)
         self.feed = feed_forward(width)
         self.dropout = nn.Dropout(config.dropout)

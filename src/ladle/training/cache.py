@@ -105,3 +105,15 @@ def source_memory(autoencoder: TextAutoencoder, tokens: dict[str, Tensor], memor
         latents = autoencoder.encode(**tokens)
         return latents.values, latents.mask
     return autoencoder.backbone.encode(**tokens), tokens["attention_mask"]
+
+
+def count_cut(autoencoder: TextAutoencoder, texts: list[str], limit: int | None = None) -> int:
+    """How many texts are longer than `limit` tokens (by default: than the model holds).
+
+    Tokenizes only those long enough to be in doubt.
+    """
+    backbone = autoencoder.backbone
+    limit = backbone.max_tokens if limit is None else limit
+    # A token is a byte at least; a space before the text, a start and an end token may come with it.
+    long = [text for text in texts if len(text.encode()) + 3 > limit]
+    return sum(len(ids) > limit for ids in backbone.tokenizer(long)["input_ids"]) if long else 0

@@ -37,8 +37,10 @@ class Stage(Protocol):
 
     name: str
     """A folder's name, shown to the user: `autoencoder`, `diffusion`, `decoder`."""
-    module: nn.Module
-    """Its parameters that require a gradient are trained. Parts without any stay in eval mode."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Its parameters that require a gradient are trained. Parts without any stay in eval mode."""
 
     def batches(self, epoch: int) -> Sequence[Any]:
         """What each batch of an epoch is made of (lists of row indices, say): cheap, the same at every call."""

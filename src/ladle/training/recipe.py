@@ -16,6 +16,7 @@ from ladle.training.data import DataConfig
 from ladle.training.settings import TrainingConfig
 
 STAGES = ("autoencoder", "diffusion", "decoder")
+EXCLUSIVE = {"training.minutes": "steps", "training.steps": "minutes"}
 HUB_KEYS = ("id", "subset", "text", "label", "source", "target")
 
 
@@ -129,7 +130,7 @@ def load_recipe(path: str | Path | None = None, data: str | None = None, sets: l
         sets: "key.key=value" items; values are TOML values, bare words are strings.
 
     Raises:
-        UserError: no such file, not TOML, an unknown key (with the nearest valid one), a value out of range, or no data.
+        UserError: no such file, not TOML, an unknown key (with the nearest valid one), a value out of range, no data.
     """
     values: dict[str, Any] = {}
     where = "recipe"
@@ -166,6 +167,8 @@ def _set(values: dict[str, Any], item: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise UserError(f"--set {item}: '{parent}' is a value, not a group of settings")
+    if key.strip() in EXCLUSIVE:
+        values.pop(EXCLUSIVE[key.strip()], None)  # the budget given last, in place of the recipe's
     try:
         values[last] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

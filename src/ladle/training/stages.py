@@ -76,7 +76,9 @@ class AutoencoderStage:
         return _mean_metrics(self.module, self.valid_tokens, lambda batch, rows: self.module.loss(batch))
 
     def sample(self) -> list[str]:
-        tokens = _to_device(self.valid_tokens.gather(torch.arange(min(NUM_SAMPLES, len(self.valid_texts)))), self.module)
+        tokens = _to_device(
+            self.valid_tokens.gather(torch.arange(min(NUM_SAMPLES, len(self.valid_texts)))), self.module
+        )
         return self.module.backbone.detokenize(self.module.decode(self.module.encode(**tokens)))
 
 

@@ -1,4 +1,4 @@
-"""`ladle train`: the stages one after another, each resumed or skipped as the run folder says; then the model folder."""
+"""`ladle train`: the stages one after another, resumed or skipped as the run folder says; then the model folder."""
 
 import json
 import platform
@@ -17,7 +17,7 @@ from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.files import atomic_folder, atomic_json, atomic_text
-from ladle.training.cache import VectorStore, fit_normaliser, store_latents
+from ladle.training.cache import VectorStore, count_cut, fit_normaliser, store_latents
 from ladle.training.data import Row, Splits, load_splits
 from ladle.training.loop import train_stage
 from ladle.training.progress import say
@@ -198,7 +198,7 @@ class _Run:
         if self.recipe.condition.source_memory == "states":
             limits["source"] = min(limits["source"], self.recipe.condition.max_source_tokens)
         for what, limit in limits.items():
-            values = [row[what] for row in splits.train if row.get(what)]
+            values = [str(row.get(what)) for row in splits.train if row.get(what)]
             cut = count_cut(autoencoder, values, limit)
             if cut:
                 self.log(f"{cut:,} of {len(values):,} {what}s are longer than {limit} tokens and were cut")
@@ -226,18 +226,6 @@ class _Run:
             {"python": platform.python_version(), "platform": platform.platform()}
             | {name: _version(name) for name in packages},
         )
-
-
-def count_cut(autoencoder: TextAutoencoder, texts: list[str], limit: int | None = None) -> int:
-    """How many texts are longer than `limit` tokens (by default: than the model holds).
-
-    Tokenizes only those long enough to be in doubt.
-    """
-    backbone = autoencoder.backbone
-    limit = backbone.max_tokens if limit is None else limit
-    # A token is a byte at least; a space before the text, a start and an end token may come with it.
-    long = [text for text in texts if len(text.encode()) + 3 > limit]
-    return sum(len(ids) > limit for ids in backbone.tokenizer(long)["input_ids"]) if long else 0
 
 
 def to_toml(values: dict[str, Any], prefix: str = "") -> str:

@@ -1,0 +1,141 @@
+"""From noise to latents in one batch, and the best of several candidates."""
+
+import pytest
+import torch
+
+import tiny
+from ladle.checkpoint import SamplingConfig
+from ladle.condition import RawCondition
+from ladle.diffusion.denoising import LatentDiffusionModel
+from ladle.diffusion.samplers import SAMPLERS
+from ladle.errors import UserError
+from ladle.generation import candidate_seeds, draw_latents, draw_lengths, nearest_to_others
+from ladle.seeding import SampleNoise
+
+LABELS = torch.tensor([0, 1, -1, 1, 0, 0])
+LENGTHS = torch.tensor([3, 8, 1, 5, 5, 2])
+
+
+@pytest.fixture(scope="module")
+def model() -> LatentDiffusionModel:
+    return tiny.tiny_diffusion(tiny.tiny_autoencoder(), source=False)
+
+
+def draw(model: LatentDiffusionModel, rows: list[int], **sampling: object) -> list[torch.Tensor]:
+    """z0 [L, D] of some of the six samples, drawn as one batch."""
+    config = SamplingConfig.parse({"num_inference_steps": 3} | sampling)
+    raw = RawCondition(LABELS[rows])
+    latents = draw_latents(model, raw, SampleNoise(rows), LENGTHS[rows], config)
+    assert latents.mask.sum(1).tolist() == LENGTHS[rows].tolist()
+    assert not latents.values[~latents.mask].any()
+    return [values[mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------ latents
+
+
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_a_sample_does_not_depend_on_its_batch(model: LatentDiffusionModel, sampler: str, scale: float) -> None:
+    """Its seed, label and length decide: neither neighbours nor padding nor order, with and without guidance."""
+    settings = {"sampler": sampler, "guidance_scale": scale}
+    together = draw(model, [0, 1, 2, 3, 4, 5], **settings)
+    for rows in ([2], [5, 3], [4, 1, 0]):
+        for row, values in zip(rows, draw(model, rows, **settings), strict=True):
+            torch.testing.assert_close(values, together[row], atol=2e-4, rtol=1e-3)
+    assert not torch.allclose(together[3], together[4])
+
+
+def test_guidance_of_one_is_off_and_asks_the_network_once_a_step(model: LatentDiffusionModel) -> None:
+    """It costs nothing, and 0 is unconditional: the label has no say."""
+    calls: list[int] = []
+    handle = model.denoiser.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
+    draw(model, [0, 1], guidance_scale=1.0)
+    assert len(calls) == 3
+    draw(model, [0, 1], guidance_scale=2.0)
+    assert len(calls) == 3 + 6
+    handle.remove()
+    free = draw_latents(model, RawCondition(), SampleNoise([0, 1]), LENGTHS[:2], SamplingConfig(num_inference_steps=3))
+    torch.testing.assert_close(draw(model, [0, 1], guidance_scale=0.0)[1], free.values[1], atol=1e-4, rtol=1e-3)
+
+
+def test_each_step_is_told(model: LatentDiffusionModel) -> None:
+    """For a progress bar."""
+    steps: list[None] = []
+    config = SamplingConfig(num_inference_steps=5)
+    draw_latents(model, RawCondition(), SampleNoise([0]), LENGTHS[:1], config, lambda: steps.append(None))
+    assert len(steps) == 5
+
+
+def test_settings_that_cannot_be_are_refused() -> None:
+    """Before anything is drawn, in one line."""
+    for wrong, message in (
+        ({"sampler": "ddmp"}, "did you mean 'ddpm'"),
+        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"grid": "even"}, "grid"),
+        ({"guidance_scale": -1}, "guidance_scale"),
+    ):
+        with pytest.raises(UserError, match=message):
+            SamplingConfig.parse(wrong)
+
+
+# ------------------------------------------------------------------------------------------------ lengths
+
+
+def test_the_first_random_number_decides_the_length(model: LatentDiffusionModel) -> None:
+    """The same at any batch size; the noise comes after it."""
+    model.length.fit_base(torch.tensor([2, 3, 3, 4, 8]))
+    together = draw_lengths(model, RawCondition(LABELS), SampleNoise(range(6)))
+    alone = [int(draw_lengths(model, RawCondition(LABELS[i : i + 1]), SampleNoise([i]))) for i in range(6)]
+    assert together.tolist() == alone
+    expected = model.length.sample(RawCondition(LABELS), SampleNoise(range(6)).uniform())
+    assert together.tolist() == expected.tolist()
+    assert len(set(alone)) > 1
+
+
+def test_fixed_lengths_use_no_random_number() -> None:
+    """A Perceiver's latents are always as many."""
+    model = tiny.tiny_diffusion(tiny.tiny_autoencoder("perceiver"), source=False)
+    noise = SampleNoise([0, 1])
+    assert draw_lengths(model, RawCondition(), noise).tolist() == [6, 6]
+    assert torch.equal(noise.uniform(), SampleNoise([0, 1]).uniform())
+
+
+# ------------------------------------------------------------------------------------------------ candidates
+
+
+def test_the_first_candidate_is_the_samples_own() -> None:
+    """One candidate is what one draw gives; the others' seeds stay apart, also those of neighbouring seeds."""
+    assert candidate_seeds(7, 1) == [7]
+    seeds = [seed for own in range(100) for seed in candidate_seeds(own, 16)]
+    assert len(set(seeds)) == 1600
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_there_is_not_is_not_bent_into_another(seed: int) -> None:
+    """Two seeds with one stream would look like two samples."""
+    with pytest.raises(UserError, match=f"seed {seed} given"):
+        SampleNoise(candidate_seeds(seed, 3))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "chosen"),
+    [
+        (["the cat sat on the mat", "the cat sat on a mat", "a dog", "the cat sat on the mat"], 0),
+        (["zebras fly", "the cat sat on the mat today", "the cat sat on the mat", "the cat sat on the mat now"], 2),
+        (["", " ", "a text of its own", ""], 2),
+        (["", "", ""], 0),
+        (["one"], 0),
+        (["a b c d", "a b c d"], 0),
+    ],
+)
+def test_the_candidate_nearest_to_the_others_is_kept(candidates: list[str], chosen: int) -> None:
+    """Minimum Bayes risk: what the model says most often in nearly these words; an empty text is like nothing."""
+    assert nearest_to_others(candidates) == chosen
+
+
+def test_repeated_candidates_count_as_often_as_they_come() -> None:
+    """A text drawn by many seeds is the mode, though single ones may be likelier neighbours."""
+    candidates = ["red fish swim", "a b c d e", "a b c d f", "red fish swim", "red fish swim"]
+    assert candidates[nearest_to_others(candidates)] == "red fish swim"

@@ -1,0 +1,238 @@
+"""LatentDiffusion: texts in, texts out."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import memorised
+import tiny
+from ladle.autoencoder.latents import Latents
+from ladle.checkpoint import ModelParts
+from ladle.errors import UserError
+from ladle.generation import candidate_seeds, nearest_to_others
+from ladle.pipeline import LatentDiffusion
+
+SOURCES = ["the old cat", None, "the red fox ran to the sea.", "the old cat"]
+
+
+def build(kind: str = "aligned", **settings: Any) -> LatentDiffusion:
+    return LatentDiffusion(memorised.memorised_parts(kind, **settings))
+
+
+@pytest.fixture(scope="module", params=["aligned", "perceiver"])
+def model(request: pytest.FixtureRequest) -> LatentDiffusion:
+    return build(request.param)
+
+
+@pytest.fixture(scope="module")
+def aligned() -> LatentDiffusion:
+    return build()
+
+
+# ------------------------------------------------------------------------------------------------ seeds
+
+
+@pytest.mark.parametrize("decoder", ["autoregressive", "parallel"])
+def test_a_seed_gives_its_text_at_any_batch_size(model: LatentDiffusion, decoder: str) -> None:
+    """50 seeds one by one, by sevens and all at once: the same texts, label and source mixed in."""
+    options = {
+        "seeds": range(50),
+        "label": [(None, "bad", "good")[i % 3] for i in range(50)],
+        "source": [SOURCES[i % 4] for i in range(50)],
+        "decoder": decoder,
+    }
+    texts = model.generate(**options, batch_size=50)
+    assert len(set(texts)) > 10
+    for batch_size in (1, 7):
+        assert model.generate(**options, batch_size=batch_size) == texts
+
+
+def test_the_order_of_the_seeds_is_the_order_of_the_texts(aligned: LatentDiffusion) -> None:
+    """Samples of like length share a batch inside; nobody sees it."""
+    texts = aligned.generate(seeds=range(12))
+    assert aligned.generate(seeds=list(range(11, -1, -1)), batch_size=5) == texts[::-1]
+    assert aligned.generate(seeds=[3, 3, 9]) == [texts[3], texts[3], texts[9]]
+    assert aligned.generate(12) == texts  # 0, 1, 2, ... where none are given
+
+
+def test_conditions_change_the_texts(aligned: LatentDiffusion) -> None:
+    """The same seeds with another label, source or guidance."""
+    plain = aligned.generate(20)
+    for other in ({"label": "good"}, {"source": "the red fox ran to the sea."}):
+        assert aligned.generate(20, **other) != plain
+        assert aligned.generate(20, **other, guidance_scale=4.0) != aligned.generate(20, **other)
+    assert aligned.generate(20, label="good", guidance_scale=0.0) == plain
+
+
+def test_without_a_source_all_is_as_with_none_each(aligned: LatentDiffusion) -> None:
+    """`source=None`, and a list of which a row is None beside rows that have one: the same unconditional text."""
+    plain = aligned.generate(8)
+    mixed = aligned.generate(8, source=[None, "the old cat"] * 4)
+    assert mixed[::2] == plain[::2]
+    assert mixed != plain
+
+
+def test_settings_are_those_that_the_model_was_saved_with(aligned: LatentDiffusion) -> None:
+    """And can be changed for a call."""
+    texts = aligned.generate(8)
+    sampling = aligned.parts.sampling
+    assert texts == aligned.generate(
+        8, sampler=sampling.sampler, num_inference_steps=4, guidance_scale=1.5, decoder="autoregressive"
+    )
+    assert aligned.generate(8, num_inference_steps=9) != texts
+    assert aligned.generate(8, sampler="ddim") != texts
+
+
+def test_of_several_candidates_the_nearest_to_the_others_is_kept(aligned: LatentDiffusion) -> None:
+    """By hand: every candidate drawn by its own seed, then the choice."""
+    kept = aligned.generate(seeds=[5, 6], label=["bad", "good"], candidates=4, batch_size=3)
+    for text, seed, label in zip(kept, (5, 6), ("bad", "good"), strict=True):
+        drawn = aligned.generate(seeds=candidate_seeds(seed, 4), label=label)
+        assert text == drawn[nearest_to_others(drawn)]
+
+
+def test_every_step_of_every_batch_is_told(aligned: LatentDiffusion) -> None:
+    """Steps done and steps in all, for a progress bar."""
+    seen: list[tuple[int, int]] = []
+    aligned.generate(5, num_inference_steps=3, batch_size=2, on_step=lambda done, total: seen.append((done, total)))
+    assert seen == [(i + 1, 9) for i in range(9)]
+
+
+# ------------------------------------------------------------------------------------------- the autoencoder
+
+
+def test_texts_are_encoded_in_their_order_and_come_back(model: LatentDiffusion) -> None:
+    """Batches are sorted by length inside; rows are the texts' own."""
+    latents = model.encode(memorised.EIGHT, batch_size=3)
+    for row, text in enumerate(memorised.EIGHT):
+        alone = model.encode(text)
+        torch.testing.assert_close(latents.values[row][latents.mask[row]], alone.values[0], atol=1e-5, rtol=1e-4)
+    for decoder in (None, "autoregressive", "parallel"):
+        assert model.decode(latents, decoder, batch_size=3) == memorised.EIGHT
+        assert model.reconstruct(memorised.EIGHT, decoder, batch_size=5) == memorised.EIGHT
+
+
+def test_latents_are_normalised(model: LatentDiffusion) -> None:
+    """Mean 0 and variance 1 in each channel over the texts that they were fitted on."""
+    latents = model.encode(memorised.EIGHT)
+    z0 = latents.values[latents.mask]
+    torch.testing.assert_close(z0.mean(0), torch.zeros(16), atol=0.02, rtol=0)
+    torch.testing.assert_close(z0.std(0, unbiased=False), torch.ones(16), atol=0.02, rtol=0)
+
+
+def test_options_of_decoding_reach_the_decoder(aligned: LatentDiffusion) -> None:
+    """Beams and sampling, named as in transformers."""
+    latents = aligned.encode(memorised.EIGHT)
+    noisy = Latents(3 * torch.randn(latents.values.shape, generator=torch.Generator().manual_seed(0)), latents.mask)
+    assert aligned.decode(latents, num_beams=3) == memorised.EIGHT
+    assert aligned.decode(noisy, do_sample=True, temperature=3.0) != aligned.decode(noisy)
+
+
+def test_a_text_too_long_is_cut_and_an_empty_one_is_a_text(aligned: LatentDiffusion) -> None:
+    """Neither is an error; there is one latent for nothing."""
+    latents = aligned.encode(["the old cat " * 50, ""])
+    assert latents.mask.sum(1).tolist() == [aligned.autoencoder.max_latents, 1]
+    assert len(aligned.decode(latents)) == 2
+
+
+# ------------------------------------------------------------------------------------------------ wrong use
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": 0}, "num_samples is 0: it must be at least 1"),
+        ({"num_samples": -3}, "num_samples is -3"),
+        ({"seeds": []}, "num_samples is 0"),
+        ({"num_samples": 3, "seeds": [1, 2]}, "these disagree: num_samples 3, seeds 2"),
+        ({"label": ["bad"], "source": ["a", "b"]}, "these disagree: label 1, source 2"),
+        ({"label": "god"}, r"unknown label 'god': did you mean 'good'\?"),
+        ({"seeds": [-1]}, "seed -1 given: allowed are 0 to 4294967295"),
+        ({"seeds": [2**32]}, "seed 4294967296 given"),
+        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"sampler": "dimm"}, "ddim"),
+        ({"guidance_scale": float("nan")}, "guidance_scale"),
+        ({"candidates": 0}, "candidates is 0: it must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
+        ({"decoder": "sequential"}, "decoder"),
+    ],
+)
+def test_wrong_use_is_one_clear_line(aligned: LatentDiffusion, arguments: dict[str, Any], message: str) -> None:
+    """What was given, what is allowed."""
+    with pytest.raises(UserError, match=message) as error:
+        aligned.generate(**arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_what_the_model_was_not_trained_for_is_refused() -> None:
+    """A label or a source for a model without; a parallel decoder that was left out; no texts."""
+    model = build(labels=(), source=False)
+    assert (model.labels, model.takes_source) == ((), False)
+    with pytest.raises(UserError, match="no labels"):
+        model.generate(label="good")
+    with pytest.raises(UserError, match="not trained with source texts"):
+        model.generate(source="a")
+    with pytest.raises(UserError, match="no texts given"):
+        model.encode([])
+    autoencoder = tiny.tiny_autoencoder(parallel=False)
+    lone = LatentDiffusion(ModelParts("lone", autoencoder, tiny.tiny_diffusion(autoencoder)))
+    for call in (lambda: lone.generate(decoder="parallel"), lambda: lone.reconstruct(["a"], "parallel")):
+        with pytest.raises(UserError, match="'lone' has no parallel decoder"):
+            call()
+
+
+def test_an_autoencoder_alone_cannot_sample() -> None:
+    """`base-en` encodes and decodes; asked for samples it says what to do instead."""
+    model = LatentDiffusion(ModelParts("base", memorised.memorised()))
+    assert model.reconstruct(memorised.EIGHT[:2]) == memorised.EIGHT[:2]
+    assert (model.labels, model.takes_source, model.max_tokens) == ((), False, tiny.MAX_TOKENS)
+    with pytest.raises(UserError, match="'base' is an autoencoder without a diffusion model"):
+        model.generate(2)
+
+
+# ------------------------------------------------------------------------------------------------ on disk
+
+
+def test_a_saved_model_says_the_same(model: LatentDiffusion, tmp_path: Path) -> None:
+    """Weights, settings, labels and normaliser: equal texts for equal seeds, equal latents."""
+    model.save_pretrained(tmp_path / "mine")
+    loaded = LatentDiffusion.from_pretrained(tmp_path / "mine")
+    assert loaded.digest is not None
+    options = {"label": "good", "source": "the old cat", "num_samples": 6}
+    assert loaded.generate(**options) == model.generate(**options)
+    torch.testing.assert_close(loaded.encode(["a cat."]).values, model.encode(["a cat."]).values)
+    assert loaded.labels == tiny.LABELS
+    assert loaded.takes_source
+
+
+def test_a_saved_model_is_evaluated_not_trained(aligned: LatentDiffusion) -> None:
+    """No dropout, no running figures, when texts are asked for."""
+    assert not aligned.autoencoder.training
+    assert not aligned.diffusion.training
+
+
+def test_the_hub_gets_the_model_folder(
+    aligned: LatentDiffusion, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The repository is made if need be, then the whole folder is uploaded: here into a local one."""
+    import shutil
+
+    import huggingface_hub
+
+    class LocalHub:
+        """The two calls of HfApi that are used, on a folder."""
+
+        def create_repo(self, repo_id: str, *, exist_ok: bool = False, private: bool = False) -> None:
+            (tmp_path / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+            (tmp_path / repo_id / "private").write_text(str(private))
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path) -> str:
+            shutil.copytree(folder_path, tmp_path / repo_id, dirs_exist_ok=True)
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", LocalHub)
+    assert aligned.push_to_hub("me/mine", private=True) == "https://hub/me/mine"
+    assert (tmp_path / "me" / "mine" / "private").read_text() == "True"
+    assert LatentDiffusion.from_pretrained(tmp_path / "me" / "mine").generate(3) == aligned.generate(3)

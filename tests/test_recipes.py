@@ -1,0 +1,34 @@
+"""Every recipe that comes with the project can be read and has a budget for each of its stages."""
+
+from pathlib import Path
+
+import pytest
+
+from ladle.training.recipe import STAGES, load_recipe
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
+
+
+def test_there_are_recipes() -> None:
+    """The shipped models have one each: else the tests below would say nothing."""
+    assert {"base-en", "e2e"} <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_it_is_read_with_a_file_in_place_of_its_data(path: Path) -> None:
+    """As its head says; nothing in it is misspelt or out of range, and every stage has settings that hold."""
+    recipe = load_recipe(path, data="rows.jsonl")
+    assert recipe.data.path == "rows.jsonl"
+    assert recipe.name == path.stem
+    stages = STAGES if recipe.start == "nothing" else STAGES[1:]
+    for stage in stages:
+        settings = recipe.training.stage(stage, stages)
+        assert settings is None or settings.steps or settings.minutes
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_it_names_public_data_or_says_where_they_come_from(path: Path) -> None:
+    """A stranger must be able to run it: a data set on the hub, or a command in its head that makes the file."""
+    text = path.read_text(encoding="utf-8")
+    assert 'id = "' in text or "--data" in text.split("[", 1)[0]
+    assert text.startswith("#")

@@ -1,0 +1,236 @@
+"""A recipe: TOML, `--data` and `--set` to one validated object; and the budget of each stage."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ladle.errors import UserError
+from ladle.training.recipe import DEFAULT_MINUTES, STAGES, Recipe, load_recipe
+from ladle.training.train import to_toml
+
+HUB = """
+name = "mine"
+[data]
+id = "someone/something"
+subset = "clean"
+source = "meaning"
+text = "reference"
+max_valid_rows = 7
+[training]
+minutes = 30
+"""
+
+
+def recipe_file(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def plan(**training: Any) -> Any:
+    return Recipe.parse({"training": training}).training
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def test_a_data_file_alone_is_a_recipe() -> None:
+    """Everything else has a default; the model is called after the file."""
+    recipe = load_recipe(data="some/reviews.csv.gz")
+    assert (recipe.name, recipe.data.path, recipe.start) == ("reviews", "some/reviews.csv.gz", "base-en")
+    assert recipe == Recipe(name="reviews", data=recipe.data)
+
+
+def test_a_recipe_says_what_it_says_and_the_rest_is_default(tmp_path: Path) -> None:
+    """Also where it sets one key of a group that has others."""
+    recipe = load_recipe(recipe_file(tmp_path, HUB + "[training.autoencoder]\nlr = 3e-3\n"))
+    assert (recipe.name, recipe.data.id, recipe.data.max_valid_rows) == ("mine", "someone/something", 7)
+    assert recipe.training.autoencoder.lr == 3e-3
+    assert recipe.training.autoencoder.share == Recipe().training.autoencoder.share
+    assert recipe.training.diffusion == Recipe().training.diffusion
+
+
+def test_a_file_takes_the_place_of_a_hub_data_set_with_its_columns(tmp_path: Path) -> None:
+    """The hub set's column names say nothing of the file; what is no name of a column stays."""
+    recipe = load_recipe(recipe_file(tmp_path, HUB), data="mine.jsonl")
+    assert recipe.data.path == "mine.jsonl"
+    assert (recipe.data.id, recipe.data.subset, recipe.data.source, recipe.data.text) == (None, None, None, None)
+    assert recipe.data.max_valid_rows == 7
+    assert recipe.name == "mine"
+
+
+def test_columns_of_a_recipe_without_a_data_set_are_the_files(tmp_path: Path) -> None:
+    """A recipe for data that everyone has to bring."""
+    path = recipe_file(tmp_path, '[data]\ntext = "review"\nlabel = ""\n')
+    data = load_recipe(path, data="a.csv").data
+    assert (data.path, data.text, data.label) == ("a.csv", "review", "")
+
+
+def test_columns_given_by_hand_are_the_last_word(tmp_path: Path) -> None:
+    """`--label stars` comes as a setting; it must survive `--data`."""
+    sets = ['data.label="stars"', "data.text=body"]
+    data = load_recipe(recipe_file(tmp_path, HUB), data="a.csv", sets=sets).data
+    assert (data.path, data.label, data.text, data.source) == ("a.csv", "stars", "body", None)
+
+
+# ------------------------------------------------------------------------------------------------ --set
+
+
+@pytest.mark.parametrize(
+    ("item", "read"),
+    [
+        ("training.minutes=60", lambda r: r.training.minutes == 60),
+        ("training.diffusion.lr=1e-4", lambda r: r.training.diffusion.lr == 1e-4),
+        ("autoencoder.bottleneck.norm=false", lambda r: r.autoencoder.bottleneck.norm is False),
+        ("diffusion.schedule.shift = 3", lambda r: r.diffusion.schedule.shift == 3),
+        ("start=nothing", lambda r: r.start == "nothing"),
+        ('name="two words"', lambda r: r.name == "two words"),
+        ("name=no", lambda r: r.name == "no"),
+        ("data.label=", lambda r: r.data.label == ""),
+        ("training.diffusion.betas=[0.8, 0.9]", lambda r: r.training.diffusion.betas == (0.8, 0.9)),
+        ("card.language=sv", lambda r: r.card == {"language": "sv"}),
+        ("name=a=b", lambda r: r.name == "a=b"),
+    ],
+)
+def test_a_setting_is_a_toml_value_or_a_bare_word(item: str, read: Any) -> None:
+    """Numbers, truth values, lists and strings; groups are made as they are named; `no` is a word."""
+    assert read(load_recipe(data="x.txt", sets=[item]))
+
+
+def test_later_settings_win() -> None:
+    """Flags come before --set on the command line."""
+    assert load_recipe(data="x.txt", sets=["training.seed=1", "training.seed=2"]).training.seed == 2
+
+
+@pytest.mark.parametrize("item", ["training.minutes", "=3", " =3"])
+def test_a_setting_without_key_or_value_is_refused(item: str) -> None:
+    """It says how one looks."""
+    with pytest.raises(UserError, match=r"give KEY=VALUE, as in training\.minutes=60"):
+        load_recipe(data="x.txt", sets=[item])
+
+
+def test_a_setting_below_a_value_is_refused(tmp_path: Path) -> None:
+    """`name` is no group."""
+    with pytest.raises(UserError, match="'name' is a value, not a group of settings"):
+        load_recipe(recipe_file(tmp_path, 'name = "x"'), data="x.txt", sets=["name.first=3"])
+
+
+# ------------------------------------------------------------------------------------------------ bad recipes
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("trainig.minutes=3", r"unknown key 'trainig': did you mean 'training'\?"),
+        ("training.minuts=3", r"unknown key 'training.minuts': did you mean 'minutes'\?"),
+        ("training.decoder.wamup=3", r"unknown key 'training.decoder.wamup': did you mean 'warmup'\?"),
+        ("diffusion.schedule.shfit=3", r"did you mean 'shift'\?"),
+        ("autoencoder.backbone.widht=3", r"did you mean 'width'\?"),
+        ("diffusion.denoiser.conditioning=film", "'adaln' or 'in_context'"),
+        ("training.minutes=-1", "training.minutes: .*greater than 0"),
+        ("training.seed=-1", "training.seed"),
+        ("sampling.sampler=dimm", "ddim"),
+        ("training.minutes=soon", "training.minutes: .*number.*'soon'"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_and_a_wrong_value_what_is_allowed(item: str, message: str) -> None:
+    """A key that nobody reads would be a setting that nobody gets."""
+    with pytest.raises(UserError, match=message) as error:
+        load_recipe(data="x.txt", sets=[item])
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_that_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
+    """Not there, not TOML (with the line), not UTF-8, a folder."""
+    with pytest.raises(UserError, match="no recipe at"):
+        load_recipe(tmp_path / "none.toml", data="x.txt")
+    for content, message in ((b"name = \n", "line 1"), (b"name = '\xff'", "utf-8"), (b"a: 1", "line 1")):
+        (tmp_path / "bad.toml").write_bytes(content)
+        with pytest.raises(UserError, match=message) as error:
+            load_recipe(tmp_path / "bad.toml", data="x.txt")
+        assert "\n" not in str(error.value)
+        assert "bad.toml" in str(error.value)
+    with pytest.raises(UserError, match="cannot read the recipe"):
+        load_recipe(tmp_path, data="x.txt")
+
+
+def test_the_recipes_path_opens_the_message(tmp_path: Path) -> None:
+    """So that one knows which file to mend."""
+    with pytest.raises(UserError, match=r"recipe\.toml: unknown key 'nam'"):
+        load_recipe(recipe_file(tmp_path, "nam = 3"), data="x.txt")
+    with pytest.raises(UserError, match=r"recipe\.toml: data is 5, it has to be a group"):
+        load_recipe(recipe_file(tmp_path, "data = 5"), data="x.txt")
+
+
+def test_a_recipe_without_data_is_refused(tmp_path: Path) -> None:
+    """It says both ways to name some."""
+    with pytest.raises(UserError, match="no data: give --data FILE"):
+        load_recipe(recipe_file(tmp_path, 'name = "x"'))
+
+
+# ------------------------------------------------------------------------------------------------ budgets
+
+
+def test_minutes_are_shared_between_the_stages_that_run() -> None:
+    """Their sum is what was asked for, with and without the autoencoder's stage."""
+    training = plan(minutes=60)
+    for stages in (STAGES, STAGES[1:]):
+        minutes = [training.stage(name, stages).minutes for name in stages]
+        assert sum(minutes) == pytest.approx(60)
+        shares = [getattr(training, name).share for name in stages]
+        assert minutes == pytest.approx([60 * share / sum(shares) for share in shares])
+
+
+def test_steps_are_shared_alike_and_come_before_minutes() -> None:
+    """A budget in steps is exact: a test or a comparison wants it."""
+    training = plan(minutes=60, steps=140)
+    assert [training.stage(name, STAGES).steps for name in STAGES] == [40, 80, 20]
+    assert training.stage("diffusion", STAGES).minutes is None
+
+
+def test_without_a_budget_there_is_a_default() -> None:
+    """`ladle train --data FILE` ends by itself."""
+    assert sum(plan().stage(name, STAGES).minutes for name in STAGES) == pytest.approx(DEFAULT_MINUTES)
+
+
+def test_a_stages_own_budget_goes_before_its_share() -> None:
+    """In steps or in minutes; the others keep their share of the whole."""
+    training = plan(steps=140, autoencoder={"steps": 7}, diffusion={"minutes": 2.0})
+    assert training.stage("autoencoder", STAGES).steps == 7
+    assert (training.stage("diffusion", STAGES).minutes, training.stage("diffusion", STAGES).steps) == (2.0, None)
+    assert training.stage("decoder", STAGES).steps == 20
+
+
+def test_a_stage_without_a_budget_is_left_out() -> None:
+    """share = 0 or steps = 0."""
+    assert plan(steps=10, decoder={"share": 0}).stage("decoder", STAGES) is None
+    assert plan(decoder={"steps": 0}).stage("decoder", STAGES) is None
+
+
+def test_a_stage_gets_what_all_have_in_common_and_its_own() -> None:
+    """Seed and precision from the plan, learning rate and batch size from the stage."""
+    training = plan(steps=10, seed=3, precision="fp32", diffusion={"lr": 0.5, "max_tokens": 77})
+    settings = training.stage("diffusion", STAGES)
+    assert (settings.seed, settings.precision, settings.lr, settings.max_tokens) == (3, "fp32", 0.5, 77)
+
+
+def test_a_wrong_choice_is_found_with_its_stage() -> None:
+    """The plan hands it on; the message says where it stood."""
+    with pytest.raises(UserError, match="training.decoder: lr_schedule"):
+        plan(steps=10, decoder={"lr_schedule": "cosin"}).stage("decoder", STAGES)
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+def test_a_resolved_recipe_is_written_as_toml_that_reads_back(tmp_path: Path) -> None:
+    """A run's recipe.toml runs again, whatever the card and the names hold."""
+    sets = [
+        'name="a \\"b\\" ü\\n"', "training.steps=5", "training.diffusion.lr=1e-05",
+        "condition.labels=['é', 'b']", "data.label=",
+    ]  # fmt: skip
+    recipe = load_recipe(data="x.csv", sets=sets)
+    recipe = recipe.model_copy(update={"card": {"base model": "x", "tags": ["a", "b"], "nested": {"key.s": 1.5}}})
+    path = recipe_file(tmp_path, to_toml(recipe.model_dump(mode="json")))
+    assert load_recipe(path) == recipe

@@ -1,0 +1,316 @@
+"""`train`: every stage of a tiny model from a file to a model folder, in one go or in pieces."""
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tiny
+from ladle.checkpoint import load_parts
+from ladle.errors import UserError
+from ladle.pipeline import LatentDiffusion
+from ladle.training.cache import count_cut
+from ladle.training.recipe import Recipe, load_recipe
+from ladle.training.train import train
+
+ROWS = [
+    {"text": text, "label": tiny.LABELS[i % 2], "source": f"{text.split()[1]} {text.split()[2]}"}
+    for i, text in enumerate(tiny.SENTENCES)
+]
+SIZES = {
+    "max_tokens": 24,
+    "backbone": {"vocab_size": 320, "width": 32, "num_encoder_layers": 1, "num_decoder_layers": 1},
+    "bottleneck": {"latent_dim": 8, "num_layers": 1},
+}
+
+
+def write(path: Path, rows: list[dict[str, str]], *columns: str) -> str:
+    path.write_text("".join(json.dumps({key: row[key] for key in columns if key in row}) + "\n" for row in rows))
+    return str(path)
+
+
+def recipe(data: str, **settings: Any) -> Recipe:
+    """A tiny model from nothing, six steps or so to a stage."""
+    stage = {"max_tokens": 400}
+    training = {"steps": 14, "precision": "fp32", "save_every_seconds": 1000, "validate_every": 0, "sample_every": 0}
+    values: dict[str, Any] = {
+        "name": "made",
+        "start": "nothing",
+        "data": {"path": data, "valid_fraction": 0.1},
+        "autoencoder": SIZES,
+        "diffusion": {"denoiser": {"width": 32, "num_layers": 2, "num_skips": 1}},
+        "sampling": {"num_inference_steps": 2},
+    } | settings
+    values["training"] = (
+        training | dict.fromkeys(("autoencoder", "diffusion", "decoder"), stage) | values.get("training", {})
+    )
+    return Recipe.parse(values)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """All weights of the finished model."""
+    found: dict[str, torch.Tensor] = {}
+    for path in sorted((run / "final").rglob("*.safetensors")):
+        found |= {f"{path.parent.name}/{name}": tensor for name, tensor in load_file(path).items()}
+    return found
+
+
+def steps_done(run: Path) -> dict[str, int]:
+    states = [json.loads(path.read_text()) for path in sorted((run / "state").glob("*/state.json"))]
+    names = [path.parent.name for path in sorted((run / "state").glob("*/state.json"))]
+    return {name: state["position"]["step"] for name, state in zip(names, states, strict=True) if state.get("done")}
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe, list[str]]:
+    """A whole run on texts with labels: its folder, its recipe, what it said."""
+    folder = tmp_path_factory.mktemp("labelled")
+    made = recipe(write(folder / "rows.jsonl", ROWS, "text", "label"), training={"sample_every": 0.5})
+    lines: list[str] = []
+    assert train(made, folder / "run", log=lines.append) == folder / "run" / "final"
+    return folder / "run", made, lines
+
+
+# ------------------------------------------------------------------------------------------------ a whole run
+
+
+def test_a_file_with_labels_becomes_a_model_that_samples_each(labelled: tuple[Path, Recipe, list[str]]) -> None:
+    """From nothing, every stage: the model folder loads and takes its labels by name."""
+    run, _, _ = labelled
+    model = LatentDiffusion.from_pretrained(run)
+    assert model.labels == tiny.LABELS
+    assert not model.takes_source
+    assert len(model.generate(4, label="good")) == 4
+    assert len(model.reconstruct(["the old cat"])) == 1
+    assert steps_done(run) == {"autoencoder": 4, "diffusion": 8, "decoder": 2}
+
+
+def test_a_run_folder_says_how_it_was_made(labelled: tuple[Path, Recipe, list[str]]) -> None:
+    """The resolved recipe reads back, the versions, the metrics and samples of each stage, the data in the card."""
+    run, made, lines = labelled
+    assert load_recipe(run / "recipe.toml") == made
+    assert Recipe.parse(json.loads((run / "config.json").read_text())) == made
+    assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
+    stages = {json.loads(line)["stage"] for line in (run / "metrics.jsonl").read_text().splitlines()}
+    assert stages == {"autoencoder", "diffusion", "decoder"}
+    assert {path.name.split("-")[0] for path in (run / "samples").iterdir()} == {"autoencoder", "diffusion"}
+    info = load_parts(run).info
+    assert set(info["minutes"]) == {"autoencoder", "diffusion", "decoder"}
+    assert info["data"][0]["name"] == "rows.jsonl"
+    assert "2 labels: bad, good" in lines
+    assert any(re.fullmatch(r"4\d texts to train on, [45] held out", line) for line in lines)
+
+
+def test_the_finished_model_has_normalised_latents(labelled: tuple[Path, Recipe, list[str]]) -> None:
+    """Fitted on the training texts, and saved."""
+    z0 = LatentDiffusion.from_pretrained(labelled[0]).encode(tiny.SENTENCES)
+    chosen = z0.values[z0.mask]
+    torch.testing.assert_close(chosen.mean(0), torch.zeros(8), atol=0.2, rtol=0)
+    torch.testing.assert_close(chosen.std(0), torch.ones(8), atol=0.2, rtol=0)
+
+
+def test_the_same_call_on_a_finished_run_trains_nothing(labelled: tuple[Path, Recipe, list[str]]) -> None:
+    """Every stage is skipped, and the model is the same one."""
+    run, made, _ = labelled
+    before, lines = weights(run), []
+    train(made, run, log=lines.append)
+    assert sum("already trained" in line for line in lines) == 3
+    assert not any("training" in line and "parameters" in line for line in lines)
+    torch.testing.assert_close(weights(run), before, atol=0, rtol=0)
+
+
+def test_another_recipe_does_not_go_on_in_the_same_folder(labelled: tuple[Path, Recipe, list[str]]) -> None:
+    """Neither other settings nor other data are mixed into a run."""
+    run, made, _ = labelled
+    wider = made.model_copy(update={"autoencoder": made.autoencoder.model_copy(update={"token_mask_prob": 0.1})})
+    fewer = made.model_copy(update={"data": made.data.model_copy(update={"max_rows": 20})})
+    for other, key in ((wider, "autoencoder.token_mask_prob"), (fewer, "data.rows")):
+        with pytest.raises(UserError, match=f"was started with {key}"):
+            train(other, run, log=quiet)
+
+
+def test_texts_are_conditioned_on_their_sources(tmp_path: Path) -> None:
+    """A source column is found; the model takes sources, and samples without one too."""
+    data = write(tmp_path / "rows.jsonl", [*ROWS, {"text": "a cat."}], "text", "source")
+    lines: list[str] = []
+    train(recipe(data, condition={"source_memory": "latents"}), tmp_path / "run", log=lines.append)
+    assert "texts are conditioned on their source" in lines
+    model = LatentDiffusion.from_pretrained(tmp_path / "run")
+    assert model.takes_source
+    assert len(model.generate(source=["cat sat", None, "owl hid"])) == 3
+
+
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_pretrained_families_train_sample_save_and_load(family: str, tmp_path: Path) -> None:
+    """From a folder as transformers saves it; what is frozen is in the model folder as it was."""
+    folder = tiny.PRETRAINED[family](tmp_path / family)
+    made = recipe(
+        write(tmp_path / "rows.jsonl", ROWS, "text", "label", "source"),
+        start="base-en",  # not read: a pre-trained backbone takes its place
+        autoencoder={"max_tokens": 24, "backbone": {"pretrained": str(folder)}, "bottleneck": {"latent_dim": 8}},
+    )
+    train(made, tmp_path / "run", log=quiet)
+    assert steps_done(tmp_path / "run") == {"autoencoder": 4, "diffusion": 8, "decoder": 2}
+    model = LatentDiffusion.from_pretrained(tmp_path / "run")
+    for decoder in ("autoregressive", "parallel"):
+        assert len(model.generate(3, label="bad", source="cat sat", decoder=decoder)) == 3
+    given, kept = (
+        load_file(folder / "model.safetensors"),
+        load_file(tmp_path / "run" / "final/backbone/model.safetensors"),
+    )
+    assert all(torch.equal(tensor, given[name]) for name, tensor in kept.items() if name in given)
+    assert len(set(kept) & set(given)) > 10
+    model.save_pretrained(tmp_path / "copy")
+    assert LatentDiffusion.from_pretrained(tmp_path / "copy").generate(4) == model.generate(4)
+
+
+# ------------------------------------------------------------------------------------------------ in pieces
+
+
+def at(run: Path, stage: str) -> int:
+    """The step that the state of a stage on disk has; 0 when there is none."""
+    try:
+        state = json.loads((run / "state" / stage / "state.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return 0
+    return 0 if state.get("done") else state["position"]["step"]
+
+
+def go(made: Recipe, run: Path) -> None:
+    torch.set_num_threads(1)
+    train(made, run, log=quiet)
+
+
+def test_killed_twice_it_ends_as_the_unbroken_run(tmp_path: Path) -> None:
+    """kill -9 in the autoencoder's stage and in the diffusion's, and the same call again: equal steps and weights."""
+    processes = multiprocessing.get_context("forkserver")  # imports torch once, then forks in no time
+    processes.set_forkserver_preload(["accelerate", "accelerate.utils", "transformers", "ladle.training.train"])
+    data = write(tmp_path / "rows.jsonl", ROWS, "text", "label", "source")
+    training = {"save_every_seconds": 0, "decoder": {"steps": 5}} | {
+        stage: {"steps": steps, "max_tokens": 200} for stage, steps in (("autoencoder", 60), ("diffusion", 100))
+    }
+    made = recipe(data, training=training)
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    unbroken = processes.Process(target=go, args=(made, whole))
+    unbroken.start()
+    for stage in ("autoencoder", "diffusion"):
+        process = processes.Process(target=go, args=(made, broken))
+        process.start()
+        deadline = time.monotonic() + 300
+        while not at(broken, stage) and process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, f"it ended before it could be killed in the stage {stage}"
+    assert not (broken / "final").exists()
+    last = processes.Process(target=go, args=(made, broken))
+    last.start()
+    for process in (last, unbroken):
+        process.join(300)
+        assert process.exitcode == 0
+    assert steps_done(broken) == steps_done(whole) == {"autoencoder": 60, "diffusion": 100, "decoder": 5}
+    torch.testing.assert_close(weights(broken), weights(whole), atol=0, rtol=0)
+
+
+def test_a_run_stops_after_the_stage_that_was_asked_for_and_goes_on_later(tmp_path: Path) -> None:
+    """`stage="autoencoder"` leaves an autoencoder with fitted latents; the next call trains the rest on it."""
+    made = recipe(write(tmp_path / "rows.jsonl", ROWS, "text"))
+    train(made, tmp_path / "run", stage="autoencoder", log=quiet)
+    parts = load_parts(tmp_path / "run")
+    assert parts.diffusion is None
+    assert steps_done(tmp_path / "run") == {"autoencoder": 4}
+    latents = LatentDiffusion(parts).encode(tiny.SENTENCES)
+    torch.testing.assert_close(latents.values[latents.mask].std(0), torch.ones(8), atol=0.2, rtol=0)
+    train(made, tmp_path / "run", stage="diffusion", log=quiet)
+    assert steps_done(tmp_path / "run") == {"autoencoder": 4, "diffusion": 8}
+    stopped = weights(tmp_path / "run")
+    for name, tensor in parts.autoencoder.bottleneck.state_dict().items():
+        torch.testing.assert_close(stopped[f"bottleneck/bottleneck.{name}"], tensor)
+    assert LatentDiffusion.from_pretrained(tmp_path / "run").generate(2)
+
+
+def test_a_given_autoencoder_keeps_its_encoder(labelled: tuple[Path, Recipe, list[str]], tmp_path: Path) -> None:
+    """start = a model folder: no autoencoder stage, the same latents but for the normaliser, an adapted decoder."""
+    made = recipe(write(tmp_path / "rows.jsonl", ROWS[::2], "text"), start=str(labelled[0]), training={"steps": 10})
+    lines: list[str] = []
+    train(made, tmp_path / "run", log=lines.append)
+    assert steps_done(tmp_path / "run") == {"diffusion": 8, "decoder": 2}
+    assert f"starting from the autoencoder of '{labelled[0]}'" in lines
+    given, new = load_parts(labelled[0]).autoencoder, load_parts(tmp_path / "run").autoencoder
+    states = [a.backbone.encode(**tiny.tokens(a)) for a in (given, new)]
+    torch.testing.assert_close(*states, atol=0, rtol=0)
+    assert torch.equal(given.bottleneck.down.weight, new.bottleneck.down.weight)
+    assert not torch.equal(given.bottleneck.up.weight, new.bottleneck.up.weight)
+    assert not torch.equal(given.normaliser.mean, new.normaliser.mean)
+
+
+# ------------------------------------------------------------------------------------------------ data as they are
+
+
+def test_too_many_labels_are_said_before_anything_is_trained(tmp_path: Path) -> None:
+    """A column of ids taken for labels: not after an hour of the autoencoder's stage."""
+    rows = [{"text": f"text {i}", "label": f"id {i}"} for i in range(300)]
+    with pytest.raises(UserError, match=r"2\d\d different values, 200 are allowed: name another column with --label"):
+        train(recipe(write(tmp_path / "rows.jsonl", rows, "text", "label")), tmp_path / "run", log=quiet)
+    assert not (tmp_path / "run" / "state").exists()
+
+
+def test_texts_and_sources_that_are_cut_are_counted(tmp_path: Path) -> None:
+    """How many, of how many, and at what length; a source also where the denoiser reads less of it."""
+    long = {"text": "the old cat " * 20, "source": "the red fox " * 20, "label": "good"}
+    middle = {"text": "a cat", "source": "the red fox ran to the sea", "label": "bad"}
+    valid = write(tmp_path / "valid.jsonl", ROWS[:3], "text", "source")
+    data = {"path": write(tmp_path / "rows.jsonl", [*ROWS, long, middle], "text", "source"), "valid_path": valid}
+    condition = {"max_source_tokens": 8}
+    lines: list[str] = []
+    train(recipe("", data=data, condition=condition), tmp_path / "run", stage="autoencoder", log=lines.append)
+    assert "1 of 51 texts are longer than 24 tokens and were cut" in lines
+    assert "2 of 51 sources are longer than 8 tokens and were cut" in lines
+
+
+def test_no_text_is_missed_when_cut_ones_are_counted() -> None:
+    """Only texts long enough to be in doubt are tokenized; here each length around the limit, in rare bytes."""
+    autoencoder = tiny.tiny_autoencoder()
+    texts = ["ÿ" * n for n in range(1, 20)] + ["q" * n for n in range(15, 35)]
+    true = sum(len(ids) > tiny.MAX_TOKENS for ids in autoencoder.backbone.tokenizer(texts)["input_ids"])
+    assert 0 < true < len(texts)
+    assert count_cut(autoencoder, texts) == true
+    assert count_cut(autoencoder, []) == 0
+
+
+def test_a_label_or_source_that_only_some_rows_have_is_no_obstacle(tmp_path: Path) -> None:
+    """A rare label may be in held-out rows alone, and held-out rows may have no source at all."""
+    train_rows = [*ROWS[:20], {"text": "a cat."}]
+    valid = write(tmp_path / "valid.jsonl", [{"text": "no.", "label": "rare"}, ROWS[3]], "text", "label")
+    data = {"path": write(tmp_path / "rows.jsonl", train_rows, "text", "label", "source"), "valid_path": valid}
+    train(recipe("", data=data), tmp_path / "run", log=quiet)
+    model = LatentDiffusion.from_pretrained(tmp_path / "run")
+    assert model.labels == tiny.LABELS
+    assert len(model.generate(2, label="good", source="cat sat")) == 2
+
+
+def test_few_texts_without_held_out_rows_train(tmp_path: Path) -> None:
+    """What is looked at are training rows then."""
+    data = {"path": write(tmp_path / "rows.jsonl", ROWS[:5], "text"), "valid_fraction": 0.0}
+    made = recipe("", data=data, autoencoder=SIZES | {"bottleneck": {"kind": "perceiver", "latent_dim": 8}})
+    train(made, tmp_path / "run", log=quiet)
+    assert len(LatentDiffusion.from_pretrained(tmp_path / "run").generate(2)) == 2
+
+
+def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
+    """With those that there are; nothing is written."""
+    with pytest.raises(UserError, match="unknown stage 'encoder': allowed are all, autoencoder, diffusion, decoder"):
+        train(Recipe(), tmp_path / "run", stage="encoder")
+    assert not (tmp_path / "run").exists()
