@@ -18,12 +18,15 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("name")
     parser.add_argument("--base")
+    parser.add_argument("--guidance-scale", type=float, help="the default to sample with")
     parser.add_argument("--info", help="JSON file whose keys replace those of the model's info (see ladle.card)")
     arguments = parser.parse_args()
     parts = load_parts(arguments.model)
     parts.name = arguments.name
     if arguments.info:
         parts.info.update(json.loads(Path(arguments.info).read_text(encoding="utf-8")))
+    if arguments.guidance_scale is not None:
+        parts.sampling = parts.sampling.model_copy(update={"guidance_scale": arguments.guidance_scale})
     folder = Path(ladle.__file__).parent / "models" / arguments.name
     save_parts(parts, folder, dtype=torch.float16, base=arguments.base)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

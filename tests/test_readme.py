@@ -42,9 +42,9 @@ def test_the_commands_for_ones_own_file_run_in_order(tmp_path: Path, monkeypatch
     with open("reviews.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
-        writer.writerows([f"the {food} was {word} .", label]
-                         for food in ("soup", "tea", "bread", "fish", "cake", "rice")
-                         for word, label in (("great", "positive"), ("cold", "negative"), ("fine", "positive")))  # fmt: skip
+        for food in ("soup", "tea", "bread", "fish", "cake", "rice"):
+            for word, label in (("great", "positive"), ("cold", "negative"), ("fine", "positive")):
+                writer.writerow([f"the {food} was {word} .", label])
     own = [command for command in commands() if "reviews" in " ".join(command)]
     assert [command[1] for command in own] == ["train", "sample", "evaluate"]
     for _, verb, *arguments in own:

@@ -54,6 +54,12 @@ class RawCondition:
     source: Tensor | None = None
     source_mask: Tensor | None = None
 
+    @property
+    def given(self) -> bool:
+        """Whether any row has a label or a source."""
+        label = self.label_ids is not None and bool((self.label_ids >= 0).any())
+        return label or (self.source_mask is not None and bool(self.source_mask.any()))
+
     def to(self, device: torch.device | str) -> "RawCondition":
         """All tensors on `device`."""
         return RawCondition(

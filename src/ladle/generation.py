@@ -53,7 +53,8 @@ def draw_latents(
     mask = lengths_to_mask(lengths, int(lengths.max())).to(device)
     batch = len(noise)
     denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, batch))
-    if sampling.guidance_scale != 1:
+    # Without any condition both denoisers would be the same one.
+    if sampling.guidance_scale != 1 and raw.given:
         free = diffusion.denoise(mask, diffusion.condition.null(batch))
         denoise = guided(denoise, free, sampling.guidance_scale)
     levels = sampling_levels(diffusion.schedule, sampling.num_inference_steps, sampling.grid)

@@ -16,7 +16,7 @@ from ladle.checkpoint import SamplingConfig
 from ladle.condition import ConditionConfig, RawCondition
 from ladle.diffusion.denoising import DiffusionBatch, LatentDiffusionModel
 from ladle.diffusion.prediction import add_noise
-from ladle.diffusion.schedule import Level
+from ladle.diffusion.samplers import ddpm
 from ladle.generation import draw_latents, draw_lengths
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
@@ -158,15 +158,16 @@ class DiffusionStage:
 
 
 class DecoderStage:
-    """The way from latents to text, made used to the prior's errors (arXiv 2505.18853 and later: decoder adaptation).
+    """The way from latents to text, made used to the prior's errors (decoder adaptation, as in BLD and others).
 
-    Half of the texts come from z0 with Gaussian noise, half from the frozen prior's own estimate of z0 after noising
-    to a random level: what the prior gets wrong, the decoder learns to put right. The encoder is fixed, so that
-    latents keep their meaning.
+    Half of the texts come from z0 with Gaussian noise. The other half is noised to a level and drawn back to z0 by
+    the frozen prior in a few stochastic steps: latents as it makes them, with what it gets wrong between neighbours,
+    of a text that is known. The encoder is fixed, so that latents keep their meaning.
     """
 
     name = "decoder"
-    max_time = 0.6  # beyond this the estimate says too little of the text that is asked for
+    max_time = 0.8  # from a higher level the prior may well draw another text
+    num_steps = 5
 
     def __init__(
         self,
@@ -225,23 +226,22 @@ class DecoderStage:
         chosen = (torch.rand(rows, device=z0.device) < 0.5).nonzero()[:, 0]
         if not len(chosen):
             return noised
-        t = self.max_time * torch.rand(len(chosen), device=z0.device)
-        level = self.diffusion.schedule.level(t)
+        times = torch.linspace(1, 0, self.num_steps + 1) * (self.max_time * torch.rand(()))
+        levels = [self.diffusion.schedule.level(t).to(z0.device) for t in times]
         condition = self.diffusion.condition.encode(batch.condition[chosen], len(chosen))
-        denoise = self.diffusion.denoise(mask[chosen], condition)
-        zt = add_noise(z0[chosen], torch.randn_like(z0[chosen]), Level(level.log_snr, level.alpha, level.sigma))
-        estimate = denoise(zt, level)
-        return noised.index_copy(0, chosen, denoise(zt, level, estimate).to(noised))
+        zt = add_noise(z0[chosen], torch.randn_like(z0[chosen]), levels[0])
+        drawn = ddpm(self.diffusion.denoise(mask[chosen], condition), zt, levels, noise=lambda: torch.randn_like(zt))
+        return noised.index_copy(0, chosen, drawn.to(noised))
 
 
 def trained_for_decoding(autoencoder: TextAutoencoder) -> list[torch.nn.Module]:
-    """The parts that lead from latents to text and that the encoder does not share: the embeddings stay."""
-    bottleneck = autoencoder.bottleneck
-    parts: list[torch.nn.Module] = [bottleneck.up, bottleneck.layers, bottleneck.norm_out]
-    backbone = autoencoder.config.backbone
-    if backbone.train_decoder or not backbone.pretrained:
+    """The backbone's decoder but for the embeddings, which the encoder shares; where it is frozen, the way to it."""
+    backbone, bottleneck = autoencoder.config.backbone, autoencoder.bottleneck
+    if backbone.pretrained and not backbone.train_decoder:
+        parts: list[torch.nn.Module] = [bottleneck.up, bottleneck.layers, bottleneck.norm_out]
+    else:
         decoder = autoencoder.backbone.model.get_decoder()
-        parts += [module for module in decoder.children() if not isinstance(module, torch.nn.Embedding)]
+        parts = [module for module in decoder.children() if not isinstance(module, torch.nn.Embedding)]
     if autoencoder.parallel_decoder is not None:
         parts.append(autoencoder.parallel_decoder)
     return parts
