@@ -70,12 +70,12 @@ def learnt(request: pytest.FixtureRequest) -> TextAutoencoder:
     return memorised.memorised(request.param)
 
 
-def memory_of(autoencoder: TextAutoencoder) -> tuple[Tensor, Tensor]:
+def memory_of(autoencoder: TextAutoencoder, noise: float = 0.7) -> tuple[Tensor, Tensor]:
     """Memory of the eight sentences, noised, so that the decoder is not sure of itself."""
     torch.manual_seed(0)
     latents = tiny.latents(autoencoder, memorised.EIGHT)
     with torch.no_grad():
-        return autoencoder.expand(Latents(latents.values + 0.7 * torch.randn_like(latents.values), latents.mask))
+        return autoencoder.expand(Latents(latents.values + noise * torch.randn_like(latents.values), latents.mask))
 
 
 @torch.no_grad()
@@ -125,7 +125,7 @@ def test_the_end_token_decides_the_length(learnt: TextAutoencoder) -> None:
 
 def test_beams_find_texts_at_least_as_likely_as_greedy(learnt: TextAutoencoder) -> None:
     """`num_beams` reaches transformers and the memory is repeated for each beam."""
-    memory, mask = memory_of(learnt)
+    memory, mask = memory_of(learnt, noise=2.0)
     greedy = autoregressive_ids(learnt.backbone, memory, mask)
     beams = autoregressive_ids(learnt.backbone, memory, mask, num_beams=4, length_penalty=0.0)
     gain = log_probs(learnt, beams, memory, mask) - log_probs(learnt, greedy, memory, mask)
@@ -135,7 +135,7 @@ def test_beams_find_texts_at_least_as_likely_as_greedy(learnt: TextAutoencoder) 
 
 def test_a_tiny_nucleus_is_greedy_and_a_whole_one_is_not(learnt: TextAutoencoder) -> None:
     """`do_sample`, `top_p` and `temperature` mean what they mean in transformers."""
-    memory, mask = memory_of(learnt)
+    memory, mask = memory_of(learnt, noise=2.0)
     greedy = autoregressive_ids(learnt.backbone, memory, mask)
     nucleus = autoregressive_ids(learnt.backbone, memory, mask, do_sample=True, top_p=1e-6)
     whole = autoregressive_ids(learnt.backbone, memory, mask, do_sample=True, top_p=1.0, temperature=2.0)

@@ -37,14 +37,14 @@ def write(path: Path, rows: list[dict[str, str]], *columns: str) -> str:
     return str(path)
 
 
-def recipe(data: str, **settings: Any) -> Recipe:
+def recipe(path: str, **settings: Any) -> Recipe:
     """A tiny model from nothing, six steps or so to a stage."""
     stage = {"max_tokens": 400}
     training = {"steps": 14, "precision": "fp32", "save_every_seconds": 1000, "validate_every": 0, "sample_every": 0}
     values: dict[str, Any] = {
         "name": "made",
         "start": "nothing",
-        "data": {"path": data, "valid_fraction": 0.1},
+        "data": {"path": path, "valid_fraction": 0.1},
         "autoencoder": SIZES,
         "diffusion": {"denoiser": {"width": 32, "num_layers": 2, "num_skips": 1}},
         "sampling": {"num_inference_steps": 2},
@@ -252,7 +252,8 @@ def test_a_given_autoencoder_keeps_its_encoder(labelled: tuple[Path, Recipe, lis
     states = [a.backbone.encode(**tiny.tokens(a)) for a in (given, new)]
     torch.testing.assert_close(*states, atol=0, rtol=0)
     assert torch.equal(given.bottleneck.down.weight, new.bottleneck.down.weight)
-    assert not torch.equal(given.bottleneck.up.weight, new.bottleneck.up.weight)
+    decoders = [a.backbone.model.get_decoder().layers[0].fc1.weight for a in (given, new)]
+    assert not torch.equal(*decoders)
     assert not torch.equal(given.normaliser.mean, new.normaliser.mean)
 
 
@@ -270,7 +271,7 @@ def test_too_many_labels_are_said_before_anything_is_trained(tmp_path: Path) -> 
 def test_texts_and_sources_that_are_cut_are_counted(tmp_path: Path) -> None:
     """How many, of how many, and at what length; a source also where the denoiser reads less of it."""
     long = {"text": "the old cat " * 20, "source": "the red fox " * 20, "label": "good"}
-    middle = {"text": "a cat", "source": "the red fox ran to the sea", "label": "bad"}
+    middle = {"text": "a cat", "source": "the red fox ran to the sea, 1 2 3 4 5 6", "label": "bad"}
     valid = write(tmp_path / "valid.jsonl", ROWS[:3], "text", "source")
     data = {"path": write(tmp_path / "rows.jsonl", [*ROWS, long, middle], "text", "source"), "valid_path": valid}
     condition = {"max_source_tokens": 8}
