@@ -1,6 +1,7 @@
 """Fixtures that several test files share. The builders themselves are in `tiny.py`."""
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import tiny
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.checkpoint import ModelParts, save_parts
 from ladle.diffusion.denoising import LatentDiffusionModel
+
+# A shell that starts the tests in the background makes them ignore Ctrl-C, and their child processes too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=["aligned", "perceiver"])
