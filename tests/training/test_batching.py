@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ladle.errors import UserError
-from ladle.training.batching import token_batches
+from ladle.training.batching import fitting_max_tokens, token_batches
 
 LENGTHS = st.lists(st.integers(0, 80), max_size=200)
 BUDGET = st.integers(1, 300)
@@ -68,3 +68,10 @@ def test_a_row_longer_than_the_budget_is_alone():
 def test_limits_below_one_are_refused(limits):
     with pytest.raises(UserError, match="must be at least 1"):
         token_batches([1, 2], seed=0, epoch=0, **limits)
+
+
+def test_small_data_get_smaller_batches() -> None:
+    assert fitting_max_tokens([30] * 100_000, 8192) == 8192
+    assert fitting_max_tokens([12] * 5_000, 8192) == 2500
+    assert fitting_max_tokens([12] * 50, 8192) == 1024
+    assert fitting_max_tokens([12] * 50, 256) == 256

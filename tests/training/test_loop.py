@@ -231,6 +231,67 @@ def test_killed_at_random_moments_it_ends_as_the_unbroken_training(tmp_path: Pat
     assert names[0] == names[1]
 
 
+class Wandering(TinyStage):
+    """Held-out rows of another map: the better it learns, the worse it does on them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.others = self.inputs @ torch.randn(8, 2, generator=torch.Generator().manual_seed(5)) + 0.3 * self.targets
+
+    def validate(self) -> dict[str, float]:
+        return {"mse": (self.module(self.inputs) - self.others).square().mean().item()}
+
+
+KEEP_BEST: dict[str, Any] = {"steps": 60, "keep_best": "mse", "validate_every": 0.05, "lr_schedule": "constant"}
+
+
+def test_the_best_validation_is_kept_in_place_of_the_last(tmp_path: Path) -> None:
+    stage = Wandering()
+    result = train(stage, tmp_path / "a", **KEEP_BEST)
+    values = [row["validation"]["mse"] for row in rows(tmp_path / "a") if "validation" in row]
+    assert result.metrics["mse"] == min(values) < values[-1]
+    assert stage.validate()["mse"] == pytest.approx(min(values))  # the module holds those weights, buffers too
+    again = train(Wandering(), tmp_path / "a", **KEEP_BEST)
+    assert_same(result, again)
+    assert train(Wandering(), tmp_path / "b", **(KEEP_BEST | {"keep_best": None})).metrics["mse"] == values[-1]
+
+
+def test_the_best_survives_an_interruption(tmp_path: Path) -> None:
+    whole = train(Wandering(), tmp_path / "whole", **KEEP_BEST)
+    for stop in (20, 45, None):
+        stage = Wandering() if stop is None else WanderingInterrupted(stop)
+        with contextlib.suppress(KeyboardInterrupt):
+            result = train(stage, tmp_path / "pieces", **KEEP_BEST)
+    assert_same(whole, result)
+
+
+class WanderingInterrupted(Wandering):
+    """Ctrl-C in the middle of its n-th step."""
+
+    def __init__(self, stop: int) -> None:
+        super().__init__()
+        self.stop = stop
+
+    def load(self, batch_spec: list[int]) -> dict[str, Tensor]:
+        if self.num_loads == self.stop:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().load(batch_spec)
+
+
+def test_patience_ends_a_training_that_no_longer_improves(tmp_path: Path) -> None:
+    result = train(Wandering(), tmp_path, patience=3, **KEEP_BEST)
+    values = [row["validation"]["mse"] for row in rows(tmp_path) if "validation" in row]
+    best = values.index(min(values))
+    assert result.step < 60
+    assert len(values) - 1 in (best + 3, best + 4)  # the one after the end counts too
+    assert result.metrics["mse"] == values[best]
+
+
+def test_a_metric_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="keep_best is 'bleu': diffusion is validated by mse"):
+        train(TinyStage(), tmp_path, steps=20, keep_best="bleu")
+
+
 def test_a_finished_stage_returns_at_once(tmp_path: Path) -> None:
     """The same command on a finished run: nothing is trained, the averages are in the module."""
     first = train(TinyStage(), tmp_path, steps=20)

@@ -7,6 +7,8 @@ import numpy as np
 from ladle.errors import UserError
 
 BATCHES_IN_POOL = 50  # sorted together: more waste less padding, fewer mix lengths better in a batch's company
+BATCHES_IN_EPOCH = 24  # at least, where that leaves batches of
+LEAST_TOKENS = 1024
 
 
 def token_batches(
@@ -44,6 +46,12 @@ def token_batches(
         pool = pool[np.argsort(sizes[pool], kind="stable")]
         batches += _cut(pool.tolist(), sizes[pool].tolist(), max_tokens, max_rows or sizes.size)
     return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def fitting_max_tokens(lengths: Sequence[int], max_tokens: int) -> int:
+    """`max_tokens`, or less where a small data set would make an epoch of a handful of batches: a noisy gradient often
+    is worth more than a precise one seldom."""
+    return min(max_tokens, max(LEAST_TOKENS, sum(lengths) // BATCHES_IN_EPOCH))
 
 
 def _cut(pool: list[int], sizes: list[int], max_tokens: int, max_rows: int) -> list[list[int]]:

@@ -22,7 +22,15 @@ from ladle.training.ema import EMA
 from ladle.training.interrupts import Interrupts
 from ladle.training.progress import Log, Progress, Record, collapse_warnings, duration, mean, sample_statistics, say
 from ladle.training.settings import FREE_SETTINGS, TrainingConfig, build_optimizer, lr_factor
-from ladle.training.state import Position, StateFolder, describe_module, digest, preserved_random, trained_tensors
+from ladle.training.state import (
+    Position,
+    StateFolder,
+    describe_module,
+    digest,
+    fill_module,
+    preserved_random,
+    trained_tensors,
+)
 
 MAX_BAD_STEPS = 20  # steps in a row with a loss or gradient that is not finite, before the training gives up
 LOG_EVERY = 50  # steps to a row of metrics.jsonl
@@ -65,7 +73,7 @@ class TrainingResult:
     state: dict[str, Tensor]
     """Averaged parameters and buffers by name, on the module's device."""
     metrics: dict[str, float]
-    """The last validation, and the training loss as `loss`."""
+    """The last validation (the best one with `keep_best`), and the last training loss as `loss`."""
     step: int
     seconds: float
 
@@ -138,18 +146,19 @@ class _Run:
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and _has_bf16_units(self.device))
         self.objective = self.accelerator.prepare_model(_Objective(stage, self.autocast))
         self.trained = [parameter for parameter in stage.module.parameters() if parameter.requires_grad]
-        self.optimizer = build_optimizer(self.trained, config)
+        self.optimizer = build_optimizer(stage.module, config)
         self.ema = EMA(stage.module, config.ema_decay)
         self.run_dir = run_dir
         self.bad_steps = torch.zeros((), device=self.device)  # not finite, in a row
         self.saved_step = 0
+        self.best: dict[str, Tensor] | None = None  # averages and buffers at the best validation, with `keep_best`
 
     def train(self) -> TrainingResult:
         with preserved_random(self.device), Interrupts() as self.signals:
             self._start()
             with Progress(self.stage.name, self.share, self.log) as progress:
                 try:
-                    while self.share < 1:
+                    while self.share < 1 and not self.out_of_patience:
                         before = self._tick()
                         with self.signals.held():
                             self._train_step()
@@ -162,6 +171,10 @@ class _Run:
                             self._write_row()
                     self._save()
                     metrics = self._validate()
+                    if self.best is not None and self.position.best is not None:
+                        fill_module(self.stage.module, self.best)
+                        self.ema.load(self.best, self.ema.num_updates)
+                        metrics = self.position.best
                     self._sample()
                 except KeyboardInterrupt:
                     if not self.signals.inside:
@@ -180,6 +193,7 @@ class _Run:
         self.began = time.monotonic() - self.position.seconds
         self.saved_at, self.save_cost = time.monotonic(), 0.0
         self.saved_step = self.position.step
+        self.best = self.folder.best()
         self.specs = self.stage.batches(self.position.epoch)
         if not len(self.specs):
             raise UserError(f"{self.stage.name}: there is nothing to train on (0 batches); give more rows")
@@ -197,7 +211,7 @@ class _Run:
         position, window = self.position, self.position.window
         factor = lr_factor(self.config, position.step, self._share_for_lr())
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * factor
+            group["lr"] = group["base_lr"] * factor
         loss_sum: Tensor | float = 0.0
         for _ in range(self.config.gradient_accumulation):
             batch = send_to_device(self.stage.load(self._next_spec()), self.device, non_blocking=True)
@@ -257,6 +271,11 @@ class _Run:
             return min(1.0, self.position.step / self.config.steps)
         return min(1.0, self.position.seconds / (60 * (self.config.minutes or math.inf)))
 
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the last `patience` validations brought nothing better."""
+        return self.config.patience is not None and self.position.num_stale >= self.config.patience
+
     def _tick(self) -> tuple[float, float]:
         """Bring the position's clock up to now; the share and the seconds."""
         self.position.seconds = time.monotonic() - self.began
@@ -297,7 +316,7 @@ class _Run:
         num_skipped = round(sum(window.pop("skipped")))
         values: dict[str, Any] = {"step": position.step, "epoch": position.epoch, "progress": self.share}
         values |= {name: mean(numbers) for name, numbers in window.items()}
-        values |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": round(position.seconds, 3)}
+        values |= {"lr": self.optimizer.param_groups[-1]["lr"], "seconds": round(position.seconds, 3)}
         if num_tokens:
             values["tokens_per_second"] = round(num_tokens / max(position.seconds - position.window_start, 1e-6), 1)
         if num_skipped:
@@ -311,7 +330,23 @@ class _Run:
             metrics = {name: float(value) for name, value in self.stage.validate().items()}
         if metrics:
             self._event({"validation": metrics})
+        if self.config.keep_best is not None:
+            self._compare(self.config.keep_best, metrics)
         return metrics
+
+    def _compare(self, name: str, metrics: dict[str, float]) -> None:
+        if name not in metrics:
+            raise UserError(
+                f"keep_best is '{name}': {self.stage.name} is validated by {', '.join(metrics) or 'nothing'}"
+            )
+        position = self.position
+        with self.signals.held():
+            if position.best is None or metrics[name] < position.best[name]:
+                position.best, position.num_stale = metrics, 0
+                tensors = trained_tensors(self.stage.module) | self.ema.tensors()
+                self.best = {key: tensor.clone() for key, tensor in tensors.items()}
+            else:
+                position.num_stale += 1
 
     def _sample(self) -> None:
         with self._averaged():
@@ -348,7 +383,7 @@ class _Run:
         self._tick()
         self.position.num_rows = self.record.num_rows
         self.position.window = {name: _floats(values) for name, values in self.position.window.items()}
-        self.folder.save(self.position, self.stage.module, self.optimizer, self.ema)
+        self.folder.save(self.position, self.stage.module, self.optimizer, self.ema, self.best)
         self.saved_at, self.saved_step = time.monotonic(), self.position.step
         self.save_cost = self.saved_at - began
 

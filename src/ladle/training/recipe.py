@@ -27,6 +27,8 @@ class StageTraining(Config):
     steps: int | None = Field(None, ge=0)
     minutes: float | None = Field(None, ge=0)
     lr: float = Field(gt=0)
+    optimizer: str = "adamw"
+    muon_scale: float = Field(5.0, gt=0)
     max_tokens: int = Field(ge=1)
     warmup: float = Field(0.03, ge=0)
     lr_schedule: str = "trapezoid"
@@ -35,6 +37,8 @@ class StageTraining(Config):
     betas: tuple[float, float] = (0.9, 0.98)
     grad_clip: float = Field(1.0, ge=0)
     gradient_accumulation: int = Field(1, ge=1)
+    keep_best: str | None = None
+    patience: int | None = Field(None, ge=1)
 
 
 class AutoencoderTraining(StageTraining):
@@ -46,9 +50,10 @@ class AutoencoderTraining(StageTraining):
 
 
 class DiffusionTraining(StageTraining):
-    """About 250 E2E texts to a batch."""
+    """About 250 E2E texts to a batch. Muon against AdamW at equal time: benchmarks/LOG.md."""
 
     share: float = Field(0.8, ge=0)
+    optimizer: str = "muon"
     lr: float = Field(1e-3, gt=0)
     max_tokens: int = Field(8192, ge=1)
 

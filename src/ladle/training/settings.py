@@ -1,12 +1,12 @@
 """How a stage is trained: its budget, batch size, optimiser and learning rate over time."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
-from torch import nn
+from torch import Tensor, nn
 
 from ladle.config import Config
 
@@ -22,6 +22,10 @@ class TrainingConfig(Config):
     minutes: float | None = Field(None, gt=0, validate_default=True)
     """in minutes of this loop (with its validations and samples), over all runs together. Exactly one of the two."""
     lr: float = Field(5e-4, gt=0)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: the matrices of repeated blocks by Muon (arXiv 2502.16982), everything else by AdamW."""
+    muon_scale: float = Field(5.0, gt=0)
+    """Muon's learning rate, in multiples of `lr`."""
     warmup: float = Field(0.02, ge=0)
     """Linear warm-up: a share of the budget if under 1, otherwise a number of steps."""
     lr_schedule: Literal["cosine", "linear", "constant", "trapezoid"] = "cosine"
@@ -42,6 +46,10 @@ class TrainingConfig(Config):
     """A share of the budget if at most 1, otherwise seconds; 0: only at the end."""
     sample_every: float = Field(0.1, ge=0)
     """As `validate_every`."""
+    keep_best: str | None = None
+    """A validation metric: the result is the averaged weights with its lowest value, in place of the last ones."""
+    patience: int | None = Field(None, ge=1)
+    """With `keep_best`: end after so many validations in a row without a new lowest value."""
     seed: int = Field(0, ge=0, lt=2**32)
     num_threads: int | None = Field(None, ge=1)
     """torch's threads; None leaves them as they are."""
@@ -78,14 +86,80 @@ def lr_factor(config: TrainingConfig, step: int, share: float) -> float:
     return ramp * LR_SCHEDULES[config.lr_schedule](min(share, 1.0))
 
 
-def build_optimizer(parameters: Sequence[nn.Parameter], config: TrainingConfig) -> torch.optim.AdamW:
-    """Fused AdamW; weight decay for matrices only."""
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+def build_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Fused AdamW, with Muon for the hidden matrices where `config` says so; weight decay for matrices only.
+
+    Every group has its own full learning rate under `base_lr`.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    hidden = hidden_matrices(module) if config.optimizer == "muon" else []
+    apart = {id(parameter) for parameter in hidden}
+    rest = [parameter for parameter in parameters if id(parameter) not in apart]
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [parameter for parameter in rest if parameter.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [parameter for parameter in rest if parameter.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, fused=True
-    )
+    groups = [group for group in groups if group["params"]]
+    optimizer: torch.optim.Optimizer
+    if hidden:
+        adamw = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True) if groups else None
+        optimizer = MuonWithAdamW(hidden, config.muon_scale * config.lr, config.weight_decay, adamw)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    for group in optimizer.param_groups:
+        group["base_lr"] = group["lr"]
+    return optimizer
+
+
+def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
+    """The trained weights of linear layers inside lists of blocks: neither embeddings nor the first and last maps.
+
+    Muon makes the update of a matrix orthogonal, which suits maps between hidden states, not tables or outputs.
+    """
+    blocks = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
+    weights = [part.weight for block in blocks for part in block.modules() if isinstance(part, nn.Linear)]
+    return [weight for weight in dict.fromkeys(weights) if weight.requires_grad]
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """torch's Muon for some parameters and AdamW for the others, saved and restored as one optimiser.
+
+    Args:
+        matrices: what Muon moves, each [out, in].
+        lr: Muon's; its updates are scaled to the size of AdamW's.
+        weight_decay: Muon's.
+        adamw: moves the rest; None when there is none.
+    """
+
+    found_inf: Tensor | None = None
+    """A scalar, 1 for a step that must do nothing."""
+
+    def __init__(
+        self, matrices: list[nn.Parameter], lr: float, weight_decay: float, adamw: torch.optim.AdamW | None
+    ) -> None:
+        muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self.parts: list[torch.optim.Optimizer] = [muon] if adamw is None else [muon, adamw]
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        self._share()
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of both."""
+        muon, *others = self.parts
+        for part in others:
+            part.found_inf = self.found_inf  # type: ignore[attr-defined]
+            part.step()
+        if self.found_inf is None or not float(self.found_inf):  # Muon has no fused form that would look by itself
+            muon.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As of any optimiser."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def _share(self) -> None:
+        """Let the parts work on this optimiser's groups and state, so that there is one of each."""
+        groups = list(self.param_groups)
+        for part in self.parts:
+            count = len(part.param_groups)
+            part.param_groups, groups = groups[:count], groups[count:]
+            part.state = self.state

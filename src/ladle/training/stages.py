@@ -20,7 +20,7 @@ from ladle.diffusion.samplers import ddpm
 from ladle.generation import draw_latents, draw_lengths
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
-from ladle.training.batching import token_batches
+from ladle.training.batching import fitting_max_tokens, token_batches
 from ladle.training.cache import SourceStore, VectorStore
 from ladle.training.data import Row
 
@@ -61,9 +61,7 @@ class AutoencoderStage:
         self.valid_tokens = TokenStore(autoencoder, self.valid_texts)
 
     def batches(self, epoch: int) -> list[list[int]]:
-        return token_batches(
-            self.train_tokens.lengths.tolist(), self.config.max_tokens, seed=self.config.seed, epoch=epoch
-        )
+        return _batches(self.train_tokens.lengths.tolist(), self.config, epoch)
 
     def load(self, rows: list[int]) -> dict[str, Tensor]:
         return self.train_tokens.gather(torch.tensor(rows))
@@ -124,8 +122,7 @@ class DiffusionStage:
             diffusion.length.fit_base(latents.lengths)
 
     def batches(self, epoch: int) -> list[list[int]]:
-        lengths = (self.latents.lengths * self.tokens_per_latent).tolist()
-        return token_batches(lengths, self.config.max_tokens, seed=self.config.seed, epoch=epoch)
+        return _batches((self.latents.lengths * self.tokens_per_latent).tolist(), self.config, epoch)
 
     def load(self, rows: list[int]) -> DiffusionBatch:
         others = torch.randint(len(self.latents), (min(NUM_LENGTH_ROWS, len(self.latents)),))
@@ -188,7 +185,7 @@ class DecoderStage:
             diffusion.eval().requires_grad_(False)
 
     def batches(self, epoch: int) -> list[list[int]]:
-        return token_batches(self.tokens.lengths.tolist(), self.config.max_tokens, seed=self.config.seed, epoch=epoch)
+        return _batches(self.tokens.lengths.tolist(), self.config, epoch)
 
     def load(self, rows: list[int]) -> tuple[dict[str, Tensor], DiffusionBatch]:
         index = torch.tensor(rows)
@@ -245,6 +242,10 @@ def trained_for_decoding(autoencoder: TextAutoencoder) -> list[torch.nn.Module]:
     if autoencoder.parallel_decoder is not None:
         parts.append(autoencoder.parallel_decoder)
     return parts
+
+
+def _batches(lengths: list[int], config: Any, epoch: int) -> list[list[int]]:
+    return token_batches(lengths, fitting_max_tokens(lengths, config.max_tokens), seed=config.seed, epoch=epoch)
 
 
 def _diffusion_batch(

@@ -1,7 +1,7 @@
 """Run state: everything a killed training needs in order to go on as if nothing had happened.
 
 `state/<stage>/` holds, while a stage trains, `model.safetensors` (trained parameters and buffers), `ema.safetensors`,
-`optimizer.safetensors`, `random.safetensors` and `state.json` (position, Python's and NumPy's generators, what the run
+`optimizer.safetensors`, `random.safetensors`, with `keep_best` `best.safetensors`, and `state.json` (position, Python's and NumPy's generators, what the run
 was started with); once it is done, `ema.safetensors` and `state.json` only. Frozen parameters are not in it: they come
 from where they came from at the start. Nothing is pickled. The folder is replaced as a whole (`files.atomic_folder`).
 """
@@ -40,6 +40,8 @@ class Position:
     window_start: float = 0.0  # `seconds` at that row
     loss: float | None = None  # in that row
     num_rows: int = 0  # rows of this stage in metrics.jsonl
+    best: dict[str, float] | None = None  # the validation with the lowest value of `keep_best`
+    num_stale: int = 0  # validations since
 
 
 class StateFolder:
@@ -55,8 +57,15 @@ class StateFolder:
         self.path = path
         self.identity = identity
 
-    def save(self, position: Position, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA) -> None:
-        """Replace the state by the present one.
+    def save(
+        self,
+        position: Position,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        ema: EMA,
+        best: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Replace the state by the present one. `best`: the averages and buffers of `position.best`.
 
         Raises:
             LadleError: full disk or no permission; the earlier state is intact.
@@ -73,6 +82,8 @@ class StateFolder:
             "optimizer": _optimizer_tensors(module, optimizer),
             "random": _torch_random(_device(module)),
         }
+        if best is not None:
+            tensors["best"] = dict(best)
         self._write(values, tensors)
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA) -> Position | None:
@@ -86,7 +97,7 @@ class StateFolder:
         if values is None:
             return None
         with self._saying_damaged():
-            _copy_into(_live_tensors(module), self._tensors("model"))
+            fill_module(module, self._tensors("model"))
             ema.load(self._tensors("ema"), values["ema_updates"])
             _load_optimizer(module, optimizer, self._tensors("optimizer"))
             position = Position(**values["position"])
@@ -95,6 +106,15 @@ class StateFolder:
             np.random.set_state(values["numpy_random"])
             _set_torch_random(_device(module), self._tensors("random"))
         return position
+
+    def best(self) -> dict[str, Tensor] | None:
+        """What was given to `save` as the best; None where there is none.
+
+        Raises:
+            LadleError: the state is damaged.
+        """
+        with self._saying_damaged():
+            return self._tensors("best") if (self.path / "best.safetensors").exists() else None
 
     def finish(self, position: Position, module: nn.Module, ema: EMA, metrics: Mapping[str, float]) -> None:
         """Mark the stage done. Only the averages, the buffers and the metrics are kept.
@@ -115,7 +135,7 @@ class StateFolder:
         if values is None or not values.get("done"):
             return None
         with self._saying_damaged():
-            _copy_into(_live_tensors(module), self._tensors("ema"))
+            fill_module(module, self._tensors("ema"))
             return Position(**values["position"]), dict(values["metrics"])
 
     def _write(self, values: dict[str, Any], tensors: dict[str, dict[str, Tensor]]) -> None:
@@ -195,6 +215,17 @@ def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in _live_tensors(module).items()}
 
 
+@torch.no_grad()
+def fill_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors, named as in `trained_tensors`, into the module.
+
+    Raises:
+        KeyError: one is missing.
+    """
+    for name, target in _live_tensors(module).items():
+        target.copy_(tensors[name])
+
+
 @contextmanager
 def preserved_random(device: torch.device) -> Iterator[None]:
     """Give Python's, NumPy's and torch's generators back after the block as they were before it."""
@@ -214,12 +245,6 @@ def _live_tensors(module: nn.Module) -> dict[str, Tensor]:
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     saved = module.state_dict(keep_vars=True).keys()  # leaves out the buffers that are not to be saved
     return parameters | {name: buffer for name, buffer in module.named_buffers() if name in saved}
-
-
-@torch.no_grad()
-def _copy_into(targets: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> None:
-    for name, target in targets.items():
-        target.copy_(sources[name])
 
 
 def _apart(tensor: Tensor) -> Tensor:
