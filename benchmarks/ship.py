@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import ladle
-from ladle.checkpoint import load_parts, save_parts
+from ladle.checkpoint import SamplingConfig, load_parts, save_parts
 
 
 def main() -> None:
@@ -18,15 +18,14 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("name")
     parser.add_argument("--base")
-    parser.add_argument("--guidance-scale", type=float, help="the default to sample with")
+    parser.add_argument("--sampling", type=json.loads, default={}, help="JSON: the defaults to sample with")
     parser.add_argument("--info", help="JSON file whose keys replace those of the model's info (see ladle.card)")
     arguments = parser.parse_args()
     parts = load_parts(arguments.model)
     parts.name = arguments.name
     if arguments.info:
         parts.info.update(json.loads(Path(arguments.info).read_text(encoding="utf-8")))
-    if arguments.guidance_scale is not None:
-        parts.sampling = parts.sampling.model_copy(update={"guidance_scale": arguments.guidance_scale})
+    parts.sampling = SamplingConfig.parse(parts.sampling.model_dump() | arguments.sampling, "--sampling")
     folder = Path(ladle.__file__).parent / "models" / arguments.name
     save_parts(parts, folder, dtype=torch.float16, base=arguments.base)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

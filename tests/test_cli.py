@@ -146,7 +146,13 @@ def test_options_of_sample_reach_the_model(run: Run, model: Path):
     default = run("sample", "--model", model, "-n", 4, "--label", "good")[1]
     saved = ("--steps", 4, "--guidance-scale", 1.5, "--sampler", "dpmpp_2m_sde", "--decoder", "parallel")
     assert run("sample", "--model", model, "-n", 4, "--label", "good", *saved)[1] == default
-    for option in (("--steps", 2), ("--guidance-scale", 6), ("--sampler", "ddim"), ("--decoder", "autoregressive")):
+    for option in (
+        ("--steps", 2),
+        ("--guidance-scale", 6),
+        ("--temperature", 0),
+        ("--sampler", "ddim"),
+        ("--decoder", "autoregressive"),
+    ):
         assert run("sample", "--model", model, "-n", 4, "--label", "good", *option)[1] != default, option
 
 
@@ -248,6 +254,7 @@ NO_MODEL = "/no/such/model"  # the checks below come before any model is loaded
         (["sample", "--model", NO_MODEL, "--seed", "-1"], "--seed is -1"),
         (["sample", "--model", NO_MODEL, "--seed", str(2**32 - 1), "-n", "2"], "0 to 4294967294 are allowed"),
         (["sample", "--model", NO_MODEL, "--guidance-scale", "nan"], "--guidance-scale is nan"),
+        (["sample", "--model", NO_MODEL, "--temperature", "-1"], "--temperature is -1"),
         (["sample", "--model", NO_MODEL, "--source", "none.txt"], "no such file: none.txt"),
         (["sample", "--model", "base-em"], "no model 'base-em'"),
         (["reconstruct", "none.txt"], "no such file: none.txt"),

@@ -59,6 +59,59 @@ def test_guidance_of_one_is_off_and_asks_the_network_once_a_step(model: LatentDi
     torch.testing.assert_close(draw(model, [0, 1], guidance_scale=0.0)[1], free.values[1], atol=1e-4, rtol=1e-3)
 
 
+def test_temperature_scales_the_samplers_noise_and_not_the_start(
+    model: LatentDiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 0 a stochastic sampler adds nothing; deterministic ones never notice."""
+    monkeypatch.setitem(SAMPLERS, "start", lambda denoise, zt, levels, *, noise, callback=None: zt)
+    monkeypatch.setitem(SAMPLERS, "noise", lambda denoise, zt, levels, *, noise, callback=None: noise())
+    for sampler, scale in (("start", 1.0), ("noise", 0.5), ("ddim", 1.0)):
+        cold, warm = (draw(model, [0, 1], sampler=sampler, temperature=t)[1] for t in (0.5, 1.0))
+        torch.testing.assert_close(cold, scale * warm)
+    cold, warm = (draw(model, [0, 1], sampler="ddpm", temperature=t)[1] for t in (0.0, 1.0))
+    assert not torch.allclose(cold, warm)
+
+
+def test_samples_without_a_condition_have_their_own_temperature(
+    model: LatentDiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they share a batch with others: row 2 has no label."""
+    monkeypatch.setitem(SAMPLERS, "noise", lambda denoise, zt, levels, *, noise, callback=None: noise())
+    plain = draw(model, [0, 2], sampler="noise")
+    for settings, scales in (({"temperature": 0.5}, (0.5, 1.0)), ({"free_temperature": 0.5}, (1.0, 0.5))):
+        for values, expected, scale in zip(
+            draw(model, [0, 2], sampler="noise", **settings), plain, scales, strict=True
+        ):
+            torch.testing.assert_close(values, scale * expected)
+    model.length.fit_base(torch.tensor([2, 3, 3, 4, 8]))
+    for settings in ({"length_temperature": 0.0}, {"free_temperature": 0.0}):
+        config = SamplingConfig.parse(settings)
+        same = [
+            len(
+                {
+                    int(draw_lengths(model, RawCondition(torch.tensor([label])), SampleNoise([i]), config))
+                    for i in range(9)
+                }
+            )
+            == 1
+            for label in (0, -1)
+        ]
+        assert same == ["length_temperature" in settings, "free_temperature" in settings]
+
+
+def test_an_early_stop_returns_the_estimate_made_there(model: LatentDiffusionModel) -> None:
+    """Whatever the sampler: the last jump lands on z0_hat of `stop_time`, without noise."""
+    for sampler in ("ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde"):
+        seen: list[torch.Tensor] = []
+        handle = model.denoiser.register_forward_pre_hook(
+            lambda module, args, seen=seen: seen.append(args[1].reshape(-1)[0].clone())
+        )
+        draw(model, [0, 1], sampler=sampler, stop_time=0.3, num_inference_steps=4)
+        handle.remove()
+        assert len(seen) == 4  # one call a step, with and without a condition
+        assert float(seen[-1]) == pytest.approx(float(model.schedule.log_snr(torch.tensor(0.3))), abs=1e-4)
+
+
 def test_each_step_is_told(model: LatentDiffusionModel) -> None:
     """For a progress bar."""
     steps: list[None] = []
@@ -74,6 +127,7 @@ def test_settings_that_cannot_be_are_refused() -> None:
         ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"grid": "even"}, "grid"),
         ({"guidance_scale": -1}, "guidance_scale"),
+        ({"temperature": -1}, "temperature"),
     ):
         with pytest.raises(UserError, match=message):
             SamplingConfig.parse(wrong)
@@ -85,8 +139,10 @@ def test_settings_that_cannot_be_are_refused() -> None:
 def test_the_first_random_number_decides_the_length(model: LatentDiffusionModel) -> None:
     """The same at any batch size; the noise comes after it."""
     model.length.fit_base(torch.tensor([2, 3, 3, 4, 8]))
-    together = draw_lengths(model, RawCondition(LABELS), SampleNoise(range(6)))
-    alone = [int(draw_lengths(model, RawCondition(LABELS[i : i + 1]), SampleNoise([i]))) for i in range(6)]
+    together = draw_lengths(model, RawCondition(LABELS), SampleNoise(range(6)), SamplingConfig())
+    alone = [
+        int(draw_lengths(model, RawCondition(LABELS[i : i + 1]), SampleNoise([i]), SamplingConfig())) for i in range(6)
+    ]
     assert together.tolist() == alone
     expected = model.length.sample(RawCondition(LABELS), SampleNoise(range(6)).uniform())
     assert together.tolist() == expected.tolist()
@@ -97,7 +153,7 @@ def test_fixed_lengths_use_no_random_number() -> None:
     """A Perceiver's latents are always as many."""
     model = tiny.tiny_diffusion(tiny.tiny_autoencoder("perceiver"), source=False)
     noise = SampleNoise([0, 1])
-    assert draw_lengths(model, RawCondition(), noise).tolist() == [6, 6]
+    assert draw_lengths(model, RawCondition(), noise, SamplingConfig()).tolist() == [6, 6]
     assert torch.equal(noise.uniform(), SampleNoise([0, 1]).uniform())
 
 

@@ -137,6 +137,7 @@ def sample(
     steps: int | None = None,
     sampler: str | None = None,
     guidance_scale: float | None = None,
+    temperature: float | None = None,
     candidates: int = 1,
     decoder: Decoder | None = None,
     batch_size: int = 128,
@@ -153,6 +154,7 @@ def sample(
         steps: Sampling steps. Default: the model's own.
         sampler: ddpm, ddim, heun, dpmpp_2m or dpmpp_2m_sde. Default: the model's own.
         guidance_scale: How strongly the condition is followed; 1 is off. Default: the model's own.
+        temperature: Noise that the stochastic samplers add; below 1 texts are more typical. Default: the model's own.
         candidates: Draw so many for each text and keep the one nearest to the others.
         decoder: What turns latents into words. Default: the model's own.
         batch_size: Texts at once; smaller takes less memory.
@@ -162,6 +164,8 @@ def sample(
     )
     if guidance_scale is not None and not 0 <= guidance_scale < math.inf:
         raise UserError(f"--guidance-scale is {guidance_scale}: allowed are numbers from 0; 1 is off")
+    if temperature is not None and not 0 <= temperature <= 2:
+        raise UserError(f"--temperature is {temperature}: allowed are numbers from 0 to 2; 1 is the model's own noise")
     check_writable(output)
     inputs = [Input()] if source is None else read_inputs(source)
     count = num_samples * len(inputs)
@@ -178,8 +182,8 @@ def sample(
             own = item.label if loaded.labels else None
             draws.append(Draw(seed + len(draws), label[len(draws) % len(label)] if label else own, item))
     options = {
-        "num_inference_steps": steps, "sampler": sampler, "guidance_scale": guidance_scale, "candidates": candidates,
-        "decoder": decoder, "batch_size": batch_size,
+        "num_inference_steps": steps, "sampler": sampler, "guidance_scale": guidance_scale,
+        "temperature": temperature, "candidates": candidates, "decoder": decoder, "batch_size": batch_size,
     }  # fmt: skip
     write_rows(output, drawn_rows(loaded, draws, options))
     _wrote(output, len(draws))
@@ -265,7 +269,70 @@ def evaluate(
         print(to_markdown(report), end="")
 
 
-@app.command(sort_key=6)
+fit = App(name="fit", help="Train what samples are measured by: a scorer (perplexity), a judge (labels).", sort_key=6)
+app.command(fit)
+
+
+@fit.command(name="scorer")
+def fit_scorer(
+    *,
+    data: File,
+    output: Annotated[Path, Parameter(name=("--output", "-o"))],
+    minutes: float = 10.0,
+    text: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Train a small language model on a file of texts, for `ladle evaluate --scorer`.
+
+    Args:
+        data: Texts, as for `ladle train`. Give it text that the generator was not trained on where you can.
+        output: Folder of the run; the same command goes on from where it stopped.
+        minutes: Time.
+        text: Column of the texts. Default: text.
+        seed: Seed of everything random in the training.
+    """
+    if not 0 < minutes < math.inf:
+        raise UserError(f"--minutes is {minutes}: it must be greater than 0")
+    check_writable(output, folder=True)
+
+    from ladle.baselines.fitting import fit_scorer as run_fitting
+
+    loss = run_fitting(data, output, minutes=minutes, text=text, seed=seed, log=_log)
+    _log(f"perplexity on held-out texts {math.exp(loss):.2f} a token")
+    print(output / "final")
+
+
+@fit.command(name="judge")
+def fit_judge(
+    *,
+    data: File,
+    output: Annotated[Path, Parameter(name=("--output", "-o"))],
+    test: File | None = None,
+    kind: Literal["bigrams", "encoder"] = "bigrams",
+    encoder: str | None = None,
+) -> None:
+    """Train a classifier on labelled texts, for `ladle evaluate --judge`.
+
+    Args:
+        data: Rows with text and label, best ones that the generator was not trained on.
+        output: Folder to write.
+        test: Rows for the judge's own accuracy. Default: a fifth of the data, kept apart.
+        kind: What it looks at: bigrams (words and pairs of words) or encoder (features of a sentence encoder).
+        encoder: Folder or hub id of the sentence encoder.
+    """
+    check_writable(output, folder=True)
+
+    from ladle.evaluation.judge import fit_judge as run_fitting
+
+    judge = run_fitting(data, output, kind=kind, encoder=encoder, test=test)
+    real = judge.real
+    if real:
+        low, high = real["interval"]
+        _log(f"accuracy on {real['n']:,} real rows kept apart: {real['value']:.1%} [{low:.1%}, {high:.1%}]")
+    print(output)
+
+
+@app.command(sort_key=7)
 def inspect(*, model: str) -> None:
     """Show a model's parts, sizes, training data and latent statistics.
 

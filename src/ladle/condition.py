@@ -60,6 +60,15 @@ class RawCondition:
         label = self.label_ids is not None and bool((self.label_ids >= 0).any())
         return label or (self.source_mask is not None and bool(self.source_mask.any()))
 
+    def given_rows(self, batch: int) -> Tensor:
+        """Which of the `batch` rows have a label or a source, bool [B] on the CPU."""
+        rows = torch.zeros(batch, dtype=torch.bool)
+        if self.label_ids is not None:
+            rows = rows | (self.label_ids >= 0).cpu()
+        if self.source_mask is not None:
+            rows = rows | self.source_mask.any(1).cpu()
+        return rows
+
     def to(self, device: torch.device | str) -> "RawCondition":
         """All tensors on `device`."""
         return RawCondition(

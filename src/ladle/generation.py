@@ -17,11 +17,19 @@ from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
 
 
-def draw_lengths(diffusion: LatentDiffusionModel, raw: RawCondition, noise: SampleNoise) -> torch.Tensor:
+def draw_lengths(
+    diffusion: LatentDiffusionModel, raw: RawCondition, noise: SampleNoise, sampling: SamplingConfig
+) -> torch.Tensor:
     """Numbers of latents [B]: each sample's first random number decides (no draw where the length is fixed)."""
     if diffusion.length is None:
         return torch.full((len(noise),), diffusion.max_latents)
-    return diffusion.length.sample(raw, noise.uniform()).cpu()
+    temperature = _by_row(raw, len(noise), sampling.length_temperature, sampling.free_temperature)
+    return diffusion.length.sample(raw, noise.uniform(), temperature=temperature).cpu()
+
+
+def _by_row(raw: RawCondition, batch: int, conditional: float, free: float) -> torch.Tensor:
+    """[B]: one value for the rows that have a condition, another for those that have none."""
+    return torch.where(raw.given_rows(batch), conditional, free)
 
 
 @torch.no_grad()
@@ -37,10 +45,11 @@ def draw_latents(
 
     Args:
         diffusion: in eval mode.
-        raw: conditions of the batch, absent ones as in `RawCondition`.
+        raw: conditions of the batch, absent ones as in `RawCondition`: of all rows, or of none, where the two stop at
+            different times.
         noise: the samples' own random streams, after `draw_lengths`.
         lengths: [B] numbers of latents.
-        sampling: sampler, steps, guidance.
+        sampling: sampler, steps, guidance, temperature.
         on_step: called after every step.
 
     Raises:
@@ -52,18 +61,20 @@ def draw_latents(
     shapes = [(int(length), diffusion.latent_dim) for length in lengths]
     mask = lengths_to_mask(lengths, int(lengths.max())).to(device)
     batch = len(noise)
+    temperature = _by_row(raw, batch, sampling.temperature, sampling.free_temperature)[:, None, None].to(device)
     denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, batch))
     # Without any condition both denoisers would be the same one.
     if sampling.guidance_scale != 1 and raw.given:
         free = diffusion.denoise(mask, diffusion.condition.null(batch))
         denoise = guided(denoise, free, sampling.guidance_scale)
-    levels = sampling_levels(diffusion.schedule, sampling.num_inference_steps, sampling.grid)
+    stop_time = sampling.stop_time if raw.given else sampling.free_stop_time
+    levels = sampling_levels(diffusion.schedule, sampling.num_inference_steps, sampling.grid, stop_time=stop_time)
     levels = [level.to(device) for level in levels]
     z0 = SAMPLERS[sampling.sampler](
         denoise,
         levels[0].sigma * noise.normal(shapes).to(device),
         levels,
-        noise=lambda: noise.normal(shapes).to(device),
+        noise=lambda: temperature * noise.normal(shapes).to(device),
         callback=None if on_step is None else (lambda step, zt, z0_hat: on_step()),
     )
     return Latents(z0 * mask[..., None], mask)

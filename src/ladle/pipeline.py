@@ -114,6 +114,7 @@ class LatentDiffusion:
         num_inference_steps: int | None = None,
         sampler: str | None = None,
         guidance_scale: float | None = None,
+        temperature: float | None = None,
         candidates: int = 1,
         decoder: Decoder | None = None,
         batch_size: int = 128,
@@ -126,7 +127,7 @@ class LatentDiffusion:
             seeds: one per sample (0, 1, 2, ... when None). A seed gives its text at any batch size.
             label: one class for all samples, or one each (None: unconditional).
             source: one source text for all samples, or one each.
-            num_inference_steps, sampler, guidance_scale: those that the model was saved with when None.
+            num_inference_steps, sampler, guidance_scale, temperature: those that the model was saved with when None.
             candidates: draw so many a sample and keep the one nearest to the others (minimum Bayes risk).
             decoder: `autoregressive` or `parallel`.
             batch_size: samples at once.
@@ -138,7 +139,7 @@ class LatentDiffusion:
         Raises:
             UserError: lengths that disagree, an unknown label or sampler, a count below 1.
         """
-        sampling = self._sampling(num_inference_steps, sampler, guidance_scale, decoder)
+        sampling = self._sampling(num_inference_steps, sampler, guidance_scale, temperature, decoder)
         self._check_decoder(sampling.decoder)
         seed_list, labels, sources = _line_up(num_samples, seeds, label, source)
         for name, value in (("candidates", candidates), ("batch_size", batch_size)):
@@ -169,12 +170,14 @@ class LatentDiffusion:
         noise = [SampleNoise([seed]) for seed in seeds]
         lengths = torch.cat(
             [
-                draw_lengths(self.diffusion, conditions.batch(rows), _joined(noise, rows))
+                draw_lengths(self.diffusion, conditions.batch(rows), _joined(noise, rows), sampling)
                 for rows in torch.arange(len(seeds)).split(batch_size)
             ]
         )
-        # Samples of like length share a batch, so that little of it is padding.
-        batches = torch.sort(lengths, stable=True).indices.split(batch_size)
+        # Samples of like length share a batch, so that little of it is padding; those without a condition are apart.
+        order = torch.sort(lengths, stable=True).indices
+        given = conditions.batch(order).given_rows(len(order))
+        batches = [rows for part in (order[given], order[~given]) if len(part) for rows in part.split(batch_size)]
         drawn: list[torch.Tensor] = [torch.empty(0)] * len(seeds)
         total, done = len(batches) * sampling.num_inference_steps, 0
 
@@ -193,10 +196,17 @@ class LatentDiffusion:
         return drawn
 
     def _sampling(
-        self, steps: int | None, sampler: str | None, scale: float | None, decoder: str | None
+        self,
+        steps: int | None,
+        sampler: str | None,
+        scale: float | None,
+        temperature: float | None,
+        decoder: str | None,
     ) -> SamplingConfig:
         given = {
-            "num_inference_steps": steps, "sampler": sampler, "guidance_scale": scale, "decoder": decoder,
+            "length_temperature": temperature, "free_temperature": temperature,
+            "num_inference_steps": steps, "sampler": sampler, "guidance_scale": scale,
+            "temperature": temperature, "decoder": decoder,
         }  # fmt: skip
         changed = {key: value for key, value in given.items() if value is not None}
         return SamplingConfig.parse({**self.parts.sampling.model_dump(), **changed}, "sampling")

@@ -10,15 +10,25 @@ from ladle.config import Config, nearest
 class SamplingConfig(Config):
     """sampler: a name of `ladle.diffusion.samplers.SAMPLERS`. num_inference_steps: calls of the denoiser a sample.
 
-    guidance_scale: 1 is off. decoder: which of the autoencoder's decoders writes the text. grid: whether the steps
-    are even in diffusion time or in log-SNR.
+    guidance_scale: 1 is off. temperature: scale of the noise that the stochastic samplers add at each step; below 1
+    texts are more typical and less varied. length_temperature: the same for the number of latents. stop_time: the
+    diffusion time whose estimate of z0 is decoded; 0 goes on to the end (see `sampling_levels`). decoder: which of the
+    autoencoder's decoders writes the text. grid: whether the steps are even in diffusion time or in log-SNR.
+
+    What guides a sample makes its estimates certain early, so samples without any condition have a temperature and a
+    stop of their own: `free_temperature` (of noise and lengths) and `free_stop_time`.
     """
 
     sampler: str = "dpmpp_2m_sde"
     num_inference_steps: int = Field(32, ge=1)
     guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
+    temperature: float = Field(1.0, ge=0, le=2)
+    length_temperature: float = Field(1.0, ge=0, le=2)
+    free_temperature: float = Field(1.0, ge=0, le=2)
     decoder: Literal["autoregressive", "parallel"] = "autoregressive"
     grid: Literal["time", "log_snr"] = "time"
+    stop_time: float = Field(0.0, ge=0, lt=1)
+    free_stop_time: float = Field(0.0, ge=0, lt=1)
 
     @field_validator("sampler")
     @classmethod

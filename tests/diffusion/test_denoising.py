@@ -20,7 +20,7 @@ def build(*, dim: int = 3, max_latents: int = 4, condition: dict[str, Any] | Non
     torch.manual_seed(0)
     denoiser = {"width": 32, "num_layers": 2, "num_skips": 1, "num_heads": 2}
     return LatentDiffusionModel(
-        DiffusionConfig.parse({"denoiser": denoiser} | settings),
+        DiffusionConfig.parse({"denoiser": denoiser, "schedule": {"shift": 1.0}} | settings),  # two channels, not 64
         ConditionConfig.parse({"num_heads": 2, "max_source_tokens": 4} | (condition or {})),
         latent_dim=dim,
         max_latents=max_latents,

@@ -61,6 +61,14 @@ def test_lengths_too_rare_to_be_meant_are_never_drawn() -> None:
     assert (drawn == 2).sum() == pytest.approx(500, abs=1)
 
 
+def test_temperature_sharpens_the_distribution() -> None:
+    """p^(1 / temperature), by hand: squares of 1, 2, 1 at a half; at 0 the most common length only."""
+    model, uniform = fixed([0.25, 0.5, 0.25]), (torch.arange(600) + 0.5) / 600
+    counts = torch.bincount(model.sample(NOTHING, uniform, temperature=0.5), minlength=4)
+    assert counts.tolist() == [0, 100, 400, 100]
+    assert model.sample(NOTHING, uniform, temperature=0.0).unique().tolist() == [2]
+
+
 def test_when_all_lengths_are_rare_all_may_be_drawn() -> None:
     """A thousand lengths of a thousandth each: to leave out all of them would leave none."""
     model = fixed([0.001] * 1000)

@@ -135,3 +135,16 @@ def test_wrong_settings_are_refused_in_one_line():
     for bad in ({"shift": 0.0}, {"shift": float("inf")}, {"log_snr_max": -1.0}, {"kind": "linear"}, {"shfit": 2.0}):
         with pytest.raises(UserError):
             ScheduleConfig.parse(bad)
+
+
+@pytest.mark.parametrize("grid", ["time", "log_snr"])
+def test_stopping_early_spreads_the_steps_and_ends_with_one_jump(grid):
+    """As many steps as asked for; the last level but one is where the estimate is made, the last is clean."""
+    schedule = build_schedule(ScheduleConfig(shift=2.0))
+    levels = sampling_levels(schedule, 10, grid, torch.float64, stop_time=0.4)
+    values = torch.stack([level.log_snr for level in levels])
+    assert len(levels) == 11
+    assert (values.diff() >= 0).all()
+    for value, t in ((values[0], 1.0), (values[-2], 0.4), (values[-1], 0.0)):
+        assert float(value) == pytest.approx(float(schedule.log_snr(torch.tensor(t, dtype=torch.float64))))
+    assert len(sampling_levels(schedule, 1, grid, stop_time=0.4)) == 2

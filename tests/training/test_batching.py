@@ -72,6 +72,6 @@ def test_limits_below_one_are_refused(limits):
 
 def test_small_data_get_smaller_batches() -> None:
     assert fitting_max_tokens([30] * 100_000, 8192) == 8192
-    assert fitting_max_tokens([12] * 5_000, 8192) == 2500
+    assert fitting_max_tokens([12] * 5_000, 8192) == 6000
     assert fitting_max_tokens([12] * 50, 8192) == 1024
     assert fitting_max_tokens([12] * 50, 256) == 256

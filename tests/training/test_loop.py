@@ -439,10 +439,15 @@ def test_sample_statistics_of_none_are_none() -> None:
 @pytest.mark.parametrize("name", LR_SCHEDULES)
 def test_learning_rate_schedules_start_at_one_and_never_rise(name: str) -> None:
     """Each is a share of `lr`, by progress, so that it works for steps and for minutes."""
-    values = [LR_SCHEDULES[name](i / 100) for i in range(101)]
+    values = [LR_SCHEDULES[name](i / 100, 0.3) for i in range(101)]
     assert values[0] == 1
     assert values == sorted(values, reverse=True)
     assert values[-1] == pytest.approx(1 if name == "constant" else 0)
+
+
+def test_the_trapezoid_comes_down_over_its_cooldown() -> None:
+    config = TrainingConfig(steps=10, warmup=0, lr_schedule="trapezoid", cooldown=0.5)
+    assert [lr_factor(config, 0, p) for p in (0, 0.5, 0.75, 1)] == [1, 1, 0.5, 0]
 
 
 def test_warmup_is_a_share_or_a_number_of_steps() -> None:

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 
 import tiny
 from ladle.checkpoint import load_parts
+from ladle.condition import RawCondition
 from ladle.errors import UserError
 from ladle.pipeline import LatentDiffusion
 from ladle.training.cache import count_cut
 from ladle.training.recipe import Recipe, load_recipe
-from ladle.training.train import train
+from ladle.training.train import start_from, train
 
 ROWS = [
     {"text": text, "label": tiny.LABELS[i % 2], "source": f"{text.split()[1]} {text.split()[2]}"}
@@ -254,7 +255,7 @@ def test_a_given_autoencoder_keeps_its_encoder(labelled: tuple[Path, Recipe, lis
     assert torch.equal(given.bottleneck.down.weight, new.bottleneck.down.weight)
     decoders = [a.backbone.model.get_decoder().layers[0].fc1.weight for a in (given, new)]
     assert not torch.equal(*decoders)
-    assert not torch.equal(given.normaliser.mean, new.normaliser.mean)
+    assert torch.equal(given.normaliser.mean, new.normaliser.mean)  # its denoiser, kept too, knows these latents
 
 
 # ------------------------------------------------------------------------------------------------ data as they are
@@ -308,6 +309,46 @@ def test_few_texts_without_held_out_rows_train(tmp_path: Path) -> None:
     made = recipe("", data=data, autoencoder=SIZES | {"bottleneck": {"kind": "perceiver", "latent_dim": 8}})
     train(made, tmp_path / "run", log=quiet)
     assert len(LatentDiffusion.from_pretrained(tmp_path / "run").generate(2)) == 2
+
+
+def test_a_denoiser_starts_from_the_model_it_is_given(tmp_path: Path, labelled: tuple[Path, Recipe, list[str]]) -> None:
+    """Fine-tuning: the model's latents and denoiser, other labels. Of other sizes, the denoiser is new."""
+    first = LatentDiffusion.from_pretrained(labelled[0])
+    data = write(tmp_path / "rows.jsonl", [row | {"label": "new"} for row in ROWS[:30]] + ROWS[30:], "text", "label")
+    given: dict[str, Any] = {"start": str(labelled[0] / "final"), "training": {"diffusion": {"steps": 1, "lr": 1e-9}}}
+    lines: list[str] = []
+    train(recipe(data, **given), tmp_path / "run", stage="diffusion", log=lines.append)
+    assert any("starting from the denoiser" in line for line in lines)
+    second = LatentDiffusion.from_pretrained(tmp_path / "run")
+    assert second.labels == ("bad", "good", "new")
+    noise = torch.randn(1, 5, 8)
+    mask, level = torch.ones(1, 5, dtype=torch.bool), first.diffusion.schedule.level(torch.tensor(0.4))
+    for model in (first, second):
+        assert model.diffusion.denoiser.training is False
+    free = [m.diffusion.denoise(mask, m.diffusion.condition.null(1))(noise, level) for m in (first, second)]
+    assert float((free[0] - free[1]).detach().abs().max()) < 0.3  # all but the embedding of "no label"
+    assert torch.equal(first.autoencoder.normaliser.mean, second.autoencoder.normaliser.mean)
+
+    lines.clear()
+    other = recipe(data, **given, diffusion={"denoiser": {"width": 16, "num_layers": 2, "num_skips": 1}})
+    train(other, tmp_path / "other", stage="diffusion", log=lines.append)
+    assert any("has other sizes or another prediction: starting without it" in line for line in lines)
+
+
+def test_conditions_that_a_prior_does_not_know_begin_by_adding_nothing() -> None:
+    """An unconditional prior, then labels and sources: before the first step the estimates are the prior's."""
+    autoencoder = tiny.tiny_autoencoder()
+    prior = tiny.tiny_diffusion(autoencoder, labels=(), source=False)
+    diffusion = tiny.tiny_diffusion(autoencoder, seed=1)
+    start_from(prior, diffusion)
+    raw = RawCondition(
+        torch.tensor([0, 1]), torch.randn(2, 3, autoencoder.backbone.width), torch.ones(2, 3, dtype=torch.bool)
+    )
+    zt, mask = torch.randn(2, 4, autoencoder.latent_dim), torch.ones(2, 4, dtype=torch.bool)
+    level = prior.schedule.level(torch.tensor(0.5))
+    expected = prior.denoise(mask, prior.condition.null(2))(zt, level)
+    for condition in (diffusion.condition.encode(raw, 2), diffusion.condition.null(2)):
+        torch.testing.assert_close(diffusion.denoise(mask, condition)(zt, level), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class DiffusionConfig(Config):
     loss: `l2`, or `l1` (the paper's choice for text to text).
     """
 
-    schedule: ScheduleConfig = ScheduleConfig()
+    schedule: ScheduleConfig = ScheduleConfig(shift=2.0)  # measured for latents of 64 channels
     prediction: Literal["v", "x0", "eps", "flow"] = "v"
     loss: Literal["l2", "l1"] = "l2"
     self_condition_prob: float = Field(0.5, ge=0, le=1)

@@ -45,12 +45,17 @@ class LengthModel(nn.Module):
         return F.cross_entropy(self(raw, len(lengths)).float(), lengths - 1)
 
     @torch.no_grad()
-    def sample(self, raw: RawCondition, uniform: Tensor, truncate: float = 0.002) -> Tensor:
+    def sample(
+        self, raw: RawCondition, uniform: Tensor, truncate: float = 0.002, temperature: float | Tensor = 1.0
+    ) -> Tensor:
         """Inverse of the cumulative distribution at uniform [B] in [0, 1) -> numbers of latents [B].
 
         truncate: lengths less probable than this are never drawn: a network gives every length a little.
+        temperature: one, or [B]; below 1 the common lengths become more common; 0 is the most common one.
         """
-        probabilities = self(raw, len(uniform)).float().softmax(-1)
+        logits = self(raw, len(uniform)).float()
+        scale = torch.as_tensor(temperature, device=logits.device).clamp_min(1e-4).reshape(-1, 1)
+        probabilities = (logits / scale).softmax(-1)
         rare = probabilities < truncate
         probabilities = probabilities.masked_fill(rare & ~rare.all(-1, keepdim=True), 0.0)
         cumulative = probabilities.double().cumsum(-1)

@@ -7,7 +7,7 @@ import numpy as np
 from ladle.errors import UserError
 
 BATCHES_IN_POOL = 50  # sorted together: more waste less padding, fewer mix lengths better in a batch's company
-BATCHES_IN_EPOCH = 24  # at least, where that leaves batches of
+BATCHES_IN_EPOCH = 10  # at least, where that leaves batches of
 LEAST_TOKENS = 1024
 
 

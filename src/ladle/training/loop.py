@@ -143,7 +143,7 @@ class _Run:
                 f"training runs in one process, not in {self.accelerator.num_processes}; start it without torchrun"
             )
         self.device = self.accelerator.device
-        self.bf16 = config.precision == "bf16" or (config.precision == "auto" and _has_bf16_units(self.device))
+        self.bf16 = use_bf16(config.precision, self.device)
         self.objective = self.accelerator.prepare_model(_Objective(stage, self.autocast))
         self.trained = [parameter for parameter in stage.module.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(stage.module, config)
@@ -401,8 +401,10 @@ class _Objective(nn.Module):
             return self._loss(batch)
 
 
-def _has_bf16_units(device: torch.device) -> bool:
-    """Whether bf16 products are fast here, and not only possible."""
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Whether `precision` (auto, bf16, fp32) means bf16 products here; auto: where they are fast, not only possible."""
+    if precision != "auto":
+        return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":

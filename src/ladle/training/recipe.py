@@ -32,6 +32,7 @@ class StageTraining(Config):
     max_tokens: int = Field(ge=1)
     warmup: float = Field(0.03, ge=0)
     lr_schedule: str = "trapezoid"
+    cooldown: float = Field(0.2, gt=0, le=1)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     weight_decay: float = Field(0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.98)
@@ -54,6 +55,7 @@ class DiffusionTraining(StageTraining):
 
     share: float = Field(0.8, ge=0)
     optimizer: str = "muon"
+    cooldown: float = Field(0.5, gt=0, le=1)
     lr: float = Field(1e-3, gt=0)
     max_tokens: int = Field(8192, ge=1)
 

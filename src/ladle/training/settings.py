@@ -29,6 +29,8 @@ class TrainingConfig(Config):
     warmup: float = Field(0.02, ge=0)
     """Linear warm-up: a share of the budget if under 1, otherwise a number of steps."""
     lr_schedule: Literal["cosine", "linear", "constant", "trapezoid"] = "cosine"
+    cooldown: float = Field(0.2, gt=0, le=1)
+    """The share of the budget, at its end, over which `trapezoid` comes down to 0."""
     weight_decay: float = Field(0.01, ge=0)
     """Of matrices; vectors (biases, gains) are not decayed."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -71,11 +73,11 @@ class TrainingConfig(Config):
         return betas
 
 
-LR_SCHEDULES: dict[str, Callable[[float], float]] = {
-    "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
-    "linear": lambda share: 1 - share,
-    "constant": lambda share: 1.0,
-    "trapezoid": lambda share: min(1.0, (1 - share) / 0.2),  # level, then down over the last fifth
+LR_SCHEDULES: dict[str, Callable[[float, float], float]] = {  # of the share used up and the cooldown
+    "cosine": lambda share, cooldown: 0.5 * (1 + math.cos(math.pi * share)),
+    "linear": lambda share, cooldown: 1 - share,
+    "constant": lambda share, cooldown: 1.0,
+    "trapezoid": lambda share, cooldown: min(1.0, (1 - share) / cooldown),
 }
 
 
@@ -83,7 +85,7 @@ def lr_factor(config: TrainingConfig, step: int, share: float) -> float:
     """What `config.lr` is multiplied by at a step, `share` of the budget being used up: warm-up times schedule."""
     used, whole = (step + 1, config.warmup) if config.warmup >= 1 else (share, config.warmup)
     ramp = min(1.0, used / whole) if whole else 1.0
-    return ramp * LR_SCHEDULES[config.lr_schedule](min(share, 1.0))
+    return ramp * LR_SCHEDULES[config.lr_schedule](min(share, 1.0), config.cooldown)
 
 
 def build_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -116,9 +118,10 @@ def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
 
     Muon makes the update of a matrix orthogonal, which suits maps between hidden states, not tables or outputs.
     """
-    blocks = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
-    weights = [part.weight for block in blocks for part in block.modules() if isinstance(part, nn.Linear)]
-    return [weight for weight in dict.fromkeys(weights) if weight.requires_grad]
+    lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
+    linear = [part for blocks in lists for part in blocks.modules() if isinstance(part, nn.Linear)]
+    weights = dict.fromkeys(weight for part in linear for name, weight in part.named_parameters() if name == "weight")
+    return [weight for weight in weights if weight.requires_grad]
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

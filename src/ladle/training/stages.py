@@ -16,7 +16,7 @@ from ladle.checkpoint import SamplingConfig
 from ladle.condition import ConditionConfig, RawCondition
 from ladle.diffusion.denoising import DiffusionBatch, LatentDiffusionModel
 from ladle.diffusion.prediction import add_noise
-from ladle.diffusion.samplers import ddpm
+from ladle.diffusion.wrappers import guided
 from ladle.generation import draw_latents, draw_lengths
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
@@ -113,7 +113,10 @@ class DiffusionStage:
         config: Any,
         sampling: SamplingConfig,
     ):
-        self.module, self.autoencoder, self.config, self.sampling = diffusion, autoencoder, config, sampling
+        self.module, self.autoencoder, self.config = diffusion, autoencoder, config
+        self.sampling = sampling.model_copy(
+            update={"stop_time": 0.0, "free_stop_time": 0.0}
+        )  # the decoder is not yet used to estimates
         self.latents, self.conditions, self.valid = latents, conditions, valid
         bottleneck = autoencoder.config.bottleneck
         # Batches are measured in tokens in every stage, so that one setting means one thing.
@@ -149,22 +152,24 @@ class DiffusionStage:
         device = self.module.denoiser.no_self_condition.device
         noise = SampleNoise(range(len(rows)))
         raw = conditions.gather(rows).to(device)
-        drawn = draw_latents(self.module, raw, noise, draw_lengths(self.module, raw, noise), self.sampling)
+        lengths = draw_lengths(self.module, raw, noise, self.sampling)
+        drawn = draw_latents(self.module, raw, noise, lengths, self.sampling)
         autoencoder = self.autoencoder.to(device)
         return autoencoder.backbone.detokenize(autoencoder.decode(drawn, self.sampling.decoder))
 
 
 class DecoderStage:
-    """The way from latents to text, made used to the prior's errors (decoder adaptation, as in BLD and others).
+    """The way from latents to text, made used to the prior's estimates (decoder adaptation, as in BLD and others).
 
-    Half of the texts come from z0 with Gaussian noise. The other half is noised to a level and drawn back to z0 by
-    the frozen prior in a few stochastic steps: latents as it makes them, with what it gets wrong between neighbours,
-    of a text that is known. The encoder is fixed, so that latents keep their meaning.
+    A quarter of the texts comes from z0 with Gaussian noise. The others are noised to a level, and the frozen prior's
+    estimate of z0 is decoded: the mean over what is still open there, of a text that is known. So the sampler may stop
+    before its end (`SamplingConfig.stop_time`) and leave to the decoder, which knows how words go together, what is
+    still open between neighbours. The encoder is fixed, so that latents keep their meaning.
     """
 
     name = "decoder"
-    max_time = 0.8  # from a higher level the prior may well draw another text
-    num_steps = 5
+    max_time = 0.6  # what is left of a text above it is hardly that text
+    share = 0.75
 
     def __init__(
         self,
@@ -175,8 +180,10 @@ class DecoderStage:
         conditions: ConditionStore,
         valid: tuple[TokenStore, VectorStore, ConditionStore],
         config: Any,
+        guidance_scale: float = 1.0,
     ):
         self.module, self.diffusion, self.config = autoencoder, diffusion, config
+        self.guidance_scale = guidance_scale
         self.tokens, self.latents, self.conditions, self.valid = tokens, latents, conditions, valid
         autoencoder.requires_grad_(False)
         for part in trained_for_decoding(autoencoder):
@@ -220,15 +227,25 @@ class DecoderStage:
         if self.diffusion is None:
             return noised
         self.diffusion.to(z0.device)
-        chosen = (torch.rand(rows, device=z0.device) < 0.5).nonzero()[:, 0]
+        chosen = (torch.rand(rows, device=z0.device) < self.share).nonzero()[:, 0]
         if not len(chosen):
             return noised
-        times = torch.linspace(1, 0, self.num_steps + 1) * (self.max_time * torch.rand(()))
-        levels = [self.diffusion.schedule.level(t).to(z0.device) for t in times]
-        condition = self.diffusion.condition.encode(batch.condition[chosen], len(chosen))
-        zt = add_noise(z0[chosen], torch.randn_like(z0[chosen]), levels[0])
-        drawn = ddpm(self.diffusion.denoise(mask[chosen], condition), zt, levels, noise=lambda: torch.randn_like(zt))
-        return noised.index_copy(0, chosen, drawn.to(noised))
+        return noised.index_copy(
+            0, chosen, self._estimated(z0[chosen], mask[chosen], batch.condition[chosen]).to(noised)
+        )
+
+    def _estimated(self, z0: Tensor, mask: Tensor, raw: RawCondition) -> Tensor:
+        """What the sampler would hand on at a random level each: guided, and with its own last estimate to go by."""
+        assert self.diffusion is not None
+        model, rows = self.diffusion, len(z0)
+        raw = model.condition.drop(raw)
+        level = model.schedule.level(self.max_time * torch.rand(rows, device=z0.device))
+        zt = add_noise(z0, torch.randn_like(z0), level)
+        denoise = model.denoise(mask, model.condition.encode(raw, rows))
+        previous = denoise(zt, level)
+        if raw.given and self.guidance_scale != 1:
+            denoise = guided(denoise, model.denoise(mask, model.condition.null(rows)), self.guidance_scale)
+        return denoise(zt, level, previous)
 
 
 def trained_for_decoding(autoencoder: TextAutoencoder) -> list[torch.nn.Module]:

@@ -1,9 +1,10 @@
 """Run state: everything a killed training needs in order to go on as if nothing had happened.
 
 `state/<stage>/` holds, while a stage trains, `model.safetensors` (trained parameters and buffers), `ema.safetensors`,
-`optimizer.safetensors`, `random.safetensors`, with `keep_best` `best.safetensors`, and `state.json` (position, Python's and NumPy's generators, what the run
-was started with); once it is done, `ema.safetensors` and `state.json` only. Frozen parameters are not in it: they come
-from where they came from at the start. Nothing is pickled. The folder is replaced as a whole (`files.atomic_folder`).
+`optimizer.safetensors`, `random.safetensors`, with `keep_best` also `best.safetensors`, and `state.json` (position,
+Python's and NumPy's generators, what the run was started with); once it is done, `ema.safetensors` and `state.json`
+only. Frozen parameters are not in it: they come from where they came from at the start. Nothing is pickled. The
+folder is replaced as a whole (`files.atomic_folder`).
 """
 
 import hashlib

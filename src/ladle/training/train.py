@@ -19,7 +19,7 @@ from ladle.errors import UserError
 from ladle.files import atomic_folder, atomic_json, atomic_text
 from ladle.training.cache import VectorStore, count_cut, fit_normaliser, store_latents
 from ladle.training.data import Row, Splits, load_splits
-from ladle.training.loop import train_stage
+from ladle.training.loop import train_stage, use_bf16
 from ladle.training.progress import say
 from ladle.training.recipe import STAGES, Recipe
 from ladle.training.stages import AutoencoderStage, ConditionStore, DecoderStage, DiffusionStage, TokenStore
@@ -53,6 +53,7 @@ def train(recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[
 class _Run:
     def __init__(self, recipe: Recipe, output: Path, log: Callable[[str], None]):
         self.recipe, self.output, self.log = recipe, output, log
+        self.prior: LatentDiffusionModel | None = None  # of the model to start from, where it has one
 
     def train(self, last_stages: tuple[str, ...]) -> Path:
         recipe = self.recipe
@@ -69,7 +70,8 @@ class _Run:
         autoencoder = self._autoencoder(splits, stages, from_given, minutes)
         self._say_cut(autoencoder, splits)
         autoencoder.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        fit_normaliser(autoencoder, [row["text"] for row in splits.train])
+        if self.prior is None:  # else the latents stay as that denoiser knows them
+            fit_normaliser(autoencoder, [row["text"] for row in splits.train])
         diffusion = None
         if condition is not None:
             diffusion = self._later_stages(autoencoder, splits, condition, stages, last_stages, minutes)
@@ -94,9 +96,10 @@ class _Run:
         recipe = self.recipe
         torch.manual_seed(recipe.training.seed)
         if from_given:
-            autoencoder = load_parts(resolve_model(recipe.start)).autoencoder
+            parts = load_parts(resolve_model(recipe.start))
+            self.prior = parts.diffusion
             self.log(f"starting from the autoencoder of '{recipe.start}'")
-            return autoencoder
+            return parts.autoencoder
         config = recipe.autoencoder
         tokenizer = None if config.backbone.pretrained else self._tokenizer(splits)
         autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer))
@@ -145,6 +148,8 @@ class _Run:
             source_dim=autoencoder.backbone.width if condition.source_memory == "states" else autoencoder.latent_dim,
             fixed_length=autoencoder.config.bottleneck.kind == "perceiver",
         ).to(device)
+        if self.prior is not None:
+            self._start_from(self.prior, diffusion)
         settings = recipe.training.stage("diffusion", stages)
         if settings is not None:
             stage = DiffusionStage(
@@ -161,7 +166,7 @@ class _Run:
             valid_tokens = TokenStore(autoencoder, [row["text"] for row in valid_rows[:256]])
             decoder = DecoderStage(
                 autoencoder, diffusion, tokens, train_latents, train_conditions,
-                (valid_tokens, valid_latents, valid_conditions), settings,
+                (valid_tokens, valid_latents, valid_conditions), settings, recipe.sampling.guidance_scale,
             )  # fmt: skip
             result = train_stage(
                 decoder, settings, self.output, identity=self._identity(splits, "decoder"), log=self.log
@@ -169,11 +174,20 @@ class _Run:
             minutes["decoder"] = round(result.seconds / 60, 2)
         return diffusion.eval()
 
+    def _start_from(self, prior: LatentDiffusionModel, diffusion: LatentDiffusionModel) -> None:
+        name = self.recipe.start
+        if prior.config.denoiser != diffusion.config.denoiser or prior.config.prediction != diffusion.config.prediction:
+            self.log(f"the denoiser of '{name}' has other sizes or another prediction: starting without it")
+        else:
+            start_from(prior, diffusion)
+            self.log(f"starting from the denoiser of '{name}'")
+
     def _stores(
         self, autoencoder: TextAutoencoder, rows: list[Row], condition: ConditionConfig
     ) -> tuple[VectorStore, ConditionStore]:
+        device = next(autoencoder.parameters()).device
         return (
-            store_latents(autoencoder, [row["text"] for row in rows]),
+            store_latents(autoencoder, [row["text"] for row in rows], use_bf16(self.recipe.training.precision, device)),
             ConditionStore(autoencoder, rows, condition),
         )
 
@@ -226,6 +240,28 @@ class _Run:
             {"python": platform.python_version(), "platform": platform.platform()}
             | {name: _version(name) for name in packages},
         )
+
+
+@torch.no_grad()
+def start_from(prior: LatentDiffusionModel, diffusion: LatentDiffusionModel) -> None:
+    """Give `diffusion` the tensors of `prior`, but for the length model, which is fitted to its data. Conditions that
+    the prior does not know begin by adding nothing, so that training starts from the prior's own estimates."""
+    same_labels = prior.condition.config.labels == diffusion.condition.config.labels
+    known, own = prior.state_dict(), diffusion.state_dict()
+    shared = {
+        name: known[name]
+        for name, tensor in own.items()
+        if name in known
+        and known[name].shape == tensor.shape
+        and not name.startswith("length.")
+        and (same_labels or not name.startswith("condition.label."))
+    }
+    diffusion.load_state_dict(shared, strict=False)
+    for name, tensor in diffusion.state_dict().items():
+        if name not in shared and name.startswith(("condition.label.", "condition.pool.")):
+            tensor.zero_()
+        if name not in shared and ".cross_attention.output." in name:
+            tensor.zero_()
 
 
 def to_toml(values: dict[str, Any], prefix: str = "") -> str:

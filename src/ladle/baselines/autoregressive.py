@@ -1,0 +1,277 @@
+"""The rival: a GPT-2 of about Ladle's size on the same rows, with the same tokenizer, trained by the same loop.
+
+One sequence a text: [label] [source ...] separator, text ..., end. Each condition is dropped per sample in training, so
+that one model samples with and without it, as Ladle's does; the loss counts the text and its end.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ladle.config import Config, nearest
+from ladle.errors import UserError
+from ladle.files import atomic_folder, atomic_json
+from ladle.layers import lengths_to_mask
+from ladle.seeding import SampleNoise
+
+RECORD, WEIGHTS = "autoregressive.json", "model.safetensors"
+SHRINK_BELOW = 0.5  # share of unfinished rows in a batch below which the finished ones leave it
+
+
+class AutoregressiveConfig(Config):
+    """pretrained: a folder or hub id of a causal language model to fine-tune; the sizes are those of one from nothing.
+
+    labels: names of the classes. source: whether a source text may stand before the text. drop_prob: share of samples
+    that lose each condition in training. max_tokens: of a text with its end; sources are cut at `max_source_tokens`.
+    """
+
+    pretrained: str | None = None
+    width: int = Field(384, ge=8)
+    num_layers: int = Field(9, ge=1)
+    num_heads: int = Field(6, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    labels: tuple[str, ...] = ()
+    source: bool = False
+    drop_prob: float = Field(0.1, ge=0, le=1)
+    max_tokens: int = Field(96, ge=2)
+    max_source_tokens: int = Field(96, ge=1)
+
+
+class AutoregressiveModel(nn.Module):
+    """A causal language model over prefix and text.
+
+    Args:
+        config: sizes and conditions.
+        tokenizer: with a padding and an end token; it ends every text by that token.
+        causal: a transformers causal model; made from `config` when None.
+    """
+
+    def __init__(self, config: AutoregressiveConfig, tokenizer: Any, causal: nn.Module | None = None):
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        size = len(tokenizer) + 1 + len(config.labels)  # the separator and the labels come after the vocabulary
+        self.causal = causal if causal is not None else _build(config, tokenizer, size)
+        if self.causal.get_input_embeddings().num_embeddings < size:
+            self.causal.resize_token_embeddings(size)
+        self.separator = len(tokenizer)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Load what `save_pretrained` wrote.
+
+        Raises:
+            UserError: a missing or damaged file.
+        """
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+        folder = Path(folder)
+        try:
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            config = AutoregressiveConfig.parse(record["config"], str(folder / RECORD))
+            causal = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="sdpa")
+            model = cls(config, AutoTokenizer.from_pretrained(folder / "tokenizer"), causal)
+            model.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS).items()}, strict=False)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"cannot load the autoregressive model in {folder}: {reason}") from None
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights (safetensors), settings and tokenizer, whole or not at all."""
+        with atomic_folder(folder, marker=RECORD) as new:
+            self.causal.config.save_pretrained(new)
+            self.tokenizer.save_pretrained(new / "tokenizer")
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.named_parameters()}
+            save_file(tensors, new / WEIGHTS)  # parameters come once each, also where two modules share one
+            atomic_json(new / RECORD, {"format": 1, "config": self.config.model_dump(mode="json")})
+
+    @property
+    def num_parameters(self) -> int:
+        """Shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    # --------------------------------------------------------------------------------------------------- training
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy of text tokens in nats. batch: input_ids [B, S], attention_mask [B, S], is_text [B, S]."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        logits = self.causal(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
+        wanted = batch["is_text"][:, 1:]
+        nll = F.cross_entropy(logits[:, :-1][wanted].float(), ids[:, 1:][wanted])
+        return nll, {"nll": nll.detach()}
+
+    @torch.no_grad()
+    def score(
+        self,
+        texts: Sequence[str],
+        *,
+        label: Sequence[str | None] | None = None,
+        source: Sequence[str | None] | None = None,
+        batch_size: int = 64,
+    ) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood in nats [N] and number of tokens [N] of each text with its end, by condition."""
+        count = len(texts)
+        ids = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_tokens)["input_ids"]
+        prefixes = self.prefixes(label or [None] * count, source or [None] * count)
+        rows = list(zip(prefixes, ids, strict=True))
+        order = sorted(range(count), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+        nll = torch.zeros(count)
+        device = next(self.parameters()).device
+        for start in range(0, count, batch_size):
+            chosen = order[start : start + batch_size]
+            batch = self.collate([rows[i] for i in chosen])
+            input_ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+            logits = self.causal(input_ids=input_ids, attention_mask=mask.long(), use_cache=False).logits
+            lost = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), input_ids[:, 1:], reduction="none").cpu()
+            nll[chosen] = (lost * batch["is_text"][:, 1:]).sum(1)
+        return nll, torch.tensor([len(row) for row in ids])
+
+    def collate(self, rows: Sequence[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
+        """(prefix ids, text ids) of B rows -> input_ids, attention_mask, is_text, each [B, longest]."""
+        longest = max(len(prefix) + len(text) for prefix, text in rows)
+        ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id)
+        mask, is_text = (torch.zeros(len(rows), longest, dtype=torch.bool) for _ in range(2))
+        for i, (prefix, text) in enumerate(rows):
+            end = len(prefix) + len(text)
+            ids[i, :end] = torch.tensor(prefix + text)
+            mask[i, :end] = True
+            is_text[i, len(prefix) : end] = True
+        return {"input_ids": ids, "attention_mask": mask, "is_text": is_text}
+
+    # ------------------------------------------------------------------------------------------------- generation
+
+    @torch.no_grad()
+    def generate(
+        self,
+        num_samples: int | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        label: Sequence[str | None] | None = None,
+        source: Sequence[str | None] | None = None,
+        top_p: float = 1.0,
+        temperature: float = 1.0,
+        batch_size: int = 128,
+    ) -> list[str]:
+        """Draw texts; `temperature` 0 is greedy. One seed a sample (0, 1, ... when None), as in Ladle's `generate`.
+
+        Raises:
+            UserError: an unknown label, top_p outside (0, 1], a negative temperature.
+        """
+        if not 0 < top_p <= 1 or not temperature >= 0:
+            raise UserError(f"top_p {top_p}, temperature {temperature}: allowed are 0 < top_p <= 1, temperature >= 0")
+        count = num_samples or next((len(x) for x in (seeds, label, source) if x is not None), 1)
+        seeds = list(range(count)) if seeds is None else list(seeds)
+        prefixes = self.prefixes(label or [None] * count, source or [None] * count)
+        # Prompts of like length share a batch, so that little of it is padding.
+        order = sorted(range(count), key=lambda i: len(prefixes[i]))
+        texts = [""] * count
+        for start in range(0, count, batch_size):
+            rows = order[start : start + batch_size]
+            noise = SampleNoise([seeds[row] for row in rows])
+            ids = self._continue([prefixes[row] for row in rows], noise, top_p, temperature)
+            for row, text in zip(rows, self.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
+                texts[row] = text.strip()
+        return texts
+
+    def prefixes(self, labels: Sequence[str | None], sources: Sequence[str | None]) -> list[list[int]]:
+        """Token ids of what stands before each text, the separator last.
+
+        Raises:
+            UserError: a label that the model was not trained with.
+        """
+        given = sorted({source for source in sources if source is not None})
+        encoded: dict[str | None, list[int]] = {None: []}
+        if given:
+            ids = self.tokenizer(given, truncation=True, max_length=self.config.max_source_tokens)["input_ids"]
+            encoded |= dict(zip(given, ids, strict=True))
+        return [
+            [*self._label_ids(label), *encoded[source], self.separator]
+            for label, source in zip(labels, sources, strict=True)
+        ]
+
+    def _label_ids(self, label: str | None) -> list[int]:
+        if label is None:
+            return []
+        if label not in self.config.labels:
+            raise UserError(f"unknown label '{label}': {nearest(label, list(self.config.labels))}")
+        return [self.separator + 1 + self.config.labels.index(label)]
+
+    def _continue(
+        self, prefixes: list[list[int]], noise: SampleNoise, top_p: float, temperature: float
+    ) -> list[list[int]]:
+        """Texts' token ids after each prefix. Finished rows leave the batch when they are the larger part of it."""
+        device = next(self.parameters()).device
+        mask = lengths_to_mask(torch.tensor([len(prefix) for prefix in prefixes]), max(map(len, prefixes))).flip(1)
+        ids = torch.full(mask.shape, self.tokenizer.pad_token_id)
+        ids[mask] = torch.tensor([token for prefix in prefixes for token in prefix])
+        ids, mask = ids.to(device), mask.to(device)
+        texts: list[list[int]] = [[] for _ in prefixes]
+        rows, alive = list(range(len(prefixes))), torch.ones(len(prefixes), dtype=torch.bool, device=device)
+        # Prefixes are padded on the left, so places are counted from each row's own first token.
+        places, cache = (mask.long().cumsum(1) - 1).clamp_min(0), None
+        for _ in range(self.config.max_tokens):
+            output = self.causal(
+                input_ids=ids, attention_mask=mask.long(), position_ids=places, past_key_values=cache, use_cache=True,
+                logits_to_keep=1,
+            )  # fmt: skip
+            cache = output.past_key_values
+            uniform = noise.uniform().to(device)  # of every row, finished or not: a stream depends on its own row only
+            token = self._choose(output.logits[:, -1].float(), uniform[rows], top_p, temperature)
+            alive = alive & (token != self.tokenizer.eos_token_id)
+            for i, (kept, number) in enumerate(zip(alive.tolist(), token.tolist(), strict=True)):
+                if kept:
+                    texts[rows[i]].append(number)
+            if not alive.any():
+                break
+            places = places[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            ids = token[:, None]
+            if alive.float().mean() < SHRINK_BELOW:
+                kept_rows = alive.nonzero()[:, 0]
+                cache.batch_select_indices(kept_rows)
+                rows = [rows[i] for i in kept_rows.tolist()]
+                ids, mask, places, alive = ids[kept_rows], mask[kept_rows], places[kept_rows], alive[kept_rows]
+        return texts
+
+    def _choose(self, logits: Tensor, uniform: Tensor, top_p: float, temperature: float) -> Tensor:
+        """logits [B, V], uniform [B] -> token ids [B]: the inverse of the distribution function, likeliest first."""
+        logits[:, len(self.tokenizer) :] = -torch.inf  # separator and labels are no text
+        logits[:, self.tokenizer.pad_token_id] = -torch.inf
+        if temperature == 0:
+            return logits.argmax(-1)
+        probabilities, order = (logits / temperature).softmax(-1).sort(-1, descending=True)
+        below = probabilities.cumsum(-1) - probabilities  # mass of the likelier tokens
+        probabilities = probabilities.masked_fill(below >= top_p, 0.0)
+        total = probabilities.cumsum(-1)
+        place = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)
+        last = (probabilities > 0).sum(-1, keepdim=True) - 1
+        return order.gather(1, torch.minimum(place, last))[:, 0]
+
+
+def _build(config: AutoregressiveConfig, tokenizer: Any, vocab_size: int) -> nn.Module:
+    from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+    if config.pretrained:
+        try:
+            return AutoModelForCausalLM.from_pretrained(config.pretrained, use_safetensors=True, dtype=torch.float32)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"cannot load the causal model '{config.pretrained}': {reason}") from None
+    if config.width % config.num_heads:
+        raise UserError(f"num_heads {config.num_heads} given: it has to divide the width, {config.width}")
+    positions = config.max_tokens + (config.max_source_tokens if config.source else 0) + 2
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=vocab_size, n_positions=positions, n_embd=config.width, n_layer=config.num_layers,
+            n_head=config.num_heads, resid_pdrop=config.dropout, embd_pdrop=config.dropout,
+            attn_pdrop=config.dropout, bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id,
+        )
+    )  # fmt: skip

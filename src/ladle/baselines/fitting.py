@@ -1,0 +1,155 @@
+"""Training the rival by Ladle's own loop: the learning rate from three, stopped before it overfits."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
+from ladle.checkpoint import load_parts, resolve_model
+from ladle.training.batching import fitting_max_tokens, token_batches
+from ladle.training.data import DataConfig, Row, load_splits
+from ladle.training.loop import train_stage
+from ladle.training.progress import say
+from ladle.training.settings import TrainingConfig
+from ladle.training.state import digest
+
+LEARNING_RATES = (5e-4, 1e-3, 2e-3)
+TRIAL_SHARE = 0.08  # of the budget, for each of the three
+
+
+def train_autoregressive(
+    config: AutoregressiveConfig,
+    tokenizer: Any,
+    train: Sequence[Row],
+    valid: Sequence[Row],
+    output: Path,
+    settings: TrainingConfig,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+    log: Callable[[str], None] = say,
+) -> AutoregressiveModel:
+    """Train under `output`, going on where an interrupted call stopped; the model is in `output`/final.
+
+    Each learning rate gets a short training of its own; the lowest held-out loss (nats a token) wins the rest of the
+    budget. The result is the averaged weights of the lowest held-out loss.
+
+    Args:
+        config: sizes; labels and source are taken from the rows.
+        settings: budget and the like, for all trainings together; `lr` is replaced.
+    """
+    labels = tuple(sorted({row["label"] for row in train if "label" in row}))
+    config = config.model_copy(update={"labels": labels, "source": any("source" in row for row in train)})
+    identity = {
+        "model": config.model_dump(mode="json"),
+        "data.rows": digest([[row["text"], row.get("label"), row.get("source")] for row in train]),
+    }
+
+    def fit(folder: Path, lr: float, share: float) -> tuple[AutoregressiveModel, float]:
+        torch.manual_seed(settings.seed)
+        model = AutoregressiveModel(config, tokenizer)
+        budget: dict[str, Any] = {"minutes": (settings.minutes or 0) * share or None}
+        if settings.steps is not None:
+            budget = {"steps": max(1, round(settings.steps * share)), "minutes": None}
+        own = settings.model_copy(update={"lr": lr, "keep_best": "nll", **budget})
+        result = train_stage(AutoregressiveStage(model, train, valid, own), own, folder, identity=identity, log=log)
+        return model.eval(), result.metrics["nll"]
+
+    losses = {}
+    if len(learning_rates) > 1:
+        for lr in learning_rates:
+            losses[lr] = fit(output / f"trial-{lr:g}", lr, TRIAL_SHARE)[1]
+            log(f"autoregressive: learning rate {lr:g} reaches {losses[lr]:.4f} nats a token")
+    best = min(losses, key=lambda lr: losses[lr]) if losses else learning_rates[0]
+    model, _ = fit(output, best, 1 - TRIAL_SHARE * len(losses))
+    model.save_pretrained(output / "final")
+    return model
+
+
+def fit_scorer(
+    data: str | Path,
+    output: str | Path,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    text: str | None = None,
+    seed: int = 0,
+    config: AutoregressiveConfig | None = None,
+    log: Callable[[str], None] = say,
+) -> float:
+    """`ladle fit scorer`: an autoregressive model of the texts in `data`, without conditions, in `output`/final.
+
+    Returns:
+        The held-out loss, nats a token.
+
+    Raises:
+        UserError: bad data, or a run folder of other settings.
+    """
+    splits = load_splits(DataConfig(path=str(data), text=text))
+    train, valid = ([{"text": row["text"]} for row in rows] for rows in (splits.train, splits.valid))
+    for note in splits.notes:
+        log(note)
+    log(f"{len(train):,} texts to train on, {len(valid):,} held out")
+    tokenizer = load_parts(resolve_model("base-en")).autoencoder.backbone.tokenizer
+    settings = TrainingConfig(
+        minutes=minutes, steps=steps, seed=seed, max_tokens=4096, ema_decay=0.999, lr_schedule="trapezoid",
+        weight_decay=0.05, betas=(0.9, 0.98), validate_every=0.05, sample_every=0.25,
+    )  # fmt: skip
+    config = config or AutoregressiveConfig(width=256, num_layers=6, num_heads=4)
+    model = train_autoregressive(config, tokenizer, train, valid, Path(output), settings, log=log)
+    nll, tokens = model.score([row["text"] for row in valid or train[:512]])
+    return float(nll.sum() / tokens.sum())
+
+
+class AutoregressiveStage:
+    """Rows with `text` and, where they have them, `label` and `source`, for `ladle.training.loop`."""
+
+    name = "autoregressive"
+
+    def __init__(self, model: AutoregressiveModel, train: Sequence[Row], valid: Sequence[Row], config: Any):
+        self.module, self.config = model, config
+        self.train_rows, self.valid_rows = self._encode(train), self._encode(valid or train[:512])
+        self.valid_given = [(row.get("label"), row.get("source")) for row in (valid or train)[:32]]
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        lengths = [len(prefix) + len(text) for prefix, text in self.train_rows]
+        return token_batches(
+            lengths, fitting_max_tokens(lengths, self.config.max_tokens), seed=self.config.seed, epoch=epoch
+        )
+
+    def load(self, rows: list[int]) -> dict[str, Tensor]:
+        drop = self.module.config.drop_prob
+        chosen = []
+        for row in rows:
+            prefix, text = self.train_rows[row]
+            lost = len(prefix) > 1 and bool(torch.rand(()) < drop)
+            chosen.append((prefix[-1:] if lost else prefix, text))
+        return self.module.collate(chosen)
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = self.module.loss(batch)
+        return loss, {**metrics, "num_tokens": batch["is_text"].sum()}
+
+    def validate(self) -> dict[str, float]:
+        """nll: mean nats a token over the held-out texts, each token counted once."""
+        device = next(self.module.parameters()).device
+        total, count = 0.0, 0
+        for start in range(0, len(self.valid_rows), 64):
+            batch = {k: v.to(device) for k, v in self.module.collate(self.valid_rows[start : start + 64]).items()}
+            tokens = int(batch["is_text"].sum())
+            total, count = total + float(self.module.loss(batch)[0]) * tokens, count + tokens
+        return {"nll": total / count}
+
+    def sample(self) -> list[str]:
+        labels, sources = zip(*self.valid_given, strict=True)
+        if not self.module.config.source:
+            sources = (None,) * len(sources)
+        return self.module.generate(label=labels, source=sources, top_p=0.95)
+
+    def _encode(self, rows: Sequence[Row]) -> list[tuple[list[int], list[int]]]:
+        model, config = self.module, self.module.config
+        labels = [row.get("label") if config.labels else None for row in rows]
+        sources = [row.get("source") if config.source else None for row in rows]
+        texts = model.tokenizer([row["text"] for row in rows], truncation=True, max_length=config.max_tokens)
+        return list(zip(model.prefixes(labels, sources), texts["input_ids"], strict=True))

