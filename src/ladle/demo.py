@@ -11,7 +11,6 @@ from ladle.resolving import shipped_models
 GENERATOR, AUTOENCODER = "e2e", "base-en"
 NUM_SAMPLES = 5
 CANDIDATES = 8
-GUIDANCE = 2.0
 
 SOURCES = (
     "name[The Vaults], eatType[pub], food[Italian], priceRange[moderate], area[riverside], familyFriendly[yes], "
@@ -44,8 +43,8 @@ def run_demo() -> None:
         _item(f"seed {seed}", text)
 
     _title("2. The same weights, told what to say")
-    _say(f"Each is the best of {CANDIDATES} draws: the one most like the others, guidance {GUIDANCE:g}.")
-    texts = model.generate(source=list(SOURCES), candidates=CANDIDATES, guidance_scale=GUIDANCE)
+    _say(f"Each is the best of {CANDIDATES} draws: the one most like the others.")
+    texts = model.generate(source=list(SOURCES), candidates=CANDIDATES)
     for source, text in zip(SOURCES, texts, strict=True):
         print()
         _item("data", source)

@@ -82,9 +82,10 @@ class _Run:
             "minutes": minutes,
             **recipe.card,
         }
-        parts = ModelParts(
-            name=recipe.name, autoencoder=autoencoder, diffusion=diffusion, sampling=recipe.sampling, info=info
-        )
+        sampling = recipe.sampling
+        if "decoder" not in minutes:  # not used to the prior's estimates
+            sampling = sampling.model_copy(update={"stop_time": 0.0, "free_stop_time": 0.0})
+        parts = ModelParts(name=recipe.name, autoencoder=autoencoder, diffusion=diffusion, sampling=sampling, info=info)
         save_parts(parts, self.output / "final")
         return self.output / "final"
 
