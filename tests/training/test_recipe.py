@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ladle.errors import UserError
-from ladle.training.recipe import DEFAULT_MINUTES, STAGES, Recipe, load_recipe
+from ladle.training.recipe import DEFAULT_MINUTES, SAMPLING, STAGES, Recipe, load_recipe
 from ladle.training.train import to_toml
 
 HUB = """
@@ -234,3 +234,11 @@ def test_a_resolved_recipe_is_written_as_toml_that_reads_back(tmp_path: Path) ->
     recipe = recipe.model_copy(update={"card": {"base model": "x", "tags": ["a", "b"], "nested": {"key.s": 1.5}}})
     path = recipe_file(tmp_path, to_toml(recipe.model_dump(mode="json")))
     assert load_recipe(path) == recipe
+
+
+def test_sampling_starts_from_what_was_measured_and_gives_way(tmp_path: Path) -> None:
+    """A recipe that sets one value keeps the other defaults."""
+    defaults = load_recipe(data="rows.jsonl").sampling
+    assert {key: getattr(defaults, key) for key in SAMPLING} == SAMPLING
+    changed = load_recipe(data="rows.jsonl", sets=["sampling.temperature=0.3"]).sampling
+    assert changed == defaults.model_copy(update={"temperature": 0.3})

@@ -335,6 +335,16 @@ def test_a_denoiser_starts_from_the_model_it_is_given(tmp_path: Path, labelled: 
     assert any("has other sizes or another prediction: starting without it" in line for line in lines)
 
 
+def test_only_an_adapted_decoder_is_given_early_estimates(tmp_path: Path) -> None:
+    """Without the decoder stage the sampler has to go on to the end, whatever the recipe says."""
+    data = write(tmp_path / "rows.jsonl", ROWS, "text")
+    made = recipe(data, sampling={"stop_time": 0.5, "free_stop_time": 0.4, "temperature": 0.8})
+    for stage, stops in (("diffusion", (0.0, 0.0)), ("all", (0.5, 0.4))):
+        sampling = load_parts(train(made, tmp_path / "run", stage=stage, log=quiet)).sampling
+        assert (sampling.stop_time, sampling.free_stop_time) == stops
+        assert sampling.temperature == 0.8
+
+
 def test_conditions_that_a_prior_does_not_know_begin_by_adding_nothing() -> None:
     """An unconditional prior, then labels and sources: before the first step the estimates are the prior's."""
     autoencoder = tiny.tiny_autoencoder()
