@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from ladle.errors import UserError
+from ladle.sampling_config import SamplingConfig
 from ladle.training.recipe import DEFAULT_MINUTES, SAMPLING, STAGES, Recipe, load_recipe
 from ladle.training.train import to_toml
 
@@ -39,7 +40,7 @@ def test_a_data_file_alone_is_a_recipe() -> None:
     """Everything else has a default; the model is called after the file."""
     recipe = load_recipe(data="some/reviews.csv.gz")
     assert (recipe.name, recipe.data.path, recipe.start) == ("reviews", "some/reviews.csv.gz", "base-en")
-    assert recipe == Recipe(name="reviews", data=recipe.data)
+    assert recipe == Recipe(name="reviews", data=recipe.data, sampling=SamplingConfig.parse(SAMPLING))
 
 
 def test_a_recipe_says_what_it_says_and_the_rest_is_default(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_minutes_are_shared_between_the_stages_that_run() -> None:
 def test_steps_are_shared_alike_and_come_before_minutes() -> None:
     """A budget in steps is exact: a test or a comparison wants it."""
     training = plan(minutes=60, steps=140)
-    assert [training.stage(name, STAGES).steps for name in STAGES] == [40, 80, 20]
+    assert [training.stage(name, STAGES).steps for name in STAGES] == [40, 75, 25]
     assert training.stage("diffusion", STAGES).minutes is None
 
 
@@ -199,7 +200,7 @@ def test_a_stages_own_budget_goes_before_its_share() -> None:
     training = plan(steps=140, autoencoder={"steps": 7}, diffusion={"minutes": 2.0})
     assert training.stage("autoencoder", STAGES).steps == 7
     assert (training.stage("diffusion", STAGES).minutes, training.stage("diffusion", STAGES).steps) == (2.0, None)
-    assert training.stage("decoder", STAGES).steps == 20
+    assert training.stage("decoder", STAGES).steps == 25
 
 
 def test_a_stage_without_a_budget_is_left_out() -> None:

@@ -108,7 +108,9 @@ class TrainingPlan(Config):
 
 DEFAULT_MINUTES = 15.0
 # Of a model whose decoder is adapted to the prior's estimates (benchmarks/LOG.md); where it is not, no early stop.
-SAMPLING = {"guidance_scale": 2.0, "stop_time": 0.5, "free_stop_time": 0.45, "temperature": 0.8}
+SAMPLING = {
+    "guidance_scale": 2.5, "stop_time": 0.5, "free_stop_time": 0.45, "temperature": 0.6, "length_temperature": 0.6,
+}  # fmt: skip
 
 
 class Recipe(Config):
