@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all set-up on a fresh machine. Settings: make test PYTHON=python3.12 VENV=/tmp/venv
+# `make demo` and `make test` do all set-up on a fresh machine. Settings: make test PYTHON=python3.12 VENV=.venv312
 # On Linux, pip takes PyTorch with its GPU libraries (gigabytes). Without a GPU, this takes the small one:
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from ladle.errors import LadleError, UserError
 from ladle.evaluation import metrics, slots
-from ladle.evaluation.evaluate import environment, format_score, read_reference, read_samples
+from ladle.evaluation.evaluate import environment, read_reference, read_samples
+from ladle.evaluation.markdown import format_percent, format_score
 from ladle.files import atomic_json
 
 Texts = Mapping[str, Sequence[str]]  # input -> texts
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         {source: [slots.template(slots.parse_mr(source))] for source in references}, references, resampling
     )
     result = {
-        "test": {"path": given.test, "inputs": len(references), "references": len(test)},
+        "test": {"path": Path(given.test).name, "inputs": len(references), "references": len(test)},
         "rows": rows,
         "environment": environment(),
     }
@@ -104,17 +105,10 @@ def to_markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
-        shares = " | ".join(percent(row["slots"][key]) for key in ("said", "wrong", "faultless"))
+        shares = " | ".join(format_percent(row["slots"][key]) for key in ("said", "wrong", "faultless"))
         div, length = format_score(row.get("div_per_input")), row["length"]["value"]
         lines.append(f"| {name} | {row['texts']} | {format_score(row['bleu'])} | {shares} | {div} | {length:.1f} |")
     return "\n".join(lines)
-
-
-def percent(share: Mapping[str, Any]) -> str:
-    """`93.5 [92.8, 94.1]`."""
-    text = f"{100 * share['value']:.1f}"
-    interval = share["interval"]
-    return text + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")
 
 
 def name_of(path: str) -> str:

@@ -5,9 +5,7 @@ Data go to standard output, bars and words to standard error. Nothing heavy is i
 
 import json
 import math
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,7 +14,7 @@ from cyclopts import App, Parameter, Token
 
 from ladle import __version__, outcome
 from ladle.errors import UserError
-from ladle.files import STDIO, PathLike, write_rows
+from ladle.files import STDIO, check_writable, write_rows
 from ladle.sample_rows import TEXTS_AT_ONCE, Draw, Input, drawn_rows, progress_bar, read_inputs
 
 if TYPE_CHECKING:
@@ -83,7 +81,7 @@ def train(
         stage: Stop after this stage: autoencoder, diffusion or decoder.
         settings: KEY=VALUE in place of the recipe's, such as diffusion.schedule.shift=3. May be repeated.
         minutes: Time for all stages together.
-        from_scratch: Train the autoencoder from nothing too, in place of starting from base-en.
+        from_scratch: Train everything from nothing, the autoencoder too, in place of starting from prior-en.
         backbone: A pre-trained encoder-decoder to build on, such as facebook/bart-base: a folder or a hub id.
         text: Column of the texts. Default: text.
         label: Column of the class labels; "" leaves them out. Default: label, if there is one.
@@ -248,6 +246,9 @@ def evaluate(
     train: File | None = None,
     output: OutputFile | None = None,
     mauve_encoder: str | None = None,
+    scorer: str | None = None,
+    judge: Path | None = None,
+    novelty: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Score samples, with the reference texts beside them. Prints a table; the whole report is JSON.
 
@@ -257,14 +258,19 @@ def evaluate(
         train: Training texts, for what was memorised.
         output: JSON file to write; - is standard output (then without the table).
         mauve_encoder: Folder or hub id of the model whose features MAUVE compares; without it, no MAUVE.
+        scorer: What `ladle fit scorer` wrote, or a folder or hub id of a causal language model: gives perplexity.
+        judge: What `ladle fit judge` wrote: gives the share of samples that are what their label says.
+        novelty: Find for every sample the training text nearest to it and the longest run of words they share.
     """
     if output is not None:
         check_writable(output)
 
     from ladle.evaluation.evaluate import evaluate as run_evaluation
-    from ladle.evaluation.evaluate import to_markdown
+    from ladle.evaluation.markdown import to_markdown
 
-    report = run_evaluation(samples, reference, train, output, mauve_encoder=mauve_encoder)
+    report = run_evaluation(
+        samples, reference, train, output, mauve_encoder, scorer, str(judge) if judge else None, novelty
+    )
     if output != STDIO:
         print(to_markdown(report), end="")
 
@@ -345,31 +351,6 @@ def inspect(*, model: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------------- what verbs do
-
-
-def check_writable(path: PathLike, *, folder: bool = False) -> None:
-    """See that a file (or a folder, with what is in it) can be written, before the work begins. Leaves no trace.
-
-    Raises:
-        UserError: `path` is a folder (a file), or lies where nothing can be written.
-    """
-    if os.fspath(path) == STDIO and not folder:
-        return
-    target = Path(path)
-    if not folder and target.is_dir():
-        raise UserError(f"cannot write {target}: it is a folder; give the name of a file")
-    if folder and target.exists() and not target.is_dir():
-        raise UserError(f"cannot write into {target}: it is a file; give the name of a folder")
-    if target.exists() and not target.is_dir() and not target.is_file():
-        return  # a device or a pipe
-    place = target if target.is_dir() else target.parent
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}; give another place") from None
 
 
 def _check_counts(counts: Mapping[str, int | None]) -> None:

@@ -57,17 +57,16 @@ class RawCondition:
     @property
     def given(self) -> bool:
         """Whether any row has a label or a source."""
-        label = self.label_ids is not None and bool((self.label_ids >= 0).any())
-        return label or (self.source_mask is not None and bool(self.source_mask.any()))
+        return any(bool(rows.any()) for rows in self._given())
 
     def given_rows(self, batch: int) -> Tensor:
         """Which of the `batch` rows have a label or a source, bool [B] on the CPU."""
-        rows = torch.zeros(batch, dtype=torch.bool)
-        if self.label_ids is not None:
-            rows = rows | (self.label_ids >= 0).cpu()
-        if self.source_mask is not None:
-            rows = rows | self.source_mask.any(1).cpu()
-        return rows
+        return sum((rows.cpu() for rows in self._given()), torch.zeros(batch, dtype=torch.bool))
+
+    def _given(self) -> list[Tensor]:
+        """Which rows have a label, and which a source, bool [B] each; none of what no row has."""
+        label = [] if self.label_ids is None else [self.label_ids >= 0]
+        return label + ([] if self.source_mask is None else [self.source_mask.any(1)])
 
     def to(self, device: torch.device | str) -> "RawCondition":
         """All tensors on `device`."""

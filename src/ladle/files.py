@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -257,6 +258,31 @@ def decode_line(line: bytes, where: str, *, first: bool = False) -> str:
 def name_of(path: PathLike) -> str:
     """The path as messages show it."""
     return "standard input" if os.fspath(path) == STDIO else os.fspath(path)
+
+
+def check_writable(path: PathLike, *, folder: bool = False) -> None:
+    """See that a file (or a folder, with what is in it) can be written, before the work begins. Leaves no trace.
+
+    Raises:
+        UserError: `path` is a folder (a file), or lies where nothing can be written.
+    """
+    if os.fspath(path) == STDIO and not folder:
+        return
+    target = Path(path)
+    if not folder and target.is_dir():
+        raise UserError(f"cannot write {target}: it is a folder; give the name of a file")
+    if folder and target.exists() and not target.is_dir():
+        raise UserError(f"cannot write into {target}: it is a file; give the name of a folder")
+    if target.exists() and not target.is_dir() and not target.is_file():
+        return  # a device or a pipe
+    place = target if target.is_dir() else target.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}; give another place") from None
 
 
 # ---------------------------------------------------------------------------------------------------- helpers

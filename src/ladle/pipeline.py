@@ -127,7 +127,9 @@ class LatentDiffusion:
             seeds: one per sample (0, 1, 2, ... when None). A seed gives its text at any batch size.
             label: one class for all samples, or one each (None: unconditional).
             source: one source text for all samples, or one each.
-            num_inference_steps, sampler, guidance_scale, temperature: those that the model was saved with when None.
+            num_inference_steps, sampler, guidance_scale: those that the model was saved with when None.
+            temperature: of the sampler's noise and of the lengths, with and without a condition; those that the model
+                was saved with when None.
             candidates: draw so many a sample and keep the one nearest to the others (minimum Bayes risk).
             decoder: `autoregressive` or `parallel`.
             batch_size: samples at once.
@@ -176,7 +178,7 @@ class LatentDiffusion:
         )
         # Samples of like length share a batch, so that little of it is padding; those without a condition are apart.
         order = torch.sort(lengths, stable=True).indices
-        given = conditions.batch(order).given_rows(len(order))
+        given = conditions.given[order]
         batches = [rows for part in (order[given], order[~given]) if len(part) for rows in part.split(batch_size)]
         drawn: list[torch.Tensor] = [torch.empty(0)] * len(seeds)
         total, done = len(batches) * sampling.num_inference_steps, 0
@@ -282,6 +284,8 @@ class _Conditions:
             self.store = store_texts(
                 model.autoencoder, unique, lambda t: source_memory(model.autoencoder, t, config.source_memory)
             )
+
+        self.given = torch.tensor([a is not None or b is not None for a, b in zip(labels, sources, strict=True)])
 
     def batch(self, rows: torch.Tensor) -> RawCondition:
         source = mask = None

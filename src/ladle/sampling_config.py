@@ -1,6 +1,6 @@
 """How a model is sampled when the caller says nothing else: saved in model.json, beside the weights it suits."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -29,6 +29,10 @@ class SamplingConfig(Config):
     grid: Literal["time", "log_snr"] = "time"
     stop_time: float = Field(0.0, ge=0, lt=1)
     free_stop_time: float = Field(0.0, ge=0, lt=1)
+
+    def to_the_end(self) -> Self:
+        """The same without early stops: for a decoder that is not adapted to estimates."""
+        return self.model_copy(update={"stop_time": 0.0, "free_stop_time": 0.0})
 
     @field_validator("sampler")
     @classmethod

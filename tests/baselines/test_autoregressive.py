@@ -74,7 +74,7 @@ def test_the_loss_counts_the_text_and_its_end_only() -> None:
         float(sum(by_hand).detach()) / sum(len(text) for _, text in stage.valid_rows), rel=1e-5
     )
     given = {"label": [row["label"] for row in ROWS[:4]], "source": [row["source"] for row in ROWS[:4]]}
-    nll, tokens = model.score([row["text"] for row in ROWS[:4]], **given, batch_size=3)
+    nll, tokens = model.score([row["text"] for row in ROWS[:4]], **given)
     assert nll.tolist() == pytest.approx([float(value) for value in by_hand], rel=1e-5)
     assert tokens.tolist() == [len(text) for _, text in stage.valid_rows]
 

@@ -266,7 +266,7 @@ def test_four_steps_of_dpmpp_2m_use_the_last_two_estimates():
 @pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2m_sde"])
 def test_multistep_agrees_with_diffusers(name):
     """An implementation by other hands, on its own sigmas (float32 inside, hence the tolerance)."""
-    diffusers = pytest.importorskip("diffusers")
+    diffusers = pytest.importorskip("diffusers", reason="diffusers, to compare with, is not installed")
     scheduler = diffusers.DPMSolverMultistepScheduler(
         algorithm_type="dpmsolver++" if name == "dpmpp_2m" else "sde-dpmsolver++",
         prediction_type="sample",
@@ -290,7 +290,7 @@ def test_multistep_agrees_with_diffusers(name):
 @pytest.mark.parametrize("name", ["ddim", "ddpm"])
 def test_first_order_agrees_with_diffusers(name):
     """diffusers' DDIM with its own eta at 0 and at 1, where it is the ancestral sampler."""
-    diffusers = pytest.importorskip("diffusers")
+    diffusers = pytest.importorskip("diffusers", reason="diffusers, to compare with, is not installed")
     scheduler = diffusers.DDIMScheduler(prediction_type="sample", clip_sample=False, set_alpha_to_one=False)
     scheduler.set_timesteps(10)
     alpha_squared = scheduler.alphas_cumprod.double()[scheduler.timesteps]

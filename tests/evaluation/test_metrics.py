@@ -4,11 +4,47 @@ import numpy as np
 import pytest
 
 from ladle.evaluation import metrics, text_stats
+from ladle.evaluation.judge import Judge
 from ladle.evaluation.metrics import METRICS, Resampling, Score
 
 TRAIN = ["the cat sat on the mat today", "a dog ran in the park"]
 TEXTS = ["the cat sat on the mat today", "A dog ran in the park!", "", "a new text about nothing much", "short"]
 RESAMPLING = Resampling(num_bootstrap=100)
+
+
+class WordScorer:
+    """Four nats a word and one token each, and an end of one nat."""
+
+    def score(self, texts):
+        words = np.array([len(text.split()) for text in texts], dtype=float)
+        return 4 * words + 1, words + 1
+
+    def describe(self):
+        return {"name": "words"}
+
+
+class LengthJudge(Judge):
+    """Texts of five words or more are long."""
+
+    def __init__(self):
+        super().__init__("bigrams", ("long", "short"), np.zeros((2, 1)), np.zeros(2), ("a",))
+
+    def __post_init__(self):
+        pass
+
+    def predict(self, texts):
+        return ["long" if len(text.split()) >= 5 else "short" for text in texts]
+
+
+class LengthFeatures:
+    """Characters and words."""
+
+    def features(self, texts):
+        return np.array([[len(text), len(text.split())] for text in texts], dtype=np.float32)
+
+    def describe(self):
+        return {"name": "lengths"}
+
 
 MEASURES = {
     "empty": lambda texts: metrics.score_empty(texts, RESAMPLING),
@@ -18,9 +54,14 @@ MEASURES = {
     "self_bleu": lambda texts: metrics.score_self_bleu(texts, RESAMPLING),
     "mem": lambda texts: metrics.score_mem(texts, text_stats.ngram_set(TRAIN), RESAMPLING),
     "copies": lambda texts: metrics.score_copies(texts, TRAIN, RESAMPLING),
+    "nearest": lambda texts: metrics.scores_of_audit(texts, TRAIN, RESAMPLING)[0],
+    "span": lambda texts: metrics.scores_of_audit(texts, TRAIN, RESAMPLING)[1],
     "bleu": lambda texts: metrics.score_bleu(texts, [TRAIN for _ in texts], RESAMPLING),
     "length": lambda texts: metrics.score_length(texts, RESAMPLING),
     "length_distance": lambda texts: metrics.score_length_distance(texts, TRAIN, RESAMPLING),
+    "perplexity": lambda texts: metrics.score_perplexity(texts, WordScorer(), RESAMPLING),
+    "label_true": lambda texts: metrics.score_label_true(texts, ["long"] * len(texts), LengthJudge()),
+    "frechet": lambda texts: metrics.score_frechet(texts, TRAIN, LengthFeatures()),
 }
 
 
@@ -60,6 +101,8 @@ def test_values_of_a_known_set():
     # Words: 7, 6 with "!" a token apart, 0, 6, 1: 4-grams 4, 4 and 3; in training 4 of 4; "dog ran in the" and
     # "ran in the park" of the second (its "A" is upper case); none of the third.
     assert value["mem"] == pytest.approx((4 + 2) / (4 + 4 + 3))
+    assert value["perplexity"] == pytest.approx(np.exp((4 * 20 + 5) / (20 + 5)))
+    assert value["label_true"] == pytest.approx(3 / 5)
     assert value["length"] == pytest.approx((7 + 6 + 0 + 6 + 1) / 5)
 
 

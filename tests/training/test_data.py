@@ -112,8 +112,8 @@ def test_tsv_keeps_the_quotes_of_writers_that_do_not_quote(tmp_path):
 
 
 def test_parquet_reads_like_the_rest(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow", reason="parquet needs the extra 'datasets'")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="parquet needs the extra 'datasets'")
     rows = [GOOD | {"references": ["a", "b"]}, BAD | {"references": []}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     assert read_rows(tmp_path / "a.parquet") == [rows[0], BAD]

@@ -108,31 +108,35 @@ class AutoregressiveModel(nn.Module):
         nll = F.cross_entropy(logits[:, :-1][wanted].float(), ids[:, 1:][wanted])
         return nll, {"nll": nll.detach()}
 
-    @torch.no_grad()
     def score(
         self,
         texts: Sequence[str],
         *,
         label: Sequence[str | None] | None = None,
         source: Sequence[str | None] | None = None,
-        batch_size: int = 64,
     ) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood in nats [N] and number of tokens [N] of each text with its end, by condition."""
+        if not texts:
+            return torch.zeros(0), torch.zeros(0, dtype=torch.long)
         count = len(texts)
         ids = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_tokens)["input_ids"]
         prefixes = self.prefixes(label or [None] * count, source or [None] * count)
-        rows = list(zip(prefixes, ids, strict=True))
-        order = sorted(range(count), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
-        nll = torch.zeros(count)
+        return self.score_rows(list(zip(prefixes, ids, strict=True)))
+
+    @torch.no_grad()
+    def score_rows(self, rows: Sequence[tuple[list[int], list[int]]], batch_size: int = 64) -> tuple[Tensor, Tensor]:
+        """`score` of N (prefix ids, text ids)."""
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+        nll = torch.zeros(len(rows))
         device = next(self.parameters()).device
-        for start in range(0, count, batch_size):
+        for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             batch = self.collate([rows[i] for i in chosen])
             input_ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
             logits = self.causal(input_ids=input_ids, attention_mask=mask.long(), use_cache=False).logits
             lost = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), input_ids[:, 1:], reduction="none").cpu()
             nll[chosen] = (lost * batch["is_text"][:, 1:]).sum(1)
-        return nll, torch.tensor([len(row) for row in ids])
+        return nll, torch.tensor([len(text) for _, text in rows])
 
     def collate(self, rows: Sequence[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
         """(prefix ids, text ids) of B rows -> input_ids, attention_mask, is_text, each [B, longest]."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.checkpoint import load_parts, resolve_model
-from ladle.training.batching import fitting_max_tokens, token_batches
+from ladle.training.batching import epoch_batches
 from ladle.training.data import DataConfig, Row, load_splits
 from ladle.training.loop import train_stage
 from ladle.training.progress import say
@@ -114,9 +114,7 @@ class AutoregressiveStage:
 
     def batches(self, epoch: int) -> list[list[int]]:
         lengths = [len(prefix) + len(text) for prefix, text in self.train_rows]
-        return token_batches(
-            lengths, fitting_max_tokens(lengths, self.config.max_tokens), seed=self.config.seed, epoch=epoch
-        )
+        return epoch_batches(lengths, self.config, epoch)
 
     def load(self, rows: list[int]) -> dict[str, Tensor]:
         drop = self.module.config.drop_prob
@@ -133,13 +131,8 @@ class AutoregressiveStage:
 
     def validate(self) -> dict[str, float]:
         """nll: mean nats a token over the held-out texts, each token counted once."""
-        device = next(self.module.parameters()).device
-        total, count = 0.0, 0
-        for start in range(0, len(self.valid_rows), 64):
-            batch = {k: v.to(device) for k, v in self.module.collate(self.valid_rows[start : start + 64]).items()}
-            tokens = int(batch["is_text"].sum())
-            total, count = total + float(self.module.loss(batch)[0]) * tokens, count + tokens
-        return {"nll": total / count}
+        nll, tokens = self.module.score_rows(self.valid_rows)
+        return {"nll": float(nll.sum() / tokens.sum())}
 
     def sample(self) -> list[str]:
         labels, sources = zip(*self.valid_given, strict=True)

@@ -11,15 +11,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ladle.errors import UserError
 from ladle.evaluation import metrics, text_stats
 from ladle.evaluation.mauve import MIN_TEXTS, Featuriser, load_mauve
 from ladle.evaluation.metrics import METRICS, Resampling, Score
+from ladle.evaluation.novelty import load_rapidfuzz
 from ladle.files import STDIO, PathLike, atomic_json, name_of
 from ladle.tables import read_table
 from ladle.training.data import Row, read_rows
+
+if TYPE_CHECKING:
+    from ladle.evaluation.judge import Judge
+    from ladle.evaluation.perplexity import Scorer
 
 REPORT_FORMAT = 1
 _PACKAGES = ("ladle", "torch", "transformers", "sacrebleu", "mauve-text")
@@ -63,6 +68,9 @@ def evaluate(
     train_path: PathLike | None = None,
     output: PathLike | None = None,
     mauve_encoder: str | None = None,
+    scorer: str | None = None,
+    judge: str | None = None,
+    novelty: bool = False,
     seeds: int = 3,
     num_bootstrap: int = 1000,
     seed: int = 0,
@@ -76,6 +84,9 @@ def evaluate(
             and the reference rows.
         train_path: training rows. Gives Mem and exact copies.
         mauve_encoder: a folder or hub id of the model whose features MAUVE compares; None leaves MAUVE out.
+        scorer: a folder that `ladle fit scorer` wrote, or a folder or hub id of a causal model. Gives perplexity.
+        judge: a folder that `ladle fit judge` wrote. Gives the share of samples that are what their label says.
+        novelty: compare every sample with every training text: the nearest one, the longest run of words shared.
         seeds: clusterings that MAUVE is averaged over, at least 3.
         num_bootstrap: resamples for intervals; 0 leaves the intervals out.
         seed: of resampling and of every subset drawn.
@@ -90,9 +101,15 @@ def evaluate(
         if reference_path is None:
             raise UserError("MAUVE compares with reference texts: give a reference file")
         load_mauve()  # a missing extra is told before the work, not after
+    if novelty:
+        if train_path is None:
+            raise UserError("the novelty audit compares with training texts: give a training file")
+        load_rapidfuzz()
     samples = read_samples(samples_path)
     reference = read_reference(reference_path) if reference_path is not None else None
     train = [row["text"] for row in read_rows(train_path)] if train_path is not None else None
+    language_model = _load_scorer(scorer) if scorer is not None else None
+    classifier = _load_judge(judge, samples) if judge is not None else None
 
     report = _Report()
     resampling = Resampling(num_bootstrap, seed)
@@ -117,7 +134,17 @@ def evaluate(
             )
         _score_lengths(report, texts, reference, resampling)
     if train is not None:
-        _score_memory(report, {"samples": texts, "reference": beside}, train, resampling)
+        _score_memory(report, {"samples": texts, "reference": beside}, train, resampling, novelty)
+    if language_model is not None:
+        for name, given in (("samples", texts), ("reference", beside)):
+            if given:
+                report.add(name, metrics.score_perplexity(given, language_model, resampling))
+    if classifier is not None:
+        labelled = [sample for sample in samples if sample.label is not None]
+        labels = [str(sample.label) for sample in labelled]
+        report.add("samples", metrics.score_label_true([sample.text for sample in labelled], labels, classifier))
+        if classifier.real:  # on real rows kept apart when it was trained
+            report.add("reference", metrics.label_true_score(classifier.real, classifier))
     if mauve_encoder is not None and reference is not None:
         _score_mauve(report, samples, reference, answers, Featuriser.load(mauve_encoder), seeds, seed)
 
@@ -147,36 +174,6 @@ def evaluate(
     elif output is not None:
         atomic_json(output, result)
     return result
-
-
-def to_markdown(report: Mapping[str, Any]) -> str:
-    """The report as a Markdown table, one line a metric: value [95 % interval], a column for each kind of rows."""
-    rows: Mapping[str, Any] = report["rows"]
-    lines = [
-        "| metric | better | " + " | ".join(rows) + " |",
-        "|---|---|" + "---|" * len(rows),
-    ]
-    for name in METRICS:
-        if any(name in row for row in rows.values()):
-            cells = [format_score(row.get(name)) for row in rows.values()]
-            lines.append(f"| {METRICS[name].says} (`{name}`) | {METRICS[name].direction} | {' | '.join(cells)} |")
-    lines.append("")
-    counts = ", ".join(f"{name} {_count(row)}" for name, row in rows.items())
-    lines.append(f"Texts: {counts}. Intervals: 95 %.")
-    lines += [f"Warning: {warning}." for warning in report["warnings"]]
-    return "\n".join(lines) + "\n"
-
-
-def format_score(score: Mapping[str, Any] | None) -> str:
-    """`0.951 [0.932, 0.968]`, or `0.951 ± 0.012` where only a spread over seeds is known."""
-    if score is None:
-        return "-"
-    digits = 1 if abs(score["value"]) >= 5 else 3
-    text = f"{score['value']:.{digits}f}"
-    if score.get("interval"):
-        return text + " [{:.{digits}f}, {:.{digits}f}]".format(*score["interval"], digits=digits)
-    spread_over_seeds = score.get("details", {}).get("spread")
-    return text if spread_over_seeds is None else f"{text} ± {spread_over_seeds:.{digits}f}"
 
 
 def read_samples(path: PathLike) -> list[Sample]:
@@ -293,15 +290,17 @@ def _score_lengths(report: _Report, texts: Sequence[str], reference: Reference, 
 
 
 def _score_memory(
-    report: _Report, systems: Mapping[str, Sequence[str]], train: Sequence[str], resampling: Resampling
+    report: _Report, systems: Mapping[str, Sequence[str]], train: Sequence[str], resampling: Resampling, audit: bool
 ) -> None:
-    """Mem and exact copies of the samples and, as if generated, of the held-out texts."""
+    """Mem, exact copies and the novelty audit of the samples and, as if generated, of the held-out texts."""
     training = text_stats.ngram_set(train)
     for row, texts in systems.items():
         if texts:
             report.add(
                 row, metrics.score_mem(texts, training, resampling), metrics.score_copies(texts, train, resampling)
             )
+            if audit:
+                report.add(row, *metrics.scores_of_audit(texts, train, resampling))
 
 
 def _score_mauve(
@@ -320,11 +319,16 @@ def _score_mauve(
     count = min(sizes)
     against = spread(other, count, generator)
     texts = [sample.text for sample in generator.sample(list(samples), count)]
-    report.add("samples", metrics.score_mauve(texts, against, featuriser, seeds=seeds))
-    if one:
-        report.add("reference", metrics.score_mauve(spread(one, count, generator), against, featuriser, seeds=seeds))
-    else:
-        report.warnings.append("too few reference texts to split: MAUVE has no reference row")
+    rows = {"samples": texts, "reference": spread(one, count, generator) if one else []}
+    for name, given in rows.items():
+        if given:
+            report.add(
+                name,
+                metrics.score_mauve(given, against, featuriser, seeds=seeds),
+                metrics.score_frechet(given, against, featuriser),
+            )
+    if not one:
+        report.warnings.append("too few reference texts to split: MAUVE and frechet have no reference row")
     if count < MIN_TEXTS:
         report.warnings.append(
             f"MAUVE on {count} texts: under {MIN_TEXTS} it is high for any two sets and moves with its seed"
@@ -364,10 +368,23 @@ def _draws(samples: Iterable[Sample]) -> dict[str, list[str]]:
     return draws
 
 
+def _load_scorer(name: str) -> "Scorer":
+    from ladle.evaluation.perplexity import Scorer
+
+    return Scorer.load(name)
+
+
+def _load_judge(name: str, samples: Iterable[Sample]) -> "Judge":
+    from ladle.evaluation.judge import Judge
+
+    judge = Judge.load(name)
+    labels = {sample.label for sample in samples if sample.label is not None}
+    if not labels:
+        raise UserError("no sample has a label: a judge has nothing to compare its verdict with")
+    judge.check_labels(labels)
+    return judge
+
+
 def _labels(samples: Iterable[Sample]) -> dict[str, int] | None:
     counts = Counter(sample.label for sample in samples if sample.label is not None)
     return dict(sorted(counts.items())) or None
-
-
-def _count(row: Mapping[str, Any]) -> int:
-    return int(row["empty"]["n"] if "empty" in row else row["bleu"]["n"])

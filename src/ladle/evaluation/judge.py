@@ -6,11 +6,10 @@ data are noisy, and no sample can be expected to do better by much.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -22,7 +21,6 @@ from ladle.files import PathLike, atomic_folder, atomic_json
 from ladle.training.data import Row, read_rows
 
 RECORD, WEIGHTS = "judge.json", "model.safetensors"
-KINDS = ("bigrams", "encoder")
 Kind = Literal["bigrams", "encoder"]
 
 
@@ -40,7 +38,8 @@ class Judge:
     real: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._featurise = _bigrams(self.vocabulary) if self.kind == "bigrams" else _encoder(self.encoder)
+        bigrams = self.kind == "bigrams"
+        self._featurise = _counter(vocabulary=self.vocabulary).transform if bigrams else _encoder(self.encoder)
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """The likeliest label of each text."""
@@ -49,6 +48,18 @@ class Judge:
         scores = self._featurise(texts) @ self.weight.T + self.bias
         return [self.labels[i] for i in np.asarray(scores).argmax(axis=1)]
 
+    def check_labels(self, labels: Iterable[str]) -> None:
+        """Raises:
+        UserError: a label that the judge does not know.
+        """
+        if unknown := sorted(set(labels) - set(self.labels)):
+            raise UserError(f"the judge does not know the label '{unknown[0]}': it knows {', '.join(self.labels)}")
+
+    def describe(self) -> dict[str, Any]:
+        """What goes into a report beside every figure."""
+        features = self.encoder or f"{len(self.vocabulary):,} words and pairs"
+        return {"kind": self.kind, "labels": list(self.labels), "features": features}
+
     def accuracy(self, texts: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
         """Share of texts that are what their label says, in all and by label, with 95 % intervals (Wilson). An empty
         text never is.
@@ -56,8 +67,7 @@ class Judge:
         Raises:
             UserError: a label that the judge does not know.
         """
-        if unknown := sorted(set(labels) - set(self.labels)):
-            raise UserError(f"the judge does not know the label '{unknown[0]}': it knows {', '.join(self.labels)}")
+        self.check_labels(labels)
         guesses = self.predict(texts)
         true = [g == label and not is_empty(t) for g, t, label in zip(guesses, texts, labels, strict=True)]
         hits, named = np.array(true, dtype=bool), np.array(labels)
@@ -122,18 +132,18 @@ def fit_judge(
     Raises:
         UserError: bad input, fewer than two labels, an encoder that is missing, scikit-learn not installed.
     """
-    if kind not in KINDS:
-        raise UserError(f"unknown kind of judge '{kind}': allowed are {', '.join(KINDS)}")
+    if kind not in get_args(Kind):
+        raise UserError(f"unknown kind of judge '{kind}': allowed are {', '.join(get_args(Kind))}")
     if (kind == "encoder") != (encoder is not None):
         raise UserError("a judge of kind 'encoder' needs --encoder FOLDER, one of kind 'bigrams' takes none")
-    rows = _labelled(data)
+    rows = labelled_rows(data)
     if test is None:
         order = np.random.default_rng(seed).permutation(len(rows))
         cut = max(1, len(rows) // 5)
         held, rows = [rows[i] for i in order[:cut]], [rows[i] for i in order[cut:]]
     else:
-        held = _labelled(test)
-    judge = _fit(rows, kind, encoder)
+        held = labelled_rows(test)
+    judge = fit_rows(rows, kind, encoder)
     known = [row for row in held if row["label"] in judge.labels]
     if known:
         judge.real = judge.accuracy([row["text"] for row in known], [row["label"] for row in known])
@@ -141,23 +151,24 @@ def fit_judge(
     return judge
 
 
-def _fit(rows: Sequence[Row], kind: Kind, encoder: str | None) -> Judge:
-    try:
-        from sklearn.feature_extraction.text import CountVectorizer
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise UserError("a judge needs an extra: pip install 'ladle[evaluation]' (scikit-learn)") from None
+def fit_rows(rows: Sequence[Row], kind: Kind = "bigrams", encoder: str | None = None) -> Judge:
+    """A judge of labelled rows, without a figure of its own accuracy.
+
+    Raises:
+        UserError: fewer than two labels, an encoder that is missing, scikit-learn not installed.
+    """
     texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
     if len(set(labels)) < 2:
         raise UserError(f"a judge needs rows of two labels or more; all of these are '{labels[0]}'")
     vocabulary: tuple[str, ...] = ()
     if kind == "bigrams":
-        counter = CountVectorizer(tokenizer=tokenise, token_pattern=None, ngram_range=(1, 2), min_df=2, binary=True)
+        counter = _counter(min_df=2)
         features = counter.fit_transform(texts)
         vocabulary = tuple(counter.get_feature_names_out().tolist())
-        model = LogisticRegression(C=0.5, max_iter=1000).fit(features, labels)
     else:
-        model = LogisticRegression(C=10.0, max_iter=1000).fit(_encoder(encoder)(texts), labels)
+        features = _encoder(encoder)(texts)
+    _, LogisticRegression = _scikit_learn()
+    model = LogisticRegression(C=0.5 if kind == "bigrams" else 10.0, max_iter=1000).fit(features, labels)
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # two classes: scikit-learn keeps the second one's score only
         weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
@@ -165,23 +176,31 @@ def _fit(rows: Sequence[Row], kind: Kind, encoder: str | None) -> Judge:
     return Judge(kind, names, weight.astype(np.float32), bias.astype(np.float32), vocabulary, encoder)
 
 
-def _bigrams(vocabulary: Sequence[str]) -> Any:
-    place = {term: i for i, term in enumerate(vocabulary)}
+def labelled_rows(path: PathLike) -> list[Row]:
+    """The rows of a file that have a label.
 
-    def featurise(texts: Sequence[str]) -> np.ndarray:
-        table = np.zeros((len(texts), len(place)), dtype=np.float32)
-        for row, text in zip(table, texts, strict=True):
-            words = [word.lower() for word in tokenise(text.lower())]
-            terms = [*words, *(" ".join(pair) for pair in pairwise(words))]
-            row[[place[term] for term in terms if term in place]] = 1.0
-        return table
+    Raises:
+        UserError: there are none.
+    """
+    rows = [row for row in read_rows(path) if "label" in row]
+    if not rows:
+        raise UserError(f"{path} has no rows with a label")
+    return rows
 
-    def in_parts(texts: Sequence[str]) -> Any:
-        from scipy.sparse import csr_matrix, vstack
 
-        return vstack([csr_matrix(featurise(texts[i : i + 256])) for i in range(0, len(texts), 256)])
+def _scikit_learn() -> tuple[Any, Any]:
+    try:
+        from sklearn.feature_extraction.text import CountVectorizer
+        from sklearn.linear_model import LogisticRegression
+    except ImportError:
+        raise UserError("a judge needs an extra: pip install 'ladle[evaluation]' (scikit-learn)") from None
+    return CountVectorizer, LogisticRegression
 
-    return in_parts
+
+def _counter(**options: Any) -> Any:
+    """texts -> which words and pairs of words are there, by scikit-learn."""
+    CountVectorizer, _ = _scikit_learn()
+    return CountVectorizer(tokenizer=tokenise, token_pattern=None, ngram_range=(1, 2), binary=True, **options)
 
 
 def _encoder(name: str | None) -> Any:
@@ -196,13 +215,6 @@ def _encoder(name: str | None) -> Any:
     return featurise
 
 
-def _labelled(path: PathLike) -> list[Row]:
-    rows = [row for row in read_rows(path) if "label" in row]
-    if not rows:
-        raise UserError(f"{path} has no rows with a label")
-    return rows
-
-
 def _share(hits: np.ndarray) -> dict[str, Any]:
     interval = wilson_interval(int(hits.sum()), len(hits))
-    return {"value": float(hits.mean()), "interval": interval and list(interval), "n": len(hits)}
+    return {"value": float(hits.mean()) if len(hits) else 0.0, "interval": interval and list(interval), "n": len(hits)}

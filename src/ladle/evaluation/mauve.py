@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ class Featuriser:
     weights: str  # what tells two models of one name apart: a digest of the file, or the hub's commit
     tokenizer: Any
     model: Any
+    _known: dict[str, np.ndarray] = field(default_factory=dict, repr=False)  # one text's features are asked for often
 
     @classmethod
     def load(cls, name: str, *, max_tokens: int = 128) -> "Featuriser":
@@ -74,26 +75,31 @@ class Featuriser:
 
     def describe(self) -> dict[str, Any]:
         """What goes into a report beside every figure."""
-        return {"name": self.name, "pooling": self.pooling, "max_tokens": self.max_tokens, "weights": self.weights}
+        name = _OFFLINE_PACKAGE if self.name == offline_encoder() else self.name  # not where this machine has it
+        return {"name": name, "pooling": self.pooling, "max_tokens": self.max_tokens, "weights": self.weights}
 
     def features(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Float32 [N, C]. An empty text is featurised as any other: its special tokens, or one end-of-text token."""
+        if not texts:
+            return np.zeros((0, self.model.config.hidden_size), dtype=np.float32)
+        different = [text for text in dict.fromkeys(texts) if text not in self._known]
+        self._add(different, batch_size)
+        return np.stack([self._known[text] for text in texts]).astype(np.float32)
+
+    def _add(self, different: list[str], batch_size: int) -> None:
         import torch
 
-        different = list(dict.fromkeys(texts))
         if not different:
-            return np.zeros((0, self.model.config.hidden_size), dtype=np.float32)
+            return
         encoded = self.tokenizer(different, truncation=True, max_length=self.max_tokens)["input_ids"]
         ids = [row or [self.tokenizer.eos_token_id] for row in encoded]
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # neighbours in length: little padding
-        vectors: dict[str, np.ndarray] = {}
         with torch.inference_mode():
             for start in range(0, len(order), batch_size):
                 batch = order[start : start + batch_size]
                 pooled = self._pool(*_pad([ids[index] for index in batch], self.tokenizer.pad_token_id))
                 for index, vector in zip(batch, pooled.float().cpu().numpy(), strict=True):
-                    vectors[different[index]] = vector
-        return np.stack([vectors[text] for text in texts]).astype(np.float32)
+                    self._known[different[index]] = vector
 
     def _pool(self, input_ids: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
         device = self.model.device

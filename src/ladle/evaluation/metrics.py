@@ -4,17 +4,22 @@
 version is raised whenever a change moves figures: scores of different versions are not comparable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ladle.errors import UserError
-from ladle.evaluation import text_stats
+from ladle.evaluation import novelty, text_stats
+from ladle.evaluation.frechet import frechet_distance
 from ladle.evaluation.intervals import Interval, Statistic, bootstrap_interval, jackknife_interval, wilson_interval
 from ladle.evaluation.mauve import Featuriser, mauve_scores
 from ladle.evaluation.overlap import SELF_BLEU_TEXTS, CorpusBleu, self_bleu_scores
+
+if TYPE_CHECKING:
+    from ladle.evaluation.judge import Judge
+    from ladle.evaluation.perplexity import Scorer
 
 Direction = Literal["higher", "lower", "as the reference"]
 
@@ -64,9 +69,14 @@ _ALL = [
     Metric("self_bleu", 1, "as the reference", "BLEU of each text against the others, mean", "scores 0", 0.0),
     Metric("mem", 1, "as the reference", "share of 4-grams that the training text holds", "adds no 4-gram", 0.0),
     Metric("copies", 1, "as the reference", "share of texts that are a training row", "is no copy", 0.0),
+    Metric("nearest", 1, "as the reference", "likeness to the nearest training text, mean", "is near to nothing", 0.0),
+    Metric("span", 1, "as the reference", "share that is one run of words of a training text, mean", "has none", 0.0),
     Metric("bleu", 1, "higher", "corpus BLEU against references", "matches nothing, shortens the output", 0.0),
     Metric("length", 1, "as the reference", "mean number of words", "has 0 words", 0.0),
     Metric("length_distance", 1, "lower", "Wasserstein distance of lengths, in words", "has 0 words", None),
+    Metric("perplexity", 1, "as the reference", "perplexity a token under the scorer", "is a token drawn evenly", None),
+    Metric("label_true", 1, "higher", "share of texts that are what their label says", "never is", 0.0),
+    Metric("frechet", 1, "lower", "Frechet distance of features to reference texts", "is featurised as any text", None),
     Metric("mauve", 1, "higher", "MAUVE against reference texts", "is featurised as any text", 0.0),
 ]
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
@@ -154,6 +164,31 @@ def score_copies(texts: Sequence[str], training: Sequence[str], resampling: Resa
     return Score(**{**vars(score), "details": {"compared": "without case, spaces and punctuation"}})
 
 
+def scores_of_audit(
+    texts: Sequence[str], training: Sequence[str], resampling: Resampling = DEFAULT
+) -> tuple[Score, Score]:
+    """The novelty audit's two means, `nearest` (edit distance) and `span` (longest run of words that some training text
+    holds); `details` hold quantiles and, with `nearest`, the worst twenty.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+    rows = novelty.audit(texts, training)
+    about = novelty.summary(rows)
+    nearest, span = ([getattr(row, name) for row in rows] for name in ("similarity", "span_share"))
+    return (
+        _mean("nearest", nearest, resampling, {**about["similarity"], "worst": about["worst"]}),
+        _mean("span", span, resampling, about["span_share"]),
+    )
+
+
+def _mean(name: str, values: Sequence[float], resampling: Resampling, details: dict[str, Any]) -> Score:
+    array = np.array(values)
+    value = float(array.mean()) if len(array) else 0.0
+    interval = resampling.bootstrap(lambda rows: float(array[rows].mean()), len(array))
+    return Score(name, value, len(array), interval, "bootstrap", details)
+
+
 def score_bleu(
     texts: Sequence[str],
     references: Sequence[Sequence[str]],
@@ -197,6 +232,33 @@ def score_length_distance(texts: Sequence[str], reference: Sequence[str], resamp
     return Score("length_distance", value, len(texts), interval, "jackknife", details)
 
 
+def score_perplexity(texts: Sequence[str], scorer: "Scorer", resampling: Resampling = DEFAULT) -> Score:
+    """exp of the mean nats a token over all texts."""
+    from ladle.evaluation.perplexity import perplexity  # (torch)
+
+    nll, tokens = scorer.score(texts or [""])
+    interval = resampling.bootstrap(lambda rows: perplexity(nll[rows], tokens[rows]), len(texts))
+    return Score(
+        "perplexity", perplexity(nll, tokens), len(texts), interval, "bootstrap", {"scorer": scorer.describe()}
+    )
+
+
+def score_label_true(texts: Sequence[str], labels: Sequence[str], judge: "Judge") -> Score:
+    """Share of texts that the judge gives the label they were made with. Every text has one.
+
+    Raises:
+        UserError: a label that the judge does not know.
+    """
+    return label_true_score(judge.accuracy(texts, labels), judge)
+
+
+def label_true_score(accuracy: Mapping[str, Any], judge: "Judge") -> Score:
+    """What `Judge.accuracy` says, as a score."""
+    details = {"judge": judge.describe(), "by_label": accuracy["by_label"]}
+    interval = accuracy["interval"] and (accuracy["interval"][0], accuracy["interval"][1])
+    return Score("label_true", accuracy["value"], accuracy["n"], interval, "Wilson", details)
+
+
 def score_mauve(texts: Sequence[str], reference: Sequence[str], featuriser: Featuriser, *, seeds: int = 3) -> Score:
     """MAUVE, mean over `seeds` clusterings. There is no interval: `details` holds each seed's value and their spread.
 
@@ -215,6 +277,13 @@ def score_mauve(texts: Sequence[str], reference: Sequence[str], featuriser: Feat
         "spread": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
     }
     return Score("mauve", float(np.mean(values)), len(texts), details=details)
+
+
+def score_frechet(texts: Sequence[str], reference: Sequence[str], featuriser: Featuriser) -> Score:
+    """Frechet distance of the features of two sets. No interval: a resample repeats rows, and that moves it."""
+    value = frechet_distance(featuriser.features(texts or [""]), featuriser.features(reference))
+    details = {"featuriser": featuriser.describe(), "reference_texts": len(reference)}
+    return Score("frechet", value, len(texts), details=details)
 
 
 def _share(name: str, flags: np.ndarray, value: float, resampling: Resampling) -> Score:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ladle.errors import UserError
 from ladle.evaluation.text_stats import tokenise
 
 CHUNK = 64  # samples compared at once: 64 x 100,000 distances are 26 MB
@@ -75,9 +76,7 @@ def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[np.nda
     similarity, index = np.zeros(len(texts)), np.full(len(texts), -1)
     if not training:
         return similarity, index
-    from rapidfuzz.distance import Levenshtein
-    from rapidfuzz.process import cdist
-
+    cdist, Levenshtein = load_rapidfuzz()
     for start in range(0, len(texts), CHUNK):
         part = list(texts[start : start + CHUNK])
         table = cdist(part, training, scorer=Levenshtein.normalized_similarity, dtype=np.float32, workers=-1)
@@ -87,6 +86,20 @@ def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[np.nda
     empty = np.array([not text.strip() for text in texts], dtype=bool)
     similarity[empty], index[empty] = 0.0, -1
     return similarity, index
+
+
+def load_rapidfuzz() -> tuple[Any, Any]:
+    """rapidfuzz's `cdist` and its Levenshtein distance.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+    try:
+        from rapidfuzz.distance import Levenshtein
+        from rapidfuzz.process import cdist
+    except ImportError:
+        raise UserError("the novelty audit needs an extra: pip install 'ladle[evaluation]' (rapidfuzz)") from None
+    return cdist, Levenshtein
 
 
 def longest_spans(texts: Sequence[Sequence[str]], training: Sequence[Sequence[str]]) -> list[tuple[int, int]]:

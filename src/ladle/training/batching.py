@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ladle.errors import UserError
+from ladle.training.settings import TrainingConfig
 
 BATCHES_IN_POOL = 50  # sorted together: more waste less padding, fewer mix lengths better in a batch's company
 BATCHES_IN_EPOCH = 10  # at least, where that leaves batches of
@@ -46,6 +47,11 @@ def token_batches(
         pool = pool[np.argsort(sizes[pool], kind="stable")]
         batches += _cut(pool.tolist(), sizes[pool].tolist(), max_tokens, max_rows or sizes.size)
     return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def epoch_batches(lengths: Sequence[int], config: TrainingConfig, epoch: int) -> list[list[int]]:
+    """`token_batches` of an epoch as a stage's settings ask for them, of a size that fits the data."""
+    return token_batches(lengths, fitting_max_tokens(lengths, config.max_tokens), seed=config.seed, epoch=epoch)
 
 
 def fitting_max_tokens(lengths: Sequence[int], max_tokens: int) -> int:

@@ -5,7 +5,6 @@ device and precision, accumulation, clipping, learning rate, EMA, run state, pro
 """
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,22 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ladle.errors import LadleError, UserError
+from ladle.training.best import BestWeights
 from ladle.training.ema import EMA
 from ladle.training.interrupts import Interrupts
 from ladle.training.progress import Log, Progress, Record, collapse_warnings, duration, mean, sample_statistics, say
-from ladle.training.settings import FREE_SETTINGS, TrainingConfig, build_optimizer, lr_factor
+from ladle.training.settings import FREE_SETTINGS, TrainingConfig, build_optimizer, lr_factor, use_bf16
 from ladle.training.state import (
     Position,
     StateFolder,
     describe_module,
     digest,
-    fill_module,
     preserved_random,
+    seed_all,
     trained_tensors,
 )
 
@@ -151,14 +150,13 @@ class _Run:
         self.run_dir = run_dir
         self.bad_steps = torch.zeros((), device=self.device)  # not finite, in a row
         self.saved_step = 0
-        self.best: dict[str, Tensor] | None = None  # averages and buffers at the best validation, with `keep_best`
 
     def train(self) -> TrainingResult:
         with preserved_random(self.device), Interrupts() as self.signals:
             self._start()
             with Progress(self.stage.name, self.share, self.log) as progress:
                 try:
-                    while self.share < 1 and not self.out_of_patience:
+                    while self.share < 1 and not self.best.out_of_patience:
                         before = self._tick()
                         with self.signals.held():
                             self._train_step()
@@ -170,11 +168,9 @@ class _Run:
                         if self.position.window:
                             self._write_row()
                     self._save()
-                    metrics = self._validate()
-                    if self.best is not None and self.position.best is not None:
-                        fill_module(self.stage.module, self.best)
-                        self.ema.load(self.best, self.ema.num_updates)
-                        metrics = self.position.best
+                    # (out of patience: validated at this very step)
+                    metrics = {} if self.best.out_of_patience else self._validate()
+                    metrics = self.best.restore(self.stage.module, self.ema) or metrics
                     self._sample()
                 except KeyboardInterrupt:
                     if not self.signals.inside:
@@ -187,13 +183,13 @@ class _Run:
     # ---------------------------------------------------------------------------------------- the course of it
 
     def _start(self) -> None:
-        _seed_all(self.config.seed)
+        seed_all(self.config.seed)
         restored = self.folder.restore(self.stage.module, self.optimizer, self.ema)
         self.position = restored or Position()
         self.began = time.monotonic() - self.position.seconds
         self.saved_at, self.save_cost = time.monotonic(), 0.0
         self.saved_step = self.position.step
-        self.best = self.folder.best()
+        self.best = BestWeights(self.config, self.position, self.folder.best())
         self.specs = self.stage.batches(self.position.epoch)
         if not len(self.specs):
             raise UserError(f"{self.stage.name}: there is nothing to train on (0 batches); give more rows")
@@ -271,11 +267,6 @@ class _Run:
             return min(1.0, self.position.step / self.config.steps)
         return min(1.0, self.position.seconds / (60 * (self.config.minutes or math.inf)))
 
-    @property
-    def out_of_patience(self) -> bool:
-        """Whether the last `patience` validations brought nothing better."""
-        return self.config.patience is not None and self.position.num_stale >= self.config.patience
-
     def _tick(self) -> tuple[float, float]:
         """Bring the position's clock up to now; the share and the seconds."""
         self.position.seconds = time.monotonic() - self.began
@@ -330,23 +321,9 @@ class _Run:
             metrics = {name: float(value) for name, value in self.stage.validate().items()}
         if metrics:
             self._event({"validation": metrics})
-        if self.config.keep_best is not None:
-            self._compare(self.config.keep_best, metrics)
-        return metrics
-
-    def _compare(self, name: str, metrics: dict[str, float]) -> None:
-        if name not in metrics:
-            raise UserError(
-                f"keep_best is '{name}': {self.stage.name} is validated by {', '.join(metrics) or 'nothing'}"
-            )
-        position = self.position
         with self.signals.held():
-            if position.best is None or metrics[name] < position.best[name]:
-                position.best, position.num_stale = metrics, 0
-                tensors = trained_tensors(self.stage.module) | self.ema.tensors()
-                self.best = {key: tensor.clone() for key, tensor in tensors.items()}
-            else:
-                position.num_stale += 1
+            self.best.compare(self.stage.name, metrics, self.stage.module, self.ema)
+        return metrics
 
     def _sample(self) -> None:
         with self._averaged():
@@ -369,7 +346,7 @@ class _Run:
         """Averaged weights, eval mode, no gradients, the same random numbers every time; all undone afterwards."""
         module = self.stage.module
         with preserved_random(self.device), self.ema.applied(), torch.no_grad(), self.autocast():
-            _seed_all(self.config.seed)
+            seed_all(self.config.seed)
             module.eval()
             try:
                 yield
@@ -383,7 +360,7 @@ class _Run:
         self._tick()
         self.position.num_rows = self.record.num_rows
         self.position.window = {name: _floats(values) for name, values in self.position.window.items()}
-        self.folder.save(self.position, self.stage.module, self.optimizer, self.ema, self.best)
+        self.folder.save(self.position, self.stage.module, self.optimizer, self.ema, self.best.tensors)
         self.saved_at, self.saved_step = time.monotonic(), self.position.step
         self.save_cost = self.saved_at - began
 
@@ -401,18 +378,6 @@ class _Objective(nn.Module):
             return self._loss(batch)
 
 
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether `precision` (auto, bf16, fp32) means bf16 products here; auto: where they are fast, not only possible."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        units = torch.cpu.get_capabilities()
-        return bool(units.get("amx_bf16") or units.get("avx512_bf16"))
-    return False
-
-
 def _set_modes(module: nn.Module) -> None:
     """Train mode, but eval mode for parts whose parameters are all frozen."""
     module.train()
@@ -420,12 +385,6 @@ def _set_modes(module: nn.Module) -> None:
         parameters = list(part.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             part.eval()
-
-
-def _seed_all(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def _due(every: float, before: tuple[float, float], after: tuple[float, float]) -> bool:

@@ -65,6 +65,13 @@ class TrainingConfig(Config):
             raise ValueError("give either steps or minutes, " + ("one of them" if minutes is None else "not both"))
         return minutes
 
+    @field_validator("patience")
+    @classmethod
+    def _patience_for_something(cls, patience: int | None, info: ValidationInfo) -> int | None:
+        if patience is not None and info.data.get("keep_best") is None:
+            raise ValueError("it needs keep_best: the validation metric to be patient about")
+        return patience
+
     @field_validator("betas")
     @classmethod
     def _betas_in_range(cls, betas: tuple[float, float]) -> tuple[float, float]:
@@ -86,6 +93,18 @@ def lr_factor(config: TrainingConfig, step: int, share: float) -> float:
     used, whole = (step + 1, config.warmup) if config.warmup >= 1 else (share, config.warmup)
     ramp = min(1.0, used / whole) if whole else 1.0
     return ramp * LR_SCHEDULES[config.lr_schedule](min(share, 1.0), config.cooldown)
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """Whether `precision` (auto, bf16, fp32) means bf16 products here; auto: where they are fast, not only possible."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        units = torch.cpu.get_capabilities()
+        return bool(units.get("amx_bf16") or units.get("avx512_bf16"))
+    return False
 
 
 def build_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

@@ -227,6 +227,13 @@ def fill_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         target.copy_(tensors[name])
 
 
+def seed_all(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 @contextmanager
 def preserved_random(device: torch.device) -> Iterator[None]:
     """Give Python's, NumPy's and torch's generators back after the block as they were before it."""

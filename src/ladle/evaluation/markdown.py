@@ -1,0 +1,49 @@
+"""A report as a Markdown table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ladle.evaluation.metrics import METRICS
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """The report as a Markdown table, one line a metric: value [95 % interval], a column for each kind of rows."""
+    rows: Mapping[str, Any] = report["rows"]
+    lines = [
+        "| metric | better | " + " | ".join(rows) + " |",
+        "|---|---|" + "---|" * len(rows),
+    ]
+    for name in METRICS:
+        if any(name in row for row in rows.values()):
+            cells = [format_score(row.get(name)) for row in rows.values()]
+            lines.append(f"| {METRICS[name].says} (`{name}`) | {METRICS[name].direction} | {' | '.join(cells)} |")
+    lines.append("")
+    counts = ", ".join(f"{name} {_count(row)}" for name, row in rows.items())
+    lines.append(f"Texts: {counts}. Intervals: 95 %.")
+    lines += [f"Warning: {warning}." for warning in report["warnings"]]
+    return "\n".join(lines) + "\n"
+
+
+def format_score(score: Mapping[str, Any] | None) -> str:
+    """`0.951 [0.932, 0.968]`, or `0.951 ± 0.012` where only a spread over seeds is known."""
+    if score is None:
+        return "-"
+    digits = 1 if abs(score["value"]) >= 5 else 3
+    text = f"{score['value']:.{digits}f}"
+    if score.get("interval"):
+        return text + " [{:.{digits}f}, {:.{digits}f}]".format(*score["interval"], digits=digits)
+    spread_over_seeds = score.get("details", {}).get("spread")
+    return text if spread_over_seeds is None else f"{text} ± {spread_over_seeds:.{digits}f}"
+
+
+def format_percent(share: Mapping[str, Any] | None) -> str:
+    """A share of texts in percent: `93.5 [92.8, 94.1]`."""
+    if share is None:
+        return "-"
+    text = f"{100 * share['value']:.1f}"
+    interval = share["interval"]
+    return text + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")
+
+
+def _count(row: Mapping[str, Any]) -> int:
+    return int(row["empty"]["n"] if "empty" in row else row["bleu"]["n"])
