@@ -31,13 +31,13 @@ def pieces(text: str, rng: random.Random) -> list[str]:
     return [*found, " ".join(current)] if current else found
 
 
-def varied(text: str, rng: random.Random) -> str:
-    """The text, or in one case of eight a lower-case form of it."""
-    draw = rng.random()
-    if draw >= 0.12:
+def varied(text: str, rng: random.Random, share: float = 0.12) -> str:
+    """The text, or in `share` of the cases a lower-case form of it."""
+    draw = rng.random() / share
+    if draw >= 1:
         return text
     text = text.lower()
-    if draw < 0.07:
+    if draw < 0.6:
         text = re.sub(r'([.,!?;:()"])', r" \1 ", text)
         text = re.sub(r"(\w)('s|n't|'re|'ve|'ll|'m|'d)\b", r"\1 \2", text)
     return " ".join(text.split())

@@ -9,7 +9,7 @@ from ladle.condition import RawCondition
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.diffusion.samplers import SAMPLERS
 from ladle.errors import UserError
-from ladle.generation import candidate_seeds, draw_latents, draw_lengths, nearest_to_others
+from ladle.generation import candidate_seeds, draw_latents, draw_lengths, nearest_to_others, round_trip_distance
 from ladle.seeding import SampleNoise
 
 LABELS = torch.tensor([0, 1, -1, 1, 0, 0])
@@ -173,6 +173,14 @@ def test_a_seed_that_there_is_not_is_not_bent_into_another(seed: int) -> None:
     """Two seeds with one stream would look like two samples."""
     with pytest.raises(UserError, match=f"seed {seed} given"):
         SampleNoise(candidate_seeds(seed, 3))
+
+
+def test_the_round_trip_is_measured_latent_by_latent() -> None:
+    """What one side has more counts as far as it is from zero, so that a lost word is seen."""
+    one, two = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 1.0]])
+    assert round_trip_distance(one, one) == 0
+    assert round_trip_distance(one, two) == round_trip_distance(two, one) == pytest.approx((0 + 1 + 0 + 4) / 4)
+    assert round_trip_distance(one[:0], one[:0]) == 0
 
 
 @pytest.mark.parametrize(

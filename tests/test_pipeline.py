@@ -1,6 +1,7 @@
 """LatentDiffusion: texts in, texts out."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import tiny
 from ladle.autoencoder.latents import Latents
 from ladle.checkpoint import ModelParts
 from ladle.errors import UserError
-from ladle.generation import candidate_seeds, nearest_to_others
+from ladle.generation import candidate_seeds, nearest_to_others, round_trip_distance
 from ladle.pipeline import LatentDiffusion
 
 SOURCES = ["the old cat", None, "the red fox ran to the sea.", "the old cat"]
@@ -92,12 +93,37 @@ def test_settings_are_those_that_the_model_was_saved_with(aligned: LatentDiffusi
     assert aligned.generate(8, sampler="ddim") != texts
 
 
-def test_of_several_candidates_the_nearest_to_the_others_is_kept(aligned: LatentDiffusion) -> None:
+def test_of_candidates_with_a_source_the_nearest_to_the_others_is_kept(aligned: LatentDiffusion) -> None:
     """By hand: every candidate drawn by its own seed, then the choice."""
-    kept = aligned.generate(seeds=[5, 6], label=["bad", "good"], candidates=4, batch_size=3)
-    for text, seed, label in zip(kept, (5, 6), ("bad", "good"), strict=True):
-        drawn = aligned.generate(seeds=candidate_seeds(seed, 4), label=label)
+    source = ["the cat is red", "a dog"]
+    kept = aligned.generate(seeds=[5, 6], source=source, candidates=4, batch_size=3)
+    for text, seed, given in zip(kept, (5, 6), source, strict=True):
+        drawn = aligned.generate(seeds=candidate_seeds(seed, 4), source=given)
         assert text == drawn[nearest_to_others(drawn)]
+
+
+def test_of_candidates_without_a_source_the_soundest_is_kept(aligned: LatentDiffusion) -> None:
+    """By hand: the one whose latents are nearest to those of its own text; beside a row with a source too."""
+    labels = ["bad", "good", None, "bad"]
+    kept = aligned.generate(
+        seeds=[5, 6, 7, 8], label=labels, source=[None, None, None, "a dog"], candidates=4, batch_size=3
+    )
+    chosen = []
+    for seed, label in zip((5, 6, 7), labels, strict=False):
+        seeds = candidate_seeds(seed, 4)
+        drawn = aligned.generate(seeds=seeds, label=label)
+        latents = aligned._draw(seeds, [label] * 4, [None] * 4, aligned.parts.sampling, 8, None)
+        again = [aligned.encode(text) if text.strip() else None for text in drawn]
+        distances = [
+            float("inf") if z is None else round_trip_distance(own, z.values[0][z.mask[0]])
+            for own, z in zip(latents, again, strict=True)
+        ]
+        chosen.append(distances.index(min(distances)))
+        assert kept[seed - 5] == drawn[chosen[-1]]
+    assert set(chosen) != {0}
+    model = aligned.parts.sampling.model_copy(update={"candidates": 4})
+    saved = LatentDiffusion(replace(aligned.parts, sampling=model))
+    assert saved.generate(seeds=[5, 6, 7], label=labels[:3]) == kept[:3]  # the model's own number
 
 
 def test_every_step_of_every_batch_is_told(aligned: LatentDiffusion) -> None:
@@ -161,7 +187,7 @@ def test_a_text_too_long_is_cut_and_an_empty_one_is_a_text(aligned: LatentDiffus
         ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"sampler": "dimm"}, "ddim"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
-        ({"candidates": 0}, "candidates is 0: it must be at least 1"),
+        ({"candidates": 0}, "candidates"),
         ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
         ({"decoder": "sequential"}, "decoder"),
     ],

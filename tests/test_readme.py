@@ -37,7 +37,7 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_commands_for_ones_own_file_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """train, sample, evaluate on a file made here, with three steps in place of minutes."""
+    """train, sample, evaluate, fit on a file made here, with three steps in place of minutes."""
     monkeypatch.chdir(tmp_path)
     with open("reviews.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -45,11 +45,17 @@ def test_the_commands_for_ones_own_file_run_in_order(tmp_path: Path, monkeypatch
         for food in ("soup", "tea", "bread", "fish", "cake", "rice"):
             for word, label in (("great", "positive"), ("cold", "negative"), ("fine", "positive")):
                 writer.writerow([f"the {food} was {word} .", label])
+    Path("more-reviews.csv").write_bytes(Path("reviews.csv").read_bytes())
     own = [command for command in commands() if "reviews" in " ".join(command)]
-    assert [command[1] for command in own] == ["train", "sample", "evaluate"]
-    for _, verb, *arguments in own:
-        extra = {"train": SHORT, "sample": ["--steps", "2"], "evaluate": []}[verb]
-        assert cli.main([verb, *arguments, *extra]) in (0, None), verb
+    verbs = ["train", "sample", "evaluate", "fit judge", "fit scorer", "sample", "evaluate"]
+    assert [" ".join(command[1:3]) if command[1] == "fit" else command[1] for command in own] == verbs
+    for (_, *words), verb in zip(own, verbs, strict=True):
+        if verb == "fit judge":
+            pytest.importorskip("sklearn", reason="judges need the extra 'evaluation'")
+        if verb == "fit scorer":
+            words = ["0.02" if word == "10" else word for word in words]
+        extra = {"train": SHORT, "sample": ["--steps", "2"]}.get(verb, [])
+        assert cli.main([*words, *extra]) in (0, None), verb
     assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 100
 
 

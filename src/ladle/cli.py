@@ -136,7 +136,7 @@ def sample(
     sampler: str | None = None,
     guidance_scale: float | None = None,
     temperature: float | None = None,
-    candidates: int = 1,
+    candidates: int | None = None,
     decoder: Decoder | None = None,
     batch_size: int = 128,
 ) -> None:
@@ -153,7 +153,8 @@ def sample(
         sampler: ddpm, ddim, heun, dpmpp_2m or dpmpp_2m_sde. Default: the model's own.
         guidance_scale: How strongly the condition is followed; 1 is off. Default: the model's own.
         temperature: Noise that the stochastic samplers add; below 1 texts are more typical. Default: the model's own.
-        candidates: Draw so many for each text and keep the one nearest to the others.
+        candidates: Draw so many for each text and keep the soundest, with --source the one nearest to the others.
+            Default: the model's own.
         decoder: What turns latents into words. Default: the model's own.
         batch_size: Texts at once; smaller takes less memory.
     """

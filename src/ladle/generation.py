@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 
 from ladle.autoencoder.latents import Latents
 from ladle.checkpoint import SamplingConfig
@@ -83,6 +84,20 @@ def draw_latents(
 def candidate_seeds(seed: int, count: int) -> list[int]:
     """Seeds of a sample's candidates; the first is the sample's own."""
     return [seed] + [(seed + 2_654_435_761 * i) % 2**32 for i in range(1, count)]  # its own as it is: it may be wrong
+
+
+def round_trip_distance(drawn: torch.Tensor, encoded: torch.Tensor) -> float:
+    """Mean square distance, per latent and channel, of latents drawn [L, D] from those of the text that they were
+    decoded to [M, D]; the latents that one of the two has more are compared with zeros.
+
+    Latents that no text has are decoded to one that is some way off, so the least distance of several candidates finds
+    the soundest. It is blind to meaning, and does not ask which text is common: that would cost variety.
+    """
+    longest = max(len(drawn), len(encoded))
+    if not longest:
+        return 0.0
+    pairs = [F.pad(values.float(), (0, 0, 0, longest - len(values))) for values in (drawn, encoded)]
+    return float((pairs[0] - pairs[1]).square().mean())
 
 
 def nearest_to_others(candidates: Sequence[str]) -> int:

@@ -1,5 +1,6 @@
 """LatentDiffusion: texts in, texts out. The one class that most users need."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,7 +13,7 @@ from ladle.checkpoint import ModelParts, SamplingConfig, load_parts, model_diges
 from ladle.condition import RawCondition
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import UserError
-from ladle.generation import candidate_seeds, draw_latents, draw_lengths, nearest_to_others
+from ladle.generation import candidate_seeds, draw_latents, draw_lengths, nearest_to_others, round_trip_distance
 from ladle.seeding import SampleNoise
 from ladle.training.cache import length_order, source_memory, store_texts
 
@@ -115,7 +116,7 @@ class LatentDiffusion:
         sampler: str | None = None,
         guidance_scale: float | None = None,
         temperature: float | None = None,
-        candidates: int = 1,
+        candidates: int | None = None,
         decoder: Decoder | None = None,
         batch_size: int = 128,
         on_step: Callable[[int, int], None] | None = None,
@@ -130,7 +131,9 @@ class LatentDiffusion:
             num_inference_steps, sampler, guidance_scale: those that the model was saved with when None.
             temperature: of the sampler's noise and of the lengths, with and without a condition; those that the model
                 was saved with when None.
-            candidates: draw so many a sample and keep the one nearest to the others (minimum Bayes risk).
+            candidates: draw so many a sample and keep one; as many as the model was saved with when None. With a
+                source, where all should say the same, it is the one nearest to the others (minimum Bayes risk); else
+                the one whose latents are nearest to those of its text (`round_trip_distance`).
             decoder: `autoregressive` or `parallel`.
             batch_size: samples at once.
             on_step: called with (steps done, steps in all).
@@ -141,12 +144,18 @@ class LatentDiffusion:
         Raises:
             UserError: lengths that disagree, an unknown label or sampler, a count below 1.
         """
-        sampling = self._sampling(num_inference_steps, sampler, guidance_scale, temperature, decoder)
+        sampling = self._sampling(
+            {
+                "num_inference_steps": num_inference_steps, "sampler": sampler, "guidance_scale": guidance_scale,
+                "temperature": temperature, "length_temperature": temperature, "free_temperature": temperature,
+                "decoder": decoder, "candidates": candidates,
+            }
+        )  # fmt: skip
+        candidates = sampling.candidates
         self._check_decoder(sampling.decoder)
         seed_list, labels, sources = _line_up(num_samples, seeds, label, source)
-        for name, value in (("candidates", candidates), ("batch_size", batch_size)):
-            if value < 1:
-                raise UserError(f"{name} is {value}: it must be at least 1")
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: it must be at least 1")
         wanted = [seed for seed in seed_list for seed in candidate_seeds(seed, candidates)]
         latents = self._draw(
             wanted, [x for x in labels for _ in range(candidates)], [x for x in sources for _ in range(candidates)],
@@ -155,8 +164,20 @@ class LatentDiffusion:
         texts = self._decode_many(latents, sampling.decoder, batch_size)
         if candidates == 1:
             return texts
-        groups = [texts[i : i + candidates] for i in range(0, len(texts), candidates)]
-        return [group[nearest_to_others(group)] for group in groups]
+        free = [i for i, text in enumerate(texts) if sources[i // candidates] is None and text.strip()]
+        distance = dict.fromkeys(range(len(texts)), math.inf)
+        if free:
+            again = self.encode([texts[i] for i in free], batch_size)
+            for i, values, mask in zip(free, again.values, again.mask, strict=True):
+                distance[i] = round_trip_distance(latents[i], values[mask].cpu())
+        kept = []
+        for number, source in enumerate(sources):
+            group = range(number * candidates, (number + 1) * candidates)
+            if source is None:
+                kept.append(texts[min(group, key=distance.__getitem__)])
+            else:
+                kept.append(texts[group[nearest_to_others([texts[i] for i in group])]])
+        return kept
 
     def _draw(
         self,
@@ -197,19 +218,7 @@ class LatentDiffusion:
                 drawn[row] = values[:length]
         return drawn
 
-    def _sampling(
-        self,
-        steps: int | None,
-        sampler: str | None,
-        scale: float | None,
-        temperature: float | None,
-        decoder: str | None,
-    ) -> SamplingConfig:
-        given = {
-            "length_temperature": temperature, "free_temperature": temperature,
-            "num_inference_steps": steps, "sampler": sampler, "guidance_scale": scale,
-            "temperature": temperature, "decoder": decoder,
-        }  # fmt: skip
+    def _sampling(self, given: dict[str, Any]) -> SamplingConfig:
         changed = {key: value for key, value in given.items() if value is not None}
         return SamplingConfig.parse({**self.parts.sampling.model_dump(), **changed}, "sampling")
 

@@ -49,7 +49,7 @@ def drawn_rows(model: "LatentDiffusion", draws: Sequence[Draw], options: Mapping
     Raises:
         UserError: a condition or an option that the model has not.
     """
-    size = max(options["batch_size"], TEXTS_AT_ONCE // options["candidates"])
+    size = max(options["batch_size"], TEXTS_AT_ONCE // (options["candidates"] or model.parts.sampling.candidates))
     with progress_bar(len(draws)) as bar:
         for start in range(0, len(draws), size):
             part = draws[start : start + size]

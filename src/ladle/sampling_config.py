@@ -14,6 +14,7 @@ class SamplingConfig(Config):
     texts are more typical and less varied. length_temperature: the same for the number of latents. stop_time: the
     diffusion time whose estimate of z0 is decoded; 0 goes on to the end (see `sampling_levels`). decoder: which of the
     autoencoder's decoders writes the text. grid: whether the steps are even in diffusion time or in log-SNR.
+    candidates: how many are drawn for each text that is kept (see `LatentDiffusion.generate`).
 
     What guides a sample makes its estimates certain early, so samples without any condition have a temperature and a
     stop of their own: `free_temperature` (of noise and lengths) and `free_stop_time`.
@@ -21,6 +22,7 @@ class SamplingConfig(Config):
 
     sampler: str = "dpmpp_2m_sde"
     num_inference_steps: int = Field(32, ge=1)
+    candidates: int = Field(1, ge=1)
     guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     temperature: float = Field(1.0, ge=0, le=2)
     length_temperature: float = Field(1.0, ge=0, le=2)

@@ -39,7 +39,7 @@ def plan(**training: Any) -> Any:
 def test_a_data_file_alone_is_a_recipe() -> None:
     """Everything else has a default; the model is called after the file."""
     recipe = load_recipe(data="some/reviews.csv.gz")
-    assert (recipe.name, recipe.data.path, recipe.start) == ("reviews", "some/reviews.csv.gz", "base-en")
+    assert (recipe.name, recipe.data.path, recipe.start) == ("reviews", "some/reviews.csv.gz", "prior-en")
     assert recipe == Recipe(name="reviews", data=recipe.data, sampling=SamplingConfig.parse(SAMPLING))
 
 
@@ -90,6 +90,7 @@ def test_columns_given_by_hand_are_the_last_word(tmp_path: Path) -> None:
         ("name=no", lambda r: r.name == "no"),
         ("data.label=", lambda r: r.data.label == ""),
         ("training.diffusion.betas=[0.8, 0.9]", lambda r: r.training.diffusion.betas == (0.8, 0.9)),
+        ("training.decoder.times=[0.2, 0.6]", lambda r: r.training.decoder.times == (0.2, 0.6)),
         ("card.language=sv", lambda r: r.card == {"language": "sv"}),
         ("name=a=b", lambda r: r.name == "a=b"),
     ],
@@ -102,6 +103,12 @@ def test_a_setting_is_a_toml_value_or_a_bare_word(item: str, read: Any) -> None:
 def test_later_settings_win() -> None:
     """Flags come before --set on the command line."""
     assert load_recipe(data="x.txt", sets=["training.seed=1", "training.seed=2"]).training.seed == 2
+
+
+@pytest.mark.parametrize("times", ["[0.6, 0.2]", "[0.2, 1.1]", "[-0.1, 0.5]"])
+def test_the_decoders_diffusion_times_rise_and_are_times(times: str) -> None:
+    with pytest.raises(UserError, match="two diffusion times are needed"):
+        load_recipe(data="x.txt", sets=[f"training.decoder.times={times}"])
 
 
 @pytest.mark.parametrize("item", ["training.minutes", "=3", " =3"])
@@ -186,7 +193,7 @@ def test_minutes_are_shared_between_the_stages_that_run() -> None:
 def test_steps_are_shared_alike_and_come_before_minutes() -> None:
     """A budget in steps is exact: a test or a comparison wants it."""
     training = plan(minutes=60, steps=140)
-    assert [training.stage(name, STAGES).steps for name in STAGES] == [40, 75, 25]
+    assert [training.stage(name, STAGES).steps for name in STAGES] == [40, 60, 40]
     assert training.stage("diffusion", STAGES).minutes is None
 
 
@@ -200,7 +207,7 @@ def test_a_stages_own_budget_goes_before_its_share() -> None:
     training = plan(steps=140, autoencoder={"steps": 7}, diffusion={"minutes": 2.0})
     assert training.stage("autoencoder", STAGES).steps == 7
     assert (training.stage("diffusion", STAGES).minutes, training.stage("diffusion", STAGES).steps) == (2.0, None)
-    assert training.stage("decoder", STAGES).steps == 25
+    assert training.stage("decoder", STAGES).steps == 40
 
 
 def test_a_stage_without_a_budget_is_left_out() -> None:

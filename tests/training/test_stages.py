@@ -229,7 +229,7 @@ def test_estimates_are_guided_as_in_sampling() -> None:
         estimates.append(stage._estimated(latents.z0, latents.mask, latents.condition))
     assert estimates[0].shape == latents.z0.shape
     assert float((estimates[0] - estimates[1]).abs().max()) > 1e-3
-    stage.max_time = 0.0
+    stage.times = (0.0, 0.0)
     torch.testing.assert_close(
         stage._estimated(latents.z0, latents.mask, latents.condition), latents.z0, atol=0.05, rtol=0.05
     )

@@ -318,15 +318,14 @@ def test_a_denoiser_starts_from_the_model_it_is_given(tmp_path: Path, labelled: 
     given: dict[str, Any] = {"start": str(labelled[0] / "final"), "training": {"diffusion": {"steps": 1, "lr": 1e-9}}}
     lines: list[str] = []
     train(recipe(data, **given), tmp_path / "run", stage="diffusion", log=lines.append)
-    assert any("starting from the denoiser" in line for line in lines)
+    assert any("starting from the autoencoder and the denoiser of" in line for line in lines)
     second = LatentDiffusion.from_pretrained(tmp_path / "run")
     assert second.labels == ("bad", "good", "new")
-    noise = torch.randn(1, 5, 8)
-    mask, level = torch.ones(1, 5, dtype=torch.bool), first.diffusion.schedule.level(torch.tensor(0.4))
-    for model in (first, second):
-        assert model.diffusion.denoiser.training is False
-    free = [m.diffusion.denoise(mask, m.diffusion.condition.null(1))(noise, level) for m in (first, second)]
-    assert float((free[0] - free[1]).detach().abs().max()) < 0.3  # all but the embedding of "no label"
+    known, kept = first.diffusion.denoiser.state_dict(), second.diffusion.denoiser.state_dict()
+    for name, tensor in known.items():
+        torch.testing.assert_close(kept[name], tensor, rtol=0, atol=1e-5, msg=name)
+    fresh = tiny.tiny_diffusion(first.autoencoder, seed=3).denoiser.state_dict()
+    assert any((fresh[name] - tensor).abs().max() > 0.01 for name, tensor in known.items() if name in fresh)
     assert torch.equal(first.autoencoder.normaliser.mean, second.autoencoder.normaliser.mean)
 
     lines.clear()
@@ -359,6 +358,21 @@ def test_conditions_that_a_prior_does_not_know_begin_by_adding_nothing() -> None
     expected = prior.denoise(mask, prior.condition.null(2))(zt, level)
     for condition in (diffusion.condition.encode(raw, 2), diffusion.condition.null(2)):
         torch.testing.assert_close(diffusion.denoise(mask, condition)(zt, level), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_lengths_are_taken_over_where_the_conditions_are_the_same() -> None:
+    """So that a model can be given a longer decoder stage alone."""
+    autoencoder = tiny.tiny_autoencoder()
+    prior, same, other = (tiny.tiny_diffusion(autoencoder, seed=seed) for seed in (0, 1, 2))
+    free = tiny.tiny_diffusion(autoencoder, labels=(), source=False)
+    for model in (prior, free):
+        assert model.length is not None
+        model.length.fit_base(torch.tensor([2, 2, 3]))
+    start_from(prior, same)
+    start_from(free, other)
+    assert prior.length is not None and same.length is not None and other.length is not None
+    assert torch.equal(same.length.base, prior.length.base)
+    assert not torch.equal(other.length.base, prior.length.base)
 
 
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ladle.autoencoder.autoencoder import AutoencoderConfig
 from ladle.checkpoint import SamplingConfig
@@ -53,7 +53,7 @@ class AutoencoderTraining(StageTraining):
 class DiffusionTraining(StageTraining):
     """About 250 E2E texts to a batch. Muon against AdamW at equal time: benchmarks/LOG.md."""
 
-    share: float = Field(0.75, ge=0)
+    share: float = Field(0.6, ge=0)
     optimizer: str = "muon"
     cooldown: float = Field(0.5, gt=0, le=1)
     lr: float = Field(1e-3, gt=0)
@@ -61,11 +61,22 @@ class DiffusionTraining(StageTraining):
 
 
 class DecoderTraining(StageTraining):
-    """A fine-tuning: short, at a low learning rate."""
+    """A fine-tuning: short, at a low learning rate. times: the diffusion times whose estimates the decoder learns to
+    read; `sampling.stop_time` should be among them. It overfits small sets long before the denoiser does, so the best
+    weights are kept."""
 
-    share: float = Field(0.25, ge=0)
+    share: float = Field(0.4, ge=0)
     lr: float = Field(5e-4, gt=0)
     max_tokens: int = Field(4096, ge=1)
+    keep_best: str | None = "autoregressive_loss"
+    times: tuple[float, float] = (0.4, 0.8)
+
+    @field_validator("times")
+    @classmethod
+    def _rising(cls, times: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= times[0] <= times[1] <= 1:
+            raise ValueError("two diffusion times are needed, 0 <= first <= second <= 1")
+        return times
 
 
 class TrainingPlan(Config):
@@ -102,27 +113,29 @@ class TrainingPlan(Config):
             key: getattr(self, key)
             for key in ("seed", "precision", "num_threads", "save_every_seconds", "validate_every", "sample_every")
         }
-        own = plan.model_dump(exclude={"share", "steps", "minutes"})
+        own = plan.model_dump(exclude={"share", "steps", "minutes", "times"})
         return TrainingConfig.parse({**common, **own, "steps": steps, "minutes": minutes}, f"training.{name}")
 
 
 DEFAULT_MINUTES = 15.0
 # Of a model whose decoder is adapted to the prior's estimates (benchmarks/LOG.md); where it is not, no early stop.
 SAMPLING = {
-    "guidance_scale": 2.5, "stop_time": 0.5, "free_stop_time": 0.45, "temperature": 0.6, "length_temperature": 0.6,
+    "guidance_scale": 2.5, "stop_time": 0.6, "free_stop_time": 0.6, "temperature": 0.8, "length_temperature": 0.8,
+    "candidates": 4,
 }  # fmt: skip
 
 
 class Recipe(Config):
     """One trained model.
 
-    start: the autoencoder to begin with: a shipped name, a model folder, or "nothing"; not read where
+    start: the model to begin with: a shipped name, a model folder, or "nothing". Its autoencoder is used, and its
+    denoiser where `diffusion` asks for one of the same sizes and prediction. Not read where
     `autoencoder.backbone.pretrained` names a pre-trained encoder-decoder. condition: labels and source are found in
     the data; what is set here is the rest. card: licence, attribution, language and description for the model card.
     """
 
     name: str = "model"
-    start: str = "base-en"
+    start: str = "prior-en"
     data: DataConfig = DataConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     condition: ConditionConfig = ConditionConfig()

@@ -20,7 +20,7 @@ from ladle.diffusion.wrappers import guided
 from ladle.generation import draw_latents, draw_lengths
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
-from ladle.training.batching import fitting_max_tokens, token_batches
+from ladle.training.batching import epoch_batches
 from ladle.training.cache import SourceStore, VectorStore
 from ladle.training.data import Row
 
@@ -61,7 +61,7 @@ class AutoencoderStage:
         self.valid_tokens = TokenStore(autoencoder, self.valid_texts)
 
     def batches(self, epoch: int) -> list[list[int]]:
-        return _batches(self.train_tokens.lengths.tolist(), self.config, epoch)
+        return epoch_batches(self.train_tokens.lengths.tolist(), self.config, epoch)
 
     def load(self, rows: list[int]) -> dict[str, Tensor]:
         return self.train_tokens.gather(torch.tensor(rows))
@@ -114,9 +114,7 @@ class DiffusionStage:
         sampling: SamplingConfig,
     ):
         self.module, self.autoencoder, self.config = diffusion, autoencoder, config
-        self.sampling = sampling.model_copy(
-            update={"stop_time": 0.0, "free_stop_time": 0.0}
-        )  # the decoder is not yet used to estimates
+        self.sampling = sampling.to_the_end()  # the decoder is not adapted yet
         self.latents, self.conditions, self.valid = latents, conditions, valid
         bottleneck = autoencoder.config.bottleneck
         # Batches are measured in tokens in every stage, so that one setting means one thing.
@@ -125,7 +123,7 @@ class DiffusionStage:
             diffusion.length.fit_base(latents.lengths)
 
     def batches(self, epoch: int) -> list[list[int]]:
-        return _batches((self.latents.lengths * self.tokens_per_latent).tolist(), self.config, epoch)
+        return epoch_batches((self.latents.lengths * self.tokens_per_latent).tolist(), self.config, epoch)
 
     def load(self, rows: list[int]) -> DiffusionBatch:
         others = torch.randint(len(self.latents), (min(NUM_LENGTH_ROWS, len(self.latents)),))
@@ -168,8 +166,7 @@ class DecoderStage:
     """
 
     name = "decoder"
-    max_time = 0.6  # what is left of a text above it is hardly that text
-    share = 0.75
+    estimated_share = 0.75
 
     def __init__(
         self,
@@ -181,9 +178,10 @@ class DecoderStage:
         valid: tuple[TokenStore, VectorStore, ConditionStore],
         config: Any,
         guidance_scale: float = 1.0,
+        times: tuple[float, float] = (0.4, 0.8),
     ):
         self.module, self.diffusion, self.config = autoencoder, diffusion, config
-        self.guidance_scale = guidance_scale
+        self.guidance_scale, self.times = guidance_scale, times
         self.tokens, self.latents, self.conditions, self.valid = tokens, latents, conditions, valid
         autoencoder.requires_grad_(False)
         for part in trained_for_decoding(autoencoder):
@@ -192,7 +190,7 @@ class DecoderStage:
             diffusion.eval().requires_grad_(False)
 
     def batches(self, epoch: int) -> list[list[int]]:
-        return _batches(self.tokens.lengths.tolist(), self.config, epoch)
+        return epoch_batches(self.tokens.lengths.tolist(), self.config, epoch)
 
     def load(self, rows: list[int]) -> tuple[dict[str, Tensor], DiffusionBatch]:
         index = torch.tensor(rows)
@@ -227,7 +225,7 @@ class DecoderStage:
         if self.diffusion is None:
             return noised
         self.diffusion.to(z0.device)
-        chosen = (torch.rand(rows, device=z0.device) < self.share).nonzero()[:, 0]
+        chosen = (torch.rand(rows, device=z0.device) < self.estimated_share).nonzero()[:, 0]
         if not len(chosen):
             return noised
         return noised.index_copy(
@@ -239,7 +237,8 @@ class DecoderStage:
         assert self.diffusion is not None
         model, rows = self.diffusion, len(z0)
         raw = model.condition.drop(raw)
-        level = model.schedule.level(self.max_time * torch.rand(rows, device=z0.device))
+        low, high = self.times
+        level = model.schedule.level(low + (high - low) * torch.rand(rows, device=z0.device))
         zt = add_noise(z0, torch.randn_like(z0), level)
         denoise = model.denoise(mask, model.condition.encode(raw, rows))
         previous = denoise(zt, level)
@@ -259,10 +258,6 @@ def trained_for_decoding(autoencoder: TextAutoencoder) -> list[torch.nn.Module]:
     if autoencoder.parallel_decoder is not None:
         parts.append(autoencoder.parallel_decoder)
     return parts
-
-
-def _batches(lengths: list[int], config: Any, epoch: int) -> list[list[int]]:
-    return token_batches(lengths, fitting_max_tokens(lengths, config.max_tokens), seed=config.seed, epoch=epoch)
 
 
 def _diffusion_batch(

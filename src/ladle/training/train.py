@@ -19,9 +19,10 @@ from ladle.errors import UserError
 from ladle.files import atomic_folder, atomic_json, atomic_text
 from ladle.training.cache import VectorStore, count_cut, fit_normaliser, store_latents
 from ladle.training.data import Row, Splits, load_splits
-from ladle.training.loop import train_stage, use_bf16
+from ladle.training.loop import train_stage
 from ladle.training.progress import say
 from ladle.training.recipe import STAGES, Recipe
+from ladle.training.settings import use_bf16
 from ladle.training.stages import AutoencoderStage, ConditionStore, DecoderStage, DiffusionStage, TokenStore
 from ladle.training.state import digest
 
@@ -84,7 +85,7 @@ class _Run:
         }
         sampling = recipe.sampling
         if "decoder" not in minutes:  # not used to the prior's estimates
-            sampling = sampling.model_copy(update={"stop_time": 0.0, "free_stop_time": 0.0})
+            sampling = sampling.to_the_end()
         parts = ModelParts(name=recipe.name, autoencoder=autoencoder, diffusion=diffusion, sampling=sampling, info=info)
         save_parts(parts, self.output / "final")
         return self.output / "final"
@@ -98,8 +99,9 @@ class _Run:
         torch.manual_seed(recipe.training.seed)
         if from_given:
             parts = load_parts(resolve_model(recipe.start))
-            self.prior = parts.diffusion
-            self.log(f"starting from the autoencoder of '{recipe.start}'")
+            self.prior = self._usable(parts.diffusion)
+            what = "autoencoder and the denoiser" if self.prior else "autoencoder"
+            self.log(f"starting from the {what} of '{recipe.start}'")
             return parts.autoencoder
         config = recipe.autoencoder
         tokenizer = None if config.backbone.pretrained else self._tokenizer(splits)
@@ -150,7 +152,7 @@ class _Run:
             fixed_length=autoencoder.config.bottleneck.kind == "perceiver",
         ).to(device)
         if self.prior is not None:
-            self._start_from(self.prior, diffusion)
+            start_from(self.prior, diffusion)
         settings = recipe.training.stage("diffusion", stages)
         if settings is not None:
             stage = DiffusionStage(
@@ -168,6 +170,7 @@ class _Run:
             decoder = DecoderStage(
                 autoencoder, diffusion, tokens, train_latents, train_conditions,
                 (valid_tokens, valid_latents, valid_conditions), settings, recipe.sampling.guidance_scale,
+                recipe.training.decoder.times,
             )  # fmt: skip
             result = train_stage(
                 decoder, settings, self.output, identity=self._identity(splits, "decoder"), log=self.log
@@ -175,13 +178,14 @@ class _Run:
             minutes["decoder"] = round(result.seconds / 60, 2)
         return diffusion.eval()
 
-    def _start_from(self, prior: LatentDiffusionModel, diffusion: LatentDiffusionModel) -> None:
+    def _usable(self, prior: LatentDiffusionModel | None) -> LatentDiffusionModel | None:
+        """The denoiser to start from, if it is of the kind that the recipe asks for."""
+        wanted = self.recipe.diffusion
+        if prior is None or (prior.config.denoiser, prior.config.prediction) == (wanted.denoiser, wanted.prediction):
+            return prior
         name = self.recipe.start
-        if prior.config.denoiser != diffusion.config.denoiser or prior.config.prediction != diffusion.config.prediction:
-            self.log(f"the denoiser of '{name}' has other sizes or another prediction: starting without it")
-        else:
-            start_from(prior, diffusion)
-            self.log(f"starting from the denoiser of '{name}'")
+        self.log(f"the denoiser of '{name}' has other sizes or another prediction: starting without it")
+        return None
 
     def _stores(
         self, autoencoder: TextAutoencoder, rows: list[Row], condition: ConditionConfig
@@ -228,6 +232,9 @@ class _Run:
         if stage != "autoencoder":
             identity["diffusion"] = recipe.diffusion.model_dump(mode="json")
             identity["condition"] = recipe.condition.model_dump(mode="json")
+        if stage == "decoder":
+            identity["times"] = list(recipe.training.decoder.times)
+            identity["guidance_scale"] = recipe.sampling.guidance_scale
         return identity
 
     def _describe(self) -> None:
@@ -245,16 +252,19 @@ class _Run:
 
 @torch.no_grad()
 def start_from(prior: LatentDiffusionModel, diffusion: LatentDiffusionModel) -> None:
-    """Give `diffusion` the tensors of `prior`, but for the length model, which is fitted to its data. Conditions that
-    the prior does not know begin by adding nothing, so that training starts from the prior's own estimates."""
-    same_labels = prior.condition.config.labels == diffusion.condition.config.labels
+    """Give `diffusion` the tensors of `prior`; those of its length model only if both have the same conditions.
+    Conditions that the prior does not know begin by adding nothing, so that training starts from the prior's own
+    estimates."""
+    old, new = prior.condition.config, diffusion.condition.config
+    same_labels = old.labels == new.labels
+    same_conditions = same_labels and old.source == new.source
     known, own = prior.state_dict(), diffusion.state_dict()
     shared = {
         name: known[name]
         for name, tensor in own.items()
         if name in known
         and known[name].shape == tensor.shape
-        and not name.startswith("length.")
+        and (same_conditions or not name.startswith("length."))
         and (same_labels or not name.startswith("condition.label."))
     }
     diffusion.load_state_dict(shared, strict=False)
