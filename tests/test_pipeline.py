@@ -111,8 +111,10 @@ def test_of_candidates_without_a_source_the_soundest_is_kept(aligned: LatentDiff
     chosen = []
     for seed, label in zip((5, 6, 7), labels, strict=False):
         seeds = candidate_seeds(seed, 4)
-        drawn = aligned.generate(seeds=seeds, label=label)
-        latents = aligned._draw(seeds, [label] * 4, [None] * 4, aligned.parts.sampling, 8, None)
+        latents = aligned._draw(seeds, [label] * 4, [None] * 4, aligned.parts.sampling, 8, None, candidates=4)
+        assert len({len(own) for own in latents}) == 1  # or the choice would be for brevity
+        drawn = aligned._decode_many(latents, "autoregressive", 8)
+        assert drawn[0] == aligned.generate(seeds=[seed], label=label)[0]
         again = [aligned.encode(text) if text.strip() else None for text in drawn]
         distances = [
             float("inf") if z is None else round_trip_distance(own, z.values[0][z.mask[0]])

@@ -159,7 +159,7 @@ class LatentDiffusion:
         wanted = [seed for seed in seed_list for seed in candidate_seeds(seed, candidates)]
         latents = self._draw(
             wanted, [x for x in labels for _ in range(candidates)], [x for x in sources for _ in range(candidates)],
-            sampling, batch_size, on_step,
+            sampling, batch_size, on_step, candidates,
         )  # fmt: skip
         texts = self._decode_many(latents, sampling.decoder, batch_size)
         if candidates == 1:
@@ -187,8 +187,9 @@ class LatentDiffusion:
         sampling: SamplingConfig,
         batch_size: int,
         on_step: Callable[[int, int], None] | None,
+        candidates: int = 1,
     ) -> list[torch.Tensor]:
-        """z0 [L, D] of each sample, on the CPU."""
+        """z0 [L, D] of each sample, on the CPU. `candidates`: so many in a row are of one sample."""
         conditions = _Conditions(self, labels, sources)
         noise = [SampleNoise([seed]) for seed in seeds]
         lengths = torch.cat(
@@ -197,6 +198,11 @@ class LatentDiffusion:
                 for rows in torch.arange(len(seeds)).split(batch_size)
             ]
         )
+        # Short texts come back from their latents better than long ones: candidates that are compared by that get one
+        # length, or the choice would be for brevity.
+        own = torch.arange(len(seeds))
+        first = own - own % candidates
+        lengths = torch.where(conditions.with_source, lengths, lengths[first])
         # Samples of like length share a batch, so that little of it is padding; those without a condition are apart.
         order = torch.sort(lengths, stable=True).indices
         given = conditions.given[order]
@@ -294,6 +300,7 @@ class _Conditions:
                 model.autoencoder, unique, lambda t: source_memory(model.autoencoder, t, config.source_memory)
             )
 
+        self.with_source = torch.tensor([source is not None for source in sources])
         self.given = torch.tensor([a is not None or b is not None for a, b in zip(labels, sources, strict=True)])
 
     def batch(self, rows: torch.Tensor) -> RawCondition:

@@ -39,7 +39,7 @@ def plan(**training: Any) -> Any:
 def test_a_data_file_alone_is_a_recipe() -> None:
     """Everything else has a default; the model is called after the file."""
     recipe = load_recipe(data="some/reviews.csv.gz")
-    assert (recipe.name, recipe.data.path, recipe.start) == ("reviews", "some/reviews.csv.gz", "prior-en")
+    assert (recipe.name, recipe.data.path, recipe.start) == ("reviews", "some/reviews.csv.gz", "auto")
     assert recipe == Recipe(name="reviews", data=recipe.data, sampling=SamplingConfig.parse(SAMPLING))
 
 

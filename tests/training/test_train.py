@@ -360,6 +360,23 @@ def test_conditions_that_a_prior_does_not_know_begin_by_adding_nothing() -> None
         torch.testing.assert_close(diffusion.denoise(mask, condition)(zt, level), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_much_text_is_learnt_from_nothing_and_little_from_the_prior(
+    tmp_path: Path, labelled: tuple[Path, Recipe, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was chosen is said and written down, so that the run goes on as it began."""
+    data = write(tmp_path / "rows.jsonl", ROWS, "text")
+    monkeypatch.setattr("ladle.training.train.PRIOR", str(labelled[0] / "final"))
+    for limit, start, line in (
+        (10, "nothing", "are enough to train everything on them"),
+        (10**6, str(labelled[0] / "final"), "are little to learn a language from"),
+    ):
+        monkeypatch.setattr("ladle.training.train.OWN_CHARACTERS", limit)
+        lines: list[str] = []
+        train(recipe(data, start="auto"), tmp_path / str(limit), stage="autoencoder", log=lines.append)
+        assert any(line in said for said in lines)
+        assert json.loads((tmp_path / str(limit) / "config.json").read_text())["start"] == start
+
+
 def test_lengths_are_taken_over_where_the_conditions_are_the_same() -> None:
     """So that a model can be given a longer decoder stage alone."""
     autoencoder = tiny.tiny_autoencoder()

@@ -120,22 +120,22 @@ class TrainingPlan(Config):
 DEFAULT_MINUTES = 15.0
 # Of a model whose decoder is adapted to the prior's estimates (benchmarks/LOG.md); where it is not, no early stop.
 SAMPLING = {
-    "guidance_scale": 2.5, "stop_time": 0.6, "free_stop_time": 0.6, "temperature": 0.8, "length_temperature": 0.8,
-    "candidates": 4,
+    "guidance_scale": 2.5, "stop_time": 0.5, "free_stop_time": 0.5, "temperature": 0.9, "candidates": 4,
 }  # fmt: skip
 
 
 class Recipe(Config):
     """One trained model.
 
-    start: the model to begin with: a shipped name, a model folder, or "nothing". Its autoencoder is used, and its
-    denoiser where `diffusion` asks for one of the same sizes and prediction. Not read where
-    `autoencoder.backbone.pretrained` names a pre-trained encoder-decoder. condition: labels and source are found in
-    the data; what is set here is the rest. card: licence, attribution, language and description for the model card.
+    start: the model to begin with: a shipped name, a model folder, "nothing", or "auto": `prior-en` for little text,
+    nothing for much (`ladle.training.train.OWN_CHARACTERS`). Its autoencoder is used, and its denoiser where
+    `diffusion` asks for one of the same sizes and prediction. Not read where `autoencoder.backbone.pretrained` names a
+    pre-trained encoder-decoder. condition: labels and source are found in the data; what is set here is the rest.
+    card: licence, attribution, language and description for the model card.
     """
 
     name: str = "model"
-    start: str = "prior-en"
+    start: str = "auto"
     data: DataConfig = DataConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     condition: ConditionConfig = ConditionConfig()
