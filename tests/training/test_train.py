@@ -95,7 +95,7 @@ def test_a_file_with_labels_becomes_a_model_that_samples_each(labelled: tuple[Pa
     assert not model.takes_source
     assert len(model.generate(4, label="good")) == 4
     assert len(model.reconstruct(["the old cat"])) == 1
-    assert steps_done(run) == {"autoencoder": 4, "diffusion": 8, "decoder": 2}
+    assert steps_done(run) == {"autoencoder": 4, "diffusion": 6, "decoder": 4}
 
 
 def test_a_run_folder_says_how_it_was_made(labelled: tuple[Path, Recipe, list[str]]) -> None:
@@ -163,7 +163,7 @@ def test_pretrained_families_train_sample_save_and_load(family: str, tmp_path: P
         autoencoder={"max_tokens": 24, "backbone": {"pretrained": str(folder)}, "bottleneck": {"latent_dim": 8}},
     )
     train(made, tmp_path / "run", log=quiet)
-    assert steps_done(tmp_path / "run") == {"autoencoder": 4, "diffusion": 8, "decoder": 2}
+    assert steps_done(tmp_path / "run") == {"autoencoder": 4, "diffusion": 6, "decoder": 4}
     model = LatentDiffusion.from_pretrained(tmp_path / "run")
     for decoder in ("autoregressive", "parallel"):
         assert len(model.generate(3, label="bad", source="cat sat", decoder=decoder)) == 3
@@ -235,7 +235,7 @@ def test_a_run_stops_after_the_stage_that_was_asked_for_and_goes_on_later(tmp_pa
     latents = LatentDiffusion(parts).encode(tiny.SENTENCES)
     torch.testing.assert_close(latents.values[latents.mask].std(0), torch.ones(8), atol=0.2, rtol=0)
     train(made, tmp_path / "run", stage="diffusion", log=quiet)
-    assert steps_done(tmp_path / "run") == {"autoencoder": 4, "diffusion": 8}
+    assert steps_done(tmp_path / "run") == {"autoencoder": 4, "diffusion": 6}
     stopped = weights(tmp_path / "run")
     for name, tensor in parts.autoencoder.bottleneck.state_dict().items():
         torch.testing.assert_close(stopped[f"bottleneck/bottleneck.{name}"], tensor)
@@ -247,8 +247,8 @@ def test_a_given_autoencoder_keeps_its_encoder(labelled: tuple[Path, Recipe, lis
     made = recipe(write(tmp_path / "rows.jsonl", ROWS[::2], "text"), start=str(labelled[0]), training={"steps": 10})
     lines: list[str] = []
     train(made, tmp_path / "run", log=lines.append)
-    assert steps_done(tmp_path / "run") == {"diffusion": 8, "decoder": 2}
-    assert f"starting from the autoencoder of '{labelled[0]}'" in lines
+    assert steps_done(tmp_path / "run") == {"diffusion": 6, "decoder": 4}
+    assert f"starting from the autoencoder and the denoiser of '{labelled[0]}'" in lines
     given, new = load_parts(labelled[0]).autoencoder, load_parts(tmp_path / "run").autoencoder
     states = [a.backbone.encode(**tiny.tokens(a)) for a in (given, new)]
     torch.testing.assert_close(*states, atol=0, rtol=0)
