@@ -18,26 +18,27 @@ SENTENCE_END = re.compile(r'(?<=[.!?;])["\')]* (?=[A-Z"\'])')
 LIMITS = (12, 20, 30, 40, 55)  # words
 
 
-def pieces(text: str, rng: random.Random) -> list[str]:
+def pieces(text: str, rng: random.Random, limits: tuple[int, ...] = LIMITS) -> list[str]:
     """Runs of whole sentences, each up to a limit drawn anew (a longer sentence stays whole)."""
-    found, current, words, limit = [], [], 0, rng.choice(LIMITS)
+    found, current, words, limit = [], [], 0, rng.choice(limits)
     for sentence in SENTENCE_END.split(text):
         size = len(sentence.split())
         if current and words + size > limit:
             found.append(" ".join(current))
-            current, words, limit = [], 0, rng.choice(LIMITS)
+            current, words, limit = [], 0, rng.choice(limits)
         current.append(sentence)
         words += size
     return [*found, " ".join(current)] if current else found
 
 
-def varied(text: str, rng: random.Random, share: float = 0.12) -> str:
-    """The text, or in `share` of the cases a lower-case form of it."""
-    draw = rng.random() / share
-    if draw >= 1:
+def varied(text: str, rng: random.Random, lower: float = 0.12, spaced: float = 0.07) -> str:
+    """The text, or in a share `lower` of the cases in lower case; in `spaced` of them all with spaces around
+    punctuation as well."""
+    draw = rng.random()
+    if draw >= lower:
         return text
     text = text.lower()
-    if draw < 0.6:
+    if draw < spaced:
         text = re.sub(r'([.,!?;:()"])', r" \1 ", text)
         text = re.sub(r"(\w)('s|n't|'re|'ve|'ll|'m|'d)\b", r"\1 \2", text)
     return " ".join(text.split())

@@ -17,7 +17,7 @@ import base_en_corpus
 LIMITS = (6, 10, 14, 20, 28)  # words
 MAX_WORDS = 32
 MAX_ROWS = 400_000
-LOWER_CASE = 0.2
+LOWER_CASE, SPACED = 0.2, 0.12  # shares
 
 
 def main() -> None:
@@ -25,17 +25,16 @@ def main() -> None:
     output, *inputs = sys.argv[1:]
     rng = random.Random(0)
     found: list[str] = []
-    base_en_corpus.LIMITS = LIMITS
     for item in inputs:
         path, _, share = item.partition("=")
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for line in lines:
                 if rng.random() < float(share):
                     row = json.loads(line)
-                    found += base_en_corpus.pieces(row.get("text", row.get("source")), rng)
+                    found += base_en_corpus.pieces(row.get("text", row.get("source")), rng, LIMITS)
     found = [piece for piece in found if len(piece.split()) <= MAX_WORDS]
     rng.shuffle(found)
-    found = [base_en_corpus.varied(without_lone_quotes(piece), rng, LOWER_CASE) for piece in found[:MAX_ROWS]]
+    found = [base_en_corpus.varied(without_lone_quotes(piece), rng, LOWER_CASE, SPACED) for piece in found[:MAX_ROWS]]
     with gzip.open(output, "wt", encoding="utf-8") as file:
         for text in found:
             if text:

@@ -423,7 +423,7 @@ def test_a_closed_pipe_ends_quietly(model: Path):
     assert child.wait() == outcome.READER_GONE
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, the always full disk of Linux")
 def test_a_full_disk_under_standard_output_is_one_line(model: Path):
     """Python would otherwise complain a second time when it ends."""
     environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}

@@ -258,7 +258,7 @@ def evaluate(
         reference: Held-out texts, for BLEU, lengths, MAUVE, and the reference column.
         train: Training texts, for what was memorised.
         output: JSON file to write; - is standard output (then without the table).
-        mauve_encoder: Folder or hub id of the model whose features MAUVE compares; without it, no MAUVE.
+        mauve_encoder: Folder or hub id of the model whose features MAUVE and the Frechet distance compare.
         scorer: What `ladle fit scorer` wrote, or a folder or hub id of a causal language model: gives perplexity.
         judge: What `ladle fit judge` wrote: gives the share of samples that are what their label says.
         novelty: Find for every sample the training text nearest to it and the longest run of words they share.

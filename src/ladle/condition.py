@@ -61,7 +61,10 @@ class RawCondition:
 
     def given_rows(self, batch: int) -> Tensor:
         """Which of the `batch` rows have a label or a source, bool [B] on the CPU."""
-        return sum((rows.cpu() for rows in self._given()), torch.zeros(batch, dtype=torch.bool))
+        given = torch.zeros(batch, dtype=torch.bool)
+        for rows in self._given():
+            given |= rows.cpu()
+        return given
 
     def _given(self) -> list[Tensor]:
         """Which rows have a label, and which a source, bool [B] each; none of what no row has."""

@@ -35,7 +35,9 @@ def run_demo() -> None:
         if name not in known:
             raise LadleError(f"this installation has no shipped model '{name}' for the demo; install it again")
     begun = time.monotonic()
-    _say("Ladle writes text by diffusion: noise becomes latent vectors, and these become words. Two of the models in it:")
+    _say(
+        "Ladle writes text by diffusion: noise becomes latent vectors, and these become words. Two of the models in it:"
+    )
 
     model = LatentDiffusion.from_pretrained(known[GENERATOR])
     _title(f"1. {GENERATOR}: descriptions of restaurants, out of nothing but noise")

@@ -91,7 +91,7 @@ def round_trip_distance(drawn: torch.Tensor, encoded: torch.Tensor) -> float:
     decoded to [M, D]; the latents that one of the two has more are compared with zeros.
 
     Latents that no text has are decoded to one that is some way off, so the least distance of several candidates finds
-    the soundest. It is blind to meaning, and does not ask which text is common: that would cost variety.
+    the soundest. It is blind to meaning, and common texts come back best: the choice costs variety (benchmarks/LOG.md).
     """
     longest = max(len(drawn), len(encoded))
     if not longest:

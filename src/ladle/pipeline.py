@@ -164,20 +164,24 @@ class LatentDiffusion:
         texts = self._decode_many(latents, sampling.decoder, batch_size)
         if candidates == 1:
             return texts
-        free = [i for i, text in enumerate(texts) if sources[i // candidates] is None and text.strip()]
-        distance = dict.fromkeys(range(len(texts)), math.inf)
-        if free:
-            again = self.encode([texts[i] for i in free], batch_size)
-            for i, values, mask in zip(free, again.values, again.mask, strict=True):
-                distance[i] = round_trip_distance(latents[i], values[mask].cpu())
         kept = []
-        for number, source in enumerate(sources):
-            group = range(number * candidates, (number + 1) * candidates)
-            if source is None:
-                kept.append(texts[min(group, key=distance.__getitem__)])
-            else:
-                kept.append(texts[group[nearest_to_others([texts[i] for i in group])]])
+        for start, source in zip(range(0, len(texts), candidates), sources, strict=True):
+            group = slice(start, start + candidates)
+            # (each sample by itself, so that the choice is the same at any batch size)
+            free = source is None
+            best = self._soundest(texts[group], latents[group]) if free else nearest_to_others(texts[group])
+            kept.append(texts[start + best])
         return kept
+
+    def _soundest(self, texts: list[str], latents: list[torch.Tensor]) -> int:
+        """Of texts and the latents [L, D] that they were decoded from: the one that comes back nearest to its own."""
+        distance = [math.inf] * len(texts)
+        written = [i for i, text in enumerate(texts) if text.strip()]
+        if written:
+            again = self.encode([texts[i] for i in written])
+            for i, values, mask in zip(written, again.values, again.mask, strict=True):
+                distance[i] = round_trip_distance(latents[i], values[mask].cpu())
+        return distance.index(min(distance))
 
     def _draw(
         self,

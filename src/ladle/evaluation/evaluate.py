@@ -83,7 +83,8 @@ def evaluate(
         reference_path: held-out rows. Gives BLEU where its sources are those of the samples, length distance, MAUVE,
             and the reference rows.
         train_path: training rows. Gives Mem and exact copies.
-        mauve_encoder: a folder or hub id of the model whose features MAUVE compares; None leaves MAUVE out.
+        mauve_encoder: a folder or hub id of the model whose features MAUVE and the Frechet distance compare;
+            None leaves both out.
         scorer: a folder that `ladle fit scorer` wrote, or a folder or hub id of a causal model. Gives perplexity.
         judge: a folder that `ladle fit judge` wrote. Gives the share of samples that are what their label says.
         novelty: compare every sample with every training text: the nearest one, the longest run of words shared.

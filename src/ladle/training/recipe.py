@@ -113,7 +113,7 @@ class TrainingPlan(Config):
             key: getattr(self, key)
             for key in ("seed", "precision", "num_threads", "save_every_seconds", "validate_every", "sample_every")
         }
-        own = plan.model_dump(exclude={"share", "steps", "minutes", "times"})
+        own = plan.model_dump(include=set(TrainingConfig.model_fields) - {"steps", "minutes"})
         return TrainingConfig.parse({**common, **own, "steps": steps, "minutes": minutes}, f"training.{name}")
 
 
