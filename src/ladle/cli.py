@@ -15,6 +15,7 @@ from cyclopts import App, Parameter, Token
 from ladle import __version__, outcome
 from ladle.errors import UserError
 from ladle.files import STDIO, check_writable, write_rows
+from ladle.memory import keep_freed_memory
 from ladle.sample_rows import TEXTS_AT_ONCE, Draw, Input, drawn_rows, progress_bar, read_inputs
 
 if TYPE_CHECKING:
@@ -384,6 +385,7 @@ def _log(line: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line on `arguments` (those of the process when None) and return the exit code."""
+    keep_freed_memory()
     given = sys.argv[1:] if arguments is None else arguments
     words = [DASH if word == STDIO else word for word in given if word != "--debug"]
     return outcome.run(_call, words, debug="--debug" in given)

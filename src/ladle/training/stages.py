@@ -50,13 +50,17 @@ class TokenStore:
 
 
 class AutoencoderStage:
-    """Reconstruction from masked tokens and noised latents, by both decoders."""
+    """Reconstruction from masked tokens and noised latents, by both decoders.
+
+    Source texts are among the texts, each once: the denoiser reads them through this encoder.
+    """
 
     name = "autoencoder"
 
     def __init__(self, autoencoder: TextAutoencoder, train: Sequence[Row], valid: Sequence[Row], config: Any):
         self.module, self.config = autoencoder, config
-        self.train_tokens = TokenStore(autoencoder, [row["text"] for row in train])
+        sources = dict.fromkeys(row["source"] for row in train if row.get("source"))
+        self.train_tokens = TokenStore(autoencoder, [row["text"] for row in train] + list(sources))
         self.valid_texts = [row["text"] for row in valid or train][:256]
         self.valid_tokens = TokenStore(autoencoder, self.valid_texts)
 

@@ -17,6 +17,7 @@ from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.files import atomic_folder, atomic_json, atomic_text
+from ladle.memory import keep_freed_memory
 from ladle.training.cache import VectorStore, count_cut, fit_normaliser, store_latents
 from ladle.training.data import Row, Splits, load_splits
 from ladle.training.loop import train_stage
@@ -32,6 +33,7 @@ TOKENIZER_ROWS = 200_000
 # trained from nothing repeats them by heart, with 240,000 it writes better than one that starts from the prior.
 OWN_CHARACTERS = 150_000
 PRIOR = "prior-en"
+CORRUPTION = ("token_mask_prob", "latent_noise", "corrupt_prob", "parallel_loss_scale")
 
 
 def train(recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[[str], None] = say) -> Path:
@@ -51,6 +53,7 @@ def train(recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[
     """
     if stage not in ("all", *STAGES):
         raise UserError(f"unknown stage '{stage}': allowed are all, {', '.join(STAGES)}")
+    keep_freed_memory()
     run = _Run(recipe, Path(output), log)
     return run.train(STAGES if stage == "all" else STAGES[: STAGES.index(stage) + 1])
 
@@ -72,7 +75,8 @@ class _Run:
         # Before the autoencoder trains: too many labels are said at once, and not an hour later.
         condition = self._condition(splits) if "diffusion" in last_stages else None
         from_given = recipe.start != "nothing" and not recipe.autoencoder.backbone.pretrained
-        stages = tuple(s for s in STAGES if not (from_given and s == "autoencoder"))
+        fixed = from_given and not recipe.adapt_autoencoder
+        stages = tuple(s for s in STAGES if not (fixed and s == "autoencoder"))
         minutes: dict[str, float] = {}
         autoencoder = self._autoencoder(splits, stages, from_given, minutes)
         self._say_cut(autoencoder, splits)
@@ -113,13 +117,19 @@ class _Run:
         torch.manual_seed(recipe.training.seed)
         if from_given:
             parts = load_parts(resolve_model(recipe.start))
-            self.prior = self._usable(parts.diffusion)
+            # Latents of an autoencoder that goes on learning are no longer those that its denoiser knows.
+            self.prior = None if recipe.adapt_autoencoder else self._usable(parts.diffusion)
             what = "autoencoder and the denoiser" if self.prior else "autoencoder"
             self.log(f"starting from the {what} of '{recipe.start}'")
-            return parts.autoencoder
-        config = recipe.autoencoder
-        tokenizer = None if config.backbone.pretrained else self._tokenizer(splits)
-        autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer))
+            autoencoder = parts.autoencoder
+            if not recipe.adapt_autoencoder:
+                return autoencoder
+            corruption = recipe.autoencoder.model_dump(include=set(CORRUPTION))
+            autoencoder.config = autoencoder.config.model_copy(update=corruption)
+        else:
+            config = recipe.autoencoder
+            tokenizer = None if config.backbone.pretrained else self._tokenizer(splits)
+            autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer))
         settings = recipe.training.stage("autoencoder", stages)
         if settings is not None:
             stage = AutoencoderStage(autoencoder, splits.train, splits.valid, settings)
@@ -243,6 +253,8 @@ class _Run:
             "data.rows": digest([[row["text"], row.get("label"), row.get("source")] for row in splits.train]),
             "autoencoder": recipe.autoencoder.model_dump(mode="json"),
         }
+        if recipe.adapt_autoencoder:
+            identity["adapt_autoencoder"] = True
         if stage != "autoencoder":
             identity["diffusion"] = recipe.diffusion.model_dump(mode="json")
             identity["condition"] = recipe.condition.model_dump(mode="json")
