@@ -115,7 +115,10 @@ def _part_rows(parts: "ModelParts") -> list[tuple[str, str, str]]:
         what = f"width {denoiser.width}, layers: {denoiser.num_layers}, {denoiser.conditioning}"
         rows.append(("denoiser", what, _count(diffusion.denoiser)))
         if any(True for _ in diffusion.condition.parameters()):
-            rows.append(("condition encoder", "label, source", _count(diffusion.condition)))
+            condition = diffusion.condition.config
+            kinds = {"label": condition.labels, "source": condition.source}
+            what = ", ".join(name for name, there in kinds.items() if there)
+            rows.append(("condition encoder", what, _count(diffusion.condition)))
         if diffusion.length is not None:
             rows.append(("length model", f"1 to {diffusion.max_latents} latents", _count(diffusion.length)))
     return rows
@@ -177,7 +180,9 @@ def _defaults(parts: "ModelParts") -> str:
         return ""
     return (
         f"Sampled by default with `{sampling.sampler}`, {sampling.num_inference_steps} steps (even in {sampling.grid}),"
-        f" guidance scale {sampling.guidance_scale:g}, {sampling.decoder} decoder."
+        f" guidance scale {sampling.guidance_scale:g}, temperature {sampling.temperature:g} and stop at diffusion time"
+        f" {sampling.stop_time:g} ({sampling.free_temperature:g} and {sampling.free_stop_time:g} without a condition),"
+        f" {sampling.decoder} decoder."
     )
 
 

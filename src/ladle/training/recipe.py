@@ -130,14 +130,12 @@ class Recipe(Config):
     start: the model to begin with: a shipped name, a model folder, "nothing", or "auto": `prior-en` for little text,
     nothing for much (`ladle.training.train.OWN_CHARACTERS`). Its autoencoder is used, and its denoiser where
     `diffusion` asks for one of the same sizes and prediction. Not read where `autoencoder.backbone.pretrained` names a
-    pre-trained encoder-decoder. adapt_autoencoder: train that autoencoder on too, with this recipe's masking and noise,
-    and begin a new denoiser, since the latents change. condition: labels and source are found in the data; what is set
-    here is the rest. card: licence, attribution, language and description for the model card.
+    pre-trained encoder-decoder. condition: labels and source are found in the data; what is set here is the rest.
+    card: licence, attribution, language and description for the model card.
     """
 
     name: str = "model"
     start: str = "auto"
-    adapt_autoencoder: bool = False
     data: DataConfig = DataConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     condition: ConditionConfig = ConditionConfig()

@@ -33,7 +33,6 @@ TOKENIZER_ROWS = 200_000
 # trained from nothing repeats them by heart, with 240,000 it writes better than one that starts from the prior.
 OWN_CHARACTERS = 150_000
 PRIOR = "prior-en"
-CORRUPTION = ("token_mask_prob", "latent_noise", "corrupt_prob", "parallel_loss_scale")
 
 
 def train(recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[[str], None] = say) -> Path:
@@ -53,7 +52,7 @@ def train(recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[
     """
     if stage not in ("all", *STAGES):
         raise UserError(f"unknown stage '{stage}': allowed are all, {', '.join(STAGES)}")
-    keep_freed_memory()
+    keep_freed_memory()  # the command line has done so; this is for who calls it from Python
     run = _Run(recipe, Path(output), log)
     return run.train(STAGES if stage == "all" else STAGES[: STAGES.index(stage) + 1])
 
@@ -75,8 +74,7 @@ class _Run:
         # Before the autoencoder trains: too many labels are said at once, and not an hour later.
         condition = self._condition(splits) if "diffusion" in last_stages else None
         from_given = recipe.start != "nothing" and not recipe.autoencoder.backbone.pretrained
-        fixed = from_given and not recipe.adapt_autoencoder
-        stages = tuple(s for s in STAGES if not (fixed and s == "autoencoder"))
+        stages = tuple(s for s in STAGES if not (from_given and s == "autoencoder"))
         minutes: dict[str, float] = {}
         autoencoder = self._autoencoder(splits, stages, from_given, minutes)
         self._say_cut(autoencoder, splits)
@@ -107,7 +105,7 @@ class _Run:
         if size < OWN_CHARACTERS:
             self.log(f"{size:,} characters are little to learn a language from: starting from '{PRIOR}'")
             return PRIOR
-        self.log(f"{size:,} characters are enough to train everything on them (--set start={PRIOR} prevents it)")
+        self.log(f"{size:,} characters are enough to train everything on (else: --set start={PRIOR})")
         return "nothing"
 
     def _autoencoder(
@@ -117,19 +115,13 @@ class _Run:
         torch.manual_seed(recipe.training.seed)
         if from_given:
             parts = load_parts(resolve_model(recipe.start))
-            # Latents of an autoencoder that goes on learning are no longer those that its denoiser knows.
-            self.prior = None if recipe.adapt_autoencoder else self._usable(parts.diffusion)
+            self.prior = self._usable(parts.diffusion)
             what = "autoencoder and the denoiser" if self.prior else "autoencoder"
             self.log(f"starting from the {what} of '{recipe.start}'")
-            autoencoder = parts.autoencoder
-            if not recipe.adapt_autoencoder:
-                return autoencoder
-            corruption = recipe.autoencoder.model_dump(include=set(CORRUPTION))
-            autoencoder.config = autoencoder.config.model_copy(update=corruption)
-        else:
-            config = recipe.autoencoder
-            tokenizer = None if config.backbone.pretrained else self._tokenizer(splits)
-            autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer))
+            return parts.autoencoder
+        config = recipe.autoencoder
+        tokenizer = None if config.backbone.pretrained else self._tokenizer(splits)
+        autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer))
         settings = recipe.training.stage("autoencoder", stages)
         if settings is not None:
             stage = AutoencoderStage(autoencoder, splits.train, splits.valid, settings)
@@ -253,8 +245,6 @@ class _Run:
             "data.rows": digest([[row["text"], row.get("label"), row.get("source")] for row in splits.train]),
             "autoencoder": recipe.autoencoder.model_dump(mode="json"),
         }
-        if recipe.adapt_autoencoder:
-            identity["adapt_autoencoder"] = True
         if stage != "autoencoder":
             identity["diffusion"] = recipe.diffusion.model_dump(mode="json")
             identity["condition"] = recipe.condition.model_dump(mode="json")
