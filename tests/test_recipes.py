@@ -1,5 +1,9 @@
 """Every recipe that comes with the project can be read and has a budget for each of its stages."""
 
+import gzip
+import json
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,3 +36,21 @@ def test_it_names_public_data_or_says_where_they_come_from(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert 'id = "' in text or "--data" in text.split("[", 1)[0]
     assert text.startswith("#")
+
+
+def test_sources_of_e2e_are_cut_to_what_their_texts_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: all said, one left out, another thing said; texts and order stay."""
+    rows = [
+        ("name[Aromi], food[Italian], area[riverside]", "Aromi is an Italian place in the riverside area."),
+        ("name[Aromi], food[Italian], near[Burger King]", "Aromi serves Italian food."),
+        ("name[Aromi], food[Italian]", "Aromi serves French food."),
+    ]
+    with gzip.open(tmp_path / "train.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({"source": source, "target": target}) + "\n" for source, target in rows)
+    script = RECIPES[0].parent / "e2e_clean.py"
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path / "train.jsonl.gz"), str(tmp_path / "new.jsonl.gz")])
+    runpy.run_path(str(script), run_name="__main__")
+    with gzip.open(tmp_path / "new.jsonl.gz", "rt", encoding="utf-8") as file:
+        new = [json.loads(line) for line in file]
+    assert [row["target"] for row in new] == [target for _, target in rows]
+    assert [row.get("source") for row in new] == [rows[0][0], "name[Aromi], food[Italian]", None]
