@@ -12,9 +12,11 @@ import memorised
 import tiny
 from ladle.autoencoder.latents import Latents
 from ladle.checkpoint import ModelParts
+from ladle.condition import RawCondition
 from ladle.errors import UserError
-from ladle.generation import candidate_seeds, nearest_to_others, round_trip_distance
+from ladle.generation import candidate_seeds, nearest_to_others, soundness
 from ladle.pipeline import LatentDiffusion
+from ladle.seeding import SampleNoise
 
 SOURCES = ["the old cat", None, "the red fox ran to the sea.", "the old cat"]
 
@@ -103,29 +105,52 @@ def test_of_candidates_with_a_source_the_nearest_to_the_others_is_kept(aligned: 
 
 
 def test_of_candidates_without_a_source_the_soundest_is_kept(aligned: LatentDiffusion) -> None:
-    """By hand: the one whose latents are nearest to those of its own text; beside a row with a source too."""
+    """By hand: the highest soundness under its own label; beside a row with a source too."""
     labels = ["bad", "good", None, "bad"]
+    options: dict[str, Any] = {"decoder_temperature": 2.0, "guidance_scale": 2.0}
     kept = aligned.generate(
-        seeds=[5, 6, 7, 8], label=labels, source=[None, None, None, "a dog"], candidates=4, batch_size=3
+        seeds=[5, 6, 7, 8], label=labels, source=[None, None, None, "a dog"], candidates=4, batch_size=3, **options
     )
     chosen = []
     for seed, label in zip((5, 6, 7), labels, strict=False):
-        seeds = candidate_seeds(seed, 4)
-        latents = aligned._draw(seeds, [label] * 4, [None] * 4, aligned.parts.sampling, 8, None, candidates=4)
+        noise = [SampleNoise([own]) for own in candidate_seeds(seed, 4)]
+        latents = aligned._draw(noise, [label] * 4, [None] * 4, aligned._sampling(options), 8, None, candidates=4)
         assert len({len(own) for own in latents}) == 1  # or the choice would be for brevity
-        drawn = aligned._decode_many(latents, "autoregressive", 8)
-        assert drawn[0] == aligned.generate(seeds=[seed], label=label)[0]
-        again = [aligned.encode(text) if text.strip() else None for text in drawn]
-        distances = [
-            float("inf") if z is None else round_trip_distance(own, z.values[0][z.mask[0]])
-            for own, z in zip(latents, again, strict=True)
-        ]
-        chosen.append(distances.index(min(distances)))
+        drawn = aligned._decode_many(latents, "autoregressive", 8, noise=noise, do_sample=True, temperature=2.0)
+        assert drawn[0] == aligned.generate(seeds=[seed], label=label, **options)[0]
+        scores = [float("-inf") if not text.strip() else sound(aligned, text, label, seed) for text in drawn]
+        chosen.append(scores.index(max(scores)))
         assert kept[seed - 5] == drawn[chosen[-1]]
     assert set(chosen) != {0}
-    model = aligned.parts.sampling.model_copy(update={"candidates": 4})
+    model = aligned._sampling({**options, "candidates": 4})
     saved = LatentDiffusion(replace(aligned.parts, sampling=model))
     assert saved.generate(seeds=[5, 6, 7], label=labels[:3]) == kept[:3]  # the model's own number
+
+
+def sound(model: LatentDiffusion, text: str, label: str | None, seed: int) -> float:
+    ids = model.diffusion.condition.config.label_ids([label])
+    tokens = model.autoencoder.backbone.tokenize([text])
+    return float(
+        soundness(
+            model.autoencoder, model.diffusion, tokens, RawCondition(ids), SampleNoise([seed]), guidance_scale=2.0
+        )
+    )
+
+
+@pytest.mark.parametrize("decoder", ["autoregressive", "parallel"])
+def test_words_drawn_follow_from_the_seed_and_not_from_the_batch(aligned: LatentDiffusion, decoder: str) -> None:
+    """decoder_temperature: the same texts at every batch size; another seed draws other words from the same latents."""
+    options = {"label": ["bad", "good"] * 4, "decoder": decoder, "decoder_temperature": 2.0, "decoder_top_p": 0.99}
+    texts = aligned.generate(seeds=range(8), **options)
+    assert texts != aligned.generate(seeds=range(8), label=["bad", "good"] * 4, decoder=decoder)
+    for batch_size in (1, 3):
+        assert aligned.generate(seeds=range(8), batch_size=batch_size, **options) == texts
+    greedy = aligned.generate(seeds=range(8), **options | {"decoder_top_p": 1e-6})
+    assert greedy == aligned.generate(seeds=range(8), label=["bad", "good"] * 4, decoder=decoder)
+    latents = list(aligned.encode(["the old cat sat"] * 6).values)
+    noise = [SampleNoise([seed]) for seed in range(6)]
+    drawn = aligned._decode_many(latents, decoder, 6, noise=noise, do_sample=True, temperature=4.0)
+    assert len(set(drawn)) > 1
 
 
 def test_every_step_of_every_batch_is_told(aligned: LatentDiffusion) -> None:

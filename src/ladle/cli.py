@@ -139,6 +139,8 @@ def sample(
     temperature: float | None = None,
     candidates: int | None = None,
     decoder: Decoder | None = None,
+    decoder_temperature: float | None = None,
+    decoder_top_p: float | None = None,
     batch_size: int = 128,
 ) -> None:
     """Draw texts from a model. Rows: text, seed, what it was conditioned on, the model's digest.
@@ -157,6 +159,8 @@ def sample(
         candidates: Draw so many for each text and keep the soundest, with --source the one nearest to the others.
             Default: the model's own.
         decoder: What turns latents into words. Default: the model's own.
+        decoder_temperature: How it draws them; 0 takes the likeliest. Default: the model's own.
+        decoder_top_p: It draws among the likeliest words that have this probability together. Default: the model's own.
         batch_size: Texts at once; smaller takes less memory.
     """
     _check_counts(
@@ -166,6 +170,10 @@ def sample(
         raise UserError(f"--guidance-scale is {guidance_scale}: allowed are numbers from 0; 1 is off")
     if temperature is not None and not 0 <= temperature <= 2:
         raise UserError(f"--temperature is {temperature}: allowed are numbers from 0 to 2; 1 is the model's own noise")
+    if decoder_temperature is not None and not 0 <= decoder_temperature <= 2:
+        raise UserError(f"--decoder-temperature is {decoder_temperature}: allowed are numbers from 0 to 2")
+    if decoder_top_p is not None and not 0 < decoder_top_p <= 1:
+        raise UserError(f"--decoder-top-p is {decoder_top_p}: allowed are numbers above 0, to 1")
     check_writable(output)
     inputs = [Input()] if source is None else read_inputs(source)
     count = num_samples * len(inputs)
@@ -183,7 +191,8 @@ def sample(
             draws.append(Draw(seed + len(draws), label[len(draws) % len(label)] if label else own, item))
     options = {
         "num_inference_steps": steps, "sampler": sampler, "guidance_scale": guidance_scale,
-        "temperature": temperature, "candidates": candidates, "decoder": decoder, "batch_size": batch_size,
+        "temperature": temperature, "candidates": candidates, "decoder": decoder,
+        "decoder_temperature": decoder_temperature, "decoder_top_p": decoder_top_p, "batch_size": batch_size,
     }  # fmt: skip
     write_rows(output, drawn_rows(loaded, draws, options))
     _wrote(output, len(draws))

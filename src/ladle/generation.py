@@ -3,19 +3,22 @@
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 
+from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.latents import Latents
 from ladle.checkpoint import SamplingConfig
 from ladle.condition import RawCondition
 from ladle.config import nearest
 from ladle.diffusion.denoising import LatentDiffusionModel
+from ladle.diffusion.prediction import add_noise
 from ladle.diffusion.samplers import SAMPLERS
-from ladle.diffusion.schedule import sampling_levels
+from ladle.diffusion.schedule import Level, sampling_levels
 from ladle.diffusion.wrappers import guided
 from ladle.errors import UserError
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
+
+SOUNDNESS_TIME = 0.8  # .7 to .9 choose alike (benchmarks/LOG.md)
 
 
 def draw_lengths(
@@ -90,18 +93,53 @@ def candidate_seeds(seed: int, count: int) -> list[int]:
     return [seed] + [(seed + 2_654_435_761 * i) % 2**32 for i in range(1, count)]  # its own as it is: it may be wrong
 
 
-def round_trip_distance(drawn: torch.Tensor, encoded: torch.Tensor) -> float:
-    """Mean square distance, per latent and channel, of latents drawn [L, D] from those of the text that they were
-    decoded to [M, D]; the latents that one of the two has more are compared with zeros.
+def noised_estimate(
+    diffusion: LatentDiffusionModel,
+    z0: torch.Tensor,
+    mask: torch.Tensor,
+    raw: RawCondition,
+    level: Level,
+    noise: torch.Tensor,
+    guidance_scale: float,
+) -> torch.Tensor:
+    """What the prior makes of latents z0 [B, L, D] noised to `level`: guided, and with its own last estimate to go by,
+    as a sampler that stops there would hand it on."""
+    zt = add_noise(z0, noise, level)
+    denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, len(z0)))
+    previous = denoise(zt, level)
+    if raw.given and guidance_scale != 1:
+        denoise = guided(denoise, diffusion.denoise(mask, diffusion.condition.null(len(z0))), guidance_scale)
+    return denoise(zt, level, previous)
 
-    Latents that no text has are decoded to one that is some way off, so the least distance of several candidates finds
-    the soundest. It is blind to meaning, and common texts come back best: the choice costs variety (benchmarks/LOG.md).
+
+@torch.no_grad()
+def soundness(
+    autoencoder: TextAutoencoder,
+    diffusion: LatentDiffusionModel,
+    tokens: dict[str, torch.Tensor],
+    raw: RawCondition,
+    noise: SampleNoise,
+    guidance_scale: float,
+) -> torch.Tensor:
+    """How well each text goes together: [B], the mean log-probability of its tokens under the autoregressive decoder,
+    read from what the prior makes of the text's own latents at diffusion time `SOUNDNESS_TIME`.
+
+    Of the latents only a rough plan is left there, so what counts is whether the decoder would have put it in these
+    words. It finds faulty joints that the distance between latents and text does not (benchmarks/LOG.md).
+
+    Args:
+        autoencoder, diffusion: in eval mode; the decoder should be adapted to estimates.
+        tokens: input_ids and attention_mask, [B, S].
+        raw: conditions of the rows.
+        noise: one stream a row; of one seed for texts that are to be compared.
+        guidance_scale: as in sampling.
     """
-    longest = max(len(drawn), len(encoded))
-    if not longest:
-        return 0.0
-    pairs = [F.pad(values.float(), (0, 0, 0, longest - len(values))) for values in (drawn, encoded)]
-    return float((pairs[0] - pairs[1]).square().mean())
+    z0 = autoencoder.encode(**tokens)
+    level = diffusion.schedule.level(z0.values.new_full((len(z0.values),), SOUNDNESS_TIME))
+    shapes = [(int(length), diffusion.latent_dim) for length in z0.mask.sum(1)]
+    drawn = noise.normal(shapes).to(z0.values)
+    estimate = noised_estimate(diffusion, z0.values, z0.mask, raw, level, drawn, guidance_scale)
+    return autoencoder.log_likelihood(Latents(estimate * z0.mask[..., None], z0.mask), **tokens)
 
 
 def nearest_to_others(candidates: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from ladle.checkpoint import ModelParts, SamplingConfig, load_parts, model_diges
 from ladle.condition import RawCondition
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import UserError
-from ladle.generation import candidate_seeds, draw_latents, draw_lengths, nearest_to_others, round_trip_distance
+from ladle.generation import candidate_seeds, draw_latents, draw_lengths, nearest_to_others, soundness
 from ladle.seeding import SampleNoise
 from ladle.training.cache import length_order, source_memory, store_texts
 
@@ -118,6 +118,8 @@ class LatentDiffusion:
         temperature: float | None = None,
         candidates: int | None = None,
         decoder: Decoder | None = None,
+        decoder_temperature: float | None = None,
+        decoder_top_p: float | None = None,
         batch_size: int = 128,
         on_step: Callable[[int, int], None] | None = None,
     ) -> list[str]:
@@ -133,8 +135,10 @@ class LatentDiffusion:
                 was saved with when None.
             candidates: draw so many a sample and keep one; as many as the model was saved with when None. With a
                 source, where all should say the same, it is the one nearest to the others (minimum Bayes risk); else
-                the one whose latents are nearest to those of its text (`round_trip_distance`).
+                the one whose words go together best (`ladle.generation.soundness`).
             decoder: `autoregressive` or `parallel`.
+            decoder_temperature, decoder_top_p: how it draws words; 0 takes the likeliest. Those that the model was
+                saved with when None.
             batch_size: samples at once.
             on_step: called with (steps done, steps in all).
 
@@ -148,7 +152,8 @@ class LatentDiffusion:
             {
                 "num_inference_steps": num_inference_steps, "sampler": sampler, "guidance_scale": guidance_scale,
                 "temperature": temperature, "length_temperature": temperature, "free_temperature": temperature,
-                "decoder": decoder, "candidates": candidates,
+                "decoder": decoder, "decoder_temperature": decoder_temperature, "decoder_top_p": decoder_top_p,
+                "candidates": candidates,
             }
         )  # fmt: skip
         candidates = sampling.candidates
@@ -156,36 +161,46 @@ class LatentDiffusion:
         seed_list, labels, sources = _line_up(num_samples, seeds, label, source)
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
-        wanted = [seed for seed in seed_list for seed in candidate_seeds(seed, candidates)]
+        noise = [SampleNoise([own]) for seed in seed_list for own in candidate_seeds(seed, candidates)]
         latents = self._draw(
-            wanted, [x for x in labels for _ in range(candidates)], [x for x in sources for _ in range(candidates)],
+            noise, [x for x in labels for _ in range(candidates)], [x for x in sources for _ in range(candidates)],
             sampling, batch_size, on_step, candidates,
         )  # fmt: skip
-        texts = self._decode_many(latents, sampling.decoder, batch_size)
+        how: dict[str, Any] = {}
+        if sampling.decoder_temperature:
+            how = {"do_sample": True, "temperature": sampling.decoder_temperature, "top_p": sampling.decoder_top_p}
+        texts = self._decode_many(latents, sampling.decoder, batch_size, noise=noise, **how)
         if candidates == 1:
             return texts
         kept = []
-        for start, source in zip(range(0, len(texts), candidates), sources, strict=True):
-            group = slice(start, start + candidates)
+        for i, (seed, own, given) in enumerate(zip(seed_list, labels, sources, strict=True)):
             # (each sample by itself, so that the choice is the same at any batch size)
-            free = source is None
-            best = self._soundest(texts[group], latents[group]) if free else nearest_to_others(texts[group])
-            kept.append(texts[start + best])
+            group = texts[i * candidates : (i + 1) * candidates]
+            if given is None:
+                best = self._soundest(group, own, seed, sampling.guidance_scale)
+            else:
+                best = nearest_to_others(group)
+            kept.append(group[best])
         return kept
 
-    def _soundest(self, texts: list[str], latents: list[torch.Tensor]) -> int:
-        """Of texts and the latents [L, D] that they were decoded from: the one that comes back nearest to its own."""
-        distance = [math.inf] * len(texts)
+    def _soundest(self, texts: list[str], label: str | None, seed: int, guidance_scale: float) -> int:
+        """The place of the text whose words go together best; empty texts come last."""
+        scores = [-math.inf] * len(texts)
         written = [i for i, text in enumerate(texts) if text.strip()]
         if written:
-            again = self.encode([texts[i] for i in written])
-            for i, values, mask in zip(written, again.values, again.mask, strict=True):
-                distance[i] = round_trip_distance(latents[i], values[mask].cpu())
-        return distance.index(min(distance))
+            rows = torch.arange(len(written))
+            raw = _Conditions(self, [label] * len(written), [None] * len(written)).batch(rows)
+            tokens = self.autoencoder.backbone.tokenize(texts[i] for i in written)
+            tokens = {name: tensor.to(self.device) for name, tensor in tokens.items()}
+            noise = SampleNoise([seed] * len(written))  # one for all that are compared
+            found = soundness(self.autoencoder, self.diffusion, tokens, raw, noise, guidance_scale)
+            for i, score in zip(written, found.tolist(), strict=True):
+                scores[i] = score
+        return scores.index(max(scores))
 
     def _draw(
         self,
-        seeds: list[int],
+        noise: list[SampleNoise],
         labels: list[str | None],
         sources: list[str | None],
         sampling: SamplingConfig,
@@ -193,25 +208,25 @@ class LatentDiffusion:
         on_step: Callable[[int, int], None] | None,
         candidates: int = 1,
     ) -> list[torch.Tensor]:
-        """z0 [L, D] of each sample, on the CPU. `candidates`: so many in a row are of one sample."""
+        """z0 [L, D] of each sample, on the CPU. noise: each sample's own stream, which goes on from here. candidates:
+        so many in a row are of one sample."""
         conditions = _Conditions(self, labels, sources)
-        noise = [SampleNoise([seed]) for seed in seeds]
         lengths = torch.cat(
             [
                 draw_lengths(self.diffusion, conditions.batch(rows), _joined(noise, rows), sampling)
-                for rows in torch.arange(len(seeds)).split(batch_size)
+                for rows in torch.arange(len(noise)).split(batch_size)
             ]
         )
         # Short texts come back from their latents better than long ones: candidates that are compared by that get one
         # length, or the choice would be for brevity.
-        own = torch.arange(len(seeds))
+        own = torch.arange(len(noise))
         first = own - own % candidates
         lengths = torch.where(conditions.with_source, lengths, lengths[first])
         # Samples of like length share a batch, so that little of it is padding; those without a condition are apart.
         order = torch.sort(lengths, stable=True).indices
         given = conditions.given[order]
         batches = [rows for part in (order[given], order[~given]) if len(part) for rows in part.split(batch_size)]
-        drawn: list[torch.Tensor] = [torch.empty(0)] * len(seeds)
+        drawn: list[torch.Tensor] = [torch.empty(0)] * len(noise)
         total, done = len(batches) * sampling.num_inference_steps, 0
 
         def step() -> None:
@@ -268,14 +283,20 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def _decode_many(
-        self, parts: list[torch.Tensor], decoder: Decoder | None, batch_size: int, **options: Any
+        self,
+        parts: list[torch.Tensor],
+        decoder: Decoder | None,
+        batch_size: int,
+        noise: list[SampleNoise] | None = None,
+        **options: Any,
     ) -> list[str]:
         texts = [""] * len(parts)
         order = sorted(range(len(parts)), key=lambda i: -len(parts[i]))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             latents = _padded([parts[i] for i in rows]).to(self.device)
-            ids = self.autoencoder.decode(latents, decoder, **options)
+            streams = {} if noise is None else {"noise": SampleNoise.join([noise[row] for row in rows])}
+            ids = self.autoencoder.decode(latents, decoder, **streams, **options)
             for row, text in zip(rows, self.autoencoder.backbone.detokenize(ids), strict=True):
                 texts[row] = text
         return texts

@@ -14,8 +14,11 @@ class SamplingConfig(Config):
     texts are more typical and less varied. length_temperature: the same for the number of latents. length_shift: so
     many latents more than drawn where there is a source: more room, in which more of it is said. stop_time: the
     diffusion time whose estimate of z0 is decoded; 0 goes on to the end (see `sampling_levels`). decoder: which of the
-    autoencoder's decoders writes the text. grid: whether the steps are even in diffusion time or in log-SNR.
-    candidates: how many are drawn for each text that is kept (see `LatentDiffusion.generate`).
+    autoencoder's decoders writes the text. decoder_temperature: how it chooses words: 0 takes the likeliest, 1 draws
+    them as they are likely, among those that together have the probability `decoder_top_p`. Latents of an early stop
+    leave words open, and to draw those gives back the variety that the early stop costs. grid: whether the steps are
+    even in diffusion time or in log-SNR. candidates: how many are drawn for each text that is kept (see
+    `LatentDiffusion.generate`).
 
     What guides a sample makes its estimates certain early, so samples without any condition have a temperature and a
     stop of their own: `free_temperature` (of noise and lengths) and `free_stop_time`.
@@ -30,13 +33,15 @@ class SamplingConfig(Config):
     length_shift: int = 0
     free_temperature: float = Field(1.0, ge=0, le=2)
     decoder: Literal["autoregressive", "parallel"] = "autoregressive"
+    decoder_temperature: float = Field(0.0, ge=0, le=2)
+    decoder_top_p: float = Field(1.0, gt=0, le=1)
     grid: Literal["time", "log_snr"] = "time"
     stop_time: float = Field(0.0, ge=0, lt=1)
     free_stop_time: float = Field(0.0, ge=0, lt=1)
 
     def to_the_end(self) -> Self:
-        """The same without early stops: for a decoder that is not adapted to estimates."""
-        return self.model_copy(update={"stop_time": 0.0, "free_stop_time": 0.0})
+        """The same without early stops and without words left open: for a decoder that is not adapted to estimates."""
+        return self.model_copy(update={"stop_time": 0.0, "free_stop_time": 0.0, "decoder_temperature": 0.0})
 
     @field_validator("sampler")
     @classmethod

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import memorised
 import tiny
 from ladle.autoencoder.autoencoder import TextAutoencoder
-from ladle.autoencoder.decoders import autoregressive_ids, parallel_ids, parallel_targets
+from ladle.autoencoder.decoders import autoregressive_ids, chosen_ids, parallel_ids, parallel_targets
 from ladle.autoencoder.latents import Latents
 
 END = 2
@@ -141,6 +143,25 @@ def test_a_tiny_nucleus_is_greedy_and_a_whole_one_is_not(learnt: TextAutoencoder
     whole = autoregressive_ids(learnt.backbone, memory, mask, do_sample=True, top_p=1.0, temperature=2.0)
     assert torch.equal(nucleus, greedy)
     assert not torch.equal(whole, greedy)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(2, 6), st.floats(0.3, 2.0), st.floats(0.2, 1.0), st.integers(0, 1000))
+def test_ids_are_chosen_as_often_as_they_are_likely(size: int, temperature: float, top_p: float, seed: int) -> None:
+    """Over a grid of uniform numbers the shares are the nucleus' probabilities, worked out here token by token."""
+    logits = torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    probabilities = (logits / temperature).softmax(-1).tolist()
+    kept, mass = {}, 0.0
+    for token in sorted(range(size), key=lambda t: -probabilities[t]):
+        if mass < top_p - 1e-6:
+            kept[token] = probabilities[token]
+        mass += probabilities[token]
+    uniform = (torch.arange(10_000) + 0.5) / 10_000
+    ids = chosen_ids(logits.expand(10_000, size), uniform, top_p, temperature)
+    for token in range(size):
+        share = kept.get(token, 0.0) / sum(kept.values())
+        assert abs(float((ids == token).float().mean()) - share) < 2e-3
+    assert chosen_ids(logits[None], uniform[:1], top_p, 0.0).item() == logits.argmax()
 
 
 def test_sampling_leaves_the_callers_random_numbers_alone(learnt: TextAutoencoder) -> None:

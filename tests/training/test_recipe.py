@@ -197,6 +197,13 @@ def test_steps_are_shared_alike_and_come_before_minutes() -> None:
     assert training.stage("diffusion", STAGES).minutes is None
 
 
+def test_a_given_autoencoder_gets_its_smaller_share() -> None:
+    """It has a vocabulary to learn and no language; the rest goes to the others."""
+    training = plan(steps=120)
+    assert [training.stage(name, STAGES, started=True).steps for name in STAGES] == [20, 60, 40]
+    assert training.stage("diffusion", STAGES[1:], started=True) == training.stage("diffusion", STAGES[1:])
+
+
 def test_without_a_budget_there_is_a_default() -> None:
     """`ladle train --data FILE` ends by itself."""
     assert sum(plan().stage(name, STAGES).minutes for name in STAGES) == pytest.approx(DEFAULT_MINUTES)

@@ -258,6 +258,50 @@ def test_a_given_autoencoder_keeps_its_encoder(labelled: tuple[Path, Recipe, lis
     assert torch.equal(given.normaliser.mean, new.normaliser.mean)  # its denoiser, kept too, knows these latents
 
 
+def test_a_given_model_can_learn_a_vocabulary_of_ones_own(
+    labelled: tuple[Path, Recipe, list[str]], tmp_path: Path
+) -> None:
+    """own_vocabulary: another tokenizer, the given weights trained on by every stage, the denoiser among them."""
+    other = [{"text": f"{row['text'][:-1]} in bright weather."} for row in ROWS]
+    changes: dict[str, Any] = {"start": str(labelled[0]), "own_vocabulary": True, "training": {"steps": 10}}
+    made = recipe(write(tmp_path / "rows.jsonl", other, "text"), **changes)
+    lines: list[str] = []
+    train(made, tmp_path / "run", log=lines.append)
+    assert steps_done(tmp_path / "run") == {"autoencoder": 2, "diffusion": 5, "decoder": 3}  # less for the autoencoder
+    assert f"starting from the autoencoder and the denoiser of '{labelled[0]}'" in lines
+    given, new = load_parts(labelled[0]), load_parts(tmp_path / "run")
+    vocabularies = [parts.autoencoder.backbone.tokenizer.get_vocab() for parts in (given, new)]
+    assert "Ġweather" in vocabularies[1]
+    assert "Ġweather" not in vocabularies[0]
+    moved = (given.autoencoder.bottleneck.down.weight - new.autoencoder.bottleneck.down.weight).detach().abs()
+    assert 0 < float(moved.max()) < 0.1  # trained on, and not begun again
+    one, another = (dict(parts.diffusion.denoiser.named_parameters()) for parts in (given, new) if parts.diffusion)
+    assert all(float((one[name] - another[name]).abs().max()) < 0.1 for name in one)
+    assert LatentDiffusion.from_pretrained(tmp_path / "run").generate(2)
+    with pytest.raises(UserError, match="own_vocabulary"):  # the folder goes on as it began
+        train(made.model_copy(update={"own_vocabulary": False}), tmp_path / "run", log=quiet)
+
+
+def test_a_vocabulary_of_ones_own_wants_the_given_sizes(
+    labelled: tuple[Path, Recipe, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for, that is said in one line; where Ladle chooses, it begins from nothing and says why."""
+    data = write(tmp_path / "rows.jsonl", ROWS, "text")
+    for part, change, reason in (
+        ("backbone", {"width": 64}, "it is 32 wide, autoencoder.backbone.width is 64"),
+        ("bottleneck", {"latent_dim": 4}, "its bottleneck has other settings than autoencoder.bottleneck"),
+    ):
+        sizes = SIZES | {part: SIZES[part] | change}
+        made = recipe(data, start=str(labelled[0]), own_vocabulary=True, autoencoder=sizes)
+        with pytest.raises(UserError, match=f"is no start for this model: {reason}"):
+            train(made, tmp_path / "refused", log=quiet)
+        monkeypatch.setattr("ladle.training.train.PRIOR", str(labelled[0] / "final"))
+        monkeypatch.setattr("ladle.training.train.OWN_CHARACTERS", 10)
+        lines: list[str] = []
+        train(recipe(data, start="auto", autoencoder=sizes), tmp_path / part, stage="autoencoder", log=lines.append)
+        assert any(line.startswith("starting from nothing") and reason in line for line in lines)
+
+
 # ------------------------------------------------------------------------------------------------ data as they are
 
 
@@ -360,21 +404,22 @@ def test_conditions_that_a_prior_does_not_know_begin_by_adding_nothing() -> None
         torch.testing.assert_close(diffusion.denoise(mask, condition)(zt, level), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_much_text_is_learnt_from_nothing_and_little_from_the_prior(
+def test_much_text_gets_a_vocabulary_of_its_own_and_little_the_priors(
     tmp_path: Path, labelled: tuple[Path, Recipe, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was chosen is said and written down, so that the run goes on as it began."""
     data = write(tmp_path / "rows.jsonl", ROWS, "text")
     monkeypatch.setattr("ladle.training.train.PRIOR", str(labelled[0] / "final"))
-    for limit, start, line in (
-        (10, "nothing", "are enough to train everything on"),
-        (10**6, str(labelled[0] / "final"), "are little to learn a language from"),
+    for limit, own, line in (
+        (10, True, "are enough for a vocabulary of their own"),
+        (10**6, False, "are little to learn a language from"),
     ):
         monkeypatch.setattr("ladle.training.train.OWN_CHARACTERS", limit)
         lines: list[str] = []
         train(recipe(data, start="auto"), tmp_path / str(limit), stage="autoencoder", log=lines.append)
         assert any(line in said for said in lines)
-        assert json.loads((tmp_path / str(limit) / "config.json").read_text())["start"] == start
+        config = json.loads((tmp_path / str(limit) / "config.json").read_text())
+        assert (config["start"], config["own_vocabulary"]) == (str(labelled[0] / "final"), own)
 
 
 def test_lengths_are_taken_over_where_the_conditions_are_the_same() -> None:

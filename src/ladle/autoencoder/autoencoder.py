@@ -90,7 +90,8 @@ class TextAutoencoder(nn.Module):
         Args:
             latents: normalised latents.
             decoder: `autoregressive` (default) or `parallel`.
-            options: `num_beams`, `do_sample`, `top_p`, `temperature`, named as in transformers' `generate`.
+            options: `num_beams`, `do_sample`, `top_p`, `temperature`, named as in transformers' `generate`;
+                `noise`, the rows' own random streams, to sample with them.
 
         Raises:
             ValueError: `parallel` asked of an autoencoder that has no parallel decoder, or an unknown decoder.
@@ -134,6 +135,12 @@ class TextAutoencoder(nn.Module):
             loss = loss + self.config.parallel_loss_scale * parallel
             metrics |= {"parallel_loss": parallel.detach(), "parallel_accuracy": accuracy}
         return loss, metrics
+
+    def log_likelihood(self, latents: Latents, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Mean log-probability a token of the texts input_ids [B, S] under the autoregressive decoder: [B]."""
+        logits = self.backbone.decode_logits(input_ids, *self.expand(latents)).float()
+        chosen = logits.log_softmax(-1).gather(-1, input_ids[..., None])[..., 0]
+        return (chosen * attention_mask).sum(1) / attention_mask.sum(1)
 
     def _embedding(self) -> Tensor:
         return self.backbone.model.get_input_embeddings().weight

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ladle.autoencoder.backbone import Backbone
 from ladle.config import Config
 from ladle.layers import Block
+from ladle.seeding import SampleNoise
 
 
 class ParallelDecoderConfig(Config):
@@ -64,23 +65,75 @@ def parallel_targets(input_ids: Tensor, attention_mask: Tensor, size: int, end: 
     return ids, weights
 
 
-def autoregressive_ids(backbone: Backbone, memory: Tensor, mask: Tensor, **options: Any) -> Tensor:
+def autoregressive_ids(
+    backbone: Backbone, memory: Tensor, mask: Tensor, *, noise: SampleNoise | None = None, **options: Any
+) -> Tensor:
     """Greedy by default; `num_beams`, or `do_sample` with `top_p` and `temperature`, as transformers names them.
 
-    Sampling uses torch's global generator (transformers takes no other), so it is forked around the call.
+    noise: one random stream a row to sample with, so that a text does not depend on its batch. Without it sampling uses
+    torch's global generator (transformers takes no other), so it is forked around the call.
     """
+    if noise is not None and options.pop("do_sample", False):
+        from transformers import LogitsProcessorList
+
+        drawn = _Drawn(noise, options.pop("top_p", 1.0), options.pop("temperature", 1.0))
+        return backbone.generate(memory, mask, logits_processor=LogitsProcessorList([drawn]), **options)
     with torch.random.fork_rng(enabled=bool(options.get("do_sample"))):
         return backbone.generate(memory, mask, **options)
 
 
 def parallel_ids(
-    logits: Tensor, mask: Tensor, end: int, *, do_sample: bool = False, temperature: float = 1.0
+    logits: Tensor,
+    mask: Tensor,
+    end: int,
+    *,
+    do_sample: bool = False,
+    top_p: float = 1.0,
+    temperature: float = 1.0,
+    noise: SampleNoise | None = None,
 ) -> Tensor:
-    """logits [B, S, V], mask [B, S] of the places that exist -> ids [B, S]; all is `end` after the first `end`."""
+    """logits [B, S, V], mask [B, S] of the places that exist -> ids [B, S]; all is `end` after the first `end`.
+
+    noise: one random stream a row to sample with; else torch's global generator.
+    """
     if do_sample:
-        probabilities = (logits.float() / temperature).softmax(-1)
-        ids = torch.multinomial(probabilities.flatten(0, 1), 1).view(logits.shape[:2])
+        places = logits.shape[1]  # a stream's j-th number is its j-th place's, however long the batch is
+        uniform = (
+            torch.rand(logits.shape[:2])
+            if noise is None
+            else torch.stack([noise.uniform().cpu() for _ in range(places)], dim=1)
+        )
+        ids = chosen_ids(logits.flatten(0, 1), uniform.flatten().to(logits.device), top_p, temperature)
+        ids = ids.view(logits.shape[:2])
     else:
         ids = logits.argmax(-1)
     ids = ids.masked_fill(~mask, end)
     return ids.masked_fill((ids == end).cumsum(1) > 0, end)
+
+
+def chosen_ids(logits: Tensor, uniform: Tensor, top_p: float, temperature: float) -> Tensor:
+    """logits [B, V], uniform [B] in [0, 1) -> ids [B]: the inverse of the distribution function, likeliest first.
+
+    top_p: only the likeliest tokens that together have this probability are drawn (arXiv 1904.09751). temperature: 0 is
+    the likeliest token.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    probabilities, order = (logits.float() / temperature).softmax(-1).sort(-1, descending=True)
+    below = probabilities.cumsum(-1) - probabilities  # mass of the likelier tokens
+    probabilities = probabilities.masked_fill(below >= top_p, 0.0)
+    total = probabilities.cumsum(-1)
+    place = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)
+    last = (probabilities > 0).sum(-1, keepdim=True) - 1
+    return order.gather(1, torch.minimum(place, last))[:, 0]
+
+
+class _Drawn:
+    """A logits processor that leaves one token a row, drawn with the row's own stream: what is greedy then takes it."""
+
+    def __init__(self, noise: SampleNoise, top_p: float, temperature: float):
+        self.noise, self.top_p, self.temperature = noise, top_p, temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        ids = chosen_ids(scores, self.noise.uniform().to(scores.device), self.top_p, self.temperature)
+        return torch.full_like(scores, -torch.inf).scatter(1, ids[:, None], 0.0)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ladle.autoencoder.decoders import chosen_ids
 from ladle.config import Config, nearest
 from ladle.errors import UserError
 from ladle.files import atomic_folder, atomic_json
@@ -246,18 +247,10 @@ class AutoregressiveModel(nn.Module):
         return texts
 
     def _choose(self, logits: Tensor, uniform: Tensor, top_p: float, temperature: float) -> Tensor:
-        """logits [B, V], uniform [B] -> token ids [B]: the inverse of the distribution function, likeliest first."""
+        """logits [B, V], uniform [B] -> ids [B] of tokens that are text."""
         logits[:, len(self.tokenizer) :] = -torch.inf  # separator and labels are no text
         logits[:, self.tokenizer.pad_token_id] = -torch.inf
-        if temperature == 0:
-            return logits.argmax(-1)
-        probabilities, order = (logits / temperature).softmax(-1).sort(-1, descending=True)
-        below = probabilities.cumsum(-1) - probabilities  # mass of the likelier tokens
-        probabilities = probabilities.masked_fill(below >= top_p, 0.0)
-        total = probabilities.cumsum(-1)
-        place = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)
-        last = (probabilities > 0).sum(-1, keepdim=True) - 1
-        return order.gather(1, torch.minimum(place, last))[:, 0]
+        return chosen_ids(logits, uniform, top_p, temperature)
 
 
 def _build(config: AutoregressiveConfig, tokenizer: Any, vocab_size: int) -> nn.Module:

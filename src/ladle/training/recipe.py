@@ -43,9 +43,11 @@ class StageTraining(Config):
 
 
 class AutoencoderTraining(StageTraining):
-    """As measured on two CPU cores for `base-en` (benchmarks/LOG.md)."""
+    """As measured on two CPU cores for `base-en` (benchmarks/LOG.md). start_share: `share` where it starts from a
+    trained one and has its vocabulary to learn only."""
 
     share: float = Field(0.4, ge=0)
+    start_share: float = Field(0.2, ge=0)
     lr: float = Field(2e-3, gt=0)
     max_tokens: int = Field(4096, ge=1)
 
@@ -94,13 +96,17 @@ class TrainingPlan(Config):
     diffusion: DiffusionTraining = DiffusionTraining()
     decoder: DecoderTraining = DecoderTraining()
 
-    def stage(self, name: str, stages: tuple[str, ...]) -> TrainingConfig | None:
-        """The settings of one stage where `stages` are to run; None where its budget is 0."""
+    def stage(self, name: str, stages: tuple[str, ...], started: bool = False) -> TrainingConfig | None:
+        """The settings of one stage where `stages` are to run; None where its budget is 0. started: the autoencoder is
+        not from nothing."""
         plan: StageTraining = getattr(self, name)
-        total = sum(getattr(self, other).share for other in stages)
+        shares = {other: getattr(self, other).share for other in stages}
+        if started and "autoencoder" in shares:
+            shares["autoencoder"] = self.autoencoder.start_share
+        total = sum(shares.values())
         steps, minutes = plan.steps, plan.minutes
         if steps is None and minutes is None:
-            share = plan.share / total if total else 0.0
+            share = shares[name] / total if total else 0.0
             if self.steps is not None:
                 steps = round(self.steps * share)
             else:
@@ -120,22 +126,26 @@ class TrainingPlan(Config):
 DEFAULT_MINUTES = 15.0
 # Of a model whose decoder is adapted to the prior's estimates (benchmarks/LOG.md); where it is not, no early stop.
 SAMPLING = {
-    "guidance_scale": 2.5, "stop_time": 0.5, "free_stop_time": 0.5, "temperature": 0.9, "candidates": 4,
+    "guidance_scale": 3.0, "stop_time": 0.65, "free_stop_time": 0.6, "candidates": 8,
+    "decoder_temperature": 0.7, "decoder_top_p": 0.9,
 }  # fmt: skip
 
 
 class Recipe(Config):
     """One trained model.
 
-    start: the model to begin with: a shipped name, a model folder, "nothing", or "auto": `prior-en` for little text,
-    nothing for much (`ladle.training.train.OWN_CHARACTERS`). Its autoencoder is used, and its denoiser where
-    `diffusion` asks for one of the same sizes and prediction. Not read where `autoencoder.backbone.pretrained` names a
-    pre-trained encoder-decoder. condition: labels and source are found in the data; what is set here is the rest.
-    card: licence, attribution, language and description for the model card.
+    start: the model to begin with: a shipped name, a model folder, "nothing", or "auto": `prior-en`, with a vocabulary
+    of its own where the text is much (`ladle.training.train.OWN_CHARACTERS`), and nothing where `autoencoder` asks for
+    other sizes than it has. Its autoencoder is used, and its denoiser where `diffusion` asks for one of the same sizes
+    and prediction. Not read where `autoencoder.backbone.pretrained` names a pre-trained encoder-decoder.
+    own_vocabulary: give that autoencoder a vocabulary from the data (`ladle.autoencoder.transfer`) and train it on, as
+    `autoencoder` says; else it is fixed. condition: labels and source are found in the data; what is set here is the
+    rest. card: licence, attribution, language and description for the model card.
     """
 
     name: str = "model"
     start: str = "auto"
+    own_vocabulary: bool = False
     data: DataConfig = DataConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     condition: ConditionConfig = ConditionConfig()

@@ -15,9 +15,7 @@ from ladle.autoencoder.latents import Latents
 from ladle.checkpoint import SamplingConfig
 from ladle.condition import ConditionConfig, RawCondition
 from ladle.diffusion.denoising import DiffusionBatch, LatentDiffusionModel
-from ladle.diffusion.prediction import add_noise
-from ladle.diffusion.wrappers import guided
-from ladle.generation import draw_latents, draw_lengths
+from ladle.generation import draw_latents, draw_lengths, noised_estimate
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
 from ladle.training.batching import epoch_batches
@@ -239,16 +237,10 @@ class DecoderStage:
     def _estimated(self, z0: Tensor, mask: Tensor, raw: RawCondition) -> Tensor:
         """What the sampler would hand on at a random level each: guided, and with its own last estimate to go by."""
         assert self.diffusion is not None
-        model, rows = self.diffusion, len(z0)
-        raw = model.condition.drop(raw)
+        raw = self.diffusion.condition.drop(raw)
         low, high = self.times
-        level = model.schedule.level(low + (high - low) * torch.rand(rows, device=z0.device))
-        zt = add_noise(z0, torch.randn_like(z0), level)
-        denoise = model.denoise(mask, model.condition.encode(raw, rows))
-        previous = denoise(zt, level)
-        if raw.given and self.guidance_scale != 1:
-            denoise = guided(denoise, model.denoise(mask, model.condition.null(rows)), self.guidance_scale)
-        return denoise(zt, level, previous)
+        level = self.diffusion.schedule.level(low + (high - low) * torch.rand(len(z0), device=z0.device))
+        return noised_estimate(self.diffusion, z0, mask, raw, level, torch.randn_like(z0), self.guidance_scale)
 
 
 def trained_for_decoding(autoencoder: TextAutoencoder) -> list[torch.nn.Module]:

@@ -12,6 +12,7 @@ import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import Backbone, train_tokenizer
+from ladle.autoencoder.transfer import cannot_transfer, transfer
 from ladle.checkpoint import ModelParts, load_parts, resolve_model, save_parts
 from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import LatentDiffusionModel
@@ -30,7 +31,7 @@ from ladle.training.state import digest
 MAX_LABELS = 200
 TOKENIZER_ROWS = 200_000
 # What `start = "auto"` goes by, in texts to train on. Yelp sentences, benchmarks/LOG.md: with 50,000 characters a model
-# trained from nothing repeats them by heart, with 240,000 it writes better than one that starts from the prior.
+# with a vocabulary of its own repeats them by heart, with 240,000 it writes better than one that has the prior's.
 OWN_CHARACTERS = 150_000
 PRIOR = "prior-en"
 
@@ -69,17 +70,18 @@ class _Run:
             self.log(note)
         self.log(f"{len(splits.train):,} texts to train on, {len(splits.valid):,} held out")
         if recipe.start == "auto" and not recipe.autoencoder.backbone.pretrained:
-            recipe = self.recipe = recipe.model_copy(update={"start": self._chosen_start(splits)})
+            recipe = self.recipe = recipe.model_copy(update=self._chosen_start(splits))
         self._describe()
         # Before the autoencoder trains: too many labels are said at once, and not an hour later.
         condition = self._condition(splits) if "diffusion" in last_stages else None
         from_given = recipe.start != "nothing" and not recipe.autoencoder.backbone.pretrained
-        stages = tuple(s for s in STAGES if not (from_given and s == "autoencoder"))
+        fixed = from_given and not recipe.own_vocabulary
+        stages = tuple(s for s in STAGES if not (fixed and s == "autoencoder"))
         minutes: dict[str, float] = {}
         autoencoder = self._autoencoder(splits, stages, from_given, minutes)
         self._say_cut(autoencoder, splits)
         autoencoder.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        if self.prior is None:  # else the latents stay as that denoiser knows them
+        if self.prior is None or recipe.own_vocabulary:  # else the latents stay as that denoiser knows them
             fit_normaliser(autoencoder, [row["text"] for row in splits.train])
         diffusion = None
         if condition is not None:
@@ -100,13 +102,17 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------- the parts of it
 
-    def _chosen_start(self, splits: Splits) -> str:
+    def _chosen_start(self, splits: Splits) -> dict[str, Any]:
         size = sum(len(row["text"]) for row in splits.train)
         if size < OWN_CHARACTERS:
             self.log(f"{size:,} characters are little to learn a language from: starting from '{PRIOR}'")
-            return PRIOR
-        self.log(f"{size:,} characters are enough to train everything on (else: --set start={PRIOR})")
-        return "nothing"
+            return {"start": PRIOR}
+        refusal = cannot_transfer(load_parts(resolve_model(PRIOR)).autoencoder, self.recipe.autoencoder)
+        if refusal:
+            self.log(f"starting from nothing, not from '{PRIOR}': {refusal}")
+            return {"start": "nothing"}
+        self.log(f"{size:,} characters are enough for a vocabulary of their own")
+        return {"start": PRIOR, "own_vocabulary": True}
 
     def _autoencoder(
         self, splits: Splits, stages: tuple[str, ...], from_given: bool, minutes: dict[str, float]
@@ -118,11 +124,16 @@ class _Run:
             self.prior = self._usable(parts.diffusion)
             what = "autoencoder and the denoiser" if self.prior else "autoencoder"
             self.log(f"starting from the {what} of '{recipe.start}'")
-            return parts.autoencoder
+            if not recipe.own_vocabulary:
+                return parts.autoencoder
+            if refusal := cannot_transfer(parts.autoencoder, recipe.autoencoder):
+                raise UserError(f"own_vocabulary: '{recipe.start}' is no start for this model: {refusal}")
         config = recipe.autoencoder
         tokenizer = None if config.backbone.pretrained else self._tokenizer(splits)
         autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer))
-        settings = recipe.training.stage("autoencoder", stages)
+        if from_given:
+            transfer(parts.autoencoder, autoencoder)
+        settings = recipe.training.stage("autoencoder", stages, from_given)
         if settings is not None:
             stage = AutoencoderStage(autoencoder, splits.train, splits.valid, settings)
             result = train_stage(
@@ -169,7 +180,8 @@ class _Run:
         ).to(device)
         if self.prior is not None:
             start_from(self.prior, diffusion)
-        settings = recipe.training.stage("diffusion", stages)
+        started = recipe.own_vocabulary
+        settings = recipe.training.stage("diffusion", stages, started)
         if settings is not None:
             stage = DiffusionStage(
                 diffusion, autoencoder, train_latents, train_conditions, (valid_latents, valid_conditions),
@@ -179,7 +191,7 @@ class _Run:
                 stage, settings, self.output, identity=self._identity(splits, "diffusion"), log=self.log
             )
             minutes["diffusion"] = round(result.seconds / 60, 2)
-        settings = recipe.training.stage("decoder", stages)
+        settings = recipe.training.stage("decoder", stages, started)
         if "decoder" in last_stages and settings is not None:
             tokens = TokenStore(autoencoder, [row["text"] for row in splits.train])
             valid_tokens = TokenStore(autoencoder, [row["text"] for row in valid_rows[:256]])
@@ -245,6 +257,8 @@ class _Run:
             "data.rows": digest([[row["text"], row.get("label"), row.get("source")] for row in splits.train]),
             "autoencoder": recipe.autoencoder.model_dump(mode="json"),
         }
+        if recipe.own_vocabulary:
+            identity["own_vocabulary"] = True
         if stage != "autoencoder":
             identity["diffusion"] = recipe.diffusion.model_dump(mode="json")
             identity["condition"] = recipe.condition.model_dump(mode="json")
