@@ -82,7 +82,7 @@ def train(
         stage: Stop after this stage: autoencoder, diffusion or decoder.
         settings: KEY=VALUE in place of the recipe's, such as diffusion.schedule.shift=3. May be repeated.
         minutes: Time for all stages together.
-        from_scratch: Train everything from nothing, even on little text, where the default starts from prior-en.
+        from_scratch: Train everything from nothing, where the default starts from prior-en.
         backbone: A pre-trained encoder-decoder to build on, such as facebook/bart-base: a folder or a hub id.
         text: Column of the texts. Default: text.
         label: Column of the class labels; "" leaves them out. Default: label, if there is one.

@@ -53,6 +53,17 @@ def test_with_the_same_vocabulary_nothing_changes() -> None:
     torch.testing.assert_close(own.loss(batch)[1], expected)
 
 
+def test_only_what_belongs_to_tokens_is_mixed() -> None:
+    """Also where a layer happens to be as wide as the vocabulary is large: a matrix of 320 rows stays as it is."""
+    given = tiny.tiny_autoencoder()
+    own = other(given)
+    for autoencoder in (given, own):
+        autoencoder.bottleneck.register_buffer("probe", torch.randn(320, 3))
+    transfer(given, own)
+    assert len(given.backbone.tokenizer) == 320
+    torch.testing.assert_close(own.bottleneck.probe, given.bottleneck.probe, atol=0, rtol=0)
+
+
 def test_other_widths_are_refused() -> None:
     """Nothing of the one would mean anything in the other."""
     given = tiny.tiny_autoencoder()

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from ladle.autoencoder.autoencoder import AutoencoderConfig, TextAutoencoder
 
+# Tensors with a row for each token: the embeddings, by all names that they go by, and what the parallel decoder adds.
+BY_TOKEN = ("shared.weight", "embed_tokens.weight", "lm_head.weight", "parallel_decoder.bias")
+
 
 @torch.no_grad()
 def transfer(given: TextAutoencoder, own: TextAutoencoder) -> None:
@@ -21,15 +24,13 @@ def transfer(given: TextAutoencoder, own: TextAutoencoder) -> None:
     if given.backbone.width != own.backbone.width:
         raise ValueError(f"widths differ: {given.backbone.width} and {own.backbone.width}")
     vocabulary = pieces_matrix(given.backbone.tokenizer, own.backbone.tokenizer)
-    known, state = given.state_dict(), own.state_dict()
-    for name, tensor in state.items():
+    known = given.state_dict()
+    for name, tensor in own.state_dict().items():
         old = known.get(name)
-        if old is None:
-            continue
-        if old.shape == tensor.shape and len(given.backbone.tokenizer) not in old.shape[:1]:
-            tensor.copy_(old)
-        elif old.shape[:1] == vocabulary.shape[1:] and tensor.shape[:1] == vocabulary.shape[:1]:
+        if old is not None and name.endswith(BY_TOKEN):
             tensor.copy_(vocabulary @ old)
+        elif old is not None and old.shape == tensor.shape:
+            tensor.copy_(old)
 
 
 def pieces_matrix(given: Any, own: Any) -> Tensor:
