@@ -65,12 +65,13 @@ class DiffusionTraining(StageTraining):
 class DecoderTraining(StageTraining):
     """A fine-tuning: short, at a low learning rate. times: the diffusion times whose estimates the decoder learns to
     read; `sampling.stop_time` should be among them. It overfits small sets long before the denoiser does, so the best
-    weights are kept."""
+    weights are kept, and it ends when two validations in a row bring no better ones."""
 
     share: float = Field(0.4, ge=0)
     lr: float = Field(5e-4, gt=0)
     max_tokens: int = Field(4096, ge=1)
     keep_best: str | None = "autoregressive_loss"
+    patience: int | None = Field(2, ge=1)
     times: tuple[float, float] = (0.4, 0.8)
 
     @field_validator("times")
@@ -126,8 +127,8 @@ class TrainingPlan(Config):
 DEFAULT_MINUTES = 15.0
 # Of a model whose decoder is adapted to the prior's estimates (benchmarks/LOG.md); where it is not, no early stop.
 SAMPLING = {
-    "guidance_scale": 3.0, "stop_time": 0.65, "free_stop_time": 0.6, "candidates": 8,
-    "decoder_temperature": 0.7, "decoder_top_p": 0.9,
+    "guidance_scale": 2.5, "stop_time": 0.6, "free_stop_time": 0.6, "candidates": 4,
+    "decoder_temperature": 0.8, "decoder_top_p": 0.9,
 }  # fmt: skip
 
 
