@@ -158,24 +158,6 @@ def test_the_first_random_number_decides_the_length(model: LatentDiffusionModel)
     assert len(set(alone)) > 1
 
 
-def test_lengths_are_shifted_where_there_is_a_source() -> None:
-    """And stay within what the model can write; a label alone moves nothing."""
-    model = tiny.tiny_diffusion(tiny.tiny_autoencoder())
-    model.length.fit_base(torch.tensor([2, 3, 3, 4, 8]))
-    states = torch.randn(6, 4, model.length.source_dim)
-    mask = torch.ones(6, 4, dtype=torch.bool)
-    mask[::2] = False
-    raw = RawCondition(torch.zeros(6, dtype=torch.long), states, mask)
-
-    def lengths(shift: int) -> torch.Tensor:
-        return draw_lengths(model, raw, SampleNoise(range(6)), SamplingConfig(length_shift=shift))
-
-    plain = lengths(0)
-    assert torch.equal(lengths(2) - plain, torch.tensor([0, 2] * 3).minimum(model.max_latents - plain))
-    assert lengths(999)[1::2].tolist() == [model.max_latents] * 3
-    assert lengths(-999).tolist() == [int(plain[0]), 1, int(plain[2]), 1, int(plain[4]), 1]
-
-
 def test_fixed_lengths_use_no_random_number() -> None:
     """A Perceiver's latents are always as many."""
     model = tiny.tiny_diffusion(tiny.tiny_autoencoder("perceiver"), source=False)

@@ -28,11 +28,7 @@ def draw_lengths(
     if diffusion.length is None:
         return torch.full((len(noise),), diffusion.max_latents)
     temperature = _by_row(raw, len(noise), sampling.length_temperature, sampling.free_temperature)
-    lengths = diffusion.length.sample(raw, noise.uniform(), temperature=temperature).cpu()
-    if raw.source_mask is None or not sampling.length_shift:
-        return lengths
-    shifted = (lengths + sampling.length_shift).clamp(1, diffusion.max_latents)
-    return torch.where(raw.source_mask.any(1).cpu(), shifted, lengths)
+    return diffusion.length.sample(raw, noise.uniform(), temperature=temperature).cpu()
 
 
 def _by_row(raw: RawCondition, batch: int, conditional: float, free: float) -> torch.Tensor:

@@ -11,8 +11,7 @@ class SamplingConfig(Config):
     """sampler: a name of `ladle.diffusion.samplers.SAMPLERS`. num_inference_steps: calls of the denoiser a sample.
 
     guidance_scale: 1 is off. temperature: scale of the noise that the stochastic samplers add at each step; below 1
-    texts are more typical and less varied. length_temperature: the same for the number of latents. length_shift: so
-    many latents more than drawn where there is a source: more room, in which more of it is said. stop_time: the
+    texts are more typical and less varied. length_temperature: the same for the number of latents. stop_time: the
     diffusion time whose estimate of z0 is decoded; 0 goes on to the end (see `sampling_levels`). decoder: which of the
     autoencoder's decoders writes the text. decoder_temperature: how it chooses words: 0 takes the likeliest, 1 draws
     them as they are likely, among those that together have the probability `decoder_top_p`. Latents of an early stop
@@ -30,7 +29,6 @@ class SamplingConfig(Config):
     guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     temperature: float = Field(1.0, ge=0, le=2)
     length_temperature: float = Field(1.0, ge=0, le=2)
-    length_shift: int = 0
     free_temperature: float = Field(1.0, ge=0, le=2)
     decoder: Literal["autoregressive", "parallel"] = "autoregressive"
     decoder_temperature: float = Field(0.0, ge=0, le=2)

@@ -7,6 +7,7 @@ import tiny
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import Backbone, train_tokenizer
 from ladle.autoencoder.transfer import pieces_matrix, transfer
+from ladle.errors import UserError
 
 OTHER = ["the weather in the north was cold and bright"] * 20
 
@@ -68,7 +69,7 @@ def test_other_widths_are_refused() -> None:
     """Nothing of the one would mean anything in the other."""
     given = tiny.tiny_autoencoder()
     own = other(given, backbone=given.config.backbone.model_copy(update={"width": 2 * given.backbone.width}))
-    with pytest.raises(ValueError, match="widths differ"):
+    with pytest.raises(UserError, match="it is 32 wide, autoencoder.backbone.width is 64"):
         transfer(given, own)
 
 

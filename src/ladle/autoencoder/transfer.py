@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ladle.autoencoder.autoencoder import AutoencoderConfig, TextAutoencoder
+from ladle.errors import UserError
 
 # Tensors with a row for each token: the embeddings, by all names that they go by, and what the parallel decoder adds.
 BY_TOKEN = ("shared.weight", "embed_tokens.weight", "lm_head.weight", "parallel_decoder.bias")
@@ -16,13 +17,13 @@ def transfer(given: TextAutoencoder, own: TextAutoencoder) -> None:
     """Give `own`, a new autoencoder, the tensors of `given` that fit it, and for each of its own tokens the mean of
     the embeddings of the pieces that `given` cuts that token into ("fast vocabulary transfer", arXiv 2402.09977).
 
-    Both need tokenizers made by `train_tokenizer` and backbones of one width.
+    Both need tokenizers made by `train_tokenizer`.
 
     Raises:
-        ValueError: the widths differ.
+        UserError: `cannot_transfer` has a reason.
     """
-    if given.backbone.width != own.backbone.width:
-        raise ValueError(f"widths differ: {given.backbone.width} and {own.backbone.width}")
+    if refusal := cannot_transfer(given, own.config):
+        raise UserError(f"own_vocabulary: the model to start from does not fit this one: {refusal}")
     vocabulary = pieces_matrix(given.backbone.tokenizer, own.backbone.tokenizer)
     known = given.state_dict()
     for name, tensor in own.state_dict().items():

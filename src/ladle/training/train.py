@@ -30,8 +30,8 @@ from ladle.training.state import digest
 
 MAX_LABELS = 200
 TOKENIZER_ROWS = 200_000
-# What `start = "auto"` goes by, in texts to train on. Yelp sentences, benchmarks/LOG.md: with 50,000 characters a model
-# with a vocabulary of its own repeats them by heart, with 240,000 it writes better than one that has the prior's.
+# What `start = "auto"` goes by, in texts to train on. Yelp sentences, benchmarks/LOG.md: with 50,000 characters what is
+# learnt from nothing repeats them by heart, where the prior does not; a vocabulary of their own was tried with 240,000.
 OWN_CHARACTERS = 150_000
 PRIOR = "prior-en"
 
@@ -61,7 +61,8 @@ def train(recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[
 class _Run:
     def __init__(self, recipe: Recipe, output: Path, log: Callable[[str], None]):
         self.recipe, self.output, self.log = recipe, output, log
-        self.prior: LatentDiffusionModel | None = None  # of the model to start from, where it has one
+        self.given: ModelParts | None = None  # the model to start from
+        self.prior: LatentDiffusionModel | None = None  # of that model, where it has one
 
     def train(self, last_stages: tuple[str, ...]) -> Path:
         recipe = self.recipe
@@ -74,11 +75,12 @@ class _Run:
         self._describe()
         # Before the autoencoder trains: too many labels are said at once, and not an hour later.
         condition = self._condition(splits) if "diffusion" in last_stages else None
-        from_given = recipe.start != "nothing" and not recipe.autoencoder.backbone.pretrained
-        fixed = from_given and not recipe.own_vocabulary
+        if recipe.start != "nothing" and not recipe.autoencoder.backbone.pretrained:
+            self.given = self.given or load_parts(resolve_model(recipe.start))
+        fixed = self.given is not None and not recipe.own_vocabulary
         stages = tuple(s for s in STAGES if not (fixed and s == "autoencoder"))
         minutes: dict[str, float] = {}
-        autoencoder = self._autoencoder(splits, stages, from_given, minutes)
+        autoencoder = self._autoencoder(splits, stages, minutes)
         self._say_cut(autoencoder, splits)
         autoencoder.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         if self.prior is None or recipe.own_vocabulary:  # else the latents stay as that denoiser knows them
@@ -89,7 +91,7 @@ class _Run:
         source = recipe.data.id or Path(recipe.data.path or "").name
         info = {
             "data": [{"name": source, "rows": len(splits.train), "held out": len(splits.valid)}],
-            "start": recipe.start if from_given else "nothing",
+            "start": recipe.start if self.given else "nothing",
             "minutes": minutes,
             **recipe.card,
         }
@@ -107,33 +109,29 @@ class _Run:
         if size < OWN_CHARACTERS:
             self.log(f"{size:,} characters are little to learn a language from: starting from '{PRIOR}'")
             return {"start": PRIOR}
-        refusal = cannot_transfer(load_parts(resolve_model(PRIOR)).autoencoder, self.recipe.autoencoder)
-        if refusal:
+        given = load_parts(resolve_model(PRIOR))
+        if refusal := cannot_transfer(given.autoencoder, self.recipe.autoencoder):
             self.log(f"starting from nothing, not from '{PRIOR}': {refusal}")
             return {"start": "nothing"}
         self.log(f"{size:,} characters are enough for a vocabulary of their own")
+        self.given = given
         return {"start": PRIOR, "own_vocabulary": True}
 
-    def _autoencoder(
-        self, splits: Splits, stages: tuple[str, ...], from_given: bool, minutes: dict[str, float]
-    ) -> TextAutoencoder:
+    def _autoencoder(self, splits: Splits, stages: tuple[str, ...], minutes: dict[str, float]) -> TextAutoencoder:
         recipe = self.recipe
         torch.manual_seed(recipe.training.seed)
-        if from_given:
-            parts = load_parts(resolve_model(recipe.start))
-            self.prior = self._usable(parts.diffusion)
+        if self.given:
+            self.prior = self._usable(self.given.diffusion)
             what = "autoencoder and the denoiser" if self.prior else "autoencoder"
             self.log(f"starting from the {what} of '{recipe.start}'")
             if not recipe.own_vocabulary:
-                return parts.autoencoder
-            if refusal := cannot_transfer(parts.autoencoder, recipe.autoencoder):
-                raise UserError(f"own_vocabulary: '{recipe.start}' is no start for this model: {refusal}")
+                return self.given.autoencoder
         config = recipe.autoencoder
         tokenizer = None if config.backbone.pretrained else self._tokenizer(splits)
         autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer))
-        if from_given:
-            transfer(parts.autoencoder, autoencoder)
-        settings = recipe.training.stage("autoencoder", stages, from_given)
+        if self.given:
+            transfer(self.given.autoencoder, autoencoder)
+        settings = recipe.training.stage("autoencoder", stages, started=self.given is not None)
         if settings is not None:
             stage = AutoencoderStage(autoencoder, splits.train, splits.valid, settings)
             result = train_stage(
@@ -180,7 +178,7 @@ class _Run:
         ).to(device)
         if self.prior is not None:
             start_from(self.prior, diffusion)
-        started = recipe.own_vocabulary
+        started = self.given is not None
         settings = recipe.training.stage("diffusion", stages, started)
         if settings is not None:
             stage = DiffusionStage(
