@@ -17,8 +17,10 @@ from typing import Any
 
 from ladle.errors import LadleError, UserError
 from ladle.evaluation import metrics, slots
-from ladle.evaluation.evaluate import environment, read_reference, read_samples
+from ladle.evaluation.evaluate import environment
 from ladle.evaluation.markdown import format_percent, format_score
+from ladle.evaluation.references import score_bleu
+from ladle.evaluation.samples import read_reference, read_samples
 from ladle.files import atomic_json
 
 Texts = Mapping[str, Sequence[str]]  # input -> texts
@@ -77,7 +79,7 @@ def score_system(draws: Texts, references: Texts, resampling: metrics.Resampling
     """All figures of one row of the table."""
     keys = [source for source, texts in draws.items() for _ in texts]
     texts = [text for group in draws.values() for text in group]
-    bleu = metrics.score_bleu(texts, [references[key] for key in keys], resampling, groups=keys)
+    bleu = score_bleu(texts, [references[key] for key in keys], resampling, groups=keys)
     row = {
         "texts": len(texts),
         "bleu": bleu.to_dict(),

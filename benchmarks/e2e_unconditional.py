@@ -19,9 +19,10 @@ import numpy as np
 
 from ladle.errors import LadleError, UserError
 from ladle.evaluation import metrics, text_stats
-from ladle.evaluation.evaluate import environment, read_samples
+from ladle.evaluation.evaluate import environment
 from ladle.evaluation.mauve import MIN_TEXTS, Featuriser, mauve_scores, offline_encoder
 from ladle.evaluation.metrics import Score
+from ladle.evaluation.samples import read_samples
 from ladle.files import atomic_json
 from ladle.training.data import Row, read_rows
 

@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ladle.errors import LadleError, UserError
-from ladle.evaluation.evaluate import environment, read_samples
+from ladle.evaluation.evaluate import environment
 from ladle.evaluation.judge import fit_rows, labelled_rows
 from ladle.evaluation.markdown import format_percent
+from ladle.evaluation.samples import read_samples
 from ladle.evaluation.text_stats import copy_key
 from ladle.files import atomic_json
 from ladle.training.data import read_rows

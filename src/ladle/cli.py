@@ -258,10 +258,15 @@ def evaluate(
     output: OutputFile | None = None,
     mauve_encoder: str | None = None,
     scorer: str | None = None,
-    judge: Path | None = None,
-    novelty: Annotated[bool, Parameter(negative=())] = False,
+    judge: list[Path] | None = None,
+    novelty: bool = False,
+    rouge: bool = False,
+    bertscore_encoder: str | None = None,
+    slots: bool = False,
+    model: str | None = None,
+    plots: Path | None = None,
 ) -> None:
-    """Score samples, with the reference texts beside them. Prints a table; the whole report is JSON.
+    """Score samples, with real text beside them, scored alike. Prints a table; the whole report is JSON.
 
     Args:
         samples: What `ladle sample` wrote; - is standard input.
@@ -270,18 +275,26 @@ def evaluate(
         output: JSON file to write; - is standard output (then without the table).
         mauve_encoder: Folder or hub id of the model whose features MAUVE and the Frechet distance compare.
         scorer: What `ladle fit scorer` wrote, or a folder or hub id of a causal language model: gives perplexity.
-        judge: What `ladle fit judge` wrote: gives the share of samples that are what their label says.
+        judge: What `ladle fit judge` wrote: gives the share of samples that are what their label says. Twice: two.
         novelty: Find for every sample the training text nearest to it and the longest run of words they share.
+        rouge: ROUGE-1, -2 and -L beside BLEU.
+        bertscore_encoder: Folder or hub id of the model for BERTScore, beside BLEU.
+        slots: The inputs are E2E's: gives the share of slots said, and wrong additions.
+        model: A Ladle model: its autoencoder's reconstructions of the reference texts stand beside, as the ceiling.
+        plots: Folder to draw into: lengths, quality against diversity and memorisation.
     """
     if output is not None:
         check_writable(output)
+    if plots is not None:
+        check_writable(plots, folder=True)
 
     from ladle.evaluation.evaluate import evaluate as run_evaluation
     from ladle.evaluation.markdown import to_markdown
 
     report = run_evaluation(
-        samples, reference, train, output, mauve_encoder, scorer, str(judge) if judge else None, novelty
-    )
+        samples, reference, train, output, mauve_encoder, scorer, [str(path) for path in judge or ()], novelty,
+        rouge, bertscore_encoder, slots, model, plots,
+    )  # fmt: skip
     if output != STDIO:
         print(to_markdown(report), end="")
 

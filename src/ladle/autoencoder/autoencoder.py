@@ -40,6 +40,9 @@ class AutoencoderConfig(Config):
     parallel_decoder: ParallelDecoderConfig = ParallelDecoderConfig()
 
 
+SIZES = frozenset({"max_tokens", "backbone", "bottleneck", "parallel_decoder"})  # what weights are tied to
+
+
 class TextAutoencoder(nn.Module):
     """text -> tokens -> backbone encoder -> bottleneck -> normaliser -> z0, and back (arXiv 2212.09462, section 4)."""
 

@@ -46,4 +46,4 @@ def format_percent(share: Mapping[str, Any] | None) -> str:
 
 
 def _count(row: Mapping[str, Any]) -> int:
-    return int(row["empty"]["n"] if "empty" in row else row["bleu"]["n"])
+    return int(row["empty"]["n"] if "empty" in row else next(iter(row.values()))["n"])

@@ -4,7 +4,7 @@
 version is raised whenever a change moves figures: scores of different versions are not comparable.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ from ladle.evaluation import novelty, text_stats
 from ladle.evaluation.frechet import frechet_distance
 from ladle.evaluation.intervals import Interval, Statistic, bootstrap_interval, jackknife_interval, wilson_interval
 from ladle.evaluation.mauve import Featuriser, mauve_scores
-from ladle.evaluation.overlap import SELF_BLEU_TEXTS, CorpusBleu, self_bleu_scores
+from ladle.evaluation.overlap import SELF_BLEU_TEXTS, self_bleu_scores
 
 if TYPE_CHECKING:
     from ladle.evaluation.judge import Judge
@@ -66,18 +66,35 @@ _ALL = [
     Metric("distinct", 1, "higher", "share of different texts", "all empty texts together are one text", 0.0),
     Metric("div", 1, "as the reference", "product over n = 2..4 of unique over total n-grams", "adds no n-gram", 0.0),
     Metric("div_per_input", 1, "as the reference", "Div of the draws of one input, mean over inputs", "as div", 0.0),
+    Metric("distinct_1", 1, "as the reference", "unique over total words", "adds no word", 0.0),
+    Metric("distinct_2", 1, "as the reference", "unique over total pairs of words", "adds no pair", 0.0),
+    Metric("entropy", 1, "as the reference", "entropy of the 4-grams, in nats", "adds no 4-gram", 0.0),
     Metric("self_bleu", 1, "as the reference", "BLEU of each text against the others, mean", "scores 0", 0.0),
     Metric("mem", 1, "as the reference", "share of 4-grams that the training text holds", "adds no 4-gram", 0.0),
     Metric("copies", 1, "as the reference", "share of texts that are a training row", "is no copy", 0.0),
     Metric("nearest", 1, "as the reference", "likeness to the nearest training text, mean", "is near to nothing", 0.0),
+    Metric(
+        "meaning", 1, "as the reference", "cosine to the training text nearest in features, mean", "as any text", 0.0
+    ),
     Metric("span", 1, "as the reference", "share that is one run of words of a training text, mean", "has none", 0.0),
     Metric("bleu", 1, "higher", "corpus BLEU against references", "matches nothing, shortens the output", 0.0),
+    Metric("chrf", 1, "higher", "corpus chrF against references", "matches nothing", 0.0),
+    Metric("rouge_1", 1, "higher", "ROUGE-1 F1 against the best reference, mean", "scores 0", 0.0),
+    Metric("rouge_2", 1, "higher", "ROUGE-2 F1 against the best reference, mean", "scores 0", 0.0),
+    Metric("rouge_l", 1, "higher", "ROUGE-L F1 against the best reference, mean", "scores 0", 0.0),
+    Metric("bertscore", 1, "higher", "BERTScore F1 against the best reference, mean", "scores 0", 0.0),
+    Metric("slots_said", 1, "higher", "share of the input's slots that are said (E2E)", "says none", 0.0),
+    Metric("slots_wrong", 1, "lower", "wrong additions for each slot of the input (E2E)", "adds none", 1.0),
     Metric("length", 1, "as the reference", "mean number of words", "has 0 words", 0.0),
-    Metric("length_distance", 1, "lower", "Wasserstein distance of lengths, in words", "has 0 words", None),
+    Metric("length_distance", 2, "lower", "Wasserstein distance of lengths, in words", "has 0 words", None),
     Metric("perplexity", 1, "as the reference", "perplexity a token under the scorer", "is a token drawn evenly", None),
     Metric("label_true", 1, "higher", "share of texts that are what their label says", "never is", 0.0),
-    Metric("frechet", 1, "lower", "Frechet distance of features to reference texts", "is featurised as any text", None),
+    Metric("label_true_2", 1, "higher", "the same under the second judge", "never is", 0.0),
+    Metric("frechet", 1, "lower", "Frechet distance to reference texts", "is featurised as any text", None),
     Metric("mauve", 1, "higher", "MAUVE against reference texts", "is featurised as any text", 0.0),
+    Metric(
+        "mauve_by_label", 1, "higher", "MAUVE within each label, mean over labels", "is featurised as any text", 0.0
+    ),
 ]
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
@@ -121,6 +138,23 @@ def score_div(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
         lambda rows: text_stats.diversity_of_tokens(tokens[row] for row in rows), len(texts)
     )
     return Score("div", text_stats.diversity_of_tokens(tokens), len(texts), _clipped(interval), "jackknife")
+
+
+def scores_of_ngrams(texts: Sequence[str], resampling: Resampling = DEFAULT) -> tuple[Score, Score, Score]:
+    """distinct-1, distinct-2 and the entropy of the 4-grams, each of the whole set."""
+    tokens = [text_stats.tokenise(text) for text in texts]
+
+    def measured(name: str, statistic: Callable[[Sequence[Sequence[str]]], float]) -> Score:
+        interval = resampling.jackknife(lambda rows: statistic([tokens[row] for row in rows]), len(tokens))
+        if interval:
+            interval = (max(0.0, interval[0]), interval[1])
+        return Score(name, statistic(tokens), len(tokens), interval, "jackknife")
+
+    return (
+        measured("distinct_1", lambda rows: text_stats.distinct_ngrams_of_tokens(rows, 1)),
+        measured("distinct_2", lambda rows: text_stats.distinct_ngrams_of_tokens(rows, 2)),
+        measured("entropy", text_stats.entropy_of_tokens),
+    )
 
 
 def score_div_per_input(draws: Sequence[Sequence[str]], resampling: Resampling = DEFAULT) -> Score:
@@ -177,35 +211,35 @@ def scores_of_audit(
     about = novelty.summary(rows)
     nearest, span = ([getattr(row, name) for row in rows] for name in ("similarity", "span_share"))
     return (
-        _mean("nearest", nearest, resampling, {**about["similarity"], "worst": about["worst"]}),
-        _mean("span", span, resampling, about["span_share"]),
+        mean_score("nearest", nearest, resampling, {**about["similarity"], "worst": about["worst"]}),
+        mean_score("span", span, resampling, about["span_share"]),
     )
 
 
-def _mean(name: str, values: Sequence[float], resampling: Resampling, details: dict[str, Any]) -> Score:
+def score_meaning(
+    texts: Sequence[str], training: Sequence[str], featuriser: Featuriser, resampling: Resampling = DEFAULT
+) -> Score:
+    """Mean cosine between a text's features and those of the training text nearest in them; `details` hold quantiles
+    and the worst twenty."""
+    similarity, nearest = novelty.nearest_in_features(featuriser.features(texts), featuriser.features(training))
+    worst = sorted(range(len(texts)), key=lambda row: -similarity[row])[: novelty.WORST]
+    rows = [
+        {"text": texts[i], "nearest": training[nearest[i]], "similarity": float(similarity[i])}
+        for i in worst
+        if nearest[i] >= 0
+    ]
+    details = {**novelty.spread_of(similarity), "worst": rows, "featuriser": featuriser.describe()}
+    return mean_score("meaning", similarity, resampling, details)
+
+
+def mean_score(
+    name: str, values: Sequence[float] | np.ndarray, resampling: Resampling, details: dict[str, Any] | None = None
+) -> Score:
+    """The mean of one number a text; of none 0."""
     array = np.array(values)
     value = float(array.mean()) if len(array) else 0.0
     interval = resampling.bootstrap(lambda rows: float(array[rows].mean()), len(array))
-    return Score(name, value, len(array), interval, "bootstrap", details)
-
-
-def score_bleu(
-    texts: Sequence[str],
-    references: Sequence[Sequence[str]],
-    resampling: Resampling = DEFAULT,
-    *,
-    groups: Sequence[Any] | None = None,
-) -> Score:
-    """Corpus BLEU. `groups`: the input of each text, so that the draws of one input are resampled together."""
-    bleu = CorpusBleu(texts, references, groups)
-    interval = resampling.bootstrap(bleu.score_of, bleu.num_groups)
-    counts = [len(row) for row in references]
-    details = {
-        "signature": bleu.signature,
-        "inputs": bleu.num_groups,
-        "references_per_text": float(np.mean(counts)) if counts else 0.0,
-    }
-    return Score("bleu", bleu.score, len(texts), interval, "bootstrap over inputs", details)
+    return Score(name, value, len(array), interval, "bootstrap", details or {})
 
 
 def score_length(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
@@ -243,20 +277,20 @@ def score_perplexity(texts: Sequence[str], scorer: "Scorer", resampling: Resampl
     )
 
 
-def score_label_true(texts: Sequence[str], labels: Sequence[str], judge: "Judge") -> Score:
+def score_label_true(texts: Sequence[str], labels: Sequence[str], judge: "Judge", name: str = "label_true") -> Score:
     """Share of texts that the judge gives the label they were made with. Every text has one.
 
     Raises:
         UserError: a label that the judge does not know.
     """
-    return label_true_score(judge.accuracy(texts, labels), judge)
+    return label_true_score(judge.accuracy(texts, labels), judge, name)
 
 
-def label_true_score(accuracy: Mapping[str, Any], judge: "Judge") -> Score:
+def label_true_score(accuracy: Mapping[str, Any], judge: "Judge", name: str = "label_true") -> Score:
     """What `Judge.accuracy` says, as a score."""
     details = {"judge": judge.describe(), "by_label": accuracy["by_label"]}
     interval = accuracy["interval"] and (accuracy["interval"][0], accuracy["interval"][1])
-    return Score("label_true", accuracy["value"], accuracy["n"], interval, "Wilson", details)
+    return Score(name, accuracy["value"], accuracy["n"], interval, "Wilson", details)
 
 
 def score_mauve(texts: Sequence[str], reference: Sequence[str], featuriser: Featuriser, *, seeds: int = 3) -> Score:

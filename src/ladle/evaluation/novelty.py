@@ -14,6 +14,7 @@ from ladle.evaluation.text_stats import tokenise
 
 CHUNK = 64  # samples compared at once: 64 x 100,000 distances are 26 MB
 WORST = 20
+QUANTILES = (0.5, 0.9, 0.99)
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing modulo 2^64
 
 
@@ -50,22 +51,35 @@ def audit(texts: Sequence[str], training: Sequence[str]) -> list[Neighbour]:
 def summary(rows: Sequence[Neighbour], worst: int = WORST) -> dict[str, Any]:
     """Means and quantiles over the samples, and the `worst` samples, nearest first."""
     similarity, share = (np.array([getattr(row, name) for row in rows]) for name in ("similarity", "span_share"))
-    quantiles = (0.5, 0.9, 0.99)
-
-    def spread(values: np.ndarray) -> dict[str, float]:
-        if not len(values):
-            return {"mean": 0.0}
-        points = np.quantile(values, quantiles)
-        named = {f"q{100 * q:.0f}": float(point) for q, point in zip(quantiles, points, strict=True)}
-        return {"mean": float(values.mean()), **named}
-
     order = sorted(rows, key=lambda row: (-row.similarity, -row.span_share))
     return {
         "n": len(rows),
-        "similarity": spread(similarity),
-        "span_share": spread(share),
+        "similarity": spread_of(similarity),
+        "span_share": spread_of(share),
         "worst": [asdict(row) for row in order[:worst]],
     }
+
+
+def spread_of(values: np.ndarray) -> dict[str, float]:
+    """Mean and upper quantiles of one number a text."""
+    if not len(values):
+        return {"mean": 0.0}
+    points = np.quantile(values, QUANTILES)
+    named = {f"q{100 * q:.0f}": float(point) for q, point in zip(QUANTILES, points, strict=True)}
+    return {"mean": float(values.mean()), **named}
+
+
+def nearest_in_features(features: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine to the nearest training row [N] in [-1, 1], and its index [N] (-1: none), of features [N, C], [T, C]."""
+    similarity, index = np.zeros(len(features)), np.full(len(features), -1)
+    if not len(training) or not len(features):
+        return similarity, index
+    one, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-8) for rows in (features, training))
+    for start in range(0, len(one), CHUNK):
+        table = one[start : start + CHUNK] @ other.T
+        index[start : start + CHUNK] = table.argmax(axis=1)
+        similarity[start : start + CHUNK] = table.max(axis=1)
+    return similarity, index
 
 
 def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ All functions are pure, take lists of strings and are defined for empty texts an
 one without a character other than white space. It is never dropped: it counts in every denominator over texts.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,12 +16,18 @@ _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}"
 _TOKEN = regex.compile(
     rf"(?V1)[{_UNSPACED}]|[[\p{{L}}\p{{M}}\p{{N}}_]--[{_UNSPACED}]]+(?:['\u2019][\p{{L}}\p{{M}}]+)*|[^\s]"
 )
+_WORD = regex.compile(rf"(?V1)[{_UNSPACED}]|[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]+")
 _WORDLESS = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
 
 
 def tokenise(text: str) -> list[str]:
     """Words and single punctuation marks, case kept: the units of all n-gram metrics here."""
     return _TOKEN.findall(text)
+
+
+def words_of(text: str) -> list[str]:
+    """Words alone, in lower case, parted at apostrophes too: for English as rouge-score's own tokenizer."""
+    return _WORD.findall(text.casefold())
 
 
 def num_words(text: str) -> int:
@@ -72,6 +79,23 @@ def diversity_of_tokens(rows: Iterable[Sequence[str]], orders: Sequence[int] = (
         if grams:
             product, reached = product * len(set(grams)) / len(grams), True
     return product if reached else 0.0
+
+
+def distinct_ngrams_of_tokens(rows: Iterable[Sequence[str]], order: int) -> float:
+    """distinct-n (Li et al. 2016, arXiv 1510.03055): unique over total n-grams of the whole set. It falls with the
+    number of texts. No n-gram at all: 0."""
+    grams = [gram for row in rows for gram in ngrams(row, order)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def entropy_of_tokens(rows: Iterable[Sequence[str]], order: int = 4) -> float:
+    """Shannon entropy, in nats, of the set's n-grams (Zhang et al. 2018, arXiv 1809.05972: Ent-4). It grows with the
+    number of texts: log of it where every n-gram is another. No n-gram at all: 0."""
+    counts = np.array(list(Counter(gram for row in rows for gram in ngrams(row, order)).values()), dtype=float)
+    if not len(counts):
+        return 0.0
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
 
 
 def ngram_set(texts: Iterable[str], order: int = 4) -> set[tuple[str, ...]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.autoencoder import SIZES, AutoencoderConfig, TextAutoencoder
 from ladle.autoencoder.backbone import Backbone, train_tokenizer
 from ladle.autoencoder.transfer import cannot_transfer, transfer
 from ladle.checkpoint import ModelParts, load_parts, resolve_model, save_parts
@@ -72,12 +72,14 @@ class _Run:
         self.log(f"{len(splits.train):,} texts to train on, {len(splits.valid):,} held out")
         if recipe.start == "auto" and not recipe.autoencoder.backbone.pretrained:
             recipe = self.recipe = recipe.model_copy(update=self._chosen_start(splits))
-        self._describe()
-        # Before the autoencoder trains: too many labels are said at once, and not an hour later.
-        condition = self._condition(splits) if "diffusion" in last_stages else None
         if recipe.start != "nothing" and not recipe.autoencoder.backbone.pretrained:
             self.given = self.given or load_parts(resolve_model(recipe.start))
         fixed = self.given is not None and not recipe.own_vocabulary
+        if fixed:
+            recipe = self.recipe = recipe.model_copy(update={"autoencoder": self._kept(recipe.autoencoder)})
+        self._describe()
+        # Before the autoencoder trains: too many labels are said at once, and not an hour later.
+        condition = self._condition(splits) if "diffusion" in last_stages else None
         stages = tuple(s for s in STAGES if not (fixed and s == "autoencoder"))
         minutes: dict[str, float] = {}
         autoencoder = self._autoencoder(splits, stages, minutes)
@@ -116,6 +118,20 @@ class _Run:
         self.log(f"{size:,} characters are enough for a vocabulary of their own")
         self.given = given
         return {"start": PRIOR, "own_vocabulary": True}
+
+    def _kept(self, asked: AutoencoderConfig) -> AutoencoderConfig:
+        """The settings of the autoencoder that is kept as it is: its own, but for those that the recipe gives and that
+        are about training."""
+        assert self.given is not None
+        own = self.given.autoencoder.config
+        given = asked.model_dump(exclude_unset=True)
+        unread = [name for name in SIZES & given.keys() if not _within(given[name], own.model_dump()[name])]
+        if unread:
+            names = " and ".join(f"autoencoder.{name}" for name in sorted(unread))
+            self.log(f"'{self.recipe.start}' keeps its own sizes: {names} of the recipe is not read")
+        own = own.model_copy(update={name: given[name] for name in given.keys() - SIZES})
+        self.given.autoencoder.config = own
+        return own
 
     def _autoencoder(self, splits: Splits, stages: tuple[str, ...], minutes: dict[str, float]) -> TextAutoencoder:
         recipe = self.recipe
@@ -276,6 +292,13 @@ class _Run:
             {"python": platform.python_version(), "platform": platform.platform()}
             | {name: _version(name) for name in packages},
         )
+
+
+def _within(part: Any, whole: Any) -> bool:
+    """Whether `whole` has every value of `part`, however deep."""
+    if isinstance(part, dict):
+        return all(_within(value, whole[key]) for key, value in part.items())
+    return bool(part == whole)
 
 
 @torch.no_grad()

@@ -1,0 +1,115 @@
+"""Scores of texts that have references: what the conditional tasks are measured by.
+
+`groups` is the input of each text, so that the draws of one input are resampled together.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ladle.evaluation import bertscore, slots
+from ladle.evaluation.metrics import DEFAULT, Resampling, Score
+from ladle.evaluation.overlap import CorpusBleu, CorpusChrf, rouge_scores
+
+Groups = Sequence[Any] | None
+
+
+def score_bleu(
+    texts: Sequence[str],
+    references: Sequence[Sequence[str]],
+    resampling: Resampling = DEFAULT,
+    *,
+    groups: Groups = None,
+) -> Score:
+    """Corpus BLEU. `groups`: the input of each text, so that the draws of one input are resampled together."""
+    bleu = CorpusBleu(texts, references, groups)
+    interval = resampling.bootstrap(bleu.score_of, bleu.num_groups)
+    counts = [len(row) for row in references]
+    details = {
+        "signature": bleu.signature,
+        "inputs": bleu.num_groups,
+        "references_per_text": float(np.mean(counts)) if counts else 0.0,
+    }
+    return Score("bleu", bleu.score, len(texts), interval, "bootstrap over inputs", details)
+
+
+def score_chrf(
+    texts: Sequence[str],
+    references: Sequence[Sequence[str]],
+    resampling: Resampling = DEFAULT,
+    *,
+    groups: Groups = None,
+) -> Score:
+    """Corpus chrF2."""
+    chrf = CorpusChrf(texts, references, groups)
+    interval = resampling.bootstrap(chrf.score_of, chrf.num_groups)
+    return Score("chrf", chrf.score, len(texts), interval, "bootstrap over inputs", {"signature": chrf.signature})
+
+
+def scores_of_rouge(
+    texts: Sequence[str],
+    references: Sequence[Sequence[str]],
+    resampling: Resampling = DEFAULT,
+    *,
+    groups: Groups = None,
+) -> tuple[Score, Score, Score]:
+    """ROUGE-1, -2 and -L F1, 0 to 100, means over the texts.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+    values = 100 * rouge_scores(texts, references)
+    one, two, longest = (
+        _grouped_mean(name, column, resampling, groups)
+        for name, column in zip(("rouge_1", "rouge_2", "rouge_l"), values.T, strict=True)
+    )
+    return one, two, longest
+
+
+def score_bertscore(
+    texts: Sequence[str],
+    references: Sequence[Sequence[str]],
+    encoder: str,
+    resampling: Resampling = DEFAULT,
+    *,
+    groups: Groups = None,
+) -> Score:
+    """BERTScore F1, 0 to 100, mean over the texts.
+
+    Raises:
+        UserError: no such encoder, or the extra is not installed.
+    """
+    values = 100 * bertscore.bert_scores(texts, references, encoder)
+    details = {"encoder": encoder, "layer": bertscore.layer(encoder)}
+    return _grouped_mean("bertscore", values, resampling, groups, details)
+
+
+def scores_of_slots(
+    texts: Sequence[str], sources: Sequence[str], resampling: Resampling = DEFAULT
+) -> tuple[Score, Score]:
+    """Slots said and wrong additions by the table of aliases for E2E; sources are its meaning representations."""
+    found = [slots.score(text, slots.parse_mr(source)) for text, source in zip(texts, sources, strict=True)]
+    summary = slots.summarise(found, sources, num_bootstrap=resampling.num_bootstrap, seed=resampling.seed)
+    details = {"faultless": summary["faultless"], "wrong_by_slot": summary["wrong_by_slot"]}
+
+    def share(name: str, part: Mapping[str, Any], details: dict[str, Any]) -> Score:
+        interval = part["interval"] and (part["interval"][0], part["interval"][1])
+        return Score(name, part["value"], len(texts), interval, "bootstrap over inputs", details)
+
+    return share("slots_said", summary["said"], details), share("slots_wrong", summary["wrong"], {})
+
+
+def _grouped_mean(
+    name: str, values: np.ndarray, resampling: Resampling, groups: Groups, details: dict[str, Any] | None = None
+) -> Score:
+    """The mean over texts, resampled by group."""
+    names = list(groups) if groups is not None else list(range(len(values)))
+    place = {key: index for index, key in enumerate(dict.fromkeys(names))}
+    total, count = np.zeros(len(place)), np.zeros(len(place))
+    rows = [place[key] for key in names]
+    np.add.at(total, rows, values)
+    np.add.at(count, rows, 1.0)
+    interval = resampling.bootstrap(lambda rows: float(total[rows].sum() / count[rows].sum()), len(place))
+    value = float(values.mean()) if len(values) else 0.0
+    return Score(name, value, len(values), interval, "bootstrap over inputs", details or {})

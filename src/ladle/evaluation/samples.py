@@ -1,0 +1,145 @@
+"""What is scored and what it is scored against: the rows of `samples.jsonl`, and held-out rows by input."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ladle.errors import UserError
+from ladle.files import PathLike, name_of
+from ladle.tables import read_table
+from ladle.training.data import Row, read_rows
+
+Groups = list[list[str]]  # texts by input
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated text (it may be empty) and what it was made from."""
+
+    text: str
+    source: str | None = None
+    label: str | None = None
+    references: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Held-out texts by input: `texts[source]`; rows without a source are each their own input. labels: of the texts
+    that have one."""
+
+    texts: dict[str, list[str]]
+    by_source: bool
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.texts.values()))
+
+
+def read_samples(path: PathLike) -> list[Sample]:
+    """The rows of a samples file, JSON Lines or any other kind that Ladle reads; empty texts are kept.
+
+    Raises:
+        UserError: missing, empty or malformed file (`file:line`), a row without `text`.
+    """
+    table = read_table(path, frozenset({"text", "source", "label"}))
+    samples = []
+    for number, record in table.records:
+        text = record.get("text")
+        if not isinstance(text, str):
+            given = "no 'text'" if "text" not in record else f"'text' is {text!r:.40}"
+            raise UserError(f"{table.place(number)}: {given}; a sample is a row with a string 'text'")
+        references = record.get("references") or ()
+        if not isinstance(references, list | tuple) or not all(isinstance(item, str) for item in references):
+            raise UserError(f"{table.place(number)}: 'references' is {references!r:.40}, not a list of strings")
+        source, label = record.get("source"), record.get("label")
+        samples.append(
+            Sample(
+                text.strip(),
+                str(source).strip() if source not in (None, "") else None,
+                str(label) if label is not None else None,
+                tuple(item for item in references if item.strip()),
+            )
+        )
+    if not samples:
+        raise UserError(f"{name_of(path)} has no rows")
+    return samples
+
+
+def read_reference(path: PathLike) -> Reference:
+    """Held-out rows, gathered by source: an input's texts are its `references`, or the texts of its rows.
+
+    Raises:
+        UserError: as `read_rows`.
+    """
+    return gather(read_rows(path))
+
+
+def gather(rows: Sequence[Row]) -> Reference:
+    """`read_reference` of rows that are read already."""
+    texts: dict[str, list[str]] = {}
+    labels: dict[str, str] = {}
+    for index, row in enumerate(rows):
+        key = row.get("source", f"\0{index}")  # not a source that a file can hold
+        known = texts.setdefault(key, [])
+        known += [text for text in row.get("references") or [row["text"]] if text not in known]
+        if "label" in row:
+            labels.setdefault(row["text"], row["label"])
+    return Reference(texts, by_source=any("source" in row for row in rows), labels=labels)
+
+
+def spread(groups: Sequence[Sequence[str]], count: int, generator: random.Random) -> list[str]:
+    """Up to `count` texts: one of each group in random order, then a second of each, and so on."""
+    order = list(groups)
+    generator.shuffle(order)
+    deepest = max(map(len, order), default=0)
+    return [group[depth] for depth in range(deepest) for group in order if depth < len(group)][:count]
+
+
+def halves(reference: Reference, *, within: bool, generator: random.Random) -> tuple[Groups, Groups]:
+    """Two disjoint halves of the reference texts. `within`: each input's texts are split between them (like for like
+    with samples of the same inputs); else whole inputs are. The first half may be empty, the second is not."""
+    groups = list(reference.texts.values())
+    if within:
+        one = [group[: len(group) // 2] for group in groups if len(group) > 1]
+        return one, [group[len(group) // 2 :] for group in groups]
+    generator.shuffle(groups)
+    return groups[: len(groups) // 2], groups[len(groups) // 2 :]
+
+
+def references_by_source(samples: Iterable[Sample], reference: Reference | None) -> dict[str, list[str]]:
+    """The references of each input of the samples: the reference file's, else those in the samples' own rows."""
+    answers: dict[str, list[str]] = {}
+    for sample in samples:
+        if sample.source is None:
+            continue
+        if reference is not None and reference.by_source and sample.source in reference.texts:
+            answers[sample.source] = reference.texts[sample.source]
+        elif sample.references:
+            answers.setdefault(sample.source, list(sample.references))
+    return answers
+
+
+def draws_by_source(samples: Iterable[Sample]) -> dict[str, list[str]]:
+    """The texts of each input, in the order of the file."""
+    draws: dict[str, list[str]] = {}
+    for sample in samples:
+        if sample.source is not None:
+            draws.setdefault(sample.source, []).append(sample.text)
+    return draws
+
+
+def count_labels(samples: Iterable[Sample]) -> dict[str, int] | None:
+    """How many samples have each label; None where none has one."""
+    counts = Counter(sample.label for sample in samples if sample.label is not None)
+    return dict(sorted(counts.items())) or None
+
+
+def with_words_shuffled(texts: Sequence[str], generator: random.Random) -> list[str]:
+    """The same words in random order: what a metric that hardly sees order takes for real text."""
+    shuffled = []
+    for text in texts:
+        words = text.split()
+        generator.shuffle(words)
+        shuffled.append(" ".join(words))
+    return shuffled
