@@ -39,6 +39,11 @@ def _head(parts: ModelParts, record: ModelRecord, folder: Path) -> str:
     )
 
 
+def count_parameters(parts: ModelParts) -> int:
+    """Of the autoencoder and, where there is one, the diffusion model; tied ones once."""
+    return _count([parts.autoencoder, *([parts.diffusion] if parts.diffusion is not None else [])])
+
+
 def _part_rows(parts: ModelParts, record: ModelRecord, folder: Path) -> list[tuple[str, str, str, str]]:
     """(part, what, parameters, size on disk) of every part, with a head and a sum."""
     autoencoder, diffusion = parts.autoencoder, parts.diffusion
@@ -69,8 +74,7 @@ def _part_rows(parts: ModelParts, record: ModelRecord, folder: Path) -> list[tup
         rows.append((name, what, f"{_count(modules):,}" if modules else "", stored))
     if (folder / CHANGES).is_file():
         rows.append(("changes", "of the base's autoencoder", "", _megabytes(_size(folder / CHANGES))))
-    whole = [autoencoder, *([diffusion] if diffusion is not None else [])]
-    rows.append(("whole", "", f"{_count(whole):,}", _megabytes(_size(folder))))
+    rows.append(("whole", "", f"{count_parameters(parts):,}", _megabytes(_size(folder))))
     return rows
 
 

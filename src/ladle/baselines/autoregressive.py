@@ -63,6 +63,7 @@ class AutoregressiveModel(nn.Module):
         if self.causal.get_input_embeddings().num_embeddings < size:
             self.causal.resize_token_embeddings(size)
         self.separator = len(tokenizer)
+        self.info: dict[str, Any] = {}  # how it was trained
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -79,6 +80,7 @@ class AutoregressiveModel(nn.Module):
             config = AutoregressiveConfig.parse(record["config"], str(folder / RECORD))
             causal = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation="sdpa")
             model = cls(config, AutoTokenizer.from_pretrained(folder / "tokenizer"), causal)
+            model.info = record.get("info", {})
             model.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS).items()}, strict=False)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -92,7 +94,8 @@ class AutoregressiveModel(nn.Module):
             self.tokenizer.save_pretrained(new / "tokenizer")
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.named_parameters()}
             save_file(tensors, new / WEIGHTS)  # parameters come once each, also where two modules share one
-            atomic_json(new / RECORD, {"format": 1, "config": self.config.model_dump(mode="json")})
+            record = {"format": 1, "config": self.config.model_dump(mode="json"), "info": self.info}
+            atomic_json(new / RECORD, record)
 
     @property
     def num_parameters(self) -> int:

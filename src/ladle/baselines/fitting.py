@@ -54,15 +54,18 @@ def train_autoregressive(
             budget = {"steps": max(1, round(settings.steps * share)), "minutes": None}
         own = settings.model_copy(update={"lr": lr, "keep_best": "nll", **budget})
         result = train_stage(AutoregressiveStage(model, train, valid, own), own, folder, identity=identity, log=log)
+        seconds.append(result.seconds)
         return model.eval(), result.metrics["nll"]
 
-    losses = {}
+    seconds: list[float] = []
+    losses: dict[float, float] = {}
     if len(learning_rates) > 1:
         for lr in learning_rates:
             losses[lr] = fit(output / f"trial-{lr:g}", lr, TRIAL_SHARE)[1]
             log(f"autoregressive: learning rate {lr:g} reaches {losses[lr]:.4f} nats a token")
     best = min(losses, key=lambda lr: losses[lr]) if losses else learning_rates[0]
     model, _ = fit(output, best, 1 - TRIAL_SHARE * len(losses))
+    model.info = {"minutes": round(sum(seconds) / 60, 2), "learning_rate": best, "tried": losses}
     model.save_pretrained(output / "final")
     return model
 
@@ -92,14 +95,34 @@ def fit_scorer(
         log(note)
     log(f"{len(train):,} texts to train on, {len(valid):,} held out")
     tokenizer = load_parts(resolve_model("base-en")).autoencoder.backbone.tokenizer
-    settings = TrainingConfig(
-        minutes=minutes, steps=steps, seed=seed, max_tokens=4096, ema_decay=0.999, lr_schedule="trapezoid",
-        weight_decay=0.05, betas=(0.9, 0.98), validate_every=0.05, sample_every=0.25,
-    )  # fmt: skip
+    settings = autoregressive_settings(minutes=minutes, steps=steps, seed=seed)
     config = config or AutoregressiveConfig(width=256, num_layers=6, num_heads=4)
     model = train_autoregressive(config, tokenizer, train, valid, Path(output), settings, log=log)
     nll, tokens = model.score([row["text"] for row in valid or train[:512]])
     return float(nll.sum() / tokens.sum())
+
+
+def autoregressive_settings(**budget: Any) -> TrainingConfig:
+    """How these models are trained; budget: `minutes` or `steps`, `seed`."""
+    return TrainingConfig(
+        max_tokens=4096, ema_decay=0.999, lr_schedule="trapezoid", weight_decay=0.05, betas=(0.9, 0.98),
+        validate_every=0.05, sample_every=0.25, **budget,
+    )  # fmt: skip
+
+
+def config_of_size(num_parameters: int, vocab_size: int, max_tokens: int = 96, **settings: Any) -> AutoregressiveConfig:
+    """GPT-2's sizes that come nearest to `num_parameters`, at a usual ratio of width to depth (32 to 96)."""
+    best: tuple[float, int, int] | None = None
+    for width in range(32, 1601, 32):
+        for layers in range(max(1, width // 96), max(2, width // 32) + 1):
+            count = width * (vocab_size + 2 * max_tokens) + layers * (12 * width**2 + 13 * width)
+            error = abs(count / num_parameters - 1)
+            if best is None or error < best[0]:
+                best = (error, width, layers)
+    assert best is not None
+    return AutoregressiveConfig(
+        width=best[1], num_layers=best[2], num_heads=max(1, best[1] // 64), max_tokens=max_tokens, **settings
+    )
 
 
 class AutoregressiveStage:

@@ -14,6 +14,7 @@ from ladle.files import PathLike, check_writable
 
 QUALITY = ("mauve", "perplexity", "bleu")  # the first that is known is the frontier's height
 BESIDE = ("div", "copies", "mem")
+LOGARITHMIC = ("perplexity",)
 CONTROLS = ("reference", "shuffled", "training", "ceiling")
 COLOURS = ("#0b6e99", "#d9730d", "#448361", "#9065b0", "#c14c8a", "#6b5b4c", "#337ea9", "#cb912f")
 GREY = "#787774"
@@ -91,6 +92,8 @@ def plot_frontier(
                               color=colour)  # fmt: skip
     axes.set_xlabel(_says(x))
     axes.set_ylabel(_says(y))
+    if y in LOGARITHMIC:
+        axes.set_yscale("log")
     if title:
         axes.set_title(title, fontsize=10)
     axes.legend(frameon=False, fontsize=8)

@@ -1,6 +1,7 @@
 """A recipe: everything that one trained model depends on, in one TOML file."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -170,13 +171,7 @@ def load_recipe(path: str | Path | None = None, data: str | None = None, sets: l
     values: dict[str, Any] = {}
     where = "recipe"
     if path is not None:
-        where = str(path)
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"no recipe at '{path}': give a .toml file, or --data FILE alone") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UserError(f"cannot read the recipe '{path}': {error}") from None
+        where, values = str(path), read_recipe(path)
     if data is not None:
         # Column names of a public set on the hub say nothing about the user's file.
         given = values.get("data", {})
@@ -187,12 +182,34 @@ def load_recipe(path: str | Path | None = None, data: str | None = None, sets: l
         values.setdefault("name", Path(data).name.split(".")[0] or "model")
     for item in sets or []:
         _set(values, item)
-    if isinstance(values.get("sampling", {}), dict):
-        values["sampling"] = SAMPLING | values.get("sampling", {})
-    recipe = Recipe.parse(values, where)
+    recipe = parse_recipe(values, where)
     if recipe.data.path is None and recipe.data.id is None:
         raise UserError("no data: give --data FILE, or a recipe with data.path or data.id")
     return recipe
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The settings of a recipe file, unchecked.
+
+    Raises:
+        UserError: no such file, or not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no recipe at '{path}': give a .toml file, or --data FILE alone") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read the recipe '{path}': {error}") from None
+
+
+def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Nested settings as a recipe, with the defaults of `ladle train` for how its model is sampled.
+
+    Raises:
+        UserError: as `Recipe.parse`.
+    """
+    sampling = values.get("sampling", {})
+    return Recipe.parse({**values, "sampling": SAMPLING | sampling if isinstance(sampling, dict) else sampling}, where)
 
 
 def _set(values: dict[str, Any], item: str) -> None:

@@ -1,0 +1,1 @@
+"""`ladle benchmark`: systems trained, sampled and scored alike, from one suite file to one table and its plots."""

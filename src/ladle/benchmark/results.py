@@ -1,0 +1,204 @@
+"""From scores to the table that is read, and to the plots."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ladle.evaluation.metrics import METRICS
+from ladle.evaluation.plots import Point, plot_curves, plot_frontier
+from ladle.files import atomic_json, atomic_text
+
+# The columns of the first table, where they were measured; the second has every metric.
+COLUMNS = (
+    "mauve", "mauve_by_label", "frechet", "perplexity", "bleu", "rouge_l", "slots_said", "slots_wrong", "div",
+    "self_bleu", "mem", "copies", "label_true", "label_true_2", "length",
+)  # fmt: skip
+COMPARED = ("mauve", "mauve_by_label", "perplexity", "bleu", "div", "mem", "copies", "label_true", "slots_said")
+FRONTIERS = (("div", "mauve"), ("copies", "mauve"), ("mem", "mauve"), ("div", "perplexity"), ("div", "bleu"),
+             ("slots_said", "bleu"))  # fmt: skip
+# Student's t, 97.5 %, by degrees of freedom.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+      2.110, 2.101, 2.093, 2.086)  # fmt: skip
+
+
+def write_results(result: dict[str, Any], folder: Path) -> Path:
+    """results.json, table.md and plots/ of one suite; the path of the table."""
+    result["differences"] = differences(result)
+    atomic_json(folder / "results.json", result)
+    atomic_text(folder / "table.md", to_markdown(result))
+    plots = folder / "plots"
+    plots.mkdir(parents=True, exist_ok=True)
+    for x, y in FRONTIERS:
+        points = _points(result, x, y)
+        if points:
+            plot_frontier(points, x, y, plots / f"{y}_{x}.png", title=result["suite"]["name"])
+    for name, system in result["systems"].items():
+        curves = perplexity_curves(folder / name) if system["kind"] == "autoregressive" else {}
+        if curves:
+            plot_curves(curves, "minutes of training", "perplexity a token, held out", plots / f"{name}_perplexity.png")
+    return folder / "table.md"
+
+
+def mean_and_spread(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, float, int] | None:
+    """Mean and standard deviation over seeds, and their number; None where it was not measured."""
+    values = [row[metric]["value"] for row in rows if metric in row]
+    if not values:
+        return None
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0, len(values)
+
+
+def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
+    """Mean of the differences, seed by seed, with its 95 % interval (Student's t); no interval of one seed."""
+    gaps = np.array(ours, dtype=float) - np.array(theirs, dtype=float)
+    value, count = float(gaps.mean()), len(gaps)
+    if count < 2:
+        return {"value": value, "interval": None, "n": count}
+    half = _T[min(count - 2, len(_T) - 1)] * float(gaps.std(ddof=1)) / np.sqrt(count)
+    return {"value": value, "interval": [value - half, value + half], "n": count}
+
+
+def differences(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each system less the rival, by metric, at the settings of the table."""
+    systems = result["systems"]
+    rival = result["suite"]["rival"] or next((n for n, s in systems.items() if s["kind"] == "autoregressive"), None)
+    if rival is None:
+        return {}
+    theirs = _main(systems[rival])
+    found: dict[str, dict[str, Any]] = {}
+    for name, system in systems.items():
+        ours = _main(system)
+        pairs = list(zip(ours, theirs, strict=False))
+        if name != rival and pairs:
+            found[name] = {"rival": rival}
+            for metric in COMPARED:
+                values = [[row[metric]["value"] for row in pair if metric in row] for pair in pairs]
+                if all(len(pair) == 2 for pair in values):
+                    found[name][metric] = paired_difference(*zip(*values, strict=True))
+    return found
+
+
+def perplexity_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """Held-out perplexity over minutes of an autoregressive training, with the trials of learning rates."""
+    curves = {}
+    for path in [*sorted(folder.glob("trial-*/metrics.jsonl")), folder / "metrics.jsonl"]:
+        points = []
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                if "nll" in row.get("validation", {}):
+                    points.append((row["seconds"] / 60, float(np.exp(row["validation"]["nll"]))))
+        if points:
+            trial = path.parent.name.removeprefix("trial-")
+            curves["the training" if path.parent == folder else f"trial, learning rate {trial}"] = points
+    return curves
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+def to_markdown(result: Mapping[str, Any]) -> str:
+    """The table for the eye, what each metric says, the differences from the rival, and every metric."""
+    suite, systems = result["suite"], result["systems"]
+    rows: dict[str, Sequence[Mapping[str, Any]]] = {name: [row] for name, row in result["controls"].items()}
+    rows |= {name: _main(system) for name, system in systems.items()}
+    columns = [name for name in COLUMNS if any(name in row for part in rows.values() for row in part)]
+    batches = list(next(iter(systems.values()))["speed"])
+    head = ["system", "parameters", "minutes", *columns, *(f"tokens/s, batch {size}" for size in batches)]
+    lines = [f"# {suite['name']}", "", _about(result), "", _line(head), _line(["---"] * len(head))]
+    for name, part in rows.items():
+        system = systems.get(name)
+        own = [f"{system['parameters'] / 1e6:.2f}M", f"{system['minutes']:.1f}"] if system else ["-", "-"]
+        speed = [f"{system['speed'][size]['median']:,.0f}" if system else "-" for size in batches]
+        lines.append(_line([name, *own, *(_cell(part, metric) for metric in columns), *speed]))
+    lines += ["", "; ".join(f"{name}: {METRICS[name].says} ({METRICS[name].direction})" for name in columns) + "."]
+    lines += _difference_lines(result)
+    frontier = [
+        (name, setting, part)
+        for name, system in systems.items()
+        for setting, part in system["settings"].items()
+        if part and len(system["settings"]) > 1
+    ]
+    if frontier:
+        lines += ["", "## Settings", "", _line(["system", "settings", *columns]), _line(["---"] * (2 + len(columns)))]
+        lines += [_line([name, setting, *(_cell(part, m) for m in columns)]) for name, setting, part in frontier]
+    every = [name for name in METRICS if any(name in row for part in rows.values() for row in part)]
+    lines += ["", "## Every metric", "", _line(["metric", "better", *rows]), _line(["---"] * (2 + len(rows)))]
+    lines += [
+        _line([f"{METRICS[name].says} (`{name}`)", METRICS[name].direction, *(_cell(p, name) for p in rows.values())])
+        for name in every
+    ]
+    lines += [""] + [f"Warning: {warning}." for warning in result["warnings"]]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _about(result: Mapping[str, Any]) -> str:
+    suite, data = result["suite"], result["data"]
+    condition = {"none": "without a condition", "label": "by label", "source": "by source"}[suite["condition"]]
+    return (
+        f"{data['train']:,} training rows, {data['valid']:,} to choose by, {data['test']:,} test rows. Budget: "
+        f"{result['minutes']:g} minutes of training a system. Texts {condition}: {suite['num_samples']:,} a seed, "
+        f"{suite['seeds']} seeds, ± their standard deviation. {result['environment']['threads']} threads, "
+        f"{result['environment']['platform']}."
+    )
+
+
+def _difference_lines(result: Mapping[str, Any]) -> list[str]:
+    found = result["differences"]
+    if not found:
+        return []
+    names = [metric for metric in COMPARED if any(metric in row for row in found.values())]
+    rival = next(iter(found.values()))["rival"]
+    lines = ["", f"## Less {rival}, seed by seed, with 95 % intervals", "", _line(["system", *names]),
+             _line(["---"] * (1 + len(names)))]  # fmt: skip
+    for name, row in found.items():
+        cells = []
+        for metric in names:
+            gap = row.get(metric)
+            digits = _digits(max(map(abs, gap["interval"] or [gap["value"]]))) if gap else 0
+            bounds = " [{:+.{d}f}, {:+.{d}f}]".format(*gap["interval"], d=digits) if gap and gap["interval"] else ""
+            cells.append(f"{gap['value']:+.{digits}f}{bounds}" if gap else "-")
+        lines.append(_line([name, *cells]))
+    return lines
+
+
+def _cell(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
+    found = mean_and_spread(rows, metric)
+    if found is None:
+        return "-"
+    value, spread, count = found
+    digits = _digits(value)
+    return f"{value:.{digits}f}" + (f" ± {spread:.{digits}f}" if count > 1 else "")
+
+
+def _digits(value: float) -> int:
+    """After the point: three for shares, one for what is counted in tens."""
+    return 3 if abs(value) < 5 else 1 if abs(value) < 1000 else 0
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _main(system: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows of the first settings."""
+    return next(iter(system["settings"].values()))
+
+
+def _points(result: Mapping[str, Any], x: str, y: str) -> dict[str, list[Point]]:
+    """Every system's settings that have both figures, in their order, and the controls."""
+    found: dict[str, list[Point]] = {}
+    for name, system in result["systems"].items():
+        for setting, rows in system["settings"].items():
+            across, up = mean_and_spread(rows, x), mean_and_spread(rows, y)
+            if across is not None and up is not None:
+                label = setting if len(system["settings"]) > 1 else ""
+                found.setdefault(name, []).append(Point(label, across[0], up[0], (across[1], up[1])))
+    if not found:
+        return {}
+    for name, row in result["controls"].items():
+        if x in row and y in row:
+            found[name] = [Point("", row[x]["value"], row[y]["value"])]
+    return found

@@ -1,0 +1,328 @@
+"""`ladle benchmark`: trains what is missing, samples, scores, times; what was done before is not done again."""
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ladle.benchmark.results import write_results
+from ladle.benchmark.suite import SuiteConfig, load_suite, resolve_encoder
+from ladle.benchmark.systems import LadleSystem, System, trained
+from ladle.errors import UserError
+from ladle.evaluation.evaluate import environment
+from ladle.evaluation.mauve import Featuriser, load_mauve
+from ladle.evaluation.metrics import METRICS
+from ladle.evaluation.plots import load_matplotlib
+from ladle.evaluation.ruler import Ruler, as_report
+from ladle.evaluation.samples import gather, read_samples
+from ladle.files import PathLike, atomic_json, check_writable, write_rows
+from ladle.memory import keep_freed_memory
+from ladle.training.data import Row, load_splits, read_rows
+from ladle.training.progress import duration, say
+from ladle.training.state import digest
+
+SEEDS_APART = 1_000_000  # between two seeds' first samples
+BATCH = 64
+
+
+def run_benchmark(
+    suite: PathLike,
+    output: PathLike = "results",
+    budget: float | None = None,
+    data: str | None = None,
+    log: Callable[[str], None] = say,
+) -> Path:
+    """Run a suite; the same call goes on where an interrupted one stopped.
+
+    Args:
+        suite: a TOML file (`ladle.benchmark.suite`).
+        output: folder for OUTPUT/NAME: a folder for each system, results.json, table.md, plots/.
+        budget: minutes of training for each system, in place of the suite's.
+        data: a file or folder in place of the suite's data.
+        log: takes lines for the user.
+
+    Returns:
+        The table, OUTPUT/NAME/table.md.
+
+    Raises:
+        UserError: a bad suite, bad data, a missing extra, a folder of another suite.
+    """
+    keep_freed_memory()
+    if budget is not None and not 0 < budget < float("inf"):
+        raise UserError(f"--budget is {budget}: it must be greater than 0")
+    config = load_suite(suite, data)
+    folder = Path(output) / config.name
+    check_writable(folder, folder=True)
+    return _Run(config, folder, budget or config.minutes, log).run()
+
+
+class _Run:
+    def __init__(self, suite: SuiteConfig, folder: Path, minutes: float, log: Callable[[str], None]):
+        self.suite, self.folder, self.minutes, self.log = suite, folder, minutes, log
+        load_matplotlib()  # a missing extra is told before the work, not after
+        self.encoder = resolve_encoder(suite.ruler.mauve_encoder)
+        if self.encoder is not None:
+            load_mauve()
+        self.splits = load_splits(suite.data)
+        for note in self.splits.notes:
+            log(note)
+        self.test = self.splits.test
+        if not self.test:
+            raise UserError(
+                "the suite's data have no test rows: give a folder of train and test files, or data.test_path"
+            )
+        self.conditions = self._conditions()
+        if suite.ruler.other_path is not None:
+            self._other_rows  # noqa: B018 (what is wrong with them is told before the work, not after)
+
+    def run(self) -> Path:
+        systems: dict[str, System] = {}
+        order = sorted(self.suite.systems, key=lambda name: self.suite.systems[name].kind != "ladle")
+        for name in order:  # a rival takes its size from a Ladle system
+            systems[name] = self._trained(name, systems)
+        rows: dict[str, dict[str, list[Mapping[str, Any]]]] = {name: {} for name in self.suite.systems}
+        for name in self.suite.systems:
+            for i, (setting, values) in enumerate(self.suite.systems[name].settings.items()):
+                seeds = self.suite.seeds if i == 0 else min(self.suite.frontier_seeds, self.suite.seeds)
+                rows[name][setting] = [self._row(name, systems[name], setting, values, seed) for seed in range(seeds)]
+        controls = self._controls(systems)
+        speed = self._speed(systems)
+        result = {
+            "format": 1,
+            "suite": self.suite.model_dump(mode="json"),
+            "minutes": self.minutes,
+            "data": {"train": len(self.splits.train), "valid": len(self.splits.valid), "test": len(self.test)},
+            "controls": controls,
+            "systems": {
+                name: {
+                    "kind": self.suite.systems[name].kind,
+                    "parameters": systems[name].num_parameters,
+                    "minutes": systems[name].minutes,
+                    "digest": systems[name].digest,
+                    "settings": rows[name],
+                    "speed": speed[name],
+                }
+                for name in self.suite.systems
+            },
+            "warnings": self.ruler_warnings,
+            "environment": environment() | {"threads": str(torch.get_num_threads())},
+        }
+        table = write_results(result, self.folder)
+        self.log(f"the table is in {table}, the plots are in {table.parent / 'plots'}")
+        return table
+
+    # ------------------------------------------------------------------------------------------------------- training
+
+    def _trained(self, name: str, known: Mapping[str, System]) -> System:
+        like = self.suite.systems[name].like
+        ladle = next((s for n, s in known.items() if isinstance(s, LadleSystem) and like in (None, n)), None)
+        self.log(f"{name}: training")
+        system = trained(
+            name, self.suite, self.splits, self.folder / name, self.minutes, ladle.folder if ladle else None, self.log
+        )
+        self.log(f"{name}: {system.num_parameters / 1e6:.2f}M parameters, {system.minutes:.1f} minutes of training")
+        return system
+
+    # ------------------------------------------------------------------------------------------------------- sampling
+
+    def _conditions(self) -> list[list[tuple[str | None, str | None]]]:
+        """(label, source) of each sample, for each seed."""
+        kind, count, seeds = self.suite.condition, self.suite.num_samples, range(self.suite.seeds)
+        if kind == "none":
+            return [[(None, None)] * count for _ in seeds]
+        if kind == "label":
+            labels = [row["label"] for row in self.test if "label" in row]
+            if not labels:
+                raise UserError("the suite samples by label, and no test row has one")
+            return [[(label, None) for label in random.Random(seed).choices(labels, k=count)] for seed in seeds]
+        sources = list(dict.fromkeys(row["source"] for row in self.test if "source" in row))[:count]
+        if not sources:
+            raise UserError("the suite samples by source, and no test row has one")
+        return [[(None, source) for source in sources] for _ in seeds]
+
+    def _row(self, name: str, system: System, setting: str, values: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
+        """The scores of one system's texts of one seed."""
+        folder = self.folder / name / "settings" / setting
+        path, scores = folder / f"samples-{seed}.jsonl", folder / f"scores-{seed}.json"
+        drawn = digest([system.digest, dict(values), self.conditions[seed], seed])
+        measured = digest([drawn, self._ruler_key])
+        known = _read(scores)
+        if known.get("measured") == measured:
+            return known["row"]
+        if known.get("drawn") != drawn or not path.exists():
+            start = time.monotonic()
+            labels, sources = zip(*self.conditions[seed], strict=True)
+            first = seed * SEEDS_APART
+            seeds = list(range(first, first + len(labels)))
+            texts = system.draw(seeds, labels, sources, values, BATCH)
+            write_rows(path, [
+                {"text": text, "seed": own} | {k: v for k, v in (("label", label), ("source", source)) if v}
+                for text, own, label, source in zip(texts, seeds, labels, sources, strict=True)
+            ])  # fmt: skip
+            atomic_json(scores, {"drawn": drawn})
+            self.log(f"{name}, {setting}, seed {seed}: {len(texts):,} texts in {duration(time.monotonic() - start)}")
+        row = as_report({"row": self._ruler.measure(read_samples(path))})["row"]
+        atomic_json(scores, {"drawn": drawn, "measured": measured, "row": row})
+        return row
+
+    # -------------------------------------------------------------------------------------------------------- scoring
+
+    @cached_property
+    def _ruler_key(self) -> str:
+        versions = {name: metric.version for name, metric in METRICS.items()}
+        rows = [[dict(row) for row in part] for part in (self.splits.train, self.test)]
+        return digest([rows, self.suite.ruler.model_dump(mode="json"), versions])
+
+    @cached_property
+    def _ruler(self) -> Ruler:
+        config = self.suite.ruler
+        return Ruler(
+            reference=gather(self.test),
+            train=[row["text"] for row in self.splits.train],
+            featuriser=Featuriser.load(self.encoder) if self.encoder is not None else None,
+            scorer=self._scorer(),
+            judges=self._judges(),
+            rouge=config.rouge and self.suite.condition == "source",
+            slots=config.slots and self.suite.condition == "source",
+        )
+
+    @property
+    def ruler_warnings(self) -> list[str]:
+        """Of this run's measurements and of earlier ones."""
+        known = _read(self.folder / "warnings.json").get("warnings", [])
+        if "_ruler" in self.__dict__:
+            known = list(dict.fromkeys([*known, *self._ruler.warnings]))
+            atomic_json(self.folder / "warnings.json", {"warnings": known})
+        return known
+
+    @cached_property
+    def _other_rows(self) -> list[Row]:
+        """What scorer and judges learn from."""
+        path = self.suite.ruler.other_path
+        if path is None:
+            return self.splits.train
+        used = {row["text"] for row in (*self.splits.train, *self.splits.valid, *self.test)}
+        rows = [row for row in read_rows(path) if row["text"] not in used]
+        if not rows:
+            raise UserError(f"ruler.other_path: every row of {path} is one that the systems learn from")
+        return rows
+
+    def _scorer(self) -> Any:
+        from ladle.baselines.autoregressive import AutoregressiveConfig
+        from ladle.baselines.fitting import fit_scorer
+        from ladle.evaluation.perplexity import Scorer
+
+        config = self.suite.ruler
+        if config.scorer is not None:
+            return Scorer.load(config.scorer)
+        if not config.scorer_minutes:
+            return None
+        folder = self.folder / "scorer"
+        if not (folder / "final").exists():
+            rows = folder / "rows.jsonl"
+            write_rows(rows, [{"text": row["text"]} for row in self._other_rows])
+            self.log("scorer: training")
+            sizes = AutoregressiveConfig.parse(config.scorer_config, "ruler.scorer_config")
+            fit_scorer(
+                rows,
+                folder,
+                minutes=config.scorer_minutes,
+                config=sizes if config.scorer_config else None,
+                log=self.log,
+            )
+        return Scorer.load(str(folder))
+
+    def _judges(self) -> list[Any]:
+        from ladle.evaluation.judge import Judge, fit_rows
+
+        judges = []
+        for kind in self.suite.ruler.judges if self.suite.condition == "label" else ():
+            folder = self.folder / "judges" / kind
+            if not folder.exists():
+                judge = fit_rows(
+                    [row for row in self._other_rows if "label" in row],
+                    kind,
+                    self.encoder if kind == "encoder" else None,
+                )
+                real = [row for row in self.test if row.get("label") in judge.labels]
+                judge.real = judge.accuracy([row["text"] for row in real], [row["label"] for row in real])
+                judge.save(folder)
+                self.log(f"judge, {kind}: {judge.real['value']:.1%} of {judge.real['n']:,} real test rows")
+            judges.append(Judge.load(folder))
+        return judges
+
+    def _controls(self, systems: Mapping[str, System]) -> Mapping[str, Any]:
+        """The control rows, beside the first system's first samples."""
+        first = next(iter(self.suite.systems))
+        ladle = next((system for system in systems.values() if isinstance(system, LadleSystem)), None)
+        key = digest([self._ruler_key, self.conditions[0], ladle.digest if ladle else None])
+        path = self.folder / "controls.json"
+        known = _read(path)
+        if known.get("key") != key:
+            self.log("controls: scoring")
+            setting = next(iter(self.suite.systems[first].settings))
+            samples = read_samples(self.folder / first / "settings" / setting / "samples-0.jsonl")
+            rows = self._ruler.controls(samples, ladle.model.reconstruct if ladle else None)
+            known = {"key": key, "rows": as_report(rows)}
+            atomic_json(path, known)
+        return known["rows"]
+
+    # ---------------------------------------------------------------------------------------------------------- speed
+
+    def _speed(self, systems: Mapping[str, System]) -> dict[str, dict[str, Any]]:
+        """Tokens of returned text a second, without loading, all systems in turn in every round: by batch size the
+        rounds' figures and their median. One tokenizer counts for all, that of the first Ladle system."""
+        config = self.suite.speed
+        settings = {name: next(iter(system.settings.values())) for name, system in self.suite.systems.items()}
+        key = digest([{name: system.digest for name, system in systems.items()}, settings, config.model_dump(),
+                      torch.get_num_threads()])  # fmt: skip
+        path = self.folder / "speed.json"
+        known = _read(path)
+        if known.get("key") == key:
+            return known["systems"]
+        self.log("speed: measuring")
+        tokenizer = next(
+            (s.model.autoencoder.backbone.tokenizer for s in systems.values() if isinstance(s, LadleSystem)),
+            None,
+        )
+        found: dict[str, dict[str, Any]] = {name: {} for name in systems}
+        for batch_size, count in config.batches.items():
+            conditions = [self.conditions[0][i % len(self.conditions[0])] for i in range(count)]
+            labels, sources = zip(*conditions, strict=True)
+            rounds: dict[str, list[float]] = {name: [] for name in systems}
+            for number in range(-1, config.rounds):  # the first warms up
+                for name, system in systems.items():
+                    seeds = list(range(number * count + count, number * count + 2 * count))
+                    start = time.perf_counter()
+                    texts = system.draw(seeds, labels, sources, settings[name], batch_size)
+                    seconds = time.perf_counter() - start
+                    if number >= 0:
+                        rounds[name].append(_count_tokens(tokenizer, texts) / seconds)
+            for name, values in rounds.items():
+                found[name][str(batch_size)] = {
+                    "median": sorted(values)[len(values) // 2],
+                    "rounds": values,
+                    "texts": count,
+                }
+        atomic_json(path, {"key": key, "systems": found})
+        return found
+
+
+def _count_tokens(tokenizer: Any, texts: Sequence[str]) -> int:
+    if tokenizer is None:
+        return sum(len(text.split()) for text in texts)
+    return sum(map(len, tokenizer(list(texts), add_special_tokens=False)["input_ids"]))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What an earlier run left; nothing where it left nothing, or half of it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

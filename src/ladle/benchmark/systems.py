@@ -1,0 +1,154 @@
+"""What is compared: each system trains itself on the suite's rows and draws texts for the same seeds and conditions."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ladle.baselines.autoregressive import RECORD, AutoregressiveConfig, AutoregressiveModel
+from ladle.baselines.fitting import autoregressive_settings, config_of_size, train_autoregressive
+from ladle.benchmark.suite import SuiteConfig, SystemConfig
+from ladle.checkpoint import SamplingConfig, resolve_model
+from ladle.config import nearest
+from ladle.errors import UserError
+from ladle.inspection import count_parameters
+from ladle.pipeline import LatentDiffusion
+from ladle.training.data import Splits
+from ladle.training.recipe import parse_recipe, read_recipe
+from ladle.training.train import train
+
+Log = Callable[[str], None]
+
+
+class System(Protocol):
+    """A trained system."""
+
+    digest: str
+    """What tells two trainings apart."""
+    minutes: float
+    """Of training, every stage and trial counted; of a model that was given, as it says of itself."""
+    num_parameters: int
+
+    def draw(
+        self,
+        seeds: Sequence[int],
+        label: Sequence[str | None],
+        source: Sequence[str | None],
+        settings: Mapping[str, Any],
+        batch_size: int,
+    ) -> list[str]:
+        """One text a seed."""
+
+
+class LadleSystem:
+    """A latent diffusion model."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.model = folder, LatentDiffusion.from_pretrained(folder)
+        self.digest = self.model.digest or ""
+        self.minutes = float(sum(self.model.parts.info.get("minutes", {}).values()))
+        self.num_parameters = count_parameters(self.model.parts)
+        self.saved_with = self.model.parts.sampling
+
+    def draw(
+        self,
+        seeds: Sequence[int],
+        label: Sequence[str | None],
+        source: Sequence[str | None],
+        settings: Mapping[str, Any],
+        batch_size: int,
+    ) -> list[str]:
+        """As `LatentDiffusion.generate`, by any key of `SamplingConfig`."""
+        self.model.parts.sampling = SamplingConfig.parse({**self.saved_with.model_dump(), **settings}, "settings")
+        try:
+            return self.model.generate(seeds=seeds, label=label, source=source, batch_size=batch_size)
+        finally:
+            self.model.parts.sampling = self.saved_with
+
+
+class AutoregressiveSystem:
+    """The rival."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.model = folder, AutoregressiveModel.from_pretrained(folder)
+        self.digest = _digest(folder)
+        self.minutes = float(self.model.info.get("minutes", 0))
+        self.num_parameters = self.model.num_parameters
+
+    def draw(
+        self,
+        seeds: Sequence[int],
+        label: Sequence[str | None],
+        source: Sequence[str | None],
+        settings: Mapping[str, Any],
+        batch_size: int,
+    ) -> list[str]:
+        """As `AutoregressiveModel.generate`."""
+        for key in settings:
+            if key not in ("top_p", "temperature"):
+                raise UserError(f"unknown setting '{key}' of the rival: {nearest(key, ['top_p', 'temperature'])}")
+        return self.model.generate(seeds=seeds, label=label, source=source, batch_size=batch_size, **settings)
+
+
+def trained(
+    name: str, suite: SuiteConfig, splits: Splits, folder: Path, minutes: float, ladle: Path | None, log: Log
+) -> System:
+    """The system `name`, trained under `folder` (what is done there is not done again).
+
+    Args:
+        minutes: of training, where the system does not say.
+        ladle: the model folder of the Ladle system that a rival takes its tokenizer and size from.
+
+    Raises:
+        UserError: a bad recipe, or a folder of another one.
+    """
+    system = suite.systems[name]
+    minutes = system.minutes or minutes
+    if system.model is not None:
+        found = resolve_model(system.model)
+        return AutoregressiveSystem(found) if (found / RECORD).is_file() else LadleSystem(found)
+    if system.kind == "ladle":
+        return LadleSystem(_train_ladle(name, suite, system, folder, minutes, log))
+    assert ladle is not None
+    return AutoregressiveSystem(_train_rival(system, splits, folder, minutes, ladle, log))
+
+
+def _train_ladle(name: str, suite: SuiteConfig, system: SystemConfig, folder: Path, minutes: float, log: Log) -> Path:
+    for key in ("data", "name"):
+        if key in system.recipe:
+            raise UserError(f"systems.{name}.recipe.{key}: a system has the suite's data and its own name")
+    values = _merged(read_recipe(system.recipe_file) if system.recipe_file else {}, system.recipe)
+    values["training"] = {k: v for k, v in values.get("training", {}).items() if k != "steps"} | {"minutes": minutes}
+    values |= {"name": name, "data": suite.data.model_dump()}
+    return train(parse_recipe(values, f"systems.{name}.recipe"), folder, log=log)
+
+
+def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings, those of `other` in place of `one`'s."""
+    merged = dict(one)
+    for key, value in other.items():
+        known = merged.get(key)
+        merged[key] = _merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _train_rival(system: SystemConfig, splits: Splits, folder: Path, minutes: float, ladle: Path, log: Log) -> Path:
+    final = folder / "final"
+    if not (final / RECORD).is_file():
+        parts = LatentDiffusion.from_pretrained(ladle).parts
+        backbone = parts.autoencoder.backbone
+        sizes = config_of_size(count_parameters(parts), len(backbone.tokenizer), backbone.max_tokens)
+        given = {"max_source_tokens": backbone.max_tokens, **system.config}
+        config = AutoregressiveConfig.parse({**sizes.model_dump(), **given}, "config")
+        settings = autoregressive_settings(minutes=minutes)
+        train_autoregressive(
+            config, backbone.tokenizer, splits.train, splits.valid, folder, settings, system.learning_rates, log
+        )
+    return final
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]

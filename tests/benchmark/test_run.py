@@ -1,0 +1,117 @@
+"""The benchmark, whole: trained, sampled, scored, timed, drawn; and nothing done twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ladle.benchmark import run as module
+from ladle.benchmark.results import mean_and_spread, paired_difference
+from ladle.benchmark.run import run_benchmark
+from ladle.benchmark.systems import AutoregressiveSystem, LadleSystem
+from ladle.cli import main
+from ladle.errors import UserError
+from ladle.files import write_rows
+
+pytest.importorskip("matplotlib", reason="plots need the extra 'plots'")
+pytest.importorskip("sklearn", reason="judges need the extra 'evaluation'")
+
+TINY = Path(__file__).parents[2] / "benchmarks" / "suites" / "tiny.toml"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The suite `tiny`, whole, at a seventh of its minutes."""
+    folder = tmp_path_factory.mktemp("results")
+    assert main(["benchmark", str(TINY), "--budget", "0.06", "-o", str(folder)]) == 0
+    return folder / "tiny"
+
+
+def test_the_table_has_every_system_and_the_controls(finished: Path) -> None:
+    result = json.loads((finished / "results.json").read_text())
+    assert set(result["controls"]) == {"reference", "shuffled", "training", "ceiling"}
+    assert set(result["systems"]) == {"ladle", "rival"}
+    for system in result["systems"].values():
+        (_, rows), *others = system["settings"].items()
+        assert len(rows) == result["suite"]["seeds"] == 2
+        assert all(len(rows) == 1 for _, rows in others)
+        assert {"perplexity", "div", "copies", "label_true"} <= set(rows[0])
+        assert system["minutes"] == pytest.approx(0.06, abs=0.1)
+        assert all(system["speed"][size]["median"] > 0 for size in ("1", "64"))
+    sizes = [system["parameters"] for system in result["systems"].values()]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
+    table = (finished / "table.md").read_text()
+    for word in ("| ladle |", "| rival |", "| reference |", "Less rival", "tokens/s, batch 1"):
+        assert word in table
+    assert (finished / "plots" / "perplexity_div.png").stat().st_size > 5000
+    assert (finished / "plots" / "rival_perplexity.png").exists()
+
+
+def test_samples_are_drawn_for_the_same_seeds_and_labels(finished: Path) -> None:
+    """Whatever the system, row for row."""
+    files = [sorted((finished / name / "settings").glob("*/samples-0.jsonl"))[0] for name in ("ladle", "rival")]
+    ours, theirs = ([json.loads(line) for line in path.read_text().splitlines()] for path in files)
+    assert [(row["seed"], row["label"]) for row in ours] == [(row["seed"], row["label"]) for row in theirs]
+    assert {row["label"] for row in ours} == {"fair", "foul"}
+
+
+def test_nothing_is_done_twice(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command again draws and scores nothing; a settings' file that is gone is made again, the same."""
+    table = (finished / "table.md").read_text()
+    for system in (LadleSystem, AutoregressiveSystem):
+        monkeypatch.setattr(system, "draw", None)
+    monkeypatch.setattr(module, "Ruler", None)
+    run_benchmark(TINY, finished.parent, 0.06, log=lambda line: None)
+    assert (finished / "table.md").read_text() == table
+    monkeypatch.undo()
+    path = finished / "rival" / "settings" / "p .7" / "samples-0.jsonl"
+    known = path.read_bytes()
+    path.unlink()
+    (path.parent / "scores-0.json").write_text("{")  # what a killed run may leave
+    run_benchmark(TINY, finished.parent, 0.06, log=lambda line: None)
+    assert path.read_bytes() == known
+    assert (finished / "table.md").read_text() == table
+
+
+def test_a_folder_of_other_minutes_is_not_taken_for_this_one(finished: Path) -> None:
+    """A budget is part of what a model is."""
+    with pytest.raises(UserError, match="minutes"):
+        run_benchmark(TINY, finished.parent, 0.07, log=lambda line: None)
+
+
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No test rows, no labels to sample by, minutes of nothing."""
+    rows, suite = tmp_path / "rows.jsonl", tmp_path / "s.toml"
+    write_rows(rows, [{"text": f"text {i}"} for i in range(20)])
+    for head, tail, words, message in (
+        ("", "", [], "no test rows"),
+        ("", f'test_path = "{rows}"\n', ["--budget", "0"], "--budget is 0"),
+        ('condition = "label"\n', f'test_path = "{rows}"\n', [], "no test row has one"),
+        ('condition = "source"\n', f'test_path = "{rows}"\n', [], "no test row has one"),
+        (
+            "",
+            f'test_path = "{rows}"\n[ruler]\nother_path = "{rows}"\nscorer_minutes = 1\n',
+            [],
+            "that the systems learn",
+        ),
+    ):
+        suite.write_text(head + f'[data]\npath = "{rows}"\nvalid_fraction = 0.1\n' + tail
+                         + '[systems.ladle]\nkind = "ladle"\nmodel = "prior-en"\n'
+                         + '[systems.ladle.settings.one]\nnum_inference_steps = 1\n')  # fmt: skip
+        assert main(["benchmark", str(suite), "-o", str(tmp_path / "results"), *words]) == 2
+        error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ladle:")]
+        assert len(error) == 1 and message in error[0]
+
+
+def test_differences_are_paired_by_seed() -> None:
+    """Three seeds that differ by the same: certain, however much the seeds differ. t by a table: 4.303 for three."""
+    assert paired_difference([0.5, 0.7, 0.9], [0.4, 0.6, 0.8])["interval"] == pytest.approx([0.1, 0.1])
+    found = paired_difference([1.0, 2.0, 3.0], [0.0, 0.0, 0.0])
+    assert found["interval"] == pytest.approx([2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5])
+    assert paired_difference([1.0], [0.5]) == {"value": 0.5, "interval": None, "n": 1}
+
+
+def test_means_leave_out_what_was_not_measured() -> None:
+    rows = [{"div": {"value": 0.2}}, {"div": {"value": 0.4}}]
+    assert mean_and_spread(rows, "mauve") is None
+    assert mean_and_spread(rows, "div") == pytest.approx((0.3, 0.1414, 2), abs=1e-4)

@@ -1,0 +1,63 @@
+"""Suites are read as they stand; what is wrong in one is said in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from ladle.benchmark.suite import load_suite
+from ladle.errors import UserError
+
+SUITES = sorted((Path(__file__).parents[2] / "benchmarks" / "suites").glob("*.toml"))
+HEAD = 'name = "s"\n[data]\npath = "rows"\n'
+LADLE, RIVAL = '[systems.ladle]\nkind = "ladle"\n', '[systems.rival]\nkind = "autoregressive"\n'
+
+
+def test_there_are_suites() -> None:
+    assert {"tiny", "e2e", "yelp", "roc"} <= {path.stem for path in SUITES}
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_a_suite_has_both_kinds_of_system(path: Path) -> None:
+    """And its recipe files are there."""
+    suite = load_suite(path)
+    assert {system.kind for system in suite.systems.values()} == {"ladle", "autoregressive"}
+    assert suite.reference_system == "rival"
+    assert suite.name == path.stem
+    for system in suite.systems.values():
+        assert system.recipe_file is None or Path(system.recipe_file).is_file()
+
+
+def test_paths_are_found_from_the_suite(tmp_path: Path) -> None:
+    """So that it runs from any folder; what is not there is left as it is, and --data goes before it."""
+    (tmp_path / "s.toml").write_text(HEAD + 'test_path = "nothing"\n' + LADLE)
+    (tmp_path / "rows").mkdir()
+    suite = load_suite(tmp_path / "s.toml")
+    assert (suite.data.path, suite.data.test_path) == (str(tmp_path / "rows"), "nothing")
+    assert load_suite(tmp_path / "s.toml", "other").data.path == "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[data", "cannot read the suite"),
+        (HEAD, "systems"),
+        (HEAD + RIVAL, "takes its tokenizer and size from a Ladle system"),
+        (HEAD + LADLE + RIVAL + 'like = "ladel"\n', "rival.like is 'ladel'"),
+        (HEAD + LADLE + 'kinds = "x"\n', "did you mean 'kind'"),
+        ('rival = "x"\n' + HEAD + LADLE, "rival is 'x'"),
+        (HEAD + '[systems."a b"]\nkind = "ladle"\n', "cannot be a system's name"),
+        (HEAD + LADLE + '[systems.ladle.settings."a/b"]\n', "no name of a folder"),
+        (HEAD + LADLE + '[ruler]\njudges = ["x"]\n', "judges"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "suite.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        load_suite(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_suite_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no suite at"):
+        load_suite(tmp_path / "none.toml")
