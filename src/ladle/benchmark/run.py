@@ -55,7 +55,7 @@ def run_benchmark(
     keep_freed_memory()
     if budget is not None and not 0 < budget < float("inf"):
         raise UserError(f"--budget is {budget}: it must be greater than 0")
-    config = load_suite(suite, data)
+    config = load_suite(Path(suite), data)
     folder = Path(output) / config.name
     check_writable(folder, folder=True)
     return _Run(config, folder, budget or config.minutes, log).run()
