@@ -3,6 +3,9 @@
 Everything else is a defect of ours and keeps its traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LadleError(Exception):
     """Something outside the user's control went wrong (full disk, damaged state): exit code 1."""
@@ -14,3 +17,16 @@ class UserError(LadleError):
     """Wrong use or wrong input. Says what was given, what is allowed, what to do: exit code 2."""
 
     exit_code = 2
+
+
+@contextmanager
+def from_extra(needs: str, extra: str, package: str) -> Iterator[None]:
+    """Around the import of a package that a plain install leaves out. needs: "MAUVE needs", say.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+    try:
+        yield
+    except ImportError:
+        raise UserError(f"{needs} an extra: pip install 'ladle[{extra}]' ({package})") from None

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import tomllib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -253,6 +254,20 @@ def decode_line(line: bytes, where: str, *, first: bool = False) -> str:
     if "\0" in text:
         raise UserError(f"{where}: {NOT_UTF8}")
     return text
+
+
+def read_toml(path: PathLike, what: str, hint: str) -> dict[str, Any]:
+    """The tables of a TOML file. what: what it is, for the message; hint: what to do where there is none.
+
+    Raises:
+        UserError: no such file, or not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no {what} at '{path}': {hint}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read the {what} '{path}': {error}") from None
 
 
 def name_of(path: PathLike) -> str:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
-from ladle.baselines.fitting import AutoregressiveStage, train_autoregressive
+from ladle.baselines.fitting import AutoregressiveStage, config_of_size, train_autoregressive
 from ladle.errors import UserError
 from ladle.training.settings import TrainingConfig
 from tiny import LABELS, SENTENCES, tiny_tokenizer
@@ -112,3 +113,18 @@ def test_wrong_input_is_one_line(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="cannot load the autoregressive model"):
         AutoregressiveModel.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("size", "vocab_size"),
+    [(300_000, 512), (1_400_000, 512), (3_000_000, 2048), (12_000_000, 2048), (16_000_000, 6144), (60_000_000, 6144)],
+)
+def test_a_rival_of_any_size_can_be_made(size: int, vocab_size: int) -> None:
+    """Within a tenth of what was asked for, by what it really has; its heads divide its width."""
+    config = config_of_size(size, vocab_size)
+    with torch.device("meta"):
+        causal = GPT2LMHeadModel(
+            GPT2Config(vocab_size=vocab_size, n_positions=2 * config.max_tokens, n_embd=config.width,
+                       n_layer=config.num_layers, n_head=config.num_heads)
+        )  # fmt: skip
+    assert sum(parameter.numel() for parameter in causal.parameters()) == pytest.approx(size, rel=0.1)

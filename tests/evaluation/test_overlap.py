@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from sacrebleu.metrics import BLEU
+from sacrebleu.metrics import BLEU, CHRF
 
-from ladle.evaluation.overlap import CorpusBleu, self_bleu_scores
+from ladle.evaluation.overlap import CorpusBleu, CorpusChrf, rouge_scores, self_bleu_scores
 
 TEXTS = ["the cat sat on the mat .", "a dog ran in the park", "it rains again today"]
 REFERENCES = [["the cat sat on a mat .", "a cat is on the mat ."], ["a dog ran through the park"], ["it rains today"]]
@@ -74,3 +74,30 @@ def test_self_bleu_draws_a_subset_by_seed():
     texts = [f"text number {i} of {i % 7} kinds" for i in range(30)]
     assert len(self_bleu_scores(texts, max_texts=10)) == 10
     assert self_bleu_scores(texts, max_texts=10, seed=1) == self_bleu_scores(texts, max_texts=10, seed=1)
+
+
+def test_chrf_and_its_resamples_are_sacrebleus_own() -> None:
+    """Public score and the sum of the rows' statistics agree, by row and by group."""
+    texts = ["the cat sat on the mat", "a dog", "", "it is here"]
+    references = [["the cat is on the mat", "cats sat"], ["the dog ran", "a dog"], ["x"], ["it was not here"]]
+    streams = [[row[i] if i < len(row) else None for row in references] for i in range(2)]
+    expected = CHRF().corpus_score(texts, streams).score
+    for groups in (None, ["a", "a", "b", "a"]):
+        chrf = CorpusChrf(texts, references, groups)
+        assert chrf.score == pytest.approx(expected)
+        assert chrf.score_of(np.arange(chrf.num_groups)) == pytest.approx(expected)
+    assert CorpusChrf([], []).score == 0
+
+
+def test_rouge_is_the_packages_own_on_english_and_knows_other_scripts() -> None:
+    """rouge-score's own tokenizer drops every letter that is not ASCII: identical Russian texts would score 0."""
+    scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="ROUGE needs the extra 'evaluation'")
+    names = ["rouge1", "rouge2", "rougeL"]
+    texts, references = ["The cat isn't on the mat.", "a b"], [["A cat was on that mat", "no"], ["b c a"]]
+    own = scorer.RougeScorer(names)
+    expected = [
+        [max(own.score(answer, text)[name].fmeasure for answer in answers) for name in names]
+        for text, answers in zip(texts, references, strict=True)
+    ]
+    np.testing.assert_allclose(rouge_scores(texts, references), expected)
+    assert rouge_scores(["Привет, мир", ""], [["привет мир"], ["мир"]]).tolist() == [[1, 1, 1], [0, 0, 0]]

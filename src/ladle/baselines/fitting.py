@@ -120,8 +120,10 @@ def config_of_size(num_parameters: int, vocab_size: int, max_tokens: int = 96, *
             if best is None or error < best[0]:
                 best = (error, width, layers)
     assert best is not None
+    _, width, num_layers = best
+    head_size = 64 if width % 64 == 0 else 32
     return AutoregressiveConfig(
-        width=best[1], num_layers=best[2], num_heads=max(1, best[1] // 64), max_tokens=max_tokens, **settings
+        width=width, num_layers=num_layers, num_heads=width // head_size, max_tokens=max_tokens, **settings
     )
 
 

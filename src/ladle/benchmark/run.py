@@ -12,7 +12,7 @@ import torch
 
 from ladle.benchmark.results import write_results
 from ladle.benchmark.suite import SuiteConfig, load_suite, resolve_encoder
-from ladle.benchmark.systems import LadleSystem, System, trained
+from ladle.benchmark.systems import Draws, LadleSystem, System, trained
 from ladle.errors import UserError
 from ladle.evaluation.evaluate import environment
 from ladle.evaluation.mauve import Featuriser, load_mauve
@@ -156,13 +156,11 @@ class _Run:
             return known["row"]
         if known.get("drawn") != drawn or not path.exists():
             start = time.monotonic()
-            labels, sources = zip(*self.conditions[seed], strict=True)
-            first = seed * SEEDS_APART
-            seeds = list(range(first, first + len(labels)))
-            texts = system.draw(seeds, labels, sources, values, BATCH)
+            draws = _draws(self.conditions[seed], seed * SEEDS_APART)
+            texts = system.draw(draws, values, BATCH)
             write_rows(path, [
                 {"text": text, "seed": own} | {k: v for k, v in (("label", label), ("source", source)) if v}
-                for text, own, label, source in zip(texts, seeds, labels, sources, strict=True)
+                for text, own, label, source in zip(texts, draws.seeds, draws.label, draws.source, strict=True)
             ])  # fmt: skip
             atomic_json(scores, {"drawn": drawn})
             self.log(f"{name}, {setting}, seed {seed}: {len(texts):,} texts in {duration(time.monotonic() - start)}")
@@ -222,33 +220,27 @@ class _Run:
             return Scorer.load(config.scorer)
         if not config.scorer_minutes:
             return None
-        folder = self.folder / "scorer"
-        if not (folder / "final").exists():
-            rows = folder / "rows.jsonl"
-            write_rows(rows, [{"text": row["text"]} for row in self._other_rows])
-            self.log("scorer: training")
+        folder, sizes = self.folder / "scorer", None
+        if config.scorer_config:
             sizes = AutoregressiveConfig.parse(config.scorer_config, "ruler.scorer_config")
-            fit_scorer(
-                rows,
-                folder,
-                minutes=config.scorer_minutes,
-                config=sizes if config.scorer_config else None,
-                log=self.log,
-            )
+        # (The fitting itself knows what is done already, and refuses a folder of other settings.)
+        write_rows(folder / "rows.jsonl", [{"text": row["text"]} for row in self._other_rows])
+        self.log("scorer: training")
+        fit_scorer(folder / "rows.jsonl", folder, minutes=config.scorer_minutes, config=sizes, log=self.log)
         return Scorer.load(str(folder))
 
     def _judges(self) -> list[Any]:
         from ladle.evaluation.judge import Judge, fit_rows
 
         judges = []
+        rows = [row for row in self._other_rows if "label" in row]
         for kind in self.suite.ruler.judges if self.suite.condition == "label" else ():
-            folder = self.folder / "judges" / kind
+            encoder = self.encoder if kind == "encoder" else None
+            # By what it is made from: other rows or another encoder give another judge.
+            made_from = digest([[dict(row) for row in part] for part in (rows, self.test)] + [encoder])
+            folder = self.folder / "judges" / f"{kind}-{made_from[:8]}"
             if not folder.exists():
-                judge = fit_rows(
-                    [row for row in self._other_rows if "label" in row],
-                    kind,
-                    self.encoder if kind == "encoder" else None,
-                )
+                judge = fit_rows(rows, kind, encoder)
                 real = [row for row in self.test if row.get("label") in judge.labels]
                 judge.real = judge.accuracy([row["text"] for row in real], [row["label"] for row in real])
                 judge.save(folder)
@@ -293,13 +285,12 @@ class _Run:
         found: dict[str, dict[str, Any]] = {name: {} for name in systems}
         for batch_size, count in config.batches.items():
             conditions = [self.conditions[0][i % len(self.conditions[0])] for i in range(count)]
-            labels, sources = zip(*conditions, strict=True)
             rounds: dict[str, list[float]] = {name: [] for name in systems}
             for number in range(-1, config.rounds):  # the first warms up
                 for name, system in systems.items():
-                    seeds = list(range(number * count + count, number * count + 2 * count))
+                    draws = _draws(conditions, (number + 1) * count)
                     start = time.perf_counter()
-                    texts = system.draw(seeds, labels, sources, settings[name], batch_size)
+                    texts = system.draw(draws, settings[name], batch_size)
                     seconds = time.perf_counter() - start
                     if number >= 0:
                         rounds[name].append(_count_tokens(tokenizer, texts) / seconds)
@@ -311,6 +302,11 @@ class _Run:
                 }
         atomic_json(path, {"key": key, "systems": found})
         return found
+
+
+def _draws(conditions: Sequence[tuple[str | None, str | None]], first_seed: int) -> Draws:
+    labels, sources = zip(*conditions, strict=True)
+    return Draws(range(first_seed, first_seed + len(conditions)), labels, sources)
 
 
 def _count_tokens(tokenizer: Any, texts: Sequence[str]) -> int:

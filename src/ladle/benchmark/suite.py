@@ -1,6 +1,5 @@
 """A suite: the data, the systems that are compared on them, and what they are measured by, in one TOML file."""
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -10,6 +9,7 @@ from ladle.baselines.fitting import LEARNING_RATES
 from ladle.config import Config
 from ladle.errors import UserError
 from ladle.evaluation.mauve import offline_encoder
+from ladle.files import read_toml
 from ladle.training.data import DataConfig
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -124,12 +124,7 @@ def load_suite(path: str | Path, data: str | None = None) -> SuiteConfig:
     Raises:
         UserError: no such file, not TOML, an unknown key, a value out of range.
     """
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no suite at '{path}': give a .toml file, such as benchmarks/suites/tiny.toml") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"cannot read the suite '{path}': {error}") from None
+    values = read_toml(path, "suite", "give a .toml file, such as benchmarks/suites/tiny.toml")
     suite = SuiteConfig.parse({"name": Path(path).stem} | values, str(path))
     home = Path(path).parent
     suite = suite.model_copy(

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,15 @@ from ladle.training.train import train
 Log = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn: N seeds and, for each, the label and the source that it is conditioned on."""
+
+    seeds: Sequence[int]
+    label: Sequence[str | None]
+    source: Sequence[str | None]
+
+
 class System(Protocol):
     """A trained system."""
 
@@ -29,14 +39,7 @@ class System(Protocol):
     """Of training, every stage and trial counted; of a model that was given, as it says of itself."""
     num_parameters: int
 
-    def draw(
-        self,
-        seeds: Sequence[int],
-        label: Sequence[str | None],
-        source: Sequence[str | None],
-        settings: Mapping[str, Any],
-        batch_size: int,
-    ) -> list[str]:
+    def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
         """One text a seed."""
 
 
@@ -50,18 +53,11 @@ class LadleSystem:
         self.num_parameters = count_parameters(self.model.parts)
         self.saved_with = self.model.parts.sampling
 
-    def draw(
-        self,
-        seeds: Sequence[int],
-        label: Sequence[str | None],
-        source: Sequence[str | None],
-        settings: Mapping[str, Any],
-        batch_size: int,
-    ) -> list[str]:
+    def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
         """As `LatentDiffusion.generate`, by any key of `SamplingConfig`."""
         self.model.parts.sampling = SamplingConfig.parse({**self.saved_with.model_dump(), **settings}, "settings")
         try:
-            return self.model.generate(seeds=seeds, label=label, source=source, batch_size=batch_size)
+            return self.model.generate(**vars(draws), batch_size=batch_size)
         finally:
             self.model.parts.sampling = self.saved_with
 
@@ -75,19 +71,12 @@ class AutoregressiveSystem:
         self.minutes = float(self.model.info.get("minutes", 0))
         self.num_parameters = self.model.num_parameters
 
-    def draw(
-        self,
-        seeds: Sequence[int],
-        label: Sequence[str | None],
-        source: Sequence[str | None],
-        settings: Mapping[str, Any],
-        batch_size: int,
-    ) -> list[str]:
+    def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
         """As `AutoregressiveModel.generate`."""
         for key in settings:
             if key not in ("top_p", "temperature"):
                 raise UserError(f"unknown setting '{key}' of the rival: {nearest(key, ['top_p', 'temperature'])}")
-        return self.model.generate(seeds=seeds, label=label, source=source, batch_size=batch_size, **settings)
+        return self.model.generate(**vars(draws), batch_size=batch_size, **settings)
 
 
 def trained(

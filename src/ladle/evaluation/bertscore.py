@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ladle.errors import UserError
+from ladle.errors import UserError, from_extra
 
 BATCH = 64
 
@@ -67,9 +67,7 @@ def load_bert_score() -> tuple[Any, dict[str, int]]:
     Raises:
         UserError: the extra is not installed.
     """
-    try:
+    with from_extra("BERTScore needs", "bertscore", "bert-score"):
         from bert_score import score
         from bert_score.utils import model2layers
-    except ImportError:
-        raise UserError("BERTScore needs an extra: pip install 'ladle[bertscore]' (bert-score)") from None
     return score, model2layers

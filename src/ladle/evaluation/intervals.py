@@ -5,7 +5,8 @@ repetition that the data have not, so counts of *different* things (Div, distinc
 sets) would be wrong under it; they get the jackknife, which only leaves rows out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,17 @@ def jackknife_interval(statistic: Statistic, num_rows: int, *, num_groups: int =
     error = float(np.sqrt((count - 1) / count * np.sum((values - values.mean()) ** 2)))
     value = statistic(np.arange(num_rows))
     return value - _NORMAL_95 * error, value + _NORMAL_95 * error
+
+
+def sum_by_group(values: np.ndarray, groups: Sequence[Any] | None) -> np.ndarray:
+    """values [N, K] -> their sums over each group [G, K], groups in the order in which they first come. A bootstrap
+    draws from these when the rows of one group (the draws of one input) belong together. None: every row is its own."""
+    if groups is None:
+        return values
+    place = {name: index for index, name in enumerate(dict.fromkeys(groups))}
+    summed = np.zeros((len(place), values.shape[1]), dtype=values.dtype)
+    np.add.at(summed, [place[name] for name in groups], values)
+    return summed
 
 
 def wilson_interval(hits: int, num_rows: int) -> Interval | None:

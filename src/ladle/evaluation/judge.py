@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ladle.errors import UserError
+from ladle.errors import UserError, from_extra
 from ladle.evaluation.intervals import wilson_interval
 from ladle.evaluation.mauve import Featuriser
 from ladle.evaluation.text_stats import is_empty, tokenise
@@ -189,11 +189,9 @@ def labelled_rows(path: PathLike) -> list[Row]:
 
 
 def _scikit_learn() -> tuple[Any, Any]:
-    try:
+    with from_extra("a judge needs", "evaluation", "scikit-learn"):
         from sklearn.feature_extraction.text import CountVectorizer
         from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise UserError("a judge needs an extra: pip install 'ladle[evaluation]' (scikit-learn)") from None
     return CountVectorizer, LogisticRegression
 
 

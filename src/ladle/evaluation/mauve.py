@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ladle.errors import UserError
+from ladle.errors import UserError, from_extra
 
 if TYPE_CHECKING:
     import torch
@@ -135,10 +135,8 @@ def load_mauve() -> Any:
     Raises:
         UserError: the extra is not installed.
     """
-    try:
+    with from_extra("MAUVE needs", "mauve", "mauve-text, GPL-3.0"):
         from mauve import compute_mauve
-    except ImportError:
-        raise UserError("MAUVE needs an extra: pip install 'ladle[mauve]' (mauve-text, GPL-3.0)") from None
     return compute_mauve
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ladle.errors import UserError
+from ladle.errors import from_extra
 from ladle.evaluation.text_stats import tokenise
 
 CHUNK = 64  # samples compared at once: 64 x 100,000 distances are 26 MB
@@ -108,11 +108,9 @@ def load_rapidfuzz() -> tuple[Any, Any]:
     Raises:
         UserError: the extra is not installed.
     """
-    try:
+    with from_extra("the novelty audit needs", "evaluation", "rapidfuzz"):
         from rapidfuzz.distance import Levenshtein
         from rapidfuzz.process import cdist
-    except ImportError:
-        raise UserError("the novelty audit needs an extra: pip install 'ladle[evaluation]' (rapidfuzz)") from None
     return cdist, Levenshtein
 
 

@@ -1,5 +1,6 @@
 """Words in common: BLEU and chrF by sacreBLEU, ROUGE by rouge-score, against references and within a set."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ladle.errors import UserError
+from ladle.errors import from_extra
+from ladle.evaluation.intervals import sum_by_group
 from ladle.evaluation.text_stats import words_of
 
 SELF_BLEU_TEXTS = 200  # self-BLEU takes the square of this many comparisons
 
 
 @dataclass(frozen=True)
-class CorpusBleu:
-    """Corpus BLEU of `hypotheses`, each against its own list of references (their number may vary).
+class _CorpusScore(ABC):
+    """A score of sacreBLEU's of `hypotheses`, each against its own list of references (their number may vary).
 
     `groups`: rows of one group (the draws of one input) stay together when rows are resampled; None: every row alone.
     """
@@ -30,91 +32,27 @@ class CorpusBleu:
         if not all(self.references):
             raise ValueError("every text needs at least one reference")
 
-    @cached_property
-    def _scored(self) -> tuple[float, str]:
-        from sacrebleu.metrics import BLEU
-
-        if not self.hypotheses:
-            return 0.0, "no texts"
-        metric = BLEU()
-        score = metric.corpus_score(list(self.hypotheses), _streams(self.references)).score
-        return float(score), str(metric.get_signature())
-
-    @property
-    def score(self) -> float:
-        """0 to 100. No texts: 0. Empty texts count: they shorten the output and bring the brevity penalty."""
-        return self._scored[0]
-
-    @property
-    def signature(self) -> str:
-        """sacreBLEU's own, for the record."""
-        return self._scored[1]
-
-    @cached_property
-    def _counts(self) -> np.ndarray:
-        """The sufficient statistics, summed by group: int [groups, 10] (length, reference length, 4 hits, 4 totals)."""
-        from sacrebleu.metrics import BLEU
-
-        metric = BLEU(effective_order=True)  # changes the score of a sentence, not its counts
-        names = list(self.groups) if self.groups is not None else list(range(len(self.hypotheses)))
-        place = {name: index for index, name in enumerate(dict.fromkeys(names))}
-        counts = np.zeros((len(place), 10), dtype=np.int64)
-        for name, text, references in zip(names, self.hypotheses, self.references, strict=True):
-            score = metric.sentence_score(text, list(references))
-            counts[place[name]] += [score.sys_len, score.ref_len, *score.counts, *score.totals]
-        return counts
-
-    @property
-    def num_groups(self) -> int:
-        """What `score_of` resamples: groups, else rows."""
-        return len(self._counts)
-
-    def score_of(self, indices: np.ndarray) -> float:
-        """BLEU of the groups `indices` (with repetition), for resampling."""
-        from sacrebleu.metrics import BLEU
-
-        total = self._counts[indices].sum(axis=0)
-        numbers = [int(number) for number in total]
-        score = BLEU.compute_bleu(numbers[2:6], numbers[6:10], numbers[0], numbers[1], smooth_method="exp")
-        return float(score.score)
-
-
-@dataclass(frozen=True)
-class CorpusChrf:
-    """Corpus chrF2 (Popovic 2015), each text against its own list of references, as `CorpusBleu`."""
-
-    hypotheses: Sequence[str]
-    references: Sequence[Sequence[str]]
-    groups: Sequence[Any] | None = None
-
-    @cached_property
+    @abstractmethod
     def _metric(self) -> Any:
-        from sacrebleu.metrics import CHRF
+        """sacreBLEU's metric."""
 
-        return CHRF()
+    @abstractmethod
+    def _row_counts(self) -> list[list[int]]:
+        """The sufficient statistics of each text."""
+
+    @abstractmethod
+    def _of_counts(self, total: list[int]) -> float:
+        """The score of summed statistics."""
 
     @cached_property
     def _scored(self) -> tuple[float, str]:
         if not self.hypotheses:
             return 0.0, "no texts"
-        score = self._metric.corpus_score(list(self.hypotheses), _streams(self.references)).score
-        return float(score), str(self._metric.get_signature())
-
-    @cached_property
-    def _counts(self) -> np.ndarray:
-        """Sufficient statistics of the best reference of each text, summed by group: [groups, 3 * 6]."""
-        names = list(self.groups) if self.groups is not None else list(range(len(self.hypotheses)))
-        place = {name: index for index, name in enumerate(dict.fromkeys(names))}
-        counts = np.zeros((len(place), 3 * self._metric.char_order), dtype=np.int64)
-        for name, text, references in zip(names, self.hypotheses, self.references, strict=True):
-            # sacreBLEU's public function sums these at once; a resample needs them one by one.
-            counts[place[name]] += self._metric._extract_corpus_statistics([text], [[ref] for ref in references])[0]
-        return counts
-
-    def score_of(self, indices: np.ndarray) -> float:
-        """chrF of the groups `indices` (with repetition), for resampling; 0 to 100."""
-        total = [int(number) for number in self._counts[indices].sum(axis=0)]
-        return float(self._metric._compute_f_score(total))
+        metric = self._metric()
+        most = max(map(len, self.references))
+        streams = [[refs[i] if i < len(refs) else None for refs in self.references] for i in range(most)]
+        score = metric.corpus_score(list(self.hypotheses), streams).score
+        return float(score), str(metric.get_signature())
 
     @property
     def score(self) -> float:
@@ -126,16 +64,59 @@ class CorpusChrf:
         """sacreBLEU's own, for the record."""
         return self._scored[1]
 
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        if not self.hypotheses:
+            return np.zeros((0, 1), dtype=np.int64)
+        return sum_by_group(np.array(self._row_counts(), dtype=np.int64), self.groups)
+
     @property
     def num_groups(self) -> int:
         """What `score_of` resamples: groups, else rows."""
         return len(self._counts)
 
+    def score_of(self, indices: np.ndarray) -> float:
+        """The score of the groups `indices` (with repetition), for resampling."""
+        return self._of_counts([int(number) for number in self._counts[indices].sum(axis=0)])
 
-def _streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
-    """As sacreBLEU takes them: every text's first reference, every text's second one, ..."""
-    most = max(map(len, references))
-    return [[answers[i] if i < len(answers) else None for answers in references] for i in range(most)]
+
+class CorpusBleu(_CorpusScore):
+    """Corpus BLEU. Empty texts count: they shorten the output and bring the brevity penalty."""
+
+    def _metric(self) -> Any:
+        from sacrebleu.metrics import BLEU
+
+        return BLEU()
+
+    def _row_counts(self) -> list[list[int]]:
+        from sacrebleu.metrics import BLEU
+
+        metric = BLEU(effective_order=True)  # changes the score of a sentence, not its counts
+        rows = zip(self.hypotheses, self.references, strict=True)
+        scores = [metric.sentence_score(text, list(references)) for text, references in rows]
+        return [[score.sys_len, score.ref_len, *score.counts, *score.totals] for score in scores]
+
+    def _of_counts(self, total: list[int]) -> float:
+        from sacrebleu.metrics import BLEU
+
+        return float(BLEU.compute_bleu(total[2:6], total[6:10], total[0], total[1], smooth_method="exp").score)
+
+
+class CorpusChrf(_CorpusScore):
+    """Corpus chrF2 (Popovic 2015)."""
+
+    def _metric(self) -> Any:
+        from sacrebleu.metrics import CHRF
+
+        return CHRF()
+
+    def _row_counts(self) -> list[list[int]]:
+        metric, rows = self._metric(), zip(self.hypotheses, self.references, strict=True)
+        # sacreBLEU's public functions give the sum of these alone; a resample needs them one by one.
+        return [metric._extract_corpus_statistics([text], [[ref] for ref in refs])[0] for text, refs in rows]
+
+    def _of_counts(self, total: list[int]) -> float:
+        return float(self._metric()._compute_f_score(total))
 
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -164,10 +145,8 @@ def load_rouge() -> Any:
     Raises:
         UserError: the extra is not installed.
     """
-    try:
+    with from_extra("ROUGE needs", "evaluation", "rouge-score"):
         from rouge_score.rouge_scorer import RougeScorer
-    except ImportError:
-        raise UserError("ROUGE needs an extra: pip install 'ladle[evaluation]' (rouge-score)") from None
     return RougeScorer
 
 

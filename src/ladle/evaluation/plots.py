@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ladle.errors import LadleError, UserError
+from ladle.errors import LadleError, from_extra
 from ladle.evaluation import text_stats
 from ladle.evaluation.metrics import METRICS
 from ladle.files import PathLike, check_writable
@@ -120,10 +120,8 @@ def load_matplotlib() -> Any:
     Raises:
         UserError: the extra is not installed.
     """
-    try:
+    with from_extra("plots need", "plots", "matplotlib"):
         import matplotlib
-    except ImportError:
-        raise UserError("plots need an extra: pip install 'ladle[plots]' (matplotlib)") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

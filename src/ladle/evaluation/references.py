@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ladle.evaluation import bertscore, slots
+from ladle.evaluation.intervals import sum_by_group
 from ladle.evaluation.metrics import DEFAULT, Resampling, Score
 from ladle.evaluation.overlap import CorpusBleu, CorpusChrf, rouge_scores
 
@@ -23,15 +24,7 @@ def score_bleu(
     groups: Groups = None,
 ) -> Score:
     """Corpus BLEU. `groups`: the input of each text, so that the draws of one input are resampled together."""
-    bleu = CorpusBleu(texts, references, groups)
-    interval = resampling.bootstrap(bleu.score_of, bleu.num_groups)
-    counts = [len(row) for row in references]
-    details = {
-        "signature": bleu.signature,
-        "inputs": bleu.num_groups,
-        "references_per_text": float(np.mean(counts)) if counts else 0.0,
-    }
-    return Score("bleu", bleu.score, len(texts), interval, "bootstrap over inputs", details)
+    return _corpus_score("bleu", CorpusBleu(texts, references, groups), resampling)
 
 
 def score_chrf(
@@ -42,9 +35,7 @@ def score_chrf(
     groups: Groups = None,
 ) -> Score:
     """Corpus chrF2."""
-    chrf = CorpusChrf(texts, references, groups)
-    interval = resampling.bootstrap(chrf.score_of, chrf.num_groups)
-    return Score("chrf", chrf.score, len(texts), interval, "bootstrap over inputs", {"signature": chrf.signature})
+    return _corpus_score("chrf", CorpusChrf(texts, references, groups), resampling)
 
 
 def scores_of_rouge(
@@ -100,16 +91,27 @@ def scores_of_slots(
     return share("slots_said", summary["said"], details), share("slots_wrong", summary["wrong"], {})
 
 
+def _corpus_score(name: str, corpus: CorpusBleu | CorpusChrf, resampling: Resampling) -> Score:
+    interval = resampling.bootstrap(corpus.score_of, corpus.num_groups)
+    counts = [len(row) for row in corpus.references]
+    details = {
+        "signature": corpus.signature,
+        "inputs": corpus.num_groups,
+        "references_per_text": float(np.mean(counts)) if counts else 0.0,
+    }
+    return Score(name, corpus.score, len(corpus.hypotheses), interval, "bootstrap over inputs", details)
+
+
 def _grouped_mean(
     name: str, values: np.ndarray, resampling: Resampling, groups: Groups, details: dict[str, Any] | None = None
 ) -> Score:
     """The mean over texts, resampled by group."""
-    names = list(groups) if groups is not None else list(range(len(values)))
-    place = {key: index for index, key in enumerate(dict.fromkeys(names))}
-    total, count = np.zeros(len(place)), np.zeros(len(place))
-    rows = [place[key] for key in names]
-    np.add.at(total, rows, values)
-    np.add.at(count, rows, 1.0)
-    interval = resampling.bootstrap(lambda rows: float(total[rows].sum() / count[rows].sum()), len(place))
+    summed = sum_by_group(np.stack([values, np.ones(len(values))], axis=1), groups)
+
+    def mean(rows: np.ndarray) -> float:
+        total, count = summed[rows].sum(axis=0)
+        return float(total / count)
+
+    interval = resampling.bootstrap(mean, len(summed))
     value = float(values.mean()) if len(values) else 0.0
     return Score(name, value, len(values), interval, "bootstrap over inputs", details or {})

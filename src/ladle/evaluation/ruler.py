@@ -38,10 +38,11 @@ JUDGED = ("label_true", "label_true_2")
 @dataclass(frozen=True)
 class Split:
     """Reference texts for figures that compare distributions: `shown` stand for samples, `against` is what all rows
-    are compared with. Disjoint; `shown` may be empty."""
+    are compared with. Disjoint; `shown` may be empty. halves: all texts that the two were taken from."""
 
     shown: list[str]
     against: list[str]
+    halves: tuple[list[str], list[str]]
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Ruler:
         split = self.split(samples)
         if split is not None:
             chosen = random.Random(self.resampling.seed).sample(texts, len(split.against))
-            row |= self._distribution(texts, chosen, split) | self._by_label(samples)
+            row |= self._distribution(texts, chosen, split) | self._by_label(samples, split)
         return row
 
     def controls(self, samples: Sequence[Sample], reconstruct: Reconstruct | None = None) -> dict[str, Row]:
@@ -108,6 +109,9 @@ class Ruler:
                 )
             shown = split.shown if split is not None else []
             rows["reference"] = self._control(beside, shown, split, self.novelty) | self._first_against_others(samples)
+            if split is not None and any(sample.label is not None for sample in samples):
+                real = [Sample(text, label=self.reference.labels.get(text)) for text in split.halves[0]]
+                rows["reference"] |= self._by_label(real, split)
             mixed = [with_words_shuffled(texts, generator) for texts in (beside, shown)]
             rows["shuffled"] = self._control(mixed[0], mixed[1], split)
         for name, judge in zip(JUDGED, self.judges, strict=False):
@@ -139,7 +143,8 @@ class Ruler:
             self.warn(f"MAUVE on {count} texts: under {MIN_TEXTS} it is high for any two sets and moves with its seed")
         if within is False and self.reference.by_source and draws_by_source(samples):
             self.warn("no input of the samples is in the reference file: BLEU is left out")
-        return Split(spread(one, count, generator), spread(other, count, generator))
+        every = [text for group in one for text in group], [text for group in other for text in group]
+        return Split(spread(one, count, generator), spread(other, count, generator), every)
 
     def warn(self, line: str) -> None:
         """Keep a warning, once."""
@@ -194,17 +199,18 @@ class Ruler:
             )
         return row
 
-    def _by_label(self, samples: Sequence[Sample]) -> Row:
-        """MAUVE of each label's texts against held-out ones of that label, where both are enough."""
+    def _by_label(self, samples: Sequence[Sample], split: Split) -> Row:
+        """MAUVE of each label's texts against the held-out ones of that label in the second half, where both are
+        enough; one size for the samples' row and for the reference's, which is made of the first half."""
         assert self.reference is not None
-        if self.featuriser is None or not self.reference.labels:
+        labels, generator = self.reference.labels, random.Random(self.resampling.seed)
+        if self.featuriser is None or not labels:
             return {}
-        generator = random.Random(self.resampling.seed)
         scores = {}
         for label in sorted({sample.label for sample in samples if sample.label is not None}):
             ours = [sample.text for sample in samples if sample.label == label]
-            theirs = [text for text, of in self.reference.labels.items() if of == label]
-            count = min(len(ours), len(theirs))
+            shown, theirs = ([text for text in half if labels.get(text) == label] for half in split.halves)
+            count = min(len(ours), len(shown), len(theirs))
             if count >= MIN_LABEL_TEXTS:
                 sets = (generator.sample(ours, count), generator.sample(theirs, count))
                 scores[label] = metrics.score_mauve(*sets, self.featuriser, seeds=self.seeds)

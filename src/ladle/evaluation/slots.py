@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ladle.errors import UserError
-from ladle.evaluation.intervals import bootstrap_interval
+from ladle.evaluation.intervals import bootstrap_interval, sum_by_group
 
 SLOTS = ("name", "eatType", "food", "priceRange", "customer rating", "area", "familyFriendly", "near")
 
@@ -198,10 +198,7 @@ def summarise(
     counts = np.array(
         [(len(s.said), s.num_slots, len(s.wrong), not (s.missing or s.wrong), 1) for s in scores], dtype=float
     ).reshape(-1, 5)
-    names = list(groups) if groups is not None else list(range(len(scores)))
-    place = {name: index for index, name in enumerate(dict.fromkeys(names))}
-    summed = np.zeros((len(place), 5))
-    np.add.at(summed, [place[name] for name in names], counts)
+    summed = sum_by_group(counts, groups)
 
     def share(top: int, bottom: int) -> Any:
         def of(rows: np.ndarray) -> float:

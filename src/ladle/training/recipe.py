@@ -13,6 +13,7 @@ from ladle.condition import ConditionConfig
 from ladle.config import Config
 from ladle.diffusion.denoising import DiffusionConfig
 from ladle.errors import UserError
+from ladle.files import read_toml
 from ladle.training.data import DataConfig
 from ladle.training.settings import TrainingConfig
 
@@ -194,12 +195,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, or not TOML.
     """
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no recipe at '{path}': give a .toml file, or --data FILE alone") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"cannot read the recipe '{path}': {error}") from None
+    return read_toml(path, "recipe", "give a .toml file, or --data FILE alone")
 
 
 def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
