@@ -5,6 +5,7 @@ import torch
 
 import memorised
 import tiny
+from ladle.autoencoder.latents import Latents
 from ladle.checkpoint import SamplingConfig
 from ladle.condition import RawCondition
 from ladle.diffusion.denoising import LatentDiffusionModel
@@ -15,7 +16,7 @@ from ladle.generation import (
     candidate_seeds,
     draw_latents,
     draw_lengths,
-    nearest_to_others,
+    likeness_to_others,
     noised_estimate,
     soundness,
 )
@@ -199,6 +200,27 @@ def test_a_text_is_sounder_than_the_same_words_in_disorder() -> None:
     assert (scores[0] < 0).all()
 
 
+def test_at_the_end_nothing_of_a_text_is_left_to_judge_it_by() -> None:
+    """By hand: the decoder's likelihood from what the prior makes of noise; earlier the text's own plan counts."""
+    parts = memorised.memorised_parts("aligned")
+    assert parts.diffusion is not None
+    autoencoder, model = parts.autoencoder.eval(), parts.diffusion.eval()
+    tokens = autoencoder.backbone.tokenize(memorised.EIGHT[1:3])
+    raw = RawCondition(torch.full((2,), -1))
+
+    def judged(time: float) -> torch.Tensor:
+        return soundness(autoencoder, model, tokens, raw, SampleNoise([3, 3]), 1.0, time=time)
+
+    mask = autoencoder.encode(**tokens).mask
+    drawn = SampleNoise([3, 3]).normal([(int(length), model.latent_dim) for length in mask.sum(1)])
+    level = model.schedule.level(torch.ones(2))
+    with torch.no_grad():
+        estimate = noised_estimate(model, torch.zeros_like(drawn), mask, raw, level, drawn, 1.0)
+        alone = autoencoder.log_likelihood(Latents(estimate * mask[..., None], mask), **tokens)
+    torch.testing.assert_close(judged(1.0), alone, atol=1e-2, rtol=1e-2)
+    assert (judged(0.1) > alone + 0.1).all()
+
+
 def test_an_estimate_is_what_the_sampler_would_decode() -> None:
     """By hand: a first call without, a second with the first's estimate to go by, guided by both."""
     autoencoder = tiny.tiny_autoencoder()
@@ -221,18 +243,21 @@ def test_an_estimate_is_what_the_sampler_would_decode() -> None:
     [
         (["the cat sat on the mat", "the cat sat on a mat", "a dog", "the cat sat on the mat"], 0),
         (["zebras fly", "the cat sat on the mat today", "the cat sat on the mat", "the cat sat on the mat now"], 2),
-        (["", " ", "a text of its own", ""], 2),
+        (["", "a b c d", "a b c e", ""], 1),
         (["", "", ""], 0),
         (["one"], 0),
         (["a b c d", "a b c d"], 0),
     ],
 )
-def test_the_candidate_nearest_to_the_others_is_kept(candidates: list[str], chosen: int) -> None:
+def test_the_candidate_nearest_to_the_others_is_of_least_risk(candidates: list[str], chosen: int) -> None:
     """Minimum Bayes risk: what the model says most often in nearly these words; an empty text is like nothing."""
-    assert nearest_to_others(candidates) == chosen
+    likeness = likeness_to_others(candidates)
+    assert likeness.index(max(likeness)) == chosen
+    assert all(0 <= value <= 1 for value in likeness)
 
 
 def test_repeated_candidates_count_as_often_as_they_come() -> None:
     """A text drawn by many seeds is the mode, though single ones may be likelier neighbours."""
     candidates = ["red fish swim", "a b c d e", "a b c d f", "red fish swim", "red fish swim"]
-    assert candidates[nearest_to_others(candidates)] == "red fish swim"
+    likeness = likeness_to_others(candidates)
+    assert max(likeness) == likeness[0] == likeness[3] == likeness[4] == pytest.approx(0.5)  # two of four are the same

@@ -12,10 +12,9 @@ import memorised
 import tiny
 from ladle.autoencoder.latents import Latents
 from ladle.checkpoint import ModelParts
-from ladle.condition import RawCondition
 from ladle.errors import UserError
-from ladle.generation import candidate_seeds, nearest_to_others, soundness
-from ladle.pipeline import LatentDiffusion
+from ladle.generation import PLAN_TIME, SOURCE_TIME, candidate_seeds, likeness_to_others, soundness
+from ladle.pipeline import LatentDiffusion, _Conditions
 from ladle.seeding import SampleNoise
 
 SOURCES = ["the old cat", None, "the red fox ran to the sea.", "the old cat"]
@@ -95,13 +94,28 @@ def test_settings_are_those_that_the_model_was_saved_with(aligned: LatentDiffusi
     assert aligned.generate(8, sampler="ddim") != texts
 
 
-def test_of_candidates_with_a_source_the_nearest_to_the_others_is_kept(aligned: LatentDiffusion) -> None:
-    """By hand: every candidate drawn by its own seed, then the choice."""
+def test_of_candidates_with_a_source_the_best_is_near_to_the_others_and_to_the_source(aligned: LatentDiffusion) -> None:
+    """By hand: every candidate drawn by its own seed, then the sum of the three scores."""
     source = ["the cat is red", "a dog"]
-    kept = aligned.generate(seeds=[5, 6], source=source, candidates=4, batch_size=3)
+    options: dict[str, Any] = {"decoder_temperature": 1.5, "guidance_scale": 2.0}
+    kept = aligned.generate(seeds=[5, 6], source=source, candidates=4, batch_size=3, **options)
+    chosen = []
     for text, seed, given in zip(kept, (5, 6), source, strict=True):
-        drawn = aligned.generate(seeds=candidate_seeds(seed, 4), source=given)
-        assert text == drawn[nearest_to_others(drawn)]
+        drawn = aligned.generate(seeds=candidate_seeds(seed, 4), source=given, **options)
+        likeness = likeness_to_others(drawn)
+        scores = [
+            sound(aligned, other, None, seed, given) + sound(aligned, other, None, seed, given, 1.0, SOURCE_TIME) + near
+            for other, near in zip(drawn, likeness, strict=True)
+        ]
+        chosen.append(scores.index(max(scores)))
+        assert text == drawn[chosen[-1]]
+    assert set(chosen) != {0}
+
+
+def test_an_empty_candidate_is_kept_only_where_all_are(aligned: LatentDiffusion) -> None:
+    assert aligned._best(["", " ", "a cat."], None, None, 0, 2.0) == "a cat."
+    assert aligned._best(["", "a cat.", " "], None, "a dog", 0, 2.0) == "a cat."
+    assert aligned._best(["", " "], None, "a dog", 0, 2.0) == ""
 
 
 def test_of_candidates_without_a_source_the_soundest_is_kept(aligned: LatentDiffusion) -> None:
@@ -127,14 +141,19 @@ def test_of_candidates_without_a_source_the_soundest_is_kept(aligned: LatentDiff
     assert saved.generate(seeds=[5, 6, 7], label=labels[:3]) == kept[:3]  # the model's own number
 
 
-def sound(model: LatentDiffusion, text: str, label: str | None, seed: int) -> float:
-    ids = model.diffusion.condition.config.label_ids([label])
+def sound(
+    model: LatentDiffusion,
+    text: str,
+    label: str | None,
+    seed: int,
+    source: str | None = None,
+    guidance_scale: float = 2.0,
+    time: float = PLAN_TIME,
+) -> float:
+    raw = _Conditions(model, [label], [source]).batch(torch.arange(1))
     tokens = model.autoencoder.backbone.tokenize([text])
-    return float(
-        soundness(
-            model.autoencoder, model.diffusion, tokens, RawCondition(ids), SampleNoise([seed]), guidance_scale=2.0
-        )
-    )
+    noise = SampleNoise([seed])
+    return float(soundness(model.autoencoder, model.diffusion, tokens, raw, noise, guidance_scale, time))
 
 
 @pytest.mark.parametrize("decoder", ["autoregressive", "parallel"])

@@ -14,7 +14,7 @@ from cyclopts import App, Parameter, Token
 
 from ladle import __version__, outcome
 from ladle.errors import UserError
-from ladle.files import STDIO, check_writable, write_rows
+from ladle.files import STDIO, check_writable, write_json, write_rows
 from ladle.memory import keep_freed_memory
 from ladle.sample_rows import TEXTS_AT_ONCE, Draw, Input, drawn_rows, progress_bar, read_inputs
 
@@ -156,8 +156,8 @@ def sample(
         sampler: ddpm, ddim, heun, dpmpp_2m or dpmpp_2m_sde. Default: the model's own.
         guidance_scale: How strongly the condition is followed; 1 is off. Default: the model's own.
         temperature: Noise that the stochastic samplers add; below 1 texts are more typical. Default: the model's own.
-        candidates: Draw so many for each text and keep the soundest, with --source the one nearest to the others.
-            Default: the model's own.
+        candidates: Draw so many for each text and keep the soundest, with --source also near to the source and to the
+            others. Default: the model's own.
         decoder: What turns latents into words. Default: the model's own.
         decoder_temperature: How it draws them; 0 takes the likeliest. Default: the model's own.
         decoder_top_p: It draws among the likeliest words that have this probability together. Default: the model's own.
@@ -387,15 +387,48 @@ def benchmark(
 
 
 @app.command(sort_key=8)
-def inspect(*, model: str) -> None:
-    """Show a model's parts, sizes, training data and latent statistics.
+def inspect(
+    *,
+    model: str,
+    health: bool = False,
+    data: Path | None = None,
+    minutes: float = 2.0,
+    text: str | None = None,
+    seed: int = 0,
+    output: OutputFile | None = None,
+) -> None:
+    """Show a model's parts, sizes, training data and latent statistics; with --health, what its latents stand.
 
     Args:
         model: A model folder, a shipped model's name, or a hub id.
+        health: Noise the latents of --data, see how much of the texts comes back, and advise settings for a training.
+        data: A file of texts, or a folder with train and valid files, for --health.
+        minutes: Training of the denoiser that --health tries; 0 leaves it out.
+        text: The column of --data with the text.
+        seed: Of that training, the noise and the held-out rows.
+        output: JSON file for the figures of --health; - is standard output (then without the rest).
     """
     from ladle.inspection import describe
 
-    print(describe(model))
+    if not health:
+        if data is not None or output is not None:
+            raise UserError("--data and --output are for --health: add it")
+        print(describe(model))
+        return
+    if data is None:
+        raise UserError("--health needs texts: give --data FILE")
+    if not 0 <= minutes < math.inf:
+        raise UserError(f"--minutes is {minutes}: it must be 0 or more")
+    if output is not None:
+        check_writable(output)
+
+    from ladle.health import check_model_health, describe_health
+
+    found = check_model_health(model, data, minutes=minutes, text=text, seed=seed, log=_log)
+    if output is not None:
+        write_json(output, found.as_json())
+    if output != STDIO:
+        print(describe(model) + "\n\n" + describe_health(found))
 
 
 # -------------------------------------------------------------------------------------------------- what verbs do

@@ -79,6 +79,14 @@ def atomic_json(path: PathLike, value: Any) -> None:
     atomic_text(path, _to_json(value, indent=2) + "\n")
 
 
+def write_json(path: PathLike, value: Any) -> None:
+    """As `atomic_json`; `-` is standard output."""
+    if str(path) == STDIO:
+        print(_to_json(value, indent=2))
+    else:
+        atomic_json(path, value)
+
+
 @contextmanager
 def atomic_folder(path: PathLike, *, marker: str | None = None) -> Iterator[Path]:
     """Yield a new empty folder beside `path`; when the block ends well it takes the place of `path`.

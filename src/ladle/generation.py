@@ -18,7 +18,9 @@ from ladle.errors import UserError
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
 
-SOUNDNESS_TIME = 0.8  # .7 to .9 choose alike (benchmarks/LOG.md)
+# Diffusion times at which a text is judged: from its own plan (.7 to .9 choose alike), and, where there is a source,
+# from next to nothing but that (benchmarks/LOG.md).
+PLAN_TIME, SOURCE_TIME = 0.8, 0.97
 
 
 def draw_lengths(
@@ -116,12 +118,14 @@ def soundness(
     raw: RawCondition,
     noise: SampleNoise,
     guidance_scale: float,
+    time: float = PLAN_TIME,
 ) -> torch.Tensor:
     """How well each text goes together: [B], the mean log-probability of its tokens under the autoregressive decoder,
-    read from what the prior makes of the text's own latents at diffusion time `SOUNDNESS_TIME`.
+    read from what the prior makes of the text's own latents at diffusion time `time`.
 
     Of the latents only a rough plan is left there, so what counts is whether the decoder would have put it in these
-    words. It finds faulty joints that the distance between latents and text does not (benchmarks/LOG.md).
+    words. It finds faulty joints that the distance between latents and text does not (benchmarks/LOG.md). Near 1 not
+    even the plan is left: then it tells how well the text goes with its condition.
 
     Args:
         autoencoder, diffusion: in eval mode; the decoder should be adapted to estimates.
@@ -129,17 +133,19 @@ def soundness(
         raw: conditions of the rows.
         noise: one stream a row; of one seed for texts that are to be compared.
         guidance_scale: as in sampling.
+        time: diffusion time in (0, 1].
     """
     z0 = autoencoder.encode(**tokens)
-    level = diffusion.schedule.level(z0.values.new_full((len(z0.values),), SOUNDNESS_TIME))
+    level = diffusion.schedule.level(z0.values.new_full((len(z0.values),), time))
     shapes = [(int(length), diffusion.latent_dim) for length in z0.mask.sum(1)]
     drawn = noise.normal(shapes).to(z0.values)
     estimate = noised_estimate(diffusion, z0.values, z0.mask, raw, level, drawn, guidance_scale)
     return autoencoder.log_likelihood(Latents(estimate * z0.mask[..., None], z0.mask), **tokens)
 
 
-def nearest_to_others(candidates: Sequence[str]) -> int:
-    """Minimum Bayes risk: the candidate with the highest mean similarity to the others (arXiv 2212.09462, section 5).
+def likeness_to_others(candidates: Sequence[str]) -> list[float]:
+    """Mean similarity of each candidate to the others, 0 to 1; the highest is the choice of minimum Bayes risk
+    (arXiv 2212.09462, section 5).
 
     The similarity is sentence BLEU (sacrebleu, effective order). Empty texts are like nothing.
     """
@@ -150,11 +156,11 @@ def nearest_to_others(candidates: Sequence[str]) -> int:
     for text in candidates:
         counts[text] = counts.get(text, 0) + 1
     texts = [text for text in counts if text.strip()]
-    if len(texts) < 2:
-        return candidates.index(texts[0]) if texts else 0
 
     def value(text: str) -> float:
         same = 100.0 * (counts[text] - 1)
-        return same + sum(counts[o] * metric.sentence_score(text, [o]).score for o in texts if o != text)
+        others = sum(counts[o] * metric.sentence_score(text, [o]).score for o in texts if o != text)
+        return (same + others) / 100 / max(1, len(candidates) - 1)
 
-    return candidates.index(max(texts, key=value))
+    values = {text: value(text) for text in texts}
+    return [values.get(text, 0.0) for text in candidates]

@@ -1,6 +1,5 @@
 """LatentDiffusion: texts in, texts out. The one class that most users need."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,7 +12,7 @@ from ladle.checkpoint import ModelParts, SamplingConfig, load_parts, model_diges
 from ladle.condition import RawCondition
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import UserError
-from ladle.generation import candidate_seeds, draw_latents, draw_lengths, nearest_to_others, soundness
+from ladle.generation import SOURCE_TIME, candidate_seeds, draw_latents, draw_lengths, likeness_to_others, soundness
 from ladle.seeding import SampleNoise
 from ladle.training.cache import length_order, source_memory, store_texts
 
@@ -133,9 +132,9 @@ class LatentDiffusion:
             num_inference_steps, sampler, guidance_scale: those that the model was saved with when None.
             temperature: of the sampler's noise and of the lengths, with and without a condition; those that the model
                 was saved with when None.
-            candidates: draw so many a sample and keep one; as many as the model was saved with when None. With a
-                source, where all should say the same, it is the one nearest to the others (minimum Bayes risk); else
-                the one whose words go together best (`ladle.generation.soundness`).
+            candidates: draw so many a sample and keep the one whose words go together best
+                (`ladle.generation.soundness`); as many as the model was saved with when None. With a source, where all
+                should say the same, being near to the others (minimum Bayes risk) and to the source counts as much.
             decoder: `autoregressive` or `parallel`.
             decoder_temperature, decoder_top_p: how it draws words; 0 takes the likeliest. Those that the model was
                 saved with when None.
@@ -172,31 +171,29 @@ class LatentDiffusion:
         texts = self._decode_many(latents, sampling.decoder, batch_size, noise=noise, **how)
         if candidates == 1:
             return texts
-        kept = []
-        for i, (seed, own, given) in enumerate(zip(seed_list, labels, sources, strict=True)):
-            # (each sample by itself, so that the choice is the same at any batch size)
-            group = texts[i * candidates : (i + 1) * candidates]
-            if given is None:
-                best = self._soundest(group, own, seed, sampling.guidance_scale)
-            else:
-                best = nearest_to_others(group)
-            kept.append(group[best])
-        return kept
+        # (each sample by itself, so that the choice is the same at any batch size)
+        return [
+            self._best(texts[i * candidates : (i + 1) * candidates], own, given, seed, sampling.guidance_scale)
+            for i, (seed, own, given) in enumerate(zip(seed_list, labels, sources, strict=True))
+        ]
 
-    def _soundest(self, texts: list[str], label: str | None, seed: int, guidance_scale: float) -> int:
-        """The place of the text whose words go together best; empty texts come last."""
-        scores = [-math.inf] * len(texts)
-        written = [i for i, text in enumerate(texts) if text.strip()]
-        if written:
-            rows = torch.arange(len(written))
-            raw = _Conditions(self, [label] * len(written), [None] * len(written)).batch(rows)
-            tokens = self.autoencoder.backbone.tokenize(texts[i] for i in written)
-            tokens = {name: tensor.to(self.device) for name, tensor in tokens.items()}
-            noise = SampleNoise([seed] * len(written))  # one for all that are compared
-            found = soundness(self.autoencoder, self.diffusion, tokens, raw, noise, guidance_scale)
-            for i, score in zip(written, found.tolist(), strict=True):
-                scores[i] = score
-        return scores.index(max(scores))
+    def _best(self, texts: list[str], label: str | None, source: str | None, seed: int, guidance_scale: float) -> str:
+        """Of one sample's candidates the one to keep; an empty one only where all are."""
+        written = [text for text in texts if text.strip()]
+        if not written:
+            return texts[0]
+        count = len(written)
+        raw = _Conditions(self, [label] * count, [source] * count).batch(torch.arange(count))
+        tokens = {name: ids.to(self.device) for name, ids in self.autoencoder.backbone.tokenize(written).items()}
+
+        def sound(guidance_scale: float, **at: float) -> torch.Tensor:
+            noise = SampleNoise([seed] * count)  # one for all that are compared
+            return soundness(self.autoencoder, self.diffusion, tokens, raw, noise, guidance_scale, **at).cpu()
+
+        value = sound(guidance_scale)
+        if source is not None:
+            value = value + sound(1.0, time=SOURCE_TIME) + torch.tensor(likeness_to_others(written))
+        return written[int(value.argmax())]
 
     def _draw(
         self,

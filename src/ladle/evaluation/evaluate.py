@@ -4,7 +4,6 @@ A report is a plain dict: `rows` holds one system each (the samples and the cont
 system is metric name -> score. Later kinds of rows only add keys.
 """
 
-import json
 import platform
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +26,7 @@ from ladle.evaluation.samples import (
     references_by_source,
 )
 from ladle.evaluation.slots import parse_mr
-from ladle.files import STDIO, PathLike, atomic_json, name_of
+from ladle.files import PathLike, name_of, write_json
 from ladle.training.data import read_rows
 
 if TYPE_CHECKING:
@@ -147,10 +146,8 @@ def evaluate(
     if plots is not None:
         held_out = [text for group in reference.texts.values() for text in group] if reference is not None else []
         plot_report(result, [sample.text for sample in samples], held_out, plots)
-    if output is not None and str(output) == STDIO:
-        print(json.dumps(result, ensure_ascii=False, indent=2))
-    elif output is not None:
-        atomic_json(output, result)
+    if output is not None:
+        write_json(output, result)
     return result
 
 
