@@ -104,7 +104,9 @@ def test_of_candidates_with_a_source_the_best_is_near_to_the_others_and_to_the_s
         drawn = aligned.generate(seeds=candidate_seeds(seed, 4), source=given, **options)
         likeness = likeness_to_others(drawn)
         scores = [
-            sound(aligned, other, None, seed, given) + sound(aligned, other, None, seed, given, 1.0, SOURCE_TIME) + near
+            near
+            + sound(aligned, other, None, seed, given) / 2
+            + sound(aligned, other, None, seed, given, 1.0, SOURCE_TIME) / 2
             for other, near in zip(drawn, likeness, strict=True)
         ]
         chosen.append(scores.index(max(scores)))

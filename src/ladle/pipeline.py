@@ -192,7 +192,8 @@ class LatentDiffusion:
 
         value = sound(guidance_scale)
         if source is not None:
-            value = value + sound(1.0, time=SOURCE_TIME) + torch.tensor(likeness_to_others(written))
+            # (Weights: benchmarks/LOG.md. More for likelihood reads better and leaves out more facts.)
+            value = (value + sound(1.0, time=SOURCE_TIME)) / 2 + torch.tensor(likeness_to_others(written))
         return written[int(value.argmax())]
 
     def _draw(
