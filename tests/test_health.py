@@ -154,8 +154,11 @@ def test_advice_follows_the_figures(health: Any) -> None:
 
 def test_too_few_texts() -> None:
     parts = memorised.memorised_parts("aligned")
-    with pytest.raises(UserError, match="at least two texts"):
-        check_health(parts, ["a cat.", " "], memorised.EIGHT, denoiser_minutes=0)
+    with pytest.raises(UserError, match="needs texts to learn from and others, held out"):
+        check_health(parts, memorised.EIGHT, [" "], denoiser_minutes=0)
+    one = check_health(parts, ["a cat."], ["no."], denoiser_minutes=0)
+    assert one.texts == 1
+    assert "nan" not in describe_health(one)
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,11 +115,11 @@ def check_health(
         seed: of the noise and of that training.
 
     Raises:
-        UserError: fewer than two texts of either kind that are not empty.
+        UserError: no text of either kind that is not empty.
     """
     texts, held_out = ([text for text in some if text.strip()] for some in (texts, held_out))
-    if min(len(texts), len(held_out)) < 2:
-        raise UserError("--health needs at least two texts to learn from and two held out: give a larger --data")
+    if not texts or not held_out:
+        raise UserError("--health needs texts to learn from and others, held out: give a larger --data")
     autoencoder = parts.autoencoder.eval()
     measured = held_out[:MAX_TEXTS]
     tokens, latents = TokenStore(autoencoder, measured), store_latents(autoencoder, measured)
