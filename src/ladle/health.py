@@ -30,6 +30,7 @@ from ladle.training.stages import ConditionStore, DiffusionStage, TokenStore
 
 LOG_SNRS = (8.0, 6.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0)
 MAX_TEXTS = 512  # that are decoded at each level
+MAX_QUICK = 128  # where it takes place within a training
 MAX_KNOWN = 50_000  # texts that the denoiser learns from
 MAX_POINTS = 2_000  # latents that are compared with a bank of `MAX_BANK`
 MAX_BANK = 20_000
@@ -205,13 +206,24 @@ def half_recovery(curve: Sequence[tuple[float, float]], clean: float) -> float:
     return points[0][0] if points[0][1] < middle else points[-1][0]
 
 
+@torch.no_grad()
+def calibrated_shift(autoencoder: TextAutoencoder, texts: Sequence[str], seed: int = 0) -> tuple[float, float]:
+    """(shift of the schedule, log-SNR at which half is lost) by the decoder alone, on `MAX_QUICK` texts at most."""
+    texts = [text for text in texts if text.strip()][:MAX_QUICK]
+    tokens, latents = TokenStore(autoencoder, texts), store_latents(autoencoder, texts)
+    clean = accuracy(autoencoder, tokens, latents, lambda z0, mask: z0)
+    curve = [(row.log_snr, row.decoder) for row in _recovery(autoencoder, tokens, latents, seed=seed)]
+    half = half_recovery(curve, clean)
+    return advised_shift(half), half
+
+
 def _recovery(
     autoencoder: TextAutoencoder,
     tokens: TokenStore,
     latents: VectorStore,
-    small: LatentDiffusionModel | None,
-    prior: LatentDiffusionModel | None,
-    seed: int,
+    small: LatentDiffusionModel | None = None,
+    prior: LatentDiffusionModel | None = None,
+    seed: int = 0,
 ) -> list[Recovery]:
     found = []
     for log_snr in LOG_SNRS:

@@ -1,17 +1,20 @@
 """The benchmark, whole: trained, sampled, scored, timed, drawn; and nothing done twice."""
 
 import json
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ladle.benchmark import run as module
 from ladle.benchmark.results import mean_and_spread, paired_difference
 from ladle.benchmark.run import run_benchmark
-from ladle.benchmark.systems import AutoregressiveSystem, LadleSystem
+from ladle.benchmark.systems import AutoregressiveSystem, Draws, LadleSystem
 from ladle.cli import main
 from ladle.errors import UserError
 from ladle.files import write_rows
+from ladle.training.train import to_toml
 
 pytest.importorskip("matplotlib", reason="plots need the extra 'plots'")
 pytest.importorskip("sklearn", reason="judges need the extra 'evaluation'")
@@ -77,6 +80,33 @@ def test_a_folder_of_other_minutes_is_not_taken_for_this_one(finished: Path) -> 
     """A budget is part of what a model is."""
     with pytest.raises(UserError, match="minutes"):
         run_benchmark(TINY, finished.parent, 0.07, log=lambda line: None)
+
+
+def test_trainings_of_several_seeds_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sample seed is drawn by a training of its own seed; the table has the mean over both."""
+    values = tomllib.loads(TINY.read_text(encoding="utf-8"))
+    system = values["systems"]["ladle"] | {"settings": {"default": {"num_inference_steps": 2}}}
+    shared = {"condition": "label", "seeds": 2, "num_samples": 8, "speed": {"batches": {"8": 8}, "rounds": 1}}
+    data = {"path": str(TINY.parent / "tiny"), "valid_fraction": 0.1}
+    suite = tmp_path / "two.toml"
+    suite.write_text(to_toml(shared | {"training_seeds": 2, "data": data, "systems": {"ladle": system}}))
+    drawn: list[tuple[str, int]] = []
+    draw = LadleSystem.draw
+
+    def noted(self: LadleSystem, draws: Draws, *rest: Any) -> list[str]:
+        drawn.append((self.folder.parent.name, draws.seeds[0]))
+        return draw(self, draws, *rest)
+
+    monkeypatch.setattr(LadleSystem, "draw", noted)
+    run_benchmark(suite, tmp_path, 0.03, log=lambda line: None)
+    result = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert drawn[:2] == [("ladle", 0), ("training-1", module.SEEDS_APART)]
+    assert len(set(result["systems"]["ladle"]["digests"])) == 2
+    seeds = [
+        json.loads((tmp_path / "two" / "ladle" / part / "config.json").read_text())["training"]["seed"]
+        for part in ("", "training-1")
+    ]
+    assert seeds == [0, 1]
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,23 +8,24 @@ from ladle.benchmark.suite import load_suite
 from ladle.errors import UserError
 
 SUITES = sorted((Path(__file__).parents[2] / "benchmarks" / "suites").glob("*.toml"))
+RIVALS = {"tiny", "e2e", "yelp", "roc"}
 HEAD = 'name = "s"\n[data]\npath = "rows"\n'
 LADLE, RIVAL = '[systems.ladle]\nkind = "ladle"\n', '[systems.rival]\nkind = "autoregressive"\n'
 
 
 def test_there_are_suites() -> None:
-    assert {"tiny", "e2e", "yelp", "roc"} <= {path.stem for path in SUITES}
+    assert {path.stem for path in SUITES} >= RIVALS
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
-def test_a_suite_has_both_kinds_of_system(path: Path) -> None:
-    """And its recipe files are there."""
+def test_a_suite_can_be_read_and_its_recipes_are_there(path: Path) -> None:
     suite = load_suite(path)
-    assert {system.kind for system in suite.systems.values()} == {"ladle", "autoregressive"}
-    assert suite.reference_system == "rival"
     assert suite.name == path.stem
     for system in suite.systems.values():
         assert system.recipe_file is None or Path(system.recipe_file).is_file()
+    if path.stem in RIVALS:
+        assert {system.kind for system in suite.systems.values()} == {"ladle", "autoregressive"}
+        assert suite.reference_system == "rival"
 
 
 def test_paths_are_found_from_the_suite(tmp_path: Path) -> None:
@@ -44,6 +45,7 @@ def test_paths_are_found_from_the_suite(tmp_path: Path) -> None:
         (HEAD + RIVAL, "takes its tokenizer and size from a Ladle system"),
         (HEAD + LADLE + RIVAL + 'like = "ladel"\n', "rival.like is 'ladel'"),
         (HEAD + LADLE + 'kinds = "x"\n', "did you mean 'kind'"),
+        ("training_seeds = 9\n" + HEAD + LADLE, "training_seeds is 9"),
         ('rival = "x"\n' + HEAD + LADLE, "rival is 'x'"),
         (HEAD + '[systems."a b"]\nkind = "ladle"\n', "cannot be a system's name"),
         (HEAD + LADLE + '[systems.ladle.settings."a/b"]\n', "no name of a folder"),

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ import tiny
 from ladle.checkpoint import load_parts
 from ladle.condition import RawCondition
 from ladle.errors import UserError
+from ladle.health import advised_shift
 from ladle.pipeline import LatentDiffusion
 from ladle.training.cache import count_cut
 from ladle.training.recipe import Recipe, load_recipe
@@ -453,6 +455,37 @@ def test_lengths_are_taken_over_where_the_conditions_are_the_same() -> None:
     assert prior.length is not None and same.length is not None and other.length is not None
     assert torch.equal(same.length.base, prior.length.base)
     assert not torch.equal(other.length.base, prior.length.base)
+
+
+def test_the_shift_is_measured_where_none_is_given(tmp_path: Path, labelled: tuple[Path, Recipe, list[str]]) -> None:
+    """What `inspect --health` would advise, once a run; a shift of one's own and a given denoiser's stay."""
+    rows = write(tmp_path / "rows.jsonl", ROWS, "text")
+    lines: list[str] = []
+    plan = {"calibrate": True}
+    train(recipe(rows, training=plan), tmp_path / "run", log=lines.append)
+    parts = load_parts(tmp_path / "run")
+    assert parts.diffusion is not None
+    shift = parts.diffusion.config.schedule.shift
+    (said,) = [line for line in lines if "the noise schedule's shift is" in line]
+    assert said.endswith(f" {shift:g}")
+    noted = json.loads((tmp_path / "run" / "state" / "shift.json").read_text())
+    assert noted["shift"] == shift == advised_shift(noted["half_log_snr"])
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["diffusion"]["schedule"]["shift"] == shift
+    lines.clear()
+    train(recipe(rows, training=plan), tmp_path / "run", log=lines.append)
+    assert not any("shift" in line for line in lines)  # and it went on: the stages' settings are the same
+
+    def of(**settings: Any) -> float:
+        train(recipe(rows, **settings), tmp_path / "other", "diffusion", log=quiet)
+        diffusion = load_parts(tmp_path / "other").diffusion
+        shutil.rmtree(tmp_path / "other")
+        assert diffusion is not None
+        return diffusion.config.schedule.shift
+
+    denoiser = {"width": 32, "num_layers": 2, "num_skips": 1}
+    assert of(training=plan, diffusion={"denoiser": denoiser, "schedule": {"shift": 3.0}}) == 3
+    assert of(training=plan, start=str(labelled[0])) == 2
+    assert of() == 2
 
 
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class _Run:
             self._other_rows  # noqa: B018 (what is wrong with them is told before the work, not after)
 
     def run(self) -> Path:
-        systems: dict[str, System] = {}
+        systems: dict[str, list[System]] = {}  # every training of each
         order = sorted(self.suite.systems, key=lambda name: self.suite.systems[name].kind != "ladle")
         for name in order:  # a rival takes its size from a Ladle system
             systems[name] = self._trained(name, systems)
@@ -89,9 +89,13 @@ class _Run:
         for name in self.suite.systems:
             for i, (setting, values) in enumerate(self.suite.systems[name].settings.items()):
                 seeds = self.suite.seeds if i == 0 else min(self.suite.frontier_seeds, self.suite.seeds)
-                rows[name][setting] = [self._row(name, systems[name], setting, values, seed) for seed in range(seeds)]
-        controls = self._controls(systems)
-        speed = self._speed(systems)
+                rows[name][setting] = [
+                    self._row(name, systems[name][seed % len(systems[name])], setting, values, seed)
+                    for seed in range(seeds)
+                ]
+        first = {name: trainings[0] for name, trainings in systems.items()}
+        controls = self._controls(first)
+        speed = self._speed(first)
         result = {
             "format": 1,
             "suite": self.suite.model_dump(mode="json"),
@@ -101,9 +105,9 @@ class _Run:
             "systems": {
                 name: {
                     "kind": self.suite.systems[name].kind,
-                    "parameters": systems[name].num_parameters,
-                    "minutes": systems[name].minutes,
-                    "digest": systems[name].digest,
+                    "parameters": first[name].num_parameters,
+                    "minutes": sum(training.minutes for training in systems[name]) / len(systems[name]),
+                    "digests": [training.digest for training in systems[name]],
                     "settings": rows[name],
                     "speed": speed[name],
                 }
@@ -118,15 +122,19 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------------- training
 
-    def _trained(self, name: str, known: Mapping[str, System]) -> System:
+    def _trained(self, name: str, known: Mapping[str, Sequence[System]]) -> list[System]:
         like = self.suite.systems[name].like
-        ladle = next((s for n, s in known.items() if isinstance(s, LadleSystem) and like in (None, n)), None)
-        self.log(f"{name}: training")
-        system = trained(
-            name, self.suite, self.splits, self.folder / name, self.minutes, ladle.folder if ladle else None, self.log
-        )
-        self.log(f"{name}: {system.num_parameters / 1e6:.2f}M parameters, {system.minutes:.1f} minutes of training")
-        return system
+        ladle = next((s[0] for n, s in known.items() if isinstance(s[0], LadleSystem) and like in (None, n)), None)
+        systems = []
+        for number in range(self.suite.training_seeds if self.suite.systems[name].model is None else 1):
+            folder = self.folder / name / (f"training-{number}" if number else "")
+            self.log(f"{name}: training" + (f" {number + 1} of {self.suite.training_seeds}" if number else ""))
+            system = trained(
+                name, self.suite, self.splits, folder, self.minutes, ladle.folder if ladle else None, self.log, number
+            )
+            systems.append(system)
+            self.log(f"{name}: {system.num_parameters / 1e6:.2f}M parameters, {system.minutes:.1f} minutes of training")
+        return systems
 
     # ------------------------------------------------------------------------------------------------------- sampling
 

@@ -76,8 +76,9 @@ class SuiteConfig(Config):
     """condition: what samples are drawn by: nothing, a label (as often as test rows have it), a test row's source.
 
     minutes: of training for each system, where `--budget` does not say. num_samples: a seed (with `source` the test
-    rows' inputs, at most so many). seeds: for the settings of the table; frontier_seeds: for the others. rival: the
-    system that the others are compared with in pairs; the first autoregressive one when None.
+    rows' inputs, at most so many). seeds: for the settings of the table; frontier_seeds: for the others.
+    training_seeds: each system is trained so many times, and sample seed s is drawn by training s modulo that.
+    rival: the system that the others are compared with in pairs; the first autoregressive one when None.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
@@ -86,6 +87,7 @@ class SuiteConfig(Config):
     num_samples: int = Field(1000, ge=1)
     seeds: int = Field(5, ge=1)
     frontier_seeds: int = Field(1, ge=0)
+    training_seeds: int = Field(1, ge=1)
     rival: str | None = None
     data: DataConfig
     ruler: RulerConfig = RulerConfig()
@@ -104,6 +106,8 @@ class SuiteConfig(Config):
                 raise ValueError(f"{name}.like is '{system.like}': it has to be one of {', '.join(ours) or 'none'}")
             if system.kind == "autoregressive" and system.model is None and not ours:
                 raise ValueError(f"{name} takes its tokenizer and size from a Ladle system: there is none")
+        if self.training_seeds > self.seeds:
+            raise ValueError(f"training_seeds is {self.training_seeds}: of {self.seeds} seeds not each would be used")
         if self.rival is not None and self.rival not in self.systems:
             raise ValueError(f"rival is '{self.rival}': it has to be one of {', '.join(self.systems)}")
         return self

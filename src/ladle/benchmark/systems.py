@@ -80,13 +80,21 @@ class AutoregressiveSystem:
 
 
 def trained(
-    name: str, suite: SuiteConfig, splits: Splits, folder: Path, minutes: float, ladle: Path | None, log: Log
+    name: str,
+    suite: SuiteConfig,
+    splits: Splits,
+    folder: Path,
+    minutes: float,
+    ladle: Path | None,
+    log: Log,
+    seed: int = 0,
 ) -> System:
     """The system `name`, trained under `folder` (what is done there is not done again).
 
     Args:
         minutes: of training, where the system does not say.
         ladle: the model folder of the Ladle system that a rival takes its tokenizer and size from.
+        seed: of the training; added to the recipe's own.
 
     Raises:
         UserError: a bad recipe, or a folder of another one.
@@ -97,17 +105,20 @@ def trained(
         found = resolve_model(system.model)
         return AutoregressiveSystem(found) if (found / RECORD).is_file() else LadleSystem(found)
     if system.kind == "ladle":
-        return LadleSystem(_train_ladle(name, suite, system, folder, minutes, log))
+        return LadleSystem(_train_ladle(name, suite, system, folder, minutes, log, seed))
     assert ladle is not None
-    return AutoregressiveSystem(_train_rival(system, splits, folder, minutes, ladle, log))
+    return AutoregressiveSystem(_train_rival(system, splits, folder, minutes, ladle, log, seed))
 
 
-def _train_ladle(name: str, suite: SuiteConfig, system: SystemConfig, folder: Path, minutes: float, log: Log) -> Path:
+def _train_ladle(
+    name: str, suite: SuiteConfig, system: SystemConfig, folder: Path, minutes: float, log: Log, seed: int
+) -> Path:
     for key in ("data", "name"):
         if key in system.recipe:
             raise UserError(f"systems.{name}.recipe.{key}: a system has the suite's data and its own name")
     values = _merged(read_recipe(system.recipe_file) if system.recipe_file else {}, system.recipe)
-    values["training"] = {k: v for k, v in values.get("training", {}).items() if k != "steps"} | {"minutes": minutes}
+    plan = {key: value for key, value in values.get("training", {}).items() if key != "steps"}
+    values["training"] = plan | {"minutes": minutes, "seed": plan.get("seed", 0) + seed}
     values |= {"name": name, "data": suite.data.model_dump()}
     return train(parse_recipe(values, f"systems.{name}.recipe"), folder, log=log)
 
@@ -121,7 +132,9 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _train_rival(system: SystemConfig, splits: Splits, folder: Path, minutes: float, ladle: Path, log: Log) -> Path:
+def _train_rival(
+    system: SystemConfig, splits: Splits, folder: Path, minutes: float, ladle: Path, log: Log, seed: int
+) -> Path:
     final = folder / "final"
     if not (final / RECORD).is_file():
         parts = LatentDiffusion.from_pretrained(ladle).parts
@@ -129,7 +142,7 @@ def _train_rival(system: SystemConfig, splits: Splits, folder: Path, minutes: fl
         sizes = config_of_size(count_parameters(parts), len(backbone.tokenizer), backbone.max_tokens)
         given = {"max_source_tokens": backbone.max_tokens, **system.config}
         config = AutoregressiveConfig.parse({**sizes.model_dump(), **given}, "config")
-        settings = autoregressive_settings(minutes=minutes)
+        settings = autoregressive_settings(minutes=minutes, seed=seed)
         train_autoregressive(
             config, backbone.tokenizer, splits.train, splits.valid, folder, settings, system.learning_rates, log
         )

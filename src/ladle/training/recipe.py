@@ -85,13 +85,18 @@ class DecoderTraining(StageTraining):
 
 
 class TrainingPlan(Config):
-    """The budget of all stages, in `minutes` or in `steps`, and what they have in common."""
+    """The budget of all stages, in `minutes` or in `steps`, and what they have in common.
+
+    calibrate: where `diffusion.schedule.shift` is not given and the denoiser begins from nothing, take the shift that
+    `inspect --health` advises for the trained autoencoder.
+    """
 
     minutes: float | None = Field(None, gt=0)
     steps: int | None = Field(None, gt=0)
     seed: int = Field(0, ge=0, lt=2**32)
     precision: str = "auto"
     num_threads: int | None = Field(None, ge=1)
+    calibrate: bool = False
     save_every_seconds: float = Field(45, ge=0)
     validate_every: float = Field(0.2, ge=0)
     sample_every: float = Field(0.25, ge=0)

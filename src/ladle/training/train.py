@@ -18,6 +18,7 @@ from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.files import atomic_folder, atomic_json, atomic_text
+from ladle.health import calibrated_shift
 from ladle.memory import keep_freed_memory
 from ladle.training.cache import VectorStore, count_cut, fit_normaliser, store_latents
 from ladle.training.data import Row, Splits, load_splits
@@ -175,7 +176,7 @@ class _Run:
         last_stages: tuple[str, ...],
         minutes: dict[str, float],
     ) -> LatentDiffusionModel:
-        recipe = self.recipe
+        recipe = self._calibrated(autoencoder, splits)
         device = next(autoencoder.parameters()).device
         self.log("encoding the texts into latents, once")
         train_latents, train_conditions = self._stores(autoencoder, splits.train, condition)
@@ -219,6 +220,27 @@ class _Run:
             )
             minutes["decoder"] = round(result.seconds / 60, 2)
         return diffusion.eval()
+
+    def _calibrated(self, autoencoder: TextAutoencoder, splits: Splits) -> Recipe:
+        """The recipe, with the schedule's shift measured on these latents where it gives none. A denoiser that goes on
+        from a trained one keeps the shift it knows. (Measured once a run: rounding must not stop it from going on.)"""
+        recipe, path = self.recipe, self.output / "state" / "shift.json"
+        schedule = recipe.diffusion.schedule
+        given = "diffusion" in recipe.model_fields_set and "schedule" in recipe.diffusion.model_fields_set
+        if not recipe.training.calibrate or self.prior is not None or (given and "shift" in schedule.model_fields_set):
+            return recipe
+        if path.exists():
+            shift = float(json.loads(path.read_text(encoding="utf-8"))["shift"])
+        else:
+            shift, half = calibrated_shift(autoencoder, [row["text"] for row in splits.valid or splits.train])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_json(path, {"shift": shift, "half_log_snr": half})
+            self.log(f"half of the text is lost at log-SNR {half:.1f}: the noise schedule's shift is {shift:g}")
+        schedule = schedule.model_copy(update={"shift": shift})
+        diffusion = recipe.diffusion.model_copy(update={"schedule": schedule})
+        self.recipe = recipe.model_copy(update={"diffusion": diffusion})
+        self._describe()
+        return self.recipe
 
     def _usable(self, prior: LatentDiffusionModel | None) -> LatentDiffusionModel | None:
         """The denoiser to start from, if it is of the kind that the recipe asks for."""
