@@ -82,6 +82,24 @@ def test_temperature_scales_the_samplers_noise_and_not_the_start(
     assert not torch.allclose(cold, warm)
 
 
+def test_estimates_are_shortened_and_follow_the_last_one_as_asked(model: LatentDiffusionModel) -> None:
+    """max_norm is in multiples of data's norm; both settings are off by default, and guidance by the last estimate asks
+    the network twice where there is one."""
+    plain = draw(model, [0, 1])
+    same = draw(model, [0, 1], max_norm=100.0, self_condition_scale=1.0)
+    assert all(torch.equal(a, b) for a, b in zip(plain, same, strict=True))
+    bound = 0.5 * model.latent_dim**0.5
+    short = torch.cat(draw(model, [0, 1], max_norm=0.5))
+    assert float(torch.cat(plain).norm(dim=1).max()) > 1.1 * bound
+    assert float(short.norm(dim=1).max()) <= 1.01 * bound
+    calls: list[int] = []
+    handle = model.denoiser.register_forward_pre_hook(lambda module, args: calls.append(1))
+    followed = draw(model, [0, 1], self_condition_scale=3.0)
+    handle.remove()
+    assert len(calls) == 1 + 2 + 2
+    assert not torch.allclose(followed[1], plain[1], atol=1e-3)
+
+
 def test_samples_without_a_condition_have_their_own_temperature(
     model: LatentDiffusionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.diffusion.prediction import add_noise
 from ladle.diffusion.samplers import SAMPLERS
 from ladle.diffusion.schedule import Level, sampling_levels
-from ladle.diffusion.wrappers import guided
+from ladle.diffusion.wrappers import clamped, guided, self_condition_guided
 from ladle.errors import UserError
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
@@ -73,6 +73,9 @@ def draw_latents(
     if sampling.guidance_scale != 1 and raw.given:
         free = diffusion.denoise(mask, diffusion.condition.null(batch))
         denoise = guided(denoise, free, sampling.guidance_scale)
+    denoise = self_condition_guided(denoise, sampling.self_condition_scale)
+    if sampling.max_norm is not None:
+        denoise = clamped(denoise, sampling.max_norm * diffusion.latent_dim**0.5)
     stop_time = sampling.stop_time if raw.given else sampling.free_stop_time
     levels = sampling_levels(diffusion.schedule, sampling.num_inference_steps, sampling.grid, stop_time=stop_time)
     levels = [level.to(device) for level in levels]

@@ -19,6 +19,9 @@ class SamplingConfig(Config):
     even in diffusion time or in log-SNR. candidates: how many are drawn for each text that is kept (see
     `LatentDiffusion.generate`).
 
+    self_condition_scale: how strongly the sampler's own last estimate is followed; 1 is plain self-conditioning.
+    max_norm: longer latents of z0_hat are shortened to this, in multiples of data's (sqrt(latent_dim)); None: not.
+
     What guides a sample makes its estimates certain early, so samples without any condition have a temperature and a
     stop of their own: `free_temperature` (of noise and lengths) and `free_stop_time`.
     """
@@ -27,6 +30,8 @@ class SamplingConfig(Config):
     num_inference_steps: int = Field(32, ge=1)
     candidates: int = Field(1, ge=1)
     guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
+    self_condition_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
+    max_norm: float | None = Field(None, gt=0, allow_inf_nan=False)
     temperature: float = Field(1.0, ge=0, le=2)
     length_temperature: float = Field(1.0, ge=0, le=2)
     free_temperature: float = Field(1.0, ge=0, le=2)

@@ -8,7 +8,7 @@ import torch
 from ladle.diffusion.prediction import add_noise
 from ladle.diffusion.samplers import SAMPLERS, ddim, dpmpp_2m_sde
 from ladle.diffusion.schedule import ScheduleConfig, build_schedule, sampling_levels
-from ladle.diffusion.wrappers import clamped, guided, inpainted
+from ladle.diffusion.wrappers import clamped, guided, inpainted, self_condition_guided
 from ladle.errors import UserError
 
 MEANS = torch.tensor([[-1.5, 0.0], [1.5, 1.0], [0.5, -2.0]])
@@ -93,6 +93,21 @@ def test_guidance_above_one_pushes_away_from_the_other_classes():
     assert (nearest_class(z0) == 1).all()
     others = MEANS[[0, 2]].mean(0)
     assert (z0.mean(0) - others).norm() > (MEANS[1] - others).norm() + 0.05
+
+
+def test_self_condition_guidance_is_the_line_through_both_estimates():
+    """Off at 1 (the same function, one call a step), without a last estimate nothing to follow, 0 ignores it."""
+
+    def denoise(zt, level, z0_prev=None):
+        return zt if z0_prev is None else zt + 0.5 * z0_prev
+
+    assert self_condition_guided(denoise, 1.0) is denoise
+    level, zt = SCHEDULE.level(torch.tensor(0.6)), start(5)
+    last = torch.randn(5, 2, generator=torch.Generator().manual_seed(2))
+    for scale in (0.0, 2.0, 3.0):
+        follow = self_condition_guided(denoise, scale)
+        torch.testing.assert_close(follow(zt, level, last), zt + scale * 0.5 * last)
+        assert torch.equal(follow(zt, level), zt)
 
 
 def test_clamping_shortens_long_vectors_only():

@@ -26,6 +26,21 @@ def guided(denoise_conditional: Denoise, denoise_unconditional: Denoise, guidanc
     return denoise
 
 
+def self_condition_guided(denoise: Denoise, scale: float) -> Denoise:
+    """Guidance by the sampler's own last estimate (ELF): z0_hat = without + scale * (with - without it).
+
+    1 is off, and then `denoise` is called once a step.
+    """
+    if scale == 1:
+        return denoise
+
+    def denoise_guided(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
+        without = denoise(zt, level)
+        return without if z0_prev is None else without + scale * (denoise(zt, level, z0_prev) - without)
+
+    return denoise_guided
+
+
 def clamped(denoise: Denoise, max_norm: float) -> Denoise:
     """Scale down every latent vector (last axis) of z0_hat that is longer than `max_norm`; leave the others alone.
 
