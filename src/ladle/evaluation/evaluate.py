@@ -106,9 +106,7 @@ def evaluate(
         raise UserError("the autoencoder's ceiling is made from reference texts: give a reference file")
     samples = read_samples(samples_path)
     if len(samples) < 2:
-        raise UserError(
-            f"{name_of(samples_path)} has one sample: diversity and distances are those of a set, of two or more"
-        )
+        raise UserError(f"{name_of(samples_path)} has one sample: diversity and distances are those of two or more")
     if slots:
         _check_slots(samples)
     reference = read_reference(reference_path) if reference_path is not None else None
