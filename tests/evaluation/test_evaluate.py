@@ -152,7 +152,7 @@ def test_overlap_and_slots_on_demand(tmp_path):
         assert 0 < report["samples"][name]["value"] < report["reference"][name]["value"] < 100
     plain = evaluate(samples, reference, num_bootstrap=0)["rows"]["samples"]
     assert "rouge_l" not in plain and "slots_said" not in plain
-    free = write(tmp_path / "free.jsonl", [{"text": "a"}])
+    free = write(tmp_path / "free.jsonl", [{"text": "a"}] * 2)
     for settings, message in (({"rouge": True}, "no sample has an input"), ({"slots": True}, "slots are counted by")):
         with pytest.raises(UserError, match=message):
             evaluate(free, reference, **settings)
@@ -160,9 +160,8 @@ def test_overlap_and_slots_on_demand(tmp_path):
 
 def test_references_may_stand_in_the_samples_or_in_several_rows(tmp_path):
     """Both are common: one row a reference (valid files of E2E), or references carried along by `sample`."""
-    samples = write(
-        tmp_path / "s.jsonl", [{"text": "one two three four", "source": "a", "references": ["one two three four"]}]
-    )
+    row = {"text": "one two three four", "source": "a", "references": ["one two three four"]}
+    samples = write(tmp_path / "s.jsonl", [row, row])
     assert evaluate(samples, num_bootstrap=0)["rows"]["samples"]["bleu"]["value"] == pytest.approx(100)
     rows = [{"source": "a", "target": "one two three four"}, {"source": "a", "target": "five six"}]
     reference = write(tmp_path / "r.jsonl", rows)
@@ -172,7 +171,7 @@ def test_references_may_stand_in_the_samples_or_in_several_rows(tmp_path):
 
 def test_an_empty_sample_is_never_replaced_by_its_reference(tmp_path):
     """A reader that falls back on the references would turn a failure into a perfect text."""
-    samples = write(tmp_path / "s.jsonl", [{"text": "", "source": "a", "references": ["one two three four"]}])
+    samples = write(tmp_path / "s.jsonl", [{"text": "", "source": "a", "references": ["one two three four"]}] * 2)
     report = evaluate(samples, num_bootstrap=0)
     assert report["rows"]["samples"]["empty"]["value"] == 1
     assert report["rows"]["samples"]["bleu"]["value"] == 0
@@ -185,7 +184,7 @@ def test_inputs_that_the_reference_has_not_are_told(conditional, tmp_path):
     some = evaluate(write(tmp_path / "some.jsonl", [*rows, {"text": "x", "source": "c"}]), reference, num_bootstrap=0)
     assert some["rows"]["samples"]["bleu"]["n"] == 4
     assert any("1 of 5 samples" in warning for warning in some["warnings"])
-    none = evaluate(write(tmp_path / "none.jsonl", [{"text": "x", "source": "c"}]), reference, num_bootstrap=0)
+    none = evaluate(write(tmp_path / "none.jsonl", [{"text": "x", "source": "c"}] * 2), reference, num_bootstrap=0)
     assert "bleu" not in none["rows"]["samples"]
     assert any("BLEU is left out" in warning for warning in none["warnings"])
 
@@ -227,9 +226,9 @@ def test_a_judge_stands_beside_its_accuracy_on_real_rows(tmp_path):
     assert report["samples"]["label_true"]["details"]["by_label"]["up"]["value"] == 0.5
     assert (report["reference"]["label_true"]["value"], report["reference"]["label_true"]["n"]) == (1.0, 32)
     with pytest.raises(UserError, match="does not know the label 'odd'"):
-        evaluate(write(tmp_path / "odd.jsonl", [{"text": "a", "label": "odd"}]), judge=judge)
+        evaluate(write(tmp_path / "odd.jsonl", [{"text": "a", "label": "odd"}] * 2), judge=judge)
     with pytest.raises(UserError, match="no sample has a label"):
-        evaluate(write(tmp_path / "free.jsonl", [{"text": "a"}]), judge=judge)
+        evaluate(write(tmp_path / "free.jsonl", [{"text": "a"}] * 2), judge=judge)
 
 
 def test_perplexity_stands_beside_that_of_held_out_text(tmp_path):
