@@ -201,6 +201,17 @@ def test_a_given_autoencoder_gets_its_smaller_share() -> None:
     """It has a vocabulary to learn and no language; the rest goes to the others."""
     training = plan(steps=120)
     assert [training.stage(name, STAGES, started=True).steps for name in STAGES] == [20, 60, 40]
+    known = {"start_optimizer": "adamw", "start_lr": 0.5, "optimizer": "muon", "lr": 0.25}
+    gently = plan(steps=10, autoencoder=known)
+    for settings, how in (
+        ({}, ("muon", 0.25)),
+        ({"started": True}, ("adamw", 0.5)),
+        ({"pretrained": True}, ("adamw", 0.5)),
+    ):
+        stage = gently.stage("autoencoder", STAGES, **settings)
+        assert stage is not None and (stage.optimizer, stage.lr) == how
+        other = gently.stage("diffusion", STAGES, **settings)
+        assert other is not None and other.lr == 1e-3
     assert training.stage("diffusion", STAGES[1:], started=True) == training.stage("diffusion", STAGES[1:])
 
 

@@ -56,6 +56,16 @@ def test_muon_takes_the_trained_matrices_of_blocks_and_nothing_else() -> None:
     assert {id(p) for p in taken} == {id(p) for p in net.parameters() if p.requires_grad}
 
 
+def test_muon_takes_gpt2s_matrices_too() -> None:
+    """Its linear layers are of a class of their own; its norms are vectors, its embeddings stay."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    net = GPT2LMHeadModel(GPT2Config(vocab_size=11, n_positions=8, n_embd=4, n_layer=2, n_head=2))
+    blocks = [p for name, p in net.named_parameters() if ".h." in name and p.ndim == 2]
+    assert len(blocks) == 8
+    assert {id(p) for p in hidden_matrices(net)} == {id(p) for p in blocks}
+
+
 def test_without_blocks_muon_is_adamw() -> None:
     assert isinstance(build_optimizer(nn.Linear(3, 3), config(optimizer="muon")), torch.optim.AdamW)
 

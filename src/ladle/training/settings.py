@@ -133,14 +133,15 @@ def build_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Op
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
-    """The trained weights of linear layers inside lists of blocks: neither embeddings nor the first and last maps.
+    """The trained weights of linear layers (also GPT-2's own kind) inside lists of blocks: neither embeddings nor the
+    first and last maps.
 
     Muon makes the update of a matrix orthogonal, which suits maps between hidden states, not tables or outputs.
     """
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
-    linear = [part for blocks in lists for part in blocks.modules() if isinstance(part, nn.Linear)]
-    weights = dict.fromkeys(weight for part in linear for name, weight in part.named_parameters() if name == "weight")
-    return [weight for weight in weights if weight.requires_grad]
+    parts = [part for blocks in lists for part in blocks.modules() if not isinstance(part, nn.Embedding)]
+    own = (weight for part in parts for name, weight in part.named_parameters(recurse=False) if name == "weight")
+    return [weight for weight in dict.fromkeys(own) if weight.ndim == 2 and weight.requires_grad]
 
 
 class MuonWithAdamW(torch.optim.Optimizer):

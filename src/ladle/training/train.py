@@ -148,7 +148,9 @@ class _Run:
         autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer))
         if self.given:
             transfer(self.given.autoencoder, autoencoder)
-        settings = recipe.training.stage("autoencoder", stages, started=self.given is not None)
+        settings = recipe.training.stage(
+            "autoencoder", stages, started=self.given is not None, pretrained=config.backbone.pretrained is not None
+        )
         if settings is not None:
             stage = AutoencoderStage(autoencoder, splits.train, splits.valid, settings)
             result = train_stage(
