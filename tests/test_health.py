@@ -15,17 +15,11 @@ from ladle.checkpoint import save_parts
 from ladle.cli import main
 from ladle.diffusion.schedule import ScheduleConfig, build_schedule
 from ladle.errors import UserError
-from ladle.health import (
-    LOG_SNRS,
-    accuracy,
-    advice,
-    advised_shift,
-    channel_spectrum,
-    check_health,
-    describe_health,
-    half_recovery,
-    midpoint_distances,
-)
+from ladle.health.check import check_health
+from ladle.health.geometry import channel_spectrum, midpoint_distances
+from ladle.health.recovery import LOG_SNRS, accuracy, advised_shift, half_recovery
+from ladle.health.report import advice, describe_health
+from ladle.pipeline import LatentDiffusion
 from ladle.training.cache import store_latents
 from ladle.training.stages import TokenStore
 
@@ -35,7 +29,7 @@ def health() -> Any:
     """Of a model that knows eight texts; its own denoiser is random."""
     torch.set_num_threads(1)
     parts = memorised.memorised_parts("aligned")
-    return check_health(parts, memorised.EIGHT, memorised.EIGHT, denoiser_minutes=0.05)
+    return check_health(LatentDiffusion(parts), memorised.EIGHT, memorised.EIGHT, denoiser_minutes=0.05)
 
 
 def test_what_is_known_by_heart_comes_back_until_noise_covers_it(health: Any) -> None:
@@ -62,7 +56,9 @@ def test_a_denoiser_of_seconds_explains_more_than_none(health: Any) -> None:
 
 def test_without_denoisers_their_columns_are_empty() -> None:
     parts = memorised.memorised_parts("aligned")
-    health = check_health(replace(parts, diffusion=None), memorised.EIGHT, memorised.EIGHT, denoiser_minutes=0)
+    health = check_health(
+        LatentDiffusion(replace(parts, diffusion=None)), memorised.EIGHT, memorised.EIGHT, denoiser_minutes=0
+    )
     assert {(row.denoised, row.explained, row.prior) for row in health.recovery} == {(None, None, None)}
     assert "| log-SNR | decoder alone |\n" in describe_health(health)
 
@@ -153,10 +149,10 @@ def test_advice_follows_the_figures(health: Any) -> None:
 
 
 def test_too_few_texts() -> None:
-    parts = memorised.memorised_parts("aligned")
+    model = LatentDiffusion(memorised.memorised_parts("aligned"))
     with pytest.raises(UserError, match="needs texts to learn from and others, held out"):
-        check_health(parts, memorised.EIGHT, [" "], denoiser_minutes=0)
-    one = check_health(parts, ["a cat."], ["no."], denoiser_minutes=0)
+        check_health(model, memorised.EIGHT, [" "], denoiser_minutes=0)
+    one = check_health(model, ["a cat."], ["no."], denoiser_minutes=0)
     assert one.texts == 1
     assert "nan" not in describe_health(one)
 

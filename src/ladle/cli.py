@@ -422,7 +422,8 @@ def inspect(
     if output is not None:
         check_writable(output)
 
-    from ladle.health import check_model_health, describe_health
+    from ladle.health.check import check_model_health
+    from ladle.health.report import describe_health
 
     found = check_model_health(model, data, minutes=minutes, text=text, seed=seed, log=_log)
     if output is not None:

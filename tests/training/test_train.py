@@ -18,7 +18,7 @@ import tiny
 from ladle.checkpoint import load_parts
 from ladle.condition import RawCondition
 from ladle.errors import UserError
-from ladle.health import advised_shift
+from ladle.health.recovery import advised_shift
 from ladle.pipeline import LatentDiffusion
 from ladle.training.cache import count_cut
 from ladle.training.recipe import Recipe, load_recipe

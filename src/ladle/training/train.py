@@ -18,7 +18,7 @@ from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.files import atomic_folder, atomic_json, atomic_text
-from ladle.health import calibrated_shift
+from ladle.health.recovery import calibrated_shift
 from ladle.memory import keep_freed_memory
 from ladle.training.cache import VectorStore, count_cut, fit_normaliser, store_latents
 from ladle.training.data import Row, Splits, load_splits

@@ -1,0 +1,132 @@
+"""`ladle inspect --health`: the texts, the measurements, a denoiser of two minutes."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.checkpoint import SamplingConfig
+from ladle.condition import ConditionConfig
+from ladle.diffusion.denoising import DiffusionConfig, LatentDiffusionModel
+from ladle.errors import UserError
+from ladle.evaluation.overlap import CorpusBleu
+from ladle.health.geometry import channel_spectrum, midpoint_distances
+from ladle.health.recovery import accuracy, half_recovery, recovery_curve
+from ladle.health.report import Health, advice
+from ladle.pipeline import LatentDiffusion
+from ladle.training.cache import VectorStore, store_latents
+from ladle.training.data import DataConfig, load_splits
+from ladle.training.settings import TrainingConfig
+from ladle.training.stages import ConditionStore, DiffusionStage, TokenStore
+
+MAX_TEXTS = 512  # that are decoded at each level
+MAX_KNOWN = 50_000  # texts that the denoiser learns from
+
+
+@torch.no_grad()
+def check_health(
+    model: LatentDiffusion,
+    texts: Sequence[str],
+    held_out: Sequence[str],
+    *,
+    denoiser_minutes: float = 2.0,
+    seed: int = 0,
+    log: Callable[[str], None] = lambda line: None,
+) -> Health:
+    """Measure the latent space of `model` on `held_out`, beside the latents of `texts`.
+
+    Args:
+        model: an autoencoder, with or without a diffusion model.
+        texts: the denoiser learns from these.
+        held_out: texts that are none of these.
+        denoiser_minutes: for the denoiser; 0 leaves it out.
+        seed: of the noise and of that training.
+
+    Raises:
+        UserError: no text of either kind that is not empty.
+    """
+    texts, held_out = ([text for text in some if text.strip()] for some in (texts, held_out))
+    if not texts or not held_out:
+        raise UserError("--health needs texts to learn from and others, held out: give a larger --data")
+    autoencoder, parts = model.autoencoder, model.parts
+    measured = held_out[:MAX_TEXTS]
+    tokens, latents = TokenStore(autoencoder, measured), store_latents(autoencoder, measured)
+    known = store_latents(autoencoder, texts)
+    small = None
+    if denoiser_minutes:
+        log(f"training a denoiser for {denoiser_minutes:g} minutes")
+        small = _train_denoiser(autoencoder, known, latents, denoiser_minutes, seed, log)
+    recovery = recovery_curve(autoencoder, tokens, latents, small, parts.diffusion, seed)
+    clean = accuracy(autoencoder, tokens, latents, lambda z0, mask: z0)
+    half = half_recovery([(row.log_snr, row.decoder) for row in recovery], clean)
+    spectrum = channel_spectrum(known.vectors[:200_000].float())
+    decoded = model.reconstruct(measured)
+    bleu = CorpusBleu(decoded, [[text] for text in measured]).score
+    exact = sum(a == b for a, b in zip(decoded, measured, strict=True)) / len(measured)
+    health = Health(
+        texts=len(measured),
+        reconstruction={"bleu": bleu, "exact": exact, "tokens": clean},
+        latents_per_token=float(latents.lengths.sum() / tokens.lengths.sum()),
+        recovery=recovery,
+        half_log_snr=half,
+        spectrum=spectrum,
+        midpoints=midpoint_distances(known.vectors.float(), latents.vectors.float(), seed),
+        denoiser_minutes=denoiser_minutes,
+        advice={},
+    )
+    health.advice.update(advice(health, parts))
+    return health
+
+
+def check_model_health(
+    model: str,
+    data: str | Path,
+    *,
+    minutes: float = 2.0,
+    text: str | None = None,
+    seed: int = 0,
+    log: Callable[[str], None] = lambda line: None,
+) -> Health:
+    """`ladle inspect --health`: load the model and the texts (held-out ones are split off as in training), measure.
+
+    Raises:
+        UserError: no such model, or bad data.
+    """
+    splits = load_splits(DataConfig(path=str(data), text=text, seed=seed))
+    for note in splits.notes:
+        log(note)
+    train, valid = ([row["text"] for row in rows] for rows in (splits.train[:MAX_KNOWN], splits.valid))
+    loaded = LatentDiffusion.from_pretrained(model)
+    return check_health(loaded, train, valid, denoiser_minutes=minutes, seed=seed, log=log)
+
+
+def _train_denoiser(
+    autoencoder: TextAutoencoder,
+    known: VectorStore,
+    latents: VectorStore,
+    minutes: float,
+    seed: int,
+    log: Callable[[str], None],
+) -> LatentDiffusionModel:
+    """An unconditional denoiser of the default settings, small enough to be worth its minutes."""
+    from ladle.training.loop import train_stage
+    from ladle.training.recipe import DiffusionTraining
+
+    config = DiffusionConfig.model_validate({"denoiser": {"width": 256, "num_layers": 4, "num_skips": 1}})
+    condition = ConditionConfig()
+    torch.manual_seed(seed)
+    model = LatentDiffusionModel(
+        config, condition, latent_dim=autoencoder.latent_dim, max_latents=autoencoder.max_latents,
+        source_dim=autoencoder.backbone.width, fixed_length=autoencoder.config.bottleneck.kind == "perceiver",
+    ).to(next(autoencoder.parameters()).device)  # fmt: skip
+    plan = DiffusionTraining().model_dump(include=set(TrainingConfig.model_fields) - {"steps", "minutes"})
+    settings = TrainingConfig(**plan | {"validate_every": 0, "sample_every": 0, "seed": seed, "minutes": minutes})
+    nothing = ConditionStore(autoencoder, [], condition)
+    stage = DiffusionStage(
+        model, autoencoder, known, nothing, (latents, nothing), settings, SamplingConfig(num_inference_steps=1)
+    )
+    with tempfile.TemporaryDirectory() as folder, torch.enable_grad():
+        train_stage(stage, settings, Path(folder), log=log)
+    return model.eval()

@@ -1,0 +1,140 @@
+"""How much of a text comes back from noised latents, and the noise schedule that follows from it.
+
+Reconstruction alone does not tell: a code may give every text back and still be lost at the first bit of noise, and
+then a prior has to hit it exactly.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.latents import Latents
+from ladle.condition import RawCondition
+from ladle.diffusion.denoising import LatentDiffusionModel
+from ladle.generation import noised_estimate
+from ladle.training.cache import VectorStore, store_latents
+from ladle.training.stages import TokenStore
+
+LOG_SNRS = (8.0, 6.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0)
+MAX_QUICK = 128  # texts, where it takes place within a training
+
+Corruption = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What is left of texts when their latents are noised to `log_snr`.
+
+    decoder: share of tokens that the autoregressive decoder puts right, each from the true ones before it, reading the
+    noised latents. denoised: the same, reading a denoiser's estimate of z0; explained: 1 minus that estimate's mean
+    squared error, over z0's variance. prior, prior_explained: by the model's own denoiser, without a condition.
+    None where there is no such denoiser.
+    """
+
+    log_snr: float
+    decoder: float
+    denoised: float | None = None
+    explained: float | None = None
+    prior: float | None = None
+    prior_explained: float | None = None
+
+
+@torch.no_grad()
+def recovery_curve(
+    autoencoder: TextAutoencoder,
+    tokens: TokenStore,
+    latents: VectorStore,
+    small: LatentDiffusionModel | None = None,
+    prior: LatentDiffusionModel | None = None,
+    seed: int = 0,
+) -> list[Recovery]:
+    """What is left at each of `LOG_SNRS`: to the decoder alone, and through the denoisers that there are."""
+    variance = latents.vectors.float().square().mean()
+    found = []
+    for log_snr in LOG_SNRS:
+        figures = {"decoder": accuracy(autoencoder, tokens, latents, _noised(log_snr, seed))}
+        for name, explained, model in (("denoised", "explained", small), ("prior", "prior_explained", prior)):
+            if model is not None:
+                errors: list[Tensor] = []
+                figures[name] = accuracy(autoencoder, tokens, latents, _estimated(model, log_snr, seed, errors))
+                figures[explained] = float(1 - torch.cat(errors).mean() / variance)
+        found.append(Recovery(log_snr, **figures))
+    return found
+
+
+@torch.no_grad()
+def accuracy(autoencoder: TextAutoencoder, tokens: TokenStore, latents: VectorStore, corrupt: Corruption) -> float:
+    """Share of tokens that the autoregressive decoder puts right, each from the true ones before it, reading
+    `corrupt(z0 [B, L, D], mask [B, L])`."""
+    right = total = 0
+    for rows, z0, mask in _batches(latents, autoencoder):
+        batch = {name: tensor.to(z0.device) for name, tensor in tokens.gather(rows).items()}
+        memory = autoencoder.expand(Latents(corrupt(z0, mask) * mask[..., None], mask))
+        guess = autoencoder.backbone.decode_logits(batch["input_ids"], *memory).argmax(-1)
+        real = batch["attention_mask"].bool()
+        right += int((guess == batch["input_ids"])[real].sum())
+        total += int(real.sum())
+    return right / total
+
+
+def half_recovery(curve: Sequence[tuple[float, float]], clean: float) -> float:
+    """The log-SNR at which accuracy is half-way between that of `clean` latents and that at the lowest log-SNR, which
+    is what the decoder guesses of the language alone. curve: (log-SNR, accuracy) pairs; between them a straight line.
+    The highest or lowest log-SNR where it is not crossed."""
+    points = sorted(curve, reverse=True)
+    middle = (clean + points[-1][1]) / 2
+    for (high, above), (low, below) in itertools.pairwise(points):
+        if above >= middle > below:
+            return low + (high - low) * (middle - below) / (above - below)
+    return points[0][0] if points[0][1] < middle else points[-1][0]
+
+
+def advised_shift(half_log_snr: float) -> float:
+    """The schedule's shift that puts `half_log_snr` at t = .5, so that half of the times are spent on either side of
+    the level where texts are decided (both kinds of schedule have log-SNR -2 log shift there)."""
+    return round(min(8.0, max(0.25, math.exp(-half_log_snr / 2))), 2)
+
+
+@torch.no_grad()
+def calibrated_shift(autoencoder: TextAutoencoder, texts: Sequence[str], seed: int = 0) -> tuple[float, float]:
+    """(shift of the schedule, log-SNR at which half is lost) by the decoder alone, on `MAX_QUICK` texts at most."""
+    texts = [text for text in texts if text.strip()][:MAX_QUICK]
+    tokens, latents = TokenStore(autoencoder, texts), store_latents(autoencoder, texts)
+    curve = [(row.log_snr, row.decoder) for row in recovery_curve(autoencoder, tokens, latents, seed=seed)]
+    half = half_recovery(curve, accuracy(autoencoder, tokens, latents, lambda z0, mask: z0))
+    return advised_shift(half), half
+
+
+def _noised(log_snr: float, seed: int) -> Corruption:
+    return lambda z0, mask: z0 + math.exp(-log_snr / 2) * _noise_like(z0, seed)
+
+
+def _estimated(model: LatentDiffusionModel, log_snr: float, seed: int, errors: list[Tensor]) -> Corruption:
+    """z0 -> the model's estimate of it, without a condition; each latent's mean squared error is added to `errors`."""
+
+    def estimated(z0: Tensor, mask: Tensor) -> Tensor:
+        level = model.schedule.level_from_log_snr(z0.new_full((len(z0),), log_snr))
+        estimate = noised_estimate(model, z0, mask, RawCondition(), level, _noise_like(z0, seed), 1.0)
+        errors.append((estimate - z0)[mask].square().mean(1))
+        return estimate
+
+    return estimated
+
+
+def _noise_like(z0: Tensor, seed: int) -> Tensor:
+    """Noise that is the same for the same batch at every level, so that levels differ by their noise's size alone."""
+    generator = torch.Generator().manual_seed(seed + z0.shape[1])
+    return torch.randn(z0.shape, generator=generator).to(z0)
+
+
+def _batches(latents: VectorStore, autoencoder: TextAutoencoder) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    device = next(autoencoder.parameters()).device
+    order = torch.sort(latents.lengths, stable=True).indices
+    for rows in order.split(128):
+        z0, mask = latents.gather(rows)
+        yield rows, z0.to(device), mask.to(device)

@@ -1,0 +1,107 @@
+"""What the figures of `inspect --health` say: settings for the next training, and a page to read."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ladle.checkpoint import ModelParts
+from ladle.diffusion.denoising import DiffusionConfig
+from ladle.health.geometry import Spectrum
+from ladle.health.recovery import Recovery, advised_shift
+
+
+@dataclass(frozen=True)
+class Health:
+    """`inspect --health`: figures and what follows from them (see `advice`).
+
+    texts: how many were measured. reconstruction: bleu (0 to 100), exact (share of texts) and tokens (share).
+    latents_per_token: mean. half_log_snr: where half of what the latents tell the decoder is lost. midpoints: see
+    `midpoint_distances`. denoiser_minutes: of the denoiser behind `Recovery.denoised`.
+    """
+
+    texts: int
+    reconstruction: dict[str, float]
+    latents_per_token: float
+    recovery: list[Recovery]
+    half_log_snr: float
+    spectrum: Spectrum
+    midpoints: dict[str, float]
+    denoiser_minutes: float
+    advice: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Nested plain values."""
+        return asdict(self)
+
+
+def advice(health: Health, parts: ModelParts) -> dict[str, str]:
+    """Setting -> what the figures say for it, each with its reason."""
+    autoencoder, spectrum = parts.autoencoder.config, health.spectrum
+    shift = advised_shift(health.half_log_snr)
+    present = (parts.diffusion.config.schedule if parts.diffusion is not None else DiffusionConfig().schedule).shift
+    found = {
+        "diffusion.schedule.shift": f"{shift:g} (now {present:g}): half of the text is lost at log-SNR "
+        f"{health.half_log_snr:.1f}, which it puts at t = .5"
+    }
+    kept = health.reconstruction["tokens"]
+    rank, channels = spectrum.effective_rank, spectrum.channels
+    if kept >= 0.98:
+        latents = f"as now: {kept:.1%} of tokens come back"
+    elif autoencoder.bottleneck.kind == "aligned":
+        fewer = max(1, autoencoder.bottleneck.tokens_per_latent - 1)
+        latents = f"more: {kept:.1%} of tokens come back; autoencoder.bottleneck.tokens_per_latent={fewer}"
+        if fewer == autoencoder.bottleneck.tokens_per_latent:
+            latents = f"as now, one a token, and {kept:.1%} come back: train the autoencoder longer"
+    else:
+        latents = f"more: {kept:.1%} of tokens come back; autoencoder.bottleneck.num_latents"
+    found["number of latents"] = latents
+    width = f"as now ({channels}): effective rank {rank:.0f}"
+    if rank < channels / 2 and kept >= 0.98:
+        width = f"{max(8, 8 * math.ceil(rank / 8))} would do (now {channels}): effective rank {rank:.0f}"
+    elif rank > 0.9 * channels and kept < 0.98:
+        width = f"wider ({channels} now, all in use: effective rank {rank:.0f}) or more latents"
+    found["autoencoder.bottleneck.latent_dim"] = width
+    noise = autoencoder.latent_noise
+    found["autoencoder.latent_noise"] = f"as now ({noise:g}): the code stands noise as large as itself"
+    if health.half_log_snr > 0:
+        found["autoencoder.latent_noise"] = (
+            f"{max(1.5, 2 * noise):g} (now {noise:g}): half of the text is lost under noise smaller than the latents"
+        )
+    return found
+
+
+def describe_health(health: Health) -> str:
+    """The figures as Markdown tables, and the advice."""
+    spectrum, near = health.spectrum, health.midpoints
+    columns = {"decoder alone": "decoder"}
+    if health.denoiser_minutes:
+        columns |= {f"denoiser of {health.denoiser_minutes:g} min": "denoised", "z0 explained by it": "explained"}
+    if health.recovery[0].prior is not None:
+        columns |= {"own prior": "prior", "z0 explained by that": "prior_explained"}
+    lines = [
+        f"{health.texts:,} held-out texts, {health.latents_per_token:.2f} latents a token: BLEU "
+        f"{health.reconstruction['bleu']:.1f}, {health.reconstruction['exact']:.1%} exact, "
+        f"{health.reconstruction['tokens']:.1%} of tokens",
+        "",
+        "Tokens put right from noised latents:",
+        "",
+        "| log-SNR | " + " | ".join(columns) + " |",
+        "|---" * (1 + len(columns)) + "|",
+    ]
+    for row in health.recovery:
+        cells = [f"{getattr(row, name):.1%}" for name in columns.values()]
+        lines.append(f"| {row.log_snr:g} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"channels {spectrum.channels}, effective rank {spectrum.effective_rank:.1f}; half of the variance in "
+        f"{spectrum.half} directions, 90 % in {spectrum.most}",
+        "a channel's mean {:.2f} to {:.2f}, deviation {:.2f} to {:.2f}, kurtosis {:.1f} to {:.1f} (Gaussian: 3)".format(
+            *spectrum.mean, *spectrum.std, *spectrum.kurtosis
+        ),
+        f"distance to the nearest known latent: held out {near['held_out']:.2f}, midpoints {near['midpoints']:.2f} "
+        f"({near['ratio']:.2f} of it), noise {near['noise']:.2f}",
+        "",
+        "Advice:",
+        *(f"* {name}: {what}" for name, what in health.advice.items()),
+    ]
+    return "\n".join(lines)
