@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ladle.benchmark import run as module
-from ladle.benchmark.results import mean_and_spread, paired_difference
+from ladle.benchmark.results import mean_and_spread, paired_difference, to_markdown
 from ladle.benchmark.run import run_benchmark
 from ladle.benchmark.systems import AutoregressiveSystem, Draws, LadleSystem
 from ladle.cli import main
@@ -40,7 +40,8 @@ def test_the_table_has_every_system_and_the_controls(finished: Path) -> None:
         assert all(len(rows) == 1 for _, rows in others)
         assert {"perplexity", "div", "copies", "label_true"} <= set(rows[0])
         assert system["minutes"] == pytest.approx(0.06, abs=0.1)
-        assert all(system["speed"][size]["median"] > 0 for size in ("1", "64"))
+        assert list(system["speed"]) == list(system["settings"])[:1]  # (MAUVE is not measured in this suite)
+        assert all(timed[size]["median"] > 0 for timed in system["speed"].values() for size in ("1", "64"))
     sizes = [system["parameters"] for system in result["systems"].values()]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
     table = (finished / "table.md").read_text()
@@ -107,6 +108,26 @@ def test_trainings_of_several_seeds_take_turns(tmp_path: Path, monkeypatch: pyte
         for part in ("", "training-1")
     ]
     assert seeds == [0, 1]
+
+
+def test_the_cheapest_of_the_good_settings_are_timed() -> None:
+    """Good: within 5 % of the best, judged on the seeds that every settings have."""
+    values = {"own": (0.8, 0.1), "best": (0.9,), "quick": (0.86,), "poor": (0.85,), "slow": (0.9,)}
+    rows = {name: [{"mauve": {"value": value}} for value in seeds] for name, seeds in values.items()}
+    passes = {"own": 32, "best": 32, "quick": 16, "poor": 8, "slow": 64}
+    assert module.settings_to_time(rows, passes) == ["own", "quick"]
+    assert module.settings_to_time({"own": rows["own"], "slow": []}, passes) == ["own"]
+    assert module.settings_to_time({"own": [{}], "best": [{}]}, passes) == ["own"]
+
+
+def test_the_table_has_the_speed_at_cheaper_settings(finished: Path) -> None:
+    result = json.loads((finished / "results.json").read_text())
+    speed = result["systems"]["ladle"]["speed"]
+    assert "## Speed" not in to_markdown(result)
+    speed["8 steps"] = {size: {"median": 1234.0} for size in speed["default"]}
+    section = to_markdown(result).split("## Speed")[1].split("##")[0]
+    assert "| ladle | 8 steps | - | 1,234 | 1,234 |" in section
+    assert "| rival | p .95 |" in section
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -518,7 +518,7 @@ def test_every_step_can_be_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     lines: list[str] = []
     train(TinyStage(), tmp_path, lines, steps=101, validate_every=0, sample_every=0)
     assert len(lines) == 103  # one to begin, one to end
-    assert lines[0] == "diffusion: training 0.00M parameters on cpu, fp32, 101 steps"
+    assert lines[0] == "diffusion: training 0.00M parameters on cpu, fp32, adamw at 0.01, 101 steps"
     loss = rows(tmp_path)[0]["loss"]
     assert lines[50].startswith(f"diffusion: 50 %, step 50, loss {loss:.4g}, ")
 

@@ -105,16 +105,16 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     rows: dict[str, Sequence[Mapping[str, Any]]] = {name: [row] for name, row in result["controls"].items()}
     rows |= {name: _main(system) for name, system in systems.items()}
     columns = [name for name in COLUMNS if any(name in row for part in rows.values() for row in part)]
-    batches = list(next(iter(systems.values()))["speed"])
+    batches = list(_main(next(iter(systems.values())), "speed"))
     head = ["system", "parameters", "minutes", *columns, *(f"tokens/s, batch {size}" for size in batches)]
     lines = [f"# {suite['name']}", "", _about(result), "", _line(head), _line(["---"] * len(head))]
     for name, part in rows.items():
         system = systems.get(name)
         own = [f"{system['parameters'] / 1e6:.2f}M", f"{system['minutes']:.1f}"] if system else ["-", "-"]
-        speed = [f"{system['speed'][size]['median']:,.0f}" if system else "-" for size in batches]
+        speed = _speeds(_main(system, "speed"), batches) if system else ["-"] * len(batches)
         lines.append(_line([name, *own, *(_cell(part, metric) for metric in columns), *speed]))
     lines += ["", "; ".join(f"{name}: {METRICS[name].says} ({METRICS[name].direction})" for name in columns) + "."]
-    lines += _difference_lines(result)
+    lines += _difference_lines(result) + _speed_lines(result, batches)
     frontier = [
         (name, setting, part)
         for name, system in systems.items()
@@ -164,6 +164,25 @@ def _difference_lines(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _speed_lines(result: Mapping[str, Any], batches: Sequence[str]) -> list[str]:
+    """Where a system was timed at cheaper settings too, with its MAUVE there."""
+    timed = [(name, setting) for name, system in result["systems"].items() for setting in system["speed"]]
+    if len(timed) == len(result["systems"]):
+        return []
+    head = ["system", "settings", "mauve", *(f"tokens/s, batch {size}" for size in batches)]
+    lines = ["", "## Speed at the cheapest settings within 5 % of a system's best MAUVE, beside the table's", ""]
+    lines += [_line(head), _line(["---"] * len(head))]
+    for name, setting in timed:
+        system = result["systems"][name]
+        quality = _cell(system["settings"][setting], "mauve")
+        lines.append(_line([name, setting, quality, *_speeds(system["speed"][setting], batches)]))
+    return lines
+
+
+def _speeds(timed: Mapping[str, Any], batches: Sequence[str]) -> list[str]:
+    return [f"{timed[size]['median']:,.0f}" for size in batches]
+
+
 def _cell(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
     found = mean_and_spread(rows, metric)
     if found is None:
@@ -182,9 +201,9 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _main(system: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The rows of the first settings."""
-    return next(iter(system["settings"].values()))
+def _main(system: Mapping[str, Any], what: str = "settings") -> Any:
+    """The rows of the first settings, or their speed."""
+    return next(iter(system[what].values()))
 
 
 def _points(result: Mapping[str, Any], x: str, y: str) -> dict[str, list[Point]]:

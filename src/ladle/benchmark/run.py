@@ -95,7 +95,10 @@ class _Run:
                 ]
         first = {name: trainings[0] for name, trainings in systems.items()}
         controls = self._controls(first)
-        speed = self._speed(first)
+        speed = self._speed(first, {
+            name: settings_to_time(rows[name], {s: first[name].passes(v) for s, v in system.settings.items()})
+            for name, system in self.suite.systems.items()
+        })  # fmt: skip
         result = {
             "format": 1,
             "suite": self.suite.model_dump(mode="json"),
@@ -274,12 +277,12 @@ class _Run:
 
     # ---------------------------------------------------------------------------------------------------------- speed
 
-    def _speed(self, systems: Mapping[str, System]) -> dict[str, dict[str, Any]]:
-        """Tokens of returned text a second, without loading, all systems in turn in every round: by batch size the
-        rounds' figures and their median. One tokenizer counts for all, that of the first Ladle system."""
+    def _speed(self, systems: Mapping[str, System], timed: Mapping[str, list[str]]) -> dict[str, dict[str, Any]]:
+        """Tokens of returned text a second, without loading, all systems in turn in every round: by settings and batch
+        size the rounds' figures and their median. One tokenizer counts for all, that of the first Ladle system."""
         config = self.suite.speed
-        settings = {name: next(iter(system.settings.values())) for name, system in self.suite.systems.items()}
-        key = digest([{name: system.digest for name, system in systems.items()}, settings, config.model_dump(),
+        runs = [(name, s, self.suite.systems[name].settings[s]) for name, settings in timed.items() for s in settings]
+        key = digest([{name: system.digest for name, system in systems.items()}, runs, config.model_dump(),
                       torch.get_num_threads()])  # fmt: skip
         path = self.folder / "speed.json"
         known = _read(path)
@@ -290,26 +293,40 @@ class _Run:
             (s.model.autoencoder.backbone.tokenizer for s in systems.values() if isinstance(s, LadleSystem)),
             None,
         )
-        found: dict[str, dict[str, Any]] = {name: {} for name in systems}
+        found: dict[str, dict[str, Any]] = {name: {setting: {} for setting in timed[name]} for name in systems}
         for batch_size, count in config.batches.items():
             conditions = [self.conditions[0][i % len(self.conditions[0])] for i in range(count)]
-            rounds: dict[str, list[float]] = {name: [] for name in systems}
+            rounds: dict[tuple[str, str], list[float]] = {(name, setting): [] for name, setting, _ in runs}
             for number in range(-1, config.rounds):  # the first warms up
-                for name, system in systems.items():
+                for name, setting, values in runs:
                     draws = _draws(conditions, (number + 1) * count)
                     start = time.perf_counter()
-                    texts = system.draw(draws, settings[name], batch_size)
+                    texts = systems[name].draw(draws, values, batch_size)
                     seconds = time.perf_counter() - start
                     if number >= 0:
-                        rounds[name].append(_count_tokens(tokenizer, texts) / seconds)
-            for name, values in rounds.items():
-                found[name][str(batch_size)] = {
-                    "median": sorted(values)[len(values) // 2],
-                    "rounds": values,
+                        rounds[name, setting].append(_count_tokens(tokenizer, texts) / seconds)
+            for (name, setting), figures in rounds.items():
+                found[name][setting][str(batch_size)] = {
+                    "median": sorted(figures)[len(figures) // 2],
+                    "rounds": figures,
                     "texts": count,
                 }
         atomic_json(path, {"key": key, "systems": found})
         return found
+
+
+def settings_to_time(rows: Mapping[str, Sequence[Mapping[str, Any]]], passes: Mapping[str, int]) -> list[str]:
+    """The first settings, and the cheapest within 5 % of the best MAUVE (over the seeds that all settings share).
+
+    Args:
+        rows: by settings the scores of each seed.
+        passes: by settings, of the network for a text.
+    """
+    scored = {name: part for name, part in rows.items() if part and "mauve" in part[0]}
+    shared = min(map(len, scored.values()), default=0)
+    quality = {name: sum(row["mauve"]["value"] for row in part[:shared]) for name, part in scored.items()}
+    good = [name for name, value in quality.items() if value >= 0.95 * max(quality.values())]
+    return list(dict.fromkeys([next(iter(rows)), *sorted(good, key=passes.__getitem__)[:1]]))
 
 
 def _draws(conditions: Sequence[tuple[str | None, str | None]], first_seed: int) -> Draws:

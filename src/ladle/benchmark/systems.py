@@ -42,6 +42,9 @@ class System(Protocol):
     def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
         """One text a seed."""
 
+    def passes(self, settings: Mapping[str, Any]) -> int:
+        """Of the network, a text: by this the cheapest of equally good settings is found."""
+
 
 class LadleSystem:
     """A latent diffusion model."""
@@ -53,13 +56,21 @@ class LadleSystem:
         self.num_parameters = count_parameters(self.model.parts)
         self.saved_with = self.model.parts.sampling
 
+    def passes(self, settings: Mapping[str, Any]) -> int:
+        """Steps times candidates."""
+        sampling = self._sampling(settings)
+        return sampling.num_inference_steps * sampling.candidates
+
     def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
         """As `LatentDiffusion.generate`, by any key of `SamplingConfig`."""
-        self.model.parts.sampling = SamplingConfig.parse({**self.saved_with.model_dump(), **settings}, "settings")
+        self.model.parts.sampling = self._sampling(settings)
         try:
             return self.model.generate(**vars(draws), batch_size=batch_size)
         finally:
             self.model.parts.sampling = self.saved_with
+
+    def _sampling(self, settings: Mapping[str, Any]) -> SamplingConfig:
+        return SamplingConfig.parse({**self.saved_with.model_dump(), **settings}, "settings")
 
 
 class AutoregressiveSystem:
@@ -70,6 +81,10 @@ class AutoregressiveSystem:
         self.digest = _digest(folder)
         self.minutes = float(self.model.info.get("minutes", 0))
         self.num_parameters = self.model.num_parameters
+
+    def passes(self, settings: Mapping[str, Any]) -> int:
+        """One a token, by whatever settings."""
+        return 1
 
     def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
         """As `AutoregressiveModel.generate`."""

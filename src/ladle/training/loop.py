@@ -197,7 +197,7 @@ class _Run:
         _set_modes(self.stage.module)
         size = sum(parameter.numel() for parameter in self.trained) / 1e6
         budget = f"{self.config.steps} steps" if self.config.steps else duration(60 * (self.config.minutes or 0))
-        where = f"{self.device.type}, {'bf16' if self.bf16 else 'fp32'}"
+        where = f"{self.device.type}, {'bf16' if self.bf16 else 'fp32'}, {self.config.optimizer} at {self.config.lr:g}"
         come = f", going on from step {self.position.step} ({self.share:.0%})" if restored else ""
         self.log(f"{self.stage.name}: training {size:.2f}M parameters on {where}, {budget}{come}")
 
