@@ -18,7 +18,7 @@ from ladle.diffusion.schedule import (
 )
 from ladle.errors import UserError
 
-KINDS = ["cosine", "flow"]
+KINDS = ["cosine", "linear", "sigmoid", "sqrt", "flow"]
 times = st.floats(0, 1, allow_nan=False)
 shifts = st.floats(0.05, 50)
 
@@ -36,6 +36,25 @@ def test_unshifted_schedules_have_their_textbook_alpha_and_sigma(t):
     flow = build_schedule(ScheduleConfig(kind="flow")).level(scalar(t))
     assert flow.alpha.item() == pytest.approx(1 - t, rel=1e-12)
     assert flow.sigma.item() == pytest.approx(t, rel=1e-12)
+    sqrt = build_schedule(ScheduleConfig(kind="sqrt")).level(scalar(t))
+    assert sqrt.alpha.item() ** 2 == pytest.approx(1 - math.sqrt(t), rel=1e-12)
+
+
+@pytest.mark.parametrize("t", [0.01, 0.2, 0.5, 0.77, 0.99])
+def test_the_sigmoid_schedule_is_the_papers_difference_of_sigmoids(t):
+    """As Jabri et al. write it."""
+    high, low, here = (1 / (1 + math.exp(-x)) for x in (3, -3, 6 * t - 3))
+    level = build_schedule(ScheduleConfig(kind="sigmoid")).level(scalar(t))
+    assert level.alpha.item() ** 2 == pytest.approx((high - here) / (high - low), rel=1e-12)
+
+
+def test_the_linear_schedule_is_the_limit_of_ddpms_thousand_steps():
+    """Their alpha_bar is the product of 1 - beta, beta even from 1e-4 to 0.02."""
+    alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    schedule = build_schedule(ScheduleConfig(kind="linear"))
+    for step in (100, 500, 900):
+        level = schedule.level(scalar(step / 1000))
+        assert 2 * math.log(level.alpha) == pytest.approx(math.log(alpha_bar[step - 1]), rel=0.01)
 
 
 def test_a_shifted_cosine_is_tan_d():
@@ -91,7 +110,8 @@ def test_the_ends_of_time_are_finite_in_every_dtype(kind, dtype, shift):
     log_snr = build_schedule(ScheduleConfig(kind=kind, shift=shift, log_snr_max=12)).log_snr(
         torch.tensor([0, 1], dtype=dtype)
     )
-    assert log_snr.tolist() == [12, -12]
+    noise_end = max(-12, -10.05 - 2 * math.log(shift)) if kind == "linear" else -12  # DDPM's keeps some signal
+    assert log_snr.tolist() == pytest.approx([12, noise_end], abs=1e-3)
 
 
 def test_levels_broadcast_per_sample_and_scalars_stay_scalars():
@@ -113,14 +133,15 @@ def test_sampling_levels_run_from_noise_to_clean(kind, grid):
     schedule = build_schedule(ScheduleConfig(kind=kind, shift=2.0))
     levels = sampling_levels(schedule, 10, grid)
     assert len(levels) == 11
-    assert (levels[0].log_snr.item(), levels[-1].log_snr.item()) == (-15, 15)
+    first = -10.05 - 2 * math.log(2.0) if kind == "linear" else -15
+    assert (levels[0].log_snr.item(), levels[-1].log_snr.item()) == pytest.approx((first, 15), abs=1e-3)
     for level in levels:
         assert isinstance(level, Level) and level.log_snr.shape == level.alpha.shape == level.sigma.shape == ()
         assert level.alpha.dtype == torch.float32
         assert 2 * math.log(level.alpha / level.sigma) == pytest.approx(level.log_snr.item(), abs=1e-5)
     log_snr = torch.stack([level.log_snr for level in levels])
-    expected = schedule.log_snr(torch.linspace(1, 0, 11)) if grid == "time" else torch.linspace(-15, 15, 11)
-    torch.testing.assert_close(log_snr, expected)
+    expected = schedule.log_snr(torch.linspace(1, 0, 11)) if grid == "time" else torch.linspace(first, 15, 11)
+    torch.testing.assert_close(log_snr, expected, atol=1e-3, rtol=1e-5)
 
 
 def test_wrong_settings_are_refused_in_one_line():
@@ -132,7 +153,7 @@ def test_wrong_settings_are_refused_in_one_line():
         sampling_levels(schedule, 5, "logsnr")
     with pytest.raises(UserError, match="did you mean 'rectified_flow'"):
         Schedule(schedule.log_snr, "rectified")
-    for bad in ({"shift": 0.0}, {"shift": float("inf")}, {"log_snr_max": -1.0}, {"kind": "linear"}, {"shfit": 2.0}):
+    for bad in ({"shift": 0.0}, {"shift": float("inf")}, {"log_snr_max": -1.0}, {"kind": "tangent"}, {"shfit": 2.0}):
         with pytest.raises(UserError):
             ScheduleConfig.parse(bad)
 

@@ -103,13 +103,15 @@ class Schedule:
 class ScheduleConfig(Config):
     """Which schedule.
 
-    kind: "cosine" (alpha = cos(pi t / 2), variance preserving) or "flow" (alpha = 1 - t, rectified flow).
+    kind: variance preserving are "cosine" (alpha = cos(pi t / 2)), "linear" (DDPM's beta from 0.1 to 20, which leaves a
+        log_snr of -10 at the noise end), "sigmoid" (alpha^2 from sigmoid(3) down to sigmoid(-3), stretched to 1 and
+        0) and "sqrt" (alpha^2 = 1 - sqrt(t)); "flow" (alpha = 1 - t) is rectified flow.
     shift: d > 0 lowers log_snr by 2 log d everywhere: above 1 means more noise. It is TEncDM's tan-d and the paper's
         `scale` of 1 / d (arXiv 2402.19097). Wide latents survive more noise, so they want a larger shift.
     log_snr_max: log_snr is clamped to +- this, after the shift, because its ends are infinite.
     """
 
-    kind: Literal["cosine", "flow"] = "cosine"
+    kind: Literal["cosine", "linear", "sigmoid", "sqrt", "flow"] = "cosine"
     shift: float = Field(1.0, gt=0, allow_inf_nan=False)
     log_snr_max: float = Field(15.0, gt=0, allow_inf_nan=False)
 
@@ -131,6 +133,23 @@ def _cosine(t: Tensor) -> Tensor:
     return 2 * (torch.sin((1 - t) * (math.pi / 2)).log() - torch.sin(t * (math.pi / 2)).log())
 
 
+def _linear(t: Tensor) -> Tensor:
+    """-log alpha^2 is the integral of beta(t) = 0.1 + 19.9 t (Song et al., arXiv 2011.13456, eq. 32)."""
+    return -(0.1 * t + 9.95 * t**2).expm1().log()
+
+
+def _sigmoid(t: Tensor) -> Tensor:
+    """Jabri et al. (arXiv 2212.11972), start -3, end 3, tau 1. Their differences of sigmoids are sinh (a - b) / 2 over
+    the cosh of both halves, which cancel: no digits are lost at the ends."""
+    return (3 * (1 - t)).sinh().log() - (3 * t).sinh().log()
+
+
+def _sqrt(t: Tensor) -> Tensor:
+    """Diffusion-LM's (Li et al., arXiv 2205.14217) without its offset of 1e-4, which would leave a tenth of the noise
+    in what a sampler returns; 1 - sqrt(t) as (1 - t) / (1 + sqrt(t))."""
+    return (1 - t).log() - t.sqrt().log1p() - t.log() / 2
+
+
 def _flow(t: Tensor) -> Tensor:
     """2 log((1 - t) / t)."""
     return 2 * ((1 - t).log() - t.log())
@@ -138,6 +157,9 @@ def _flow(t: Tensor) -> Tensor:
 
 _KINDS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "cosine": (_cosine, "variance_preserving"),
+    "linear": (_linear, "variance_preserving"),
+    "sigmoid": (_sigmoid, "variance_preserving"),
+    "sqrt": (_sqrt, "variance_preserving"),
     "flow": (_flow, "rectified_flow"),
 }
 
