@@ -142,6 +142,23 @@ def test_the_l1_loss_is_the_mean_of_absolute_errors() -> None:
     assert model.loss(a_batch(torch.randn(3000, 4, 3)))[0].item() == pytest.approx(math.sqrt(2 / math.pi), abs=0.03)
 
 
+@pytest.mark.parametrize(
+    "options", [{"loss": "huber"}, {"weighting": "min_snr"}, {"weighting": "sigmoid"}, {"times": "logit_normal"}]
+)
+def test_the_objective_of_the_config_is_the_one_that_is_trained(options: dict[str, Any]) -> None:
+    """Each changes the loss of the same batch and noise, and can be learnt from at every level."""
+    losses = []
+    for config in ({}, options):
+        model = build(**config)
+        torch.nn.init.normal_(model.denoiser.output.weight, generator=torch.Generator().manual_seed(0))
+        torch.manual_seed(0)
+        loss = model.loss(a_batch(torch.randn(500, 4, 3)))[0]
+        loss.backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        losses.append(loss.item())
+    assert losses[0] != pytest.approx(losses[1], rel=0.02)
+
+
 # ------------------------------------------------------------------------------------------------ learning
 
 MODES = torch.tensor([[1.2, 0.6], [-1.2, -0.6]])

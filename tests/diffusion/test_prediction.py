@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ladle.diffusion.prediction import PREDICTIONS, add_noise, eps_from_z0, target, to_z0
+from ladle.diffusion.prediction import PREDICTIONS, add_noise, eps_from_z0, output_scale, target, to_z0
 from ladle.diffusion.schedule import PATHS, Schedule
 from ladle.errors import UserError
 
@@ -40,6 +40,17 @@ def test_noise_and_clean_latent_are_two_views_of_one_estimate(path, log_snr):
     z0_hat, zt = pair(1)
     level = level_at(log_snr, path)
     torch.testing.assert_close(add_noise(z0_hat, eps_from_z0(zt, z0_hat, level), level), zt, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_scale_is_how_far_the_output_moves_with_z0_hat(path, prediction):
+    """Whatever weighs errors of z0_hat goes by it."""
+    level = level_at([-6.0, 0.3, 5.0], path)
+    zt, output = pair(3)
+    moved = to_z0(prediction, output + 0.01, zt, level) - to_z0(prediction, output, zt, level)
+    scale = output_scale(prediction, level)[:, None, None]
+    torch.testing.assert_close(moved.abs() * scale, torch.full_like(zt, 0.01))
 
 
 def test_targets_are_what_their_names_say():

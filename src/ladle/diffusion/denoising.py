@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from ladle.condition import Condition, ConditionConfig, ConditionEncoder, RawCondition
-from ladle.config import Config
 from ladle.diffusion.lengths import LengthModel
+from ladle.diffusion.objective import ObjectiveConfig, draw_times, weighted_error
 from ladle.diffusion.prediction import add_noise, target, to_z0
 from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule
 from ladle.diffusion.transformer import DenoiserConfig, DenoisingTransformer
@@ -19,16 +18,14 @@ from ladle.diffusion.transformer import DenoiserConfig, DenoisingTransformer
 Denoise = Callable[..., Tensor]
 
 
-class DiffusionConfig(Config):
-    """schedule, prediction and network of the diffusion over latents.
+class DiffusionConfig(ObjectiveConfig):
+    """schedule, prediction, objective (`ObjectiveConfig`) and network of the diffusion over latents.
 
     self_condition_prob: share of training samples that see the model's own first estimate (arXiv 2208.04202).
-    loss: `l2`, or `l1` (the paper's choice for text to text).
     """
 
     schedule: ScheduleConfig = ScheduleConfig(shift=2.0)  # measured for latents of 64 channels
     prediction: Literal["v", "x0", "eps", "flow"] = "v"
-    loss: Literal["l2", "l1"] = "l2"
     self_condition_prob: float = Field(0.5, ge=0, le=1)
     denoiser: DenoiserConfig = DenoiserConfig()
 
@@ -83,15 +80,11 @@ class LatentDiffusionModel(nn.Module):
         self.length = None if fixed_length else LengthModel(condition, source_dim, max_latents)
 
     def loss(self, batch: DiffusionBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean error of the raw prediction over the latents that exist, plus the length model's cross-entropy.
-
-        t is U(0, 1), stratified over the batch (arXiv 2107.00630, appendix I.1), so that no batch misses a noise level.
-        """
+        """Mean error of the raw prediction over the latents that exist, plus the length model's cross-entropy."""
         z0, mask = batch.z0, batch.mask
         rows = len(z0)
         condition = self.condition.encode(self.condition.drop(batch.condition), rows)
-        t = (torch.rand((), device=z0.device) + torch.randperm(rows, device=z0.device) / rows) % 1.0
-        level = self.schedule.level(t)
+        level = self.schedule.level(draw_times(self.config, rows, z0.device))
         eps = torch.randn_like(z0)
         zt = add_noise(z0, eps, level)
         chosen = torch.rand(rows, device=z0.device) < self.config.self_condition_prob
@@ -100,7 +93,7 @@ class LatentDiffusionModel(nn.Module):
             zt, level.log_snr, mask=mask, condition=condition, self_condition=previous, self_condition_mask=chosen
         ).float()
         wanted = target(self.config.prediction, z0, eps, level)
-        error = F.l1_loss(output, wanted, reduction="none") if self.config.loss == "l1" else (output - wanted).square()
+        error = weighted_error(self.config, self.config.prediction, output, wanted, level)
         diffusion = error.mean(-1)[mask].mean()
         metrics = {"diffusion_loss": diffusion.detach()}
         loss = diffusion

@@ -8,6 +8,7 @@ All of it holds on every path, so nothing assumes alpha^2 + sigma^2 = 1.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ladle.config import nearest
@@ -16,10 +17,12 @@ from ladle.errors import UserError
 
 
 class Prediction(NamedTuple):
-    """target(z0, eps, level) is what the network learns; to_z0(output, zt, level) reads its output back."""
+    """target(z0, eps, level) is what the network learns; to_z0(output, zt, level) reads its output back; scale(level)
+    is how far the output moves for each unit that z0_hat moves."""
 
     target: Callable[[Tensor, Tensor, Level], Tensor]
     to_z0: Callable[[Tensor, Tensor, Level], Tensor]
+    scale: Callable[[Level], Tensor]
 
 
 PREDICTIONS: dict[str, Prediction] = {
@@ -27,19 +30,23 @@ PREDICTIONS: dict[str, Prediction] = {
     "v": Prediction(
         target=lambda z0, eps, level: level.alpha * eps - level.sigma * z0,
         to_z0=lambda v, zt, level: (level.alpha * zt - level.sigma * v) / (level.alpha**2 + level.sigma**2),
+        scale=lambda level: (level.alpha**2 + level.sigma**2) / level.sigma,
     ),
     "x0": Prediction(
         target=lambda z0, eps, level: z0,
         to_z0=lambda z0_hat, zt, level: z0_hat,
+        scale=lambda level: torch.ones_like(level.sigma),
     ),
     "eps": Prediction(
         target=lambda z0, eps, level: eps,
         to_z0=lambda eps, zt, level: (zt - level.sigma * eps) / level.alpha,
+        scale=lambda level: level.alpha / level.sigma,
     ),
     # The velocity d zt / dt of the rectified flow, where t runs from clean to noise.
     "flow": Prediction(
         target=lambda z0, eps, level: eps - z0,
         to_z0=lambda u, zt, level: (zt - level.sigma * u) / (level.alpha + level.sigma),
+        scale=lambda level: (level.alpha + level.sigma) / level.sigma,
     ),
 }
 
@@ -60,6 +67,16 @@ def to_z0(prediction: str, output: Tensor, zt: Tensor, level: Level) -> Tensor:
         UserError: `prediction` is not one of PREDICTIONS.
     """
     return _named(prediction).to_z0(output, zt, level.expand(zt))
+
+
+def output_scale(prediction: str, level: Level) -> Tensor:
+    """How far a network's raw output moves for each unit that z0_hat moves, in level's shape: an error of z0_hat is an
+    error of the output so many times as large.
+
+    Raises:
+        UserError: `prediction` is not one of PREDICTIONS.
+    """
+    return _named(prediction).scale(level)
 
 
 def add_noise(z0: Tensor, eps: Tensor, level: Level) -> Tensor:

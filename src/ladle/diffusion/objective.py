@@ -1,0 +1,81 @@
+"""What the denoiser is trained for: which times, which error, and how much each noise level counts.
+
+None of it is seen by a sampler. Weightings are stated for the squared error of z0_hat, as papers do, and act on the raw
+prediction, where an error of z0_hat is `output_scale` times as large.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ladle.config import Config
+from ladle.diffusion.prediction import output_scale
+from ladle.diffusion.schedule import Level
+
+HUBER_DELTA = 1.0  # in standard deviations of the target: v of unit latents has one of 1
+MIN_SNR_GAMMA = 5.0
+SIGMOID_BIAS = 2.0
+
+
+class ObjectiveConfig(Config):
+    """What a denoiser is trained for.
+
+    times: how t is drawn. `uniform` over (0, 1), or `logit_normal`, the sigmoid of N(time_mean, time_std^2) (Esser et
+        al., arXiv 2403.03206): more of the middle, where the choice among texts is made.
+    loss: of the raw prediction's error: `l2`, `l1` (the paper's for text to text) or `huber`, half of l2 below 1.
+    weighting: `flat` weighs the raw prediction alike at every level; `min_snr` is min(SNR, 5) on the squared error of
+        z0_hat (Hang et al., arXiv 2303.09556); `sigmoid` is sigmoid(2 - log_snr) on that of the noise (Kingma and Gao,
+        arXiv 2303.00848). l1 takes the root of it.
+    """
+
+    times: Literal["uniform", "logit_normal"] = "uniform"
+    time_mean: float = Field(0.0, allow_inf_nan=False)
+    time_std: float = Field(1.0, gt=0, allow_inf_nan=False)
+    loss: Literal["l2", "l1", "huber"] = "l2"
+    weighting: Literal["flat", "min_snr", "sigmoid"] = "flat"
+
+
+def draw_times(config: ObjectiveConfig, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """[count] times, stratified: one from each of `count` equal shares of the distribution, in random order (arXiv
+    2107.00630, appendix I.1), so that no batch misses a noise level."""
+    u = (torch.rand((), device=device) + torch.randperm(count, device=device) / count) % 1.0
+    if config.times == "uniform":
+        return u
+    normal = torch.special.ndtri(u.double().clamp(1e-9, 1 - 1e-9))
+    return (config.time_mean + config.time_std * normal).sigmoid().float()
+
+
+def weights(config: ObjectiveConfig, prediction: str, level: Level) -> Tensor:
+    """[B] weights of the raw prediction's squared error at `level` [B]."""
+    if config.weighting == "flat":
+        return torch.ones_like(level.log_snr)
+    return WEIGHTINGS[config.weighting](level.log_snr) / output_scale(prediction, level).square()
+
+
+def weighted_error(config: ObjectiveConfig, prediction: str, output: Tensor, wanted: Tensor, level: Level) -> Tensor:
+    """The error of every element of `output` [B, L, D] at `level` [B], before any mean."""
+    root = weights(config, prediction, level).sqrt()[:, None, None]
+    return LOSSES[config.loss](root * output, root * wanted)
+
+
+def _min_snr(log_snr: Tensor) -> Tensor:
+    return log_snr.exp().clamp(max=MIN_SNR_GAMMA)
+
+
+def _sigmoid(log_snr: Tensor) -> Tensor:
+    """Of the noise's error, e^log_snr more of z0_hat's: both are one product, which is finite at both ends."""
+    return (SIGMOID_BIAS - log_snr).sigmoid() * log_snr.exp()
+
+
+# Weight of z0_hat's squared error at log_snr.
+WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {"min_snr": _min_snr, "sigmoid": _sigmoid}
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l2": lambda output, wanted: (output - wanted).square(),
+    "l1": lambda output, wanted: (output - wanted).abs(),
+    "huber": lambda output, wanted: F.huber_loss(output, wanted, reduction="none", delta=HUBER_DELTA),
+}
