@@ -159,6 +159,22 @@ def test_the_objective_of_the_config_is_the_one_that_is_trained(options: dict[st
     assert losses[0] != pytest.approx(losses[1], rel=0.02)
 
 
+def test_times_adapt_in_training_only() -> None:
+    """And the curriculum ends there too: what is held out is measured at uniform times."""
+    model = build(schedule={"kind": "flow"}, times="adaptive", curriculum=0.5, self_condition_prob=0.0)
+    assert model.adaptive_times is not None
+    calls = Calls(model)
+    batch = a_batch(torch.randn(200, 4, 3))
+    model.loss(batch, 0.25)
+    seen = model.adaptive_times.error.clone()
+    assert seen[-25:].min() > 0.3 and not seen[:24].any()  # z0_hat = alpha zt is wrong by 1 at the noise end
+    model.eval()
+    model.loss(batch, 0.25)
+    assert torch.equal(model.adaptive_times.error, seen)
+    trained, held_out = (torch.sigmoid(-call["log_snr"] / 2) for call in calls.calls)
+    assert trained.min() >= 0.49 and held_out.min() < 0.01
+
+
 # ------------------------------------------------------------------------------------------------ learning
 
 MODES = torch.tensor([[1.2, 0.6], [-1.2, -0.6]])

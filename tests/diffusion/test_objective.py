@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ladle.diffusion.objective import LOSSES, ObjectiveConfig, draw_times, weighted_error, weights
+from ladle.diffusion.objective import LOSSES, AdaptiveTimes, ObjectiveConfig, draw_times, weighted_error, weights
 from ladle.diffusion.prediction import PREDICTIONS, add_noise, target
 from ladle.diffusion.schedule import PATHS, Level, Schedule
 from ladle.errors import UserError
@@ -73,6 +73,37 @@ def test_logit_normal_times_have_their_distribution(mean: float, std: float) -> 
     shares = torch.special.ndtr((draw_times(config, 10).double().logit() - mean) / std).sort().values
     assert shares.diff().tolist() == pytest.approx([0.1] * 9, abs=1e-5)
     assert not torch.equal(times, times.sort().values)
+
+
+def test_adaptive_times_raise_the_error_evenly() -> None:
+    """An error of t^2 wants t = sqrt(u); what is drawn uniformly beside it keeps a fifth of the draws everywhere."""
+    u = (torch.arange(1000) + 0.5) / 1000
+    times = AdaptiveTimes(num_bins=100, uniform=0.0)
+    assert torch.equal(times(u), u)
+    for _ in range(50):
+        t = torch.rand(500)
+        times.update(t, t.square() * (0.5 + torch.rand(500)))
+    torch.testing.assert_close(times(u), u.sqrt(), atol=0.03, rtol=0)
+    mixed = AdaptiveTimes(num_bins=100)
+    mixed.error.copy_(times.error)
+    found = mixed(u)
+    assert (found.diff() >= 0).all() and found[0] >= 0 and found[-1] <= 1
+    assert (found < 0.1).float().mean().item() == pytest.approx(0.8 * 0.01 + 0.2 * 0.1, abs=0.01)
+
+
+def test_an_error_that_falls_again_or_was_not_seen_does_no_harm() -> None:
+    times = AdaptiveTimes(num_bins=10)
+    times.update(torch.tensor([0.35, 0.35, 0.85]), torch.tensor([1.0, 3.0, 0.5]))
+    assert times.error.tolist() == pytest.approx([0, 0, 0, 2, 0, 0, 0, 0, 0.5, 0])
+    found = times(torch.linspace(0.001, 0.999, 500))
+    assert found.isfinite().all() and (found.diff() >= 0).all()
+    assert ((found > 0.3) & (found < 0.4)).float().mean().item() == pytest.approx(0.82, abs=0.01)
+
+
+def test_a_curriculum_goes_from_large_times_to_small() -> None:
+    config = ObjectiveConfig(curriculum=0.5)
+    lowest = [draw_times(config, 1000, progress=progress).min().item() for progress in (0.0, 0.125, 0.25, 0.5, 1.0)]
+    assert lowest == pytest.approx([1.0, 0.75, 0.5, 0.0, 0.0], abs=0.002)
 
 
 def test_uniform_times_are_uniform() -> None:

@@ -118,6 +118,21 @@ def test_precision_is_each_stages_own(tmp_path: Path) -> None:
     assert seen == [torch.bfloat16, torch.float32]
 
 
+def test_a_stage_is_told_how_far_it_is(tmp_path: Path) -> None:
+    """The middle of each step, also after an interruption."""
+    seen: list[float] = []
+
+    class Spy(Interrupted):
+        def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+            seen.append(self.progress)
+            return super().loss(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Spy([2]), tmp_path, steps=4)
+    train(Spy([]), tmp_path, steps=4)
+    assert sorted(set(seen)) == [0.125, 0.375, 0.625, 0.875]
+
+
 def test_frozen_parts_are_not_trained_and_stay_in_eval_mode(tmp_path: Path) -> None:
     """A frozen encoder with dropout would give noisy latents; batch statistics would drift."""
     stage = TinyStage()

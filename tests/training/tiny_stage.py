@@ -18,6 +18,7 @@ class TinyStage:
     """Rows of 8 numbers, two targets. After `max_loads` batches it waits for ever, so that a kill comes in time."""
 
     name = "diffusion"
+    progress = 0.0
 
     def __init__(
         self,

@@ -133,6 +133,7 @@ class AutoregressiveStage:
     """Rows with `text` and, where they have them, `label` and `source`, for `ladle.training.loop`."""
 
     name = "autoregressive"
+    progress = 0.0
 
     def __init__(self, model: AutoregressiveModel, train: Sequence[Row], valid: Sequence[Row], config: Any):
         self.module, self.config = model, config

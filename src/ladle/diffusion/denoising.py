@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ladle.condition import Condition, ConditionConfig, ConditionEncoder, RawCondition
 from ladle.diffusion.lengths import LengthModel
-from ladle.diffusion.objective import ObjectiveConfig, draw_times, weighted_error
+from ladle.diffusion.objective import AdaptiveTimes, ObjectiveConfig, draw_times, weighted_error
 from ladle.diffusion.prediction import add_noise, target, to_z0
 from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule
 from ladle.diffusion.transformer import DenoiserConfig, DenoisingTransformer
@@ -77,14 +77,21 @@ class LatentDiffusionModel(nn.Module):
         self.schedule = build_schedule(config.schedule)
         self.condition = ConditionEncoder(condition, width, source_dim)
         self.denoiser = DenoisingTransformer(config.denoiser, latent_dim, max_latents, reads_memory=condition.source)
+        self.adaptive_times = AdaptiveTimes() if config.times == "adaptive" else None
         self.length = None if fixed_length else LengthModel(condition, source_dim, max_latents)
 
-    def loss(self, batch: DiffusionBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean error of the raw prediction over the latents that exist, plus the length model's cross-entropy."""
+    def loss(self, batch: DiffusionBatch, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean error of the raw prediction over the latents that exist, plus the length model's cross-entropy.
+
+        In eval mode at uniform times. progress: the share of the training that is over, for the curriculum.
+        """
         z0, mask = batch.z0, batch.mask
         rows = len(z0)
         condition = self.condition.encode(self.condition.drop(batch.condition), rows)
-        level = self.schedule.level(draw_times(self.config, rows, z0.device))
+        held_out = ObjectiveConfig()  # uniform times
+        adaptive = self.adaptive_times if self.training else None
+        t = draw_times(self.config if self.training else held_out, rows, z0.device, adaptive, progress)
+        level = self.schedule.level(t)
         eps = torch.randn_like(z0)
         zt = add_noise(z0, eps, level)
         chosen = torch.rand(rows, device=z0.device) < self.config.self_condition_prob
@@ -95,6 +102,9 @@ class LatentDiffusionModel(nn.Module):
         wanted = target(self.config.prediction, z0, eps, level)
         error = weighted_error(self.config, self.config.prediction, output, wanted, level)
         diffusion = error.mean(-1)[mask].mean()
+        if adaptive is not None:
+            z0_error = (to_z0(self.config.prediction, output.detach(), zt, level) - z0).square().mean(-1) * mask
+            adaptive.update(t, z0_error.sum(1) / mask.sum(1))
         metrics = {"diffusion_loss": diffusion.detach()}
         loss = diffusion
         if self.length is not None:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from ladle.config import Config
 from ladle.diffusion.prediction import output_scale
@@ -24,29 +24,83 @@ SIGMOID_BIAS = 2.0
 class ObjectiveConfig(Config):
     """What a denoiser is trained for.
 
-    times: how t is drawn. `uniform` over (0, 1), or `logit_normal`, the sigmoid of N(time_mean, time_std^2) (Esser et
-        al., arXiv 2403.03206): more of the middle, where the choice among texts is made.
+    times: how t is drawn. `uniform` over (0, 1); `logit_normal`, the sigmoid of N(time_mean, time_std^2) (Esser et al.,
+        arXiv 2403.03206): more of the middle, where the choice among texts is made; `adaptive`: so that the error of
+        z0_hat rises evenly from one draw to the next (`AdaptiveTimes`).
+    curriculum: from large times to small: over this share of a training the lowest time that is drawn falls from 1 to
+        0; 0 is off. Held-out losses are always of uniform times, so that they can be compared.
     loss: of the raw prediction's error: `l2`, `l1` (the paper's for text to text) or `huber`, half of l2 below 1.
     weighting: `flat` weighs the raw prediction alike at every level; `min_snr` is min(SNR, 5) on the squared error of
         z0_hat (Hang et al., arXiv 2303.09556); `sigmoid` is sigmoid(2 - log_snr) on that of the noise (Kingma and Gao,
         arXiv 2303.00848). l1 takes the root of it.
     """
 
-    times: Literal["uniform", "logit_normal"] = "uniform"
+    times: Literal["uniform", "logit_normal", "adaptive"] = "uniform"
     time_mean: float = Field(0.0, allow_inf_nan=False)
     time_std: float = Field(1.0, gt=0, allow_inf_nan=False)
+    curriculum: float = Field(0.0, ge=0, le=1)
     loss: Literal["l2", "l1", "huber"] = "l2"
     weighting: Literal["flat", "min_snr", "sigmoid"] = "flat"
 
 
-def draw_times(config: ObjectiveConfig, count: int, device: torch.device | str = "cpu") -> Tensor:
+class AdaptiveTimes(nn.Module):
+    """Times drawn where the model's error changes: t = F^-1(u), F being the running mean error of z0_hat at t, made
+    rising and scaled to 1, with a fifth of uniform times so that none is given up.
+
+    That is the time warping of Dieleman et al. (arXiv 2211.15089), with the squared error of z0_hat in place of their
+    cross-entropy, and bins in place of a fitted curve. Uniform until it has seen errors.
+    """
+
+    error: Tensor
+
+    def __init__(self, num_bins: int = 50, decay: float = 0.95, uniform: float = 0.2):
+        super().__init__()
+        self.decay, self.uniform = decay, uniform
+        self.register_buffer("error", torch.zeros(num_bins))
+
+    def forward(self, u: Tensor) -> Tensor:
+        """u [B] in (0, 1) -> times [B], rising with u."""
+        edges = torch.linspace(0, 1, len(self.error) + 1, device=u.device)
+        rising = F.pad(self.error.cummax(0).values, (1, 0))
+        if rising[-1] == 0:
+            return u
+        share = (1 - self.uniform) * rising / rising[-1] + self.uniform * edges
+        right = torch.searchsorted(share, u, right=True).clamp(1, len(edges) - 1)
+        low, high = share[right - 1], share[right]
+        return edges[right - 1] + (edges[right] - edges[right - 1]) * ((u - low) / (high - low)).clamp(0, 1)
+
+    @torch.no_grad()
+    def update(self, t: Tensor, error: Tensor) -> None:
+        """Take in the mean squared errors of z0_hat [B] at times `t` [B]."""
+        bins = (t * len(self.error)).long().clamp(0, len(self.error) - 1)
+        counts = torch.zeros_like(self.error).index_add_(0, bins, torch.ones_like(t))
+        means = torch.zeros_like(self.error).index_add_(0, bins, error.to(self.error)) / counts.clamp(min=1)
+        known = torch.where(self.error > 0, self.decay * self.error + (1 - self.decay) * means, means)
+        self.error.copy_(torch.where(counts > 0, known, self.error))
+
+
+def draw_times(
+    config: ObjectiveConfig,
+    count: int,
+    device: torch.device | str = "cpu",
+    adaptive: AdaptiveTimes | None = None,
+    progress: float = 1.0,
+) -> Tensor:
     """[count] times, stratified: one from each of `count` equal shares of the distribution, in random order (arXiv
-    2107.00630, appendix I.1), so that no batch misses a noise level."""
-    u = (torch.rand((), device=device) + torch.randperm(count, device=device) / count) % 1.0
-    if config.times == "uniform":
-        return u
-    normal = torch.special.ndtri(u.double().clamp(1e-9, 1 - 1e-9))
-    return (config.time_mean + config.time_std * normal).sigmoid().float()
+    2107.00630, appendix I.1), so that no batch misses a noise level.
+
+    Args:
+        adaptive: what has been learnt about the error, with `times = "adaptive"`.
+        progress: share of the training that is over, for the curriculum.
+    """
+    t = (torch.rand((), device=device) + torch.randperm(count, device=device) / count) % 1.0
+    if config.times == "logit_normal":
+        normal = torch.special.ndtri(t.double().clamp(1e-9, 1 - 1e-9))
+        t = (config.time_mean + config.time_std * normal).sigmoid().float()
+    elif adaptive is not None:
+        t = adaptive(t)
+    lowest = max(0.0, 1 - progress / config.curriculum) if config.curriculum else 0.0
+    return lowest + (1 - lowest) * t
 
 
 def weights(config: ObjectiveConfig, prediction: str, level: Level) -> Tensor:

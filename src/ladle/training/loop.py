@@ -45,6 +45,9 @@ class Stage(Protocol):
     name: str
     """A folder's name, shown to the user: `autoencoder`, `diffusion`, `decoder`."""
 
+    progress: float
+    """The share of the budget that is spent, 0 to 1: set by the loop before each step, for what changes on the way."""
+
     @property
     def module(self) -> nn.Module:
         """Its parameters that require a gradient are trained. Parts without any stay in eval mode."""
@@ -205,7 +208,8 @@ class _Run:
         from accelerate.utils import send_to_device
 
         position, window = self.position, self.position.window
-        factor = lr_factor(self.config, position.step, self._share_for_lr())
+        self.stage.progress = self._share_of_step()
+        factor = lr_factor(self.config, position.step, self.stage.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         loss_sum: Tensor | float = 0.0
@@ -280,7 +284,7 @@ class _Run:
         """The precision of everything that calls the module."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
-    def _share_for_lr(self) -> float:
+    def _share_of_step(self) -> float:
         # The middle of the step, so that neither the first nor the last is wasted on a learning rate of 0.
         return (self.position.step + 0.5) / self.config.steps if self.config.steps else self.share
 

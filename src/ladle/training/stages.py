@@ -54,6 +54,7 @@ class AutoencoderStage:
     """
 
     name = "autoencoder"
+    progress = 0.0
 
     def __init__(self, autoencoder: TextAutoencoder, train: Sequence[Row], valid: Sequence[Row], config: Any):
         self.module, self.config = autoencoder, config
@@ -104,6 +105,7 @@ class DiffusionStage:
     """The denoiser over cached latents."""
 
     name = "diffusion"
+    progress = 0.0
 
     def __init__(
         self,
@@ -132,7 +134,7 @@ class DiffusionStage:
         return _diffusion_batch(self.latents, self.conditions, torch.tensor(rows), others)
 
     def loss(self, batch: DiffusionBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
-        loss, metrics = self.module.loss(batch)
+        loss, metrics = self.module.loss(batch, self.progress)
         return loss, {**metrics, "num_tokens": batch.mask.sum() * self.tokens_per_latent}
 
     def validate(self) -> dict[str, float]:
@@ -168,6 +170,7 @@ class DecoderStage:
     """
 
     name = "decoder"
+    progress = 0.0
     estimated_share = 0.75
 
     def __init__(
