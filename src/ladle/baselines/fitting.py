@@ -42,7 +42,7 @@ def train_autoregressive(
     labels = tuple(sorted({row["label"] for row in train if "label" in row}))
     config = config.model_copy(update={"labels": labels, "source": any("source" in row for row in train)})
     identity = {
-        "model": config.model_dump(mode="json"),
+        "model": config,
         "data.rows": digest([[row["text"], row.get("label"), row.get("source")] for row in train]),
     }
 

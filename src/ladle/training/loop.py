@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ladle.config import Config
 from ladle.errors import LadleError, UserError
 from ladle.training.best import BestWeights
 from ladle.training.ema import EMA
@@ -96,8 +97,9 @@ def train_stage(
     bit. The caller's random generators are left as they were.
 
     Args:
-        identity: what else defines the run (the model's config, a digest of the data), as JSON values. Settings, the
-            batches of the first epoch and the shapes of the module are always compared.
+        identity: what else defines the run: configs (the model's), or JSON values (a digest of the data). Settings, the
+            batches of the first epoch and the shapes of the module are always compared. A setting of a config that the
+            state does not know, being older, counts as having had its default.
         log: takes lines for the user (standard error by default).
 
     Raises:
@@ -107,14 +109,18 @@ def train_stage(
     """
     if not any(parameter.requires_grad for parameter in stage.module.parameters()):
         raise ValueError(f"{stage.name}: no parameter requires a gradient")
+    given = dict(identity or {}) | {"training": config}
+    free = {"training": FREE_SETTINGS}
+    configs = {key: value for key, value in given.items() if isinstance(value, Config)}
     folder = StateFolder(
         run_dir / "state" / stage.name,
         {
-            **(identity or {}),
-            "training": config.model_dump(mode="json", exclude=FREE_SETTINGS),
+            **given,
+            **{key: value.model_dump(mode="json", exclude=free.get(key)) for key, value in configs.items()},
             "data.batches": digest(stage.batches(0)),  # dots: beside what `identity` says of data and model
             **{f"model.{key}": value for key, value in describe_module(stage.module).items()},
         },
+        {key: type(value).model_construct().model_dump(mode="json") for key, value in configs.items()},
     )
     finished = folder.finished(stage.module)
     if finished is not None:

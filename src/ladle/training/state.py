@@ -54,9 +54,9 @@ class StateFolder:
             was made with another identity is refused.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         self.path = path
-        self.identity = identity
+        self.identity, self.defaults = identity, defaults or {}
 
     def save(
         self,
@@ -161,7 +161,7 @@ class StateFolder:
             found, stored = values["format"], values["identity"]
         if found != FORMAT:
             raise UserError(f"{self.path} has state format {found}, this version reads {FORMAT}; give another --output")
-        check_identity(self.path, stored, self.identity)
+        check_identity(self.path, stored, self.identity, self.defaults)
         return values
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
@@ -181,13 +181,17 @@ class StateFolder:
             ) from error
 
 
-def check_identity(path: Path, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Compare what a state was made with and what is asked for now.
+def check_identity(
+    path: Path, stored: Mapping[str, Any], given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> None:
+    """Compare what a state was made with and what is asked for now. What `stored` lacks, because an earlier version
+    had no such setting, may have its value of `defaults`.
 
     Raises:
         UserError: they differ; names the first key with both values, and the other keys.
     """
     old, new = _flat(stored), _flat(json.loads(json.dumps(given)))
+    old = {key: value for key, value in _flat(defaults or {}).items() if key in new} | old
     differing = [key for key in old | new if old.get(key) != new.get(key)]
     if differing:
         key = differing[0]

@@ -293,13 +293,13 @@ class _Run:
         identity: dict[str, Any] = {
             "start": recipe.start,
             "data.rows": digest([[row["text"], row.get("label"), row.get("source")] for row in splits.train]),
-            "autoencoder": recipe.autoencoder.model_dump(mode="json"),
+            "autoencoder": recipe.autoencoder,
         }
         if recipe.own_vocabulary:
             identity["own_vocabulary"] = True
         if stage != "autoencoder":
-            identity["diffusion"] = recipe.diffusion.model_dump(mode="json")
-            identity["condition"] = recipe.condition.model_dump(mode="json")
+            identity["diffusion"] = recipe.diffusion
+            identity["condition"] = recipe.condition
         if stage == "decoder":
             identity["times"] = list(recipe.training.decoder.times)
             identity["guidance_scale"] = recipe.sampling.guidance_scale
