@@ -15,6 +15,7 @@ from ladle.autoencoder.autoencoder import AutoencoderConfig
 from ladle.condition import ConditionConfig
 from ladle.config import Config
 from ladle.diffusion.denoising import DiffusionConfig
+from ladle.diffusion.objective import ObjectiveConfig
 from ladle.errors import UserError
 from ladle.files import atomic_json
 from ladle.resolving import RECORD
@@ -97,15 +98,19 @@ def read_record(folder: str | Path) -> ModelRecord:
 def model_digest(folder: str | Path) -> str:
     """Sixteen hex digits that tell one model from another: its weight and tokenizer files and its settings.
 
-    The name, the card, `info` and the sampling defaults do not count. The hashes are those in model.json, which
-    `load_parts` checks against the files.
+    The name, the card, `info`, the sampling defaults and what the denoiser was trained for do not count (but `loss`
+    does, as in the first version). The hashes are those in model.json, which `load_parts` checks against the files.
 
     Raises:
         UserError: as `read_record`.
     """
     record = read_record(folder)
     counted = {"files", "base", "autoencoder", "diffusion", "condition", "max_latents", "fixed_length"}
-    return _short_hash(record.model_dump(mode="json", include=counted))
+    values = record.model_dump(mode="json", include=counted)
+    if values["diffusion"] is not None:
+        for name in ObjectiveConfig.model_fields.keys() - {"loss"}:
+            del values["diffusion"][name]
+    return _short_hash(values)
 
 
 def autoencoder_digest(record: ModelRecord) -> str:
