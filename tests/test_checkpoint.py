@@ -12,6 +12,7 @@ import torch
 
 import tiny
 from ladle.checkpoint import ModelParts, SamplingConfig, load_parts, model_digest, save_parts
+from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import LadleError, UserError
 from ladle.model_record import hash_files
 from model_checks import assert_same_tensors, decoded, denoised, taught
@@ -70,6 +71,22 @@ def test_a_source_read_as_latents_and_a_shorter_prior_come_back(tmp_path: Path) 
     loaded = load_parts(tmp_path / "m").diffusion
     assert loaded is not None and loaded.max_latents == 5
     assert_same_tensors(loaded, parts.diffusion)
+
+
+def test_what_a_training_learnt_of_its_times_comes_back(tmp_path: Path) -> None:
+    """It belongs to the model, so that a training from it goes on with it."""
+    autoencoder = tiny.tiny_autoencoder("aligned")
+    given = tiny.tiny_diffusion(autoencoder)
+    diffusion = LatentDiffusionModel(
+        given.config.model_copy(update={"times": "adaptive"}), given.condition.config,
+        latent_dim=given.latent_dim, max_latents=given.max_latents, source_dim=autoencoder.backbone.width,
+    )  # fmt: skip
+    assert diffusion.adaptive_times is not None
+    diffusion.adaptive_times.update(torch.rand(100), torch.rand(100))
+    save_parts(ModelParts("adaptive", autoencoder, diffusion), tmp_path / "m")
+    loaded = load_parts(tmp_path / "m").diffusion
+    assert loaded is not None
+    assert_same_tensors(loaded, diffusion)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -61,7 +61,7 @@ TOKENIZER_ORIGIN = {"is_local", "local_files_only", "name_or_path"}  # how it ca
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Folder -> beginnings of the names of the tensors that it holds. A folder without tensors is not written.
 AUTOENCODER_PARTS = {"bottleneck": ("bottleneck.", "normaliser."), "parallel_decoder": ("parallel_decoder.",)}
-DIFFUSION_PARTS = {"denoiser": ("denoiser.",), "condition": ("condition.", "length.")}
+DIFFUSION_PARTS = {"denoiser": ("denoiser.", "adaptive_times."), "condition": ("condition.", "length.")}
 
 
 @dataclass
