@@ -201,18 +201,27 @@ def test_a_given_autoencoder_gets_its_smaller_share() -> None:
     """It has a vocabulary to learn and no language; the rest goes to the others."""
     training = plan(steps=120)
     assert [training.stage(name, STAGES, started=True).steps for name in STAGES] == [20, 60, 40]
-    known = {"start_optimizer": "adamw", "start_lr": 0.5, "optimizer": "muon", "lr": 0.25}
-    gently = plan(steps=10, autoencoder=known)
-    for settings, how in (
-        ({}, ("muon", 0.25)),
-        ({"started": True}, ("adamw", 0.5)),
-        ({"pretrained": True}, ("adamw", 0.5)),
-    ):
-        stage = gently.stage("autoencoder", STAGES, **settings)
-        assert stage is not None and (stage.optimizer, stage.lr) == how
-        other = gently.stage("diffusion", STAGES, **settings)
-        assert other is not None and other.lr == 1e-3
     assert training.stage("diffusion", STAGES[1:], started=True) == training.stage("diffusion", STAGES[1:])
+
+
+@pytest.mark.parametrize(
+    ("given", "from_nothing", "from_known"),
+    [
+        ({}, ("muon", 3e-3), ("adamw", 2e-3)),
+        ({"lr": 0.5}, ("muon", 0.5), ("adamw", 0.5)),
+        ({"optimizer": "adamw"}, ("adamw", 2e-3), ("adamw", 2e-3)),
+        ({"optimizer": "muon", "lr": 0.25}, ("muon", 0.25), ("muon", 0.25)),
+    ],
+)
+def test_an_autoencoders_optimizer_suits_its_start_unless_it_is_given(
+    given: dict[str, Any], from_nothing: tuple[str, float], from_known: tuple[str, float]
+) -> None:
+    """What the user says counts wherever it starts from; the other stages are the same everywhere."""
+    training = plan(steps=10, autoencoder=given)
+    for settings, how in (({}, from_nothing), ({"started": True}, from_known), ({"pretrained": True}, from_known)):
+        stage = training.stage("autoencoder", STAGES, **settings)
+        assert (stage.optimizer, stage.lr) == how
+        assert training.stage("diffusion", STAGES, **settings).lr == 1e-3
 
 
 def test_without_a_budget_there_is_a_default() -> None:

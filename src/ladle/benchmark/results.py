@@ -105,13 +105,13 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     rows: dict[str, Sequence[Mapping[str, Any]]] = {name: [row] for name, row in result["controls"].items()}
     rows |= {name: _main(system) for name, system in systems.items()}
     columns = [name for name in COLUMNS if any(name in row for part in rows.values() for row in part)]
-    batches = list(_main(next(iter(systems.values())), "speed"))
+    batches = list(_main_speed(next(iter(systems.values()))))
     head = ["system", "parameters", "minutes", *columns, *(f"tokens/s, batch {size}" for size in batches)]
     lines = [f"# {suite['name']}", "", _about(result), "", _line(head), _line(["---"] * len(head))]
     for name, part in rows.items():
         system = systems.get(name)
         own = [f"{system['parameters'] / 1e6:.2f}M", f"{system['minutes']:.1f}"] if system else ["-", "-"]
-        speed = _speeds(_main(system, "speed"), batches) if system else ["-"] * len(batches)
+        speed = _speeds(_main_speed(system), batches) if system else ["-"] * len(batches)
         lines.append(_line([name, *own, *(_cell(part, metric) for metric in columns), *speed]))
     lines += ["", "; ".join(f"{name}: {METRICS[name].says} ({METRICS[name].direction})" for name in columns) + "."]
     lines += _difference_lines(result) + _speed_lines(result, batches)
@@ -201,9 +201,14 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _main(system: Mapping[str, Any], what: str = "settings") -> Any:
-    """The rows of the first settings, or their speed."""
-    return next(iter(system[what].values()))
+def _main(system: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The rows of the first settings."""
+    return next(iter(system["settings"].values()))
+
+
+def _main_speed(system: Mapping[str, Any]) -> Mapping[str, Any]:
+    """By batch size, at the first settings."""
+    return next(iter(system["speed"].values()))
 
 
 def _points(result: Mapping[str, Any], x: str, y: str) -> dict[str, list[Point]]:

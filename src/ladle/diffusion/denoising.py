@@ -16,6 +16,7 @@ from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule
 from ladle.diffusion.transformer import DenoiserConfig, DenoisingTransformer
 
 Denoise = Callable[..., Tensor]
+UNIFORM_TIMES = ObjectiveConfig()
 
 
 class DiffusionConfig(ObjectiveConfig):
@@ -88,9 +89,8 @@ class LatentDiffusionModel(nn.Module):
         z0, mask = batch.z0, batch.mask
         rows = len(z0)
         condition = self.condition.encode(self.condition.drop(batch.condition), rows)
-        held_out = ObjectiveConfig()  # uniform times
         adaptive = self.adaptive_times if self.training else None
-        t = draw_times(self.config if self.training else held_out, rows, z0.device, adaptive, progress)
+        t = draw_times(self.config if self.training else UNIFORM_TIMES, rows, z0.device, adaptive, progress)
         level = self.schedule.level(t)
         eps = torch.randn_like(z0)
         zt = add_noise(z0, eps, level)
