@@ -126,6 +126,16 @@ def test_what_is_not_given_is_as_what_is_dropped() -> None:
     torch.testing.assert_close(mixed[2:], without[2:], atol=1e-5, rtol=1e-4)
 
 
+def test_rows_with_their_condition_and_once_more_without() -> None:
+    """What guidance in one call needs: the conditional rows, then the null condition; of whatever was given."""
+    encoder, whole = build(), raw()
+    for given in (whole, RawCondition(whole.label_ids), RawCondition(None, whole.source, whole.source_mask)):
+        both = encoder.encode(given.and_without(), 8)
+        for part, same in ((both[:4], encoder.encode(given, 4)), (both[4:], encoder.null(4))):
+            torch.testing.assert_close(part.vector, same.vector, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(seen(part), seen(same), atol=1e-5, rtol=1e-4)
+
+
 def test_each_sample_loses_each_condition_by_itself() -> None:
     """Not the whole batch at once, and the label apart from the source: all four cases are met in training."""
     encoder = build(drop_prob=0.3)

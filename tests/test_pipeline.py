@@ -120,6 +120,18 @@ def test_an_empty_candidate_is_kept_only_where_all_are(aligned: LatentDiffusion)
     assert aligned._best(["", " "], None, "a dog", 0, 2.0) == ""
 
 
+def test_an_empty_text_has_no_label(aligned: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a label or without, the first that says something is kept; nothing only where all say nothing."""
+    drawn = iter([["", " ", "a cat."], ["", "a dog."], [""]])
+    monkeypatch.setattr(aligned, "_texts", lambda *args: next(drawn))
+    monkeypatch.setattr(aligned, "classify", lambda texts, **options: torch.tensor([[0.1, 0.9]] * len(texts)))
+    sampling = aligned._sampling({"candidates": 3, "choose": "label"})
+    label = aligned.labels[1]
+    assert aligned._first_with_label([0, 1, 2], [label, None, label], [None] * 3, sampling, 8, None) == [
+        "", "a dog.", "a cat.",
+    ]  # fmt: skip
+
+
 def test_of_candidates_without_a_source_the_soundest_is_kept(aligned: LatentDiffusion) -> None:
     """By hand: the highest soundness under its own label; beside a row with a source too."""
     labels = ["bad", "good", None, "bad"]
@@ -141,6 +153,55 @@ def test_of_candidates_without_a_source_the_soundest_is_kept(aligned: LatentDiff
     model = aligned._sampling({**options, "candidates": 4})
     saved = LatentDiffusion(replace(aligned.parts, sampling=model))
     assert saved.generate(seeds=[5, 6, 7], label=labels[:3]) == kept[:3]  # the model's own number
+
+
+@pytest.fixture(scope="module")
+def telling(aligned: LatentDiffusion) -> LatentDiffusion:
+    """A model whose labels make a difference: a new one's modulation is zero."""
+    model = LatentDiffusion(copy.deepcopy(aligned.parts))
+    generator = torch.Generator().manual_seed(0)
+    model.diffusion.condition.label.weight.data *= 100
+    for parameter in model.diffusion.denoiser.parameters():
+        if not parameter.any():
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def test_of_candidates_the_first_is_kept_that_the_model_takes_for_its_label(telling: LatentDiffusion) -> None:
+    """By hand; without a label the first, with a source as ever."""
+    labels = ["bad", "good"] * 4 + [None]
+    seeds = list(range(5, 14))
+    kept = telling.generate(seeds=seeds, label=labels, candidates=4, choose="label", batch_size=3)
+    chosen = []
+    for text, seed, label in zip(kept, seeds, labels, strict=True):
+        drawn = [text for text in telling.generate(seeds=candidate_seeds(seed, 4), label=label) if text.strip()]
+        if label is None:
+            assert text == drawn[0]
+            continue
+        number = telling.labels.index(label)
+        shares = [float(telling.classify([other], seeds=[seed])[0, number]) for other in drawn]
+        chosen.append(next((i for i, share in enumerate(shares) if share > 0.5), shares.index(max(shares))))
+        assert text == drawn[chosen[-1]]
+    assert set(chosen) != {0}
+    options: dict[str, Any] = {"candidates": 4, "decoder_temperature": 1.5}
+    mixed = telling.generate(seeds=[5, 6], label="bad", source=["a dog", None], choose="label", **options)
+    assert mixed[:1] == telling.generate(seeds=[5], label="bad", source="a dog", choose="sound", **options)
+    assert mixed[1:] == telling.generate(seeds=[6], label="bad", choose="label", **options)
+
+
+def test_classes_are_told_apart_by_the_model_itself(telling: LatentDiffusion) -> None:
+    """Probabilities, the same whatever the batch; another seed is other noise; the label's embedding is what tells."""
+    texts = ["a cat.", "the big dog ate at noon, a lot.", "no."]
+    shares = telling.classify(texts, seeds=[3, 4, 5])
+    assert shares.shape == (3, len(telling.labels))
+    torch.testing.assert_close(shares.sum(1), torch.ones(3))
+    for i, text in enumerate(texts):
+        torch.testing.assert_close(telling.classify(text, seeds=[3 + i])[0], shares[i], atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(telling.classify(texts, seeds=[6, 4, 5])[0], shares[0])
+    alike = LatentDiffusion(copy.deepcopy(telling.parts))
+    weight = alike.diffusion.condition.label.weight
+    weight.data[:] = weight[:1]
+    torch.testing.assert_close(alike.classify(texts), torch.full((3, 2), 0.5))
 
 
 def sound(
@@ -238,6 +299,7 @@ def test_a_text_too_long_is_cut_and_an_empty_one_is_a_text(aligned: LatentDiffus
         ({"candidates": 0}, "candidates"),
         ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
         ({"decoder": "sequential"}, "decoder"),
+        ({"candidates": 2, "choose": "best"}, "choose"),
     ],
 )
 def test_wrong_use_is_one_clear_line(aligned: LatentDiffusion, arguments: dict[str, Any], message: str) -> None:
@@ -253,10 +315,16 @@ def test_what_the_model_was_not_trained_for_is_refused() -> None:
     assert (model.labels, model.takes_source) == ((), False)
     with pytest.raises(UserError, match="no labels"):
         model.generate(label="good")
+    with pytest.raises(UserError, match="without labels: it cannot tell classes apart"):
+        model.classify("a cat.")
     with pytest.raises(UserError, match="not trained with source texts"):
         model.generate(source="a")
     with pytest.raises(UserError, match="no texts given"):
         model.encode([])
+    with pytest.raises(UserError, match="no texts given"):
+        build().classify([])
+    with pytest.raises(UserError, match="num_levels is 0: it must be at least 1"):
+        build().classify("a cat.", num_levels=0)
     autoencoder = tiny.tiny_autoencoder(parallel=False)
     lone = LatentDiffusion(ModelParts("lone", autoencoder, tiny.tiny_diffusion(autoencoder)))
     for call in (lambda: lone.generate(decoder="parallel"), lambda: lone.reconstruct(["a"], "parallel")):

@@ -138,6 +138,7 @@ def sample(
     guidance_scale: float | None = None,
     temperature: float | None = None,
     candidates: int | None = None,
+    choose: Literal["sound", "label"] | None = None,
     decoder: Decoder | None = None,
     decoder_temperature: float | None = None,
     decoder_top_p: float | None = None,
@@ -158,6 +159,8 @@ def sample(
         temperature: Noise that the stochastic samplers add; below 1 texts are more typical. Default: the model's own.
         candidates: Draw so many for each text and keep the soundest, with --source also near to the source and to the
             others. Default: the model's own.
+        choose: sound, or label: keep the first candidate that the model itself takes for its label. Default: the
+            model's own.
         decoder: What turns latents into words. Default: the model's own.
         decoder_temperature: How it draws them; 0 takes the likeliest. Default: the model's own.
         decoder_top_p: It draws among the likeliest words that have this probability together. Default: the model's own.
@@ -191,7 +194,7 @@ def sample(
             draws.append(Draw(seed + len(draws), label[len(draws) % len(label)] if label else own, item))
     options = {
         "num_inference_steps": steps, "sampler": sampler, "guidance_scale": guidance_scale,
-        "temperature": temperature, "candidates": candidates, "decoder": decoder,
+        "temperature": temperature, "candidates": candidates, "choose": choose, "decoder": decoder,
         "decoder_temperature": decoder_temperature, "decoder_top_p": decoder_top_p, "batch_size": batch_size,
     }  # fmt: skip
     write_rows(output, drawn_rows(loaded, draws, options))

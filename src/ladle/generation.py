@@ -13,7 +13,7 @@ from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.diffusion.prediction import add_noise
 from ladle.diffusion.samplers import SAMPLERS
 from ladle.diffusion.schedule import Level, sampling_levels
-from ladle.diffusion.wrappers import clamped, guided, self_condition_guided
+from ladle.diffusion.wrappers import clamped, guided, guided_at_once, self_condition_guided
 from ladle.errors import UserError
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
@@ -68,11 +68,12 @@ def draw_latents(
     mask = lengths_to_mask(lengths, int(lengths.max())).to(device)
     batch = len(noise)
     temperature = _by_row(raw, batch, sampling.temperature, sampling.free_temperature)[:, None, None].to(device)
-    denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, batch))
     # Without any condition both denoisers would be the same one.
     if sampling.guidance_scale != 1 and raw.given:
-        free = diffusion.denoise(mask, diffusion.condition.null(batch))
-        denoise = guided(denoise, free, sampling.guidance_scale)
+        both = diffusion.denoise(mask.repeat(2, 1), diffusion.condition.encode(raw.and_without(), 2 * batch))
+        denoise = guided_at_once(both, sampling.guidance_scale)
+    else:
+        denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, batch))
     denoise = self_condition_guided(denoise, sampling.self_condition_scale)
     if sampling.max_norm is not None:
         denoise = clamped(denoise, sampling.max_norm * diffusion.latent_dim**0.5)

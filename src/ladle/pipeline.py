@@ -10,6 +10,7 @@ from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.latents import Latents
 from ladle.checkpoint import ModelParts, SamplingConfig, load_parts, model_digest, resolve_model, save_parts
 from ladle.condition import RawCondition
+from ladle.diffusion.classifier import NUM_LEVELS, log_evidence
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.generation import SOURCE_TIME, candidate_seeds, draw_latents, draw_lengths, likeness_to_others, soundness
@@ -17,6 +18,7 @@ from ladle.seeding import SampleNoise
 from ladle.training.cache import length_order, source_memory, store_texts
 
 Decoder = Literal["autoregressive", "parallel"]
+OnStep = Callable[[int, int], None]
 
 
 class LatentDiffusion:
@@ -116,11 +118,12 @@ class LatentDiffusion:
         guidance_scale: float | None = None,
         temperature: float | None = None,
         candidates: int | None = None,
+        choose: Literal["sound", "label"] | None = None,
         decoder: Decoder | None = None,
         decoder_temperature: float | None = None,
         decoder_top_p: float | None = None,
         batch_size: int = 128,
-        on_step: Callable[[int, int], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> list[str]:
         """Draw texts.
 
@@ -135,6 +138,7 @@ class LatentDiffusion:
             candidates: draw so many a sample and keep the one whose words go together best
                 (`ladle.generation.soundness`); as many as the model was saved with when None. With a source, where all
                 should say the same, being near to the others (minimum Bayes risk) and to the source counts as much.
+            choose: `label` keeps the first candidate that `classify` takes for its label instead.
             decoder: `autoregressive` or `parallel`.
             decoder_temperature, decoder_top_p: how it draws words; 0 takes the likeliest. Those that the model was
                 saved with when None.
@@ -152,30 +156,95 @@ class LatentDiffusion:
                 "num_inference_steps": num_inference_steps, "sampler": sampler, "guidance_scale": guidance_scale,
                 "temperature": temperature, "length_temperature": temperature, "free_temperature": temperature,
                 "decoder": decoder, "decoder_temperature": decoder_temperature, "decoder_top_p": decoder_top_p,
-                "candidates": candidates,
+                "candidates": candidates, "choose": choose,
             }
         )  # fmt: skip
-        candidates = sampling.candidates
         self._check_decoder(sampling.decoder)
         seed_list, labels, sources = _line_up(num_samples, seeds, label, source)
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
-        noise = [SampleNoise([own]) for seed in seed_list for own in candidate_seeds(seed, candidates)]
-        latents = self._draw(
-            noise, [x for x in labels for _ in range(candidates)], [x for x in sources for _ in range(candidates)],
-            sampling, batch_size, on_step, candidates,
-        )  # fmt: skip
-        how: dict[str, Any] = {}
-        if sampling.decoder_temperature:
-            how = {"do_sample": True, "temperature": sampling.decoder_temperature, "top_p": sampling.decoder_top_p}
-        texts = self._decode_many(latents, sampling.decoder, batch_size, noise=noise, **how)
-        if candidates == 1:
+        texts = [""] * len(seed_list)
+        by_label = [sampling.choose == "label" and sampling.candidates > 1 and source is None for source in sources]
+        for draw, chosen in ((self._soundest, False), (self._first_with_label, True)):
+            rows = [row for row, own in enumerate(by_label) if own == chosen]
+            given = [labels[row] for row in rows], [sources[row] for row in rows]
+            if rows:
+                found = draw([seed_list[row] for row in rows], *given, sampling, batch_size, on_step)
+                for row, text in zip(rows, found, strict=True):
+                    texts[row] = text
+        return texts
+
+    def _soundest(
+        self,
+        seeds: list[int],
+        labels: list[str | None],
+        sources: list[str | None],
+        sampling: SamplingConfig,
+        batch_size: int,
+        on_step: OnStep | None,
+    ) -> list[str]:
+        """Of each sample's candidates the one whose words go together best."""
+        count = sampling.candidates
+        own = [seed for first in seeds for seed in candidate_seeds(first, count)]
+        many_labels, many_sources = ([x for x in given for _ in range(count)] for given in (labels, sources))
+        texts = self._texts(own, many_labels, many_sources, sampling, batch_size, on_step, count)
+        if count == 1:
             return texts
         # (each sample by itself, so that the choice is the same at any batch size)
         return [
-            self._best(texts[i * candidates : (i + 1) * candidates], own, given, seed, sampling.guidance_scale)
-            for i, (seed, own, given) in enumerate(zip(seed_list, labels, sources, strict=True))
+            self._best(texts[i * count : (i + 1) * count], label, source, seed, sampling.guidance_scale)
+            for i, (seed, label, source) in enumerate(zip(seeds, labels, sources, strict=True))
         ]
+
+    def _first_with_label(
+        self,
+        seeds: list[int],
+        labels: list[str | None],
+        sources: list[str | None],
+        sampling: SamplingConfig,
+        batch_size: int,
+        on_step: OnStep | None,
+    ) -> list[str]:
+        """The first candidate that `classify` takes for its label, or what comes nearest; without a label the first
+        that is not empty. Later candidates are drawn for those samples only that still need one."""
+        texts, best = [""] * len(seeds), [-1.0] * len(seeds)
+        for number in range(sampling.candidates):
+            rows = [row for row, share in enumerate(best) if share <= 0.5]  # above, no other label is likelier
+            if not rows:
+                break
+            own = [candidate_seeds(seeds[row], number + 1)[number] for row in rows]
+            given = [labels[row] for row in rows]
+            drawn = self._texts(own, given, [sources[row] for row in rows], sampling, batch_size, on_step)
+            shares = [float(label is None) for label in given]
+            if self.labels:
+                table = self.classify(drawn, seeds=[seeds[row] for row in rows], batch_size=batch_size).tolist()
+                shares = [
+                    1.0 if label is None else share[self.labels.index(label)]
+                    for label, share in zip(given, table, strict=True)
+                ]
+            for row, text, share in zip(rows, drawn, shares, strict=True):
+                share = share if text.strip() else 0.0
+                if share > best[row]:
+                    texts[row], best[row] = text, share
+        return texts
+
+    def _texts(
+        self,
+        seeds: list[int],
+        labels: list[str | None],
+        sources: list[str | None],
+        sampling: SamplingConfig,
+        batch_size: int,
+        on_step: OnStep | None,
+        candidates: int = 1,
+    ) -> list[str]:
+        """One text a seed."""
+        noise = [SampleNoise([seed]) for seed in seeds]
+        latents = self._draw(noise, labels, sources, sampling, batch_size, on_step, candidates)
+        how: dict[str, Any] = {}
+        if sampling.decoder_temperature:
+            how = {"do_sample": True, "temperature": sampling.decoder_temperature, "top_p": sampling.decoder_top_p}
+        return self._decode_many(latents, sampling.decoder, batch_size, noise=noise, **how)
 
     def _best(self, texts: list[str], label: str | None, source: str | None, seed: int, guidance_scale: float) -> str:
         """Of one sample's candidates the one to keep; an empty one only where all are."""
@@ -203,7 +272,7 @@ class LatentDiffusion:
         sources: list[str | None],
         sampling: SamplingConfig,
         batch_size: int,
-        on_step: Callable[[int, int], None] | None,
+        on_step: OnStep | None,
         candidates: int = 1,
     ) -> list[torch.Tensor]:
         """z0 [L, D] of each sample, on the CPU. noise: each sample's own stream, which goes on from here. candidates:
@@ -244,6 +313,47 @@ class LatentDiffusion:
     def _sampling(self, given: dict[str, Any]) -> SamplingConfig:
         changed = {key: value for key, value in given.items() if value is not None}
         return SamplingConfig.parse({**self.parts.sampling.model_dump(), **changed}, "sampling")
+
+    # --------------------------------------------------------------------------------------------- classification
+
+    @torch.no_grad()
+    def classify(
+        self,
+        texts: str | Sequence[str],
+        *,
+        seeds: Sequence[int] | None = None,
+        num_levels: int = NUM_LEVELS,
+        batch_size: int = 128,
+    ) -> torch.Tensor:
+        """texts -> probabilities of the model's labels, [N, len(labels)], by its own denoiser
+        (`ladle.diffusion.classifier`), each label as likely as another beforehand.
+
+        Args:
+            seeds: of the noise, one a text; 0 for all when None. A seed gives its figures at any batch size.
+            num_levels: amounts of noise at which the classes are compared; more cost more and err less.
+
+        Raises:
+            UserError: a model without labels, no texts, num_levels below 1.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not self.labels:
+            raise UserError(f"'{self.parts.name}' was trained without labels: it cannot tell classes apart")
+        if num_levels < 1:
+            raise UserError(f"num_levels is {num_levels}: it must be at least 1")
+        if not texts:
+            raise UserError("no texts given")
+        seeds = [0] * len(texts) if seeds is None else seeds
+        found = torch.zeros(len(texts), len(self.labels))
+        for rows, latents in self._encode_batches(texts, batch_size):
+            z0, mask = latents.values, latents.mask
+            shapes = [(int(length), self.diffusion.latent_dim) for length in mask.sum(1)]
+            noise = SampleNoise([seeds[row] for row in rows])
+            draws = [noise.normal(shapes).to(z0) for _ in range(num_levels)]
+            for number in range(len(self.labels)):
+                raw = RawCondition(torch.full((len(rows),), number, device=self.device))
+                denoise = self.diffusion.denoise(mask, self.diffusion.condition.encode(raw, len(rows)))
+                found[rows, number] = log_evidence(denoise, self.diffusion.schedule, z0, draws).cpu()
+        return found.softmax(1)
 
     # ----------------------------------------------------------------------------------- the autoencoder by itself
 

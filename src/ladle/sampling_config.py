@@ -17,7 +17,8 @@ class SamplingConfig(Config):
     them as they are likely, among those that together have the probability `decoder_top_p`. Latents of an early stop
     leave words open, and to draw those gives back the variety that the early stop costs. grid: whether the steps are
     even in diffusion time or in log-SNR. candidates: how many are drawn for each text that is kept (see
-    `LatentDiffusion.generate`).
+    `LatentDiffusion.generate`). choose: which of them is kept: the one whose words go together best (`sound`), or the
+    first that the model itself takes for what its label says (`label`), which leaves the variety nearly as it is.
 
     self_condition_scale: how strongly the sampler's own last estimate is followed; 1 is plain self-conditioning.
     max_norm: longer latents of z0_hat are shortened to this, in multiples of data's (sqrt(latent_dim)); None: not.
@@ -29,6 +30,7 @@ class SamplingConfig(Config):
     sampler: str = "dpmpp_2m_sde"
     num_inference_steps: int = Field(32, ge=1)
     candidates: int = Field(1, ge=1)
+    choose: Literal["sound", "label"] = "sound"
     guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     self_condition_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     max_norm: float | None = Field(None, gt=0, allow_inf_nan=False)

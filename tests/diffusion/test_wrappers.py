@@ -7,8 +7,8 @@ import torch
 
 from ladle.diffusion.prediction import add_noise
 from ladle.diffusion.samplers import SAMPLERS, ddim, dpmpp_2m_sde
-from ladle.diffusion.schedule import ScheduleConfig, build_schedule, sampling_levels
-from ladle.diffusion.wrappers import clamped, guided, inpainted, self_condition_guided
+from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule, sampling_levels
+from ladle.diffusion.wrappers import clamped, guided, guided_at_once, inpainted, self_condition_guided
 from ladle.errors import UserError
 
 MEANS = torch.tensor([[-1.5, 0.0], [1.5, 1.0], [0.5, -2.0]])
@@ -84,6 +84,32 @@ def test_guidance_is_the_line_through_both_estimates():
         torch.testing.assert_close(z0_hat, (1 - scale) * free + scale * bound)
     echo = guided(lambda zt, level, z0_prev: z0_prev, lambda zt, level, z0_prev: 2 * z0_prev, 3.0)
     torch.testing.assert_close(echo(zt, level, zt), 2 * zt + 3 * (zt - 2 * zt))
+
+
+def test_guidance_in_one_call_is_guidance_in_two():
+    """At one level for all rows and at one for each, with a last estimate and without: the same, in one call."""
+    calls = []
+
+    def both(zt, level, z0_prev=None):
+        calls.append(len(zt))
+        levels = [level, level]
+        if level.log_snr.ndim:
+            parts = (x.chunk(2) for x in (level.log_snr, level.alpha, level.sigma))
+            levels = [Level(*half) for half in zip(*parts, strict=True)]
+        previous = (None, None) if z0_prev is None else z0_prev.chunk(2)
+        halves = zip((conditional(2), conditional(0)), zt.chunk(2), levels, previous, strict=True)
+        return torch.cat([echo(half)(*rest) for half, *rest in halves])
+
+    def echo(denoise):
+        return lambda zt, level, z0_prev=None: denoise(zt + 0.1 * (zt if z0_prev is None else z0_prev), level)
+
+    zt, last = start(25), start(25, 9)
+    for time in (torch.tensor(0.6), torch.linspace(0.1, 0.9, 25)[:, None]):
+        level = SCHEDULE.level(time)
+        for previous in (None, last):
+            apart = guided(echo(conditional(2)), echo(conditional(0)), 2.5)(zt, level, previous)
+            torch.testing.assert_close(guided_at_once(both, 2.5)(zt, level, previous), apart)
+    assert calls == [50] * 4
 
 
 def test_guidance_above_one_pushes_away_from_the_other_classes():

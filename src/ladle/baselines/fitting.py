@@ -16,7 +16,7 @@ from ladle.training.progress import say
 from ladle.training.settings import TrainingConfig
 from ladle.training.state import digest
 
-LEARNING_RATES = (5e-4, 1e-3, 2e-3)
+LEARNING_RATES = (2.5e-4, 5e-4, 1e-3)  # 2e-3 wins the short trials and loses the training (benchmarks/LOG.md)
 TRIAL_SHARE = 0.05  # of the budget, for each of the three
 
 
@@ -107,7 +107,7 @@ def autoregressive_settings(**budget: Any) -> TrainingConfig:
     nats a token in 78 s where AdamW's best learning rate reaches 2.42 (benchmarks/LOG.md)."""
     return TrainingConfig(
         optimizer="muon",
-        max_tokens=4096, ema_decay=0.999, lr_schedule="trapezoid", weight_decay=0.05, betas=(0.9, 0.98),
+        max_tokens=4096, ema_decay=0.999, lr_schedule="trapezoid", cooldown=0.5, weight_decay=0.05, betas=(0.9, 0.98),
         validate_every=0.05, sample_every=0.25, **budget,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 They all speak in z0: a combination of z0, eps or v predictions at one level is the same linear operation.
 """
 
+import torch
 from torch import Tensor
 
 from ladle.diffusion.samplers import Denoise
@@ -22,6 +23,25 @@ def guided(denoise_conditional: Denoise, denoise_unconditional: Denoise, guidanc
     def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
         free = denoise_unconditional(zt, level, z0_prev)
         return free + guidance_scale * (denoise_conditional(zt, level, z0_prev) - free)
+
+    return denoise
+
+
+def guided_at_once(denoise_both: Denoise, guidance_scale: float) -> Denoise:
+    """`guided` in one call of the network for twice the batch: nearly twice as fast where the batch is small.
+
+    Args:
+        denoise_both: for [2B, L, D]: B rows with their condition, then the same B without it.
+        guidance_scale: as in `guided`.
+    """
+
+    def twice(x: Tensor) -> Tensor:
+        return torch.cat([x, x])
+
+    def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
+        both = level if level.log_snr.ndim == 0 else Level(*map(twice, (level.log_snr, level.alpha, level.sigma)))
+        bound, free = denoise_both(twice(zt), both, None if z0_prev is None else twice(z0_prev)).chunk(2)
+        return free + guidance_scale * (bound - free)
 
     return denoise
 

@@ -22,6 +22,7 @@ from ladle.training.data import Row, read_rows
 
 RECORD, WEIGHTS = "judge.json", "model.safetensors"
 Kind = Literal["bigrams", "encoder"]
+ENCODER_ROWS = 20_000  # a sentence encoder is slow, and a few hundred features have learnt from these what they can
 
 
 @dataclass
@@ -152,7 +153,8 @@ def fit_judge(
 
 
 def fit_rows(rows: Sequence[Row], kind: Kind = "bigrams", encoder: str | None = None) -> Judge:
-    """A judge of labelled rows, without a figure of its own accuracy.
+    """A judge of labelled rows, without a figure of its own accuracy. `encoder` learns from `ENCODER_ROWS` at most,
+    chosen at random.
 
     Raises:
         UserError: fewer than two labels, an encoder that is missing, scikit-learn not installed.
@@ -161,6 +163,9 @@ def fit_rows(rows: Sequence[Row], kind: Kind = "bigrams", encoder: str | None = 
     if len(set(labels)) < 2:
         raise UserError(f"a judge needs rows of two labels or more; all of these are '{labels[0]}'")
     vocabulary: tuple[str, ...] = ()
+    if kind == "encoder" and len(rows) > ENCODER_ROWS:
+        chosen = np.random.default_rng(0).permutation(len(rows))[:ENCODER_ROWS]
+        texts, labels = [texts[i] for i in chosen], [labels[i] for i in chosen]
     if kind == "bigrams":
         counter = _counter(min_df=2)
         features = counter.fit_transform(texts)
