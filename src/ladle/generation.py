@@ -78,7 +78,10 @@ def draw_latents(
     if sampling.max_norm is not None:
         denoise = clamped(denoise, sampling.max_norm * diffusion.latent_dim**0.5)
     stop_time = sampling.stop_time if raw.given else sampling.free_stop_time
-    levels = sampling_levels(diffusion.schedule, sampling.num_inference_steps, sampling.grid, stop_time=stop_time)
+    levels = sampling_levels(
+        diffusion.schedule, sampling.num_inference_steps, sampling.grid, stop_time=stop_time,
+        time_mean=diffusion.config.time_mean, time_std=diffusion.config.time_std,
+    )  # fmt: skip
     levels = [level.to(device) for level in levels]
     z0 = SAMPLERS[sampling.sampler](
         denoise,

@@ -107,6 +107,8 @@ def model_digest(folder: str | Path) -> str:
     record = read_record(folder)
     counted = {"files", "base", "autoencoder", "diffusion", "condition", "max_latents", "fixed_length"}
     values = record.model_dump(mode="json", include=counted)
+    if values["autoencoder"]["bottleneck"]["kl"] is None:
+        del values["autoencoder"]["bottleneck"]["kl"]  # unknown to the first version: models without keep their digest
     if values["diffusion"] is not None:
         for name in ObjectiveConfig.model_fields.keys() - {"loss"}:
             del values["diffusion"][name]

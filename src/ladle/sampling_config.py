@@ -16,7 +16,7 @@ class SamplingConfig(Config):
     autoencoder's decoders writes the text. decoder_temperature: how it chooses words: 0 takes the likeliest, 1 draws
     them as they are likely, among those that together have the probability `decoder_top_p`. Latents of an early stop
     leave words open, and to draw those gives back the variety that the early stop costs. grid: whether the steps are
-    even in diffusion time or in log-SNR. candidates: how many are drawn for each text that is kept (see
+    even in diffusion time, in log-SNR, or in quantiles of logit-normal times. candidates: how many are drawn for each text that is kept (see
     `LatentDiffusion.generate`). choose: which of them is kept: the one whose words go together best (`sound`), or the
     first that the model itself takes for what its label says (`label`), which leaves the variety nearly as it is.
 
@@ -40,7 +40,7 @@ class SamplingConfig(Config):
     decoder: Literal["autoregressive", "parallel"] = "autoregressive"
     decoder_temperature: float = Field(0.0, ge=0, le=2)
     decoder_top_p: float = Field(1.0, gt=0, le=1)
-    grid: Literal["time", "log_snr"] = "time"
+    grid: Literal["time", "log_snr", "logit_normal"] = "time"
     stop_time: float = Field(0.0, ge=0, lt=1)
     free_stop_time: float = Field(0.0, ge=0, lt=1)
 

@@ -8,9 +8,12 @@ from torch import Tensor
 
 import memorised
 import tiny
-from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.autoencoder import TextAutoencoder, divergence_from_unit_gaussian
 from ladle.autoencoder.backbone import Backbone
+from ladle.autoencoder.bottleneck import BottleneckConfig
 from ladle.autoencoder.latents import Latents
+from ladle.checkpoint import ModelParts, load_parts, save_parts
+from ladle.errors import UserError
 
 KINDS = ["aligned", "perceiver"]
 DECODERS = list(memorised.DECODERS)
@@ -144,6 +147,91 @@ def test_noise_on_latents_is_of_each_texts_own_scale() -> None:
     assert (scales == 0).float().mean() == pytest.approx(0.5, abs=0.04)
     assert scales[scales > 0].mean() == pytest.approx(0.4, abs=0.03)
     assert scales.max() < 1.1
+
+
+# ------------------------------------------------------------------------------------------------ divergence
+
+
+def with_kl(kind: str = "aligned", **kl: float) -> TextAutoencoder:
+    """A new autoencoder whose latents are draws, without corruption."""
+    config = tiny.tiny_autoencoder_config(kind)
+    bottleneck = BottleneckConfig.parse(config.bottleneck.model_dump() | {"norm": False, "kl": kl})
+    config = config.model_copy(update={"bottleneck": bottleneck, "latent_noise": 0.0, "token_mask_prob": 0.0})
+    torch.manual_seed(0)
+    return TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tiny.tiny_tokenizer())).eval()
+
+
+def test_the_divergence_is_that_of_two_gaussians() -> None:
+    """Against torch.distributions; none from a unit Gaussian to itself."""
+    torch.manual_seed(0)
+    mean, log_variance = torch.randn(5, 4), torch.randn(5, 4)
+    normal = torch.distributions.Normal
+    known = torch.distributions.kl_divergence(normal(mean, (log_variance / 2).exp()), normal(0.0, 1.0))
+    torch.testing.assert_close(divergence_from_unit_gaussian(mean, log_variance), known)
+    assert not divergence_from_unit_gaussian(torch.zeros(3), torch.zeros(3)).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_are_encoded_to_the_mean_and_trained_on_draws(kind: str) -> None:
+    """Encoding is sure, a training step is not; the shapes of latents are those without."""
+    autoencoder = with_kl(kind)
+    batch = tiny.tokens(autoencoder)
+    first, second = autoencoder.encode(**batch), autoencoder.encode(**batch)
+    assert torch.equal(first.values, second.values)
+    assert first.values.shape[-1] == autoencoder.latent_dim == 16
+    autoencoder.normaliser.momentum = 0.0
+    assert torch.equal(autoencoder.loss(batch)[0], autoencoder.loss(batch)[0])
+    autoencoder.train()
+    assert autoencoder.loss(batch)[0] != autoencoder.loss(batch)[0]
+
+
+def test_the_divergence_is_weighed_as_nats_a_token() -> None:
+    """loss = cross-entropy + scale * nats a latent * latents / tokens, warmed up, and floored by the free bits."""
+    batch = tiny.tokens(with_kl())
+    tokens = int(batch["attention_mask"].sum())
+    latents = int(with_kl().encode(**batch).mask.sum())
+    plain, metrics = with_kl(scale=0.0).loss(batch)
+    whole = float(with_kl(scale=0.5).loss(batch)[0] - plain)
+    assert float(metrics["kl"]) > 0.1
+    assert whole == pytest.approx(0.5 * float(metrics["kl"]) * latents / tokens, rel=1e-4)
+    warm = with_kl(scale=0.5, warmup=0.4)
+    assert float(warm.loss(batch, 0.1)[0] - plain) == pytest.approx(whole / 4, rel=1e-3)
+    assert float(warm.loss(batch, 0.9)[0] - plain) == pytest.approx(whole, rel=1e-3)
+    free = float(with_kl(scale=0.5, free_bits=30.0).loss(batch)[0] - plain)
+    assert free == pytest.approx(0.5 * 16 * 30 * latents / tokens, rel=1e-4)  # every channel is under its 30 nats
+
+
+def test_a_heavy_divergence_leaves_nothing_and_free_bits_leave_their_share() -> None:
+    """Sixty steps at a hundred times the evidence lower bound: the latents say nothing; with free bits they may."""
+    left = {}
+    heavy = {"scale": 100.0}
+    for name, kl in {"light": {"scale": 1e-4}, "heavy": heavy, "free": heavy | {"free_bits": 0.5}}.items():
+        autoencoder = with_kl(**kl).train()
+        batch = tiny.tokens(autoencoder)
+        optimizer = torch.optim.Adam(autoencoder.parameters(), lr=5e-3)
+        for _ in range(60):
+            optimizer.zero_grad()
+            autoencoder.loss(batch)[0].backward()
+            optimizer.step()
+        left[name] = float(autoencoder.eval().loss(batch)[1]["kl"])
+    assert left["heavy"] < 0.5 < left["free"] < 1.3 * 16 * 0.5
+    assert left["light"] > 0.5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_with_draws_is_saved_whole(kind: str, tmp_path: Path) -> None:
+    """Settings and weights come back: the same latents."""
+    autoencoder = with_kl(kind, scale=0.02, free_bits=0.1)
+    save_parts(ModelParts("drawn", autoencoder), tmp_path / "drawn")
+    loaded = load_parts(tmp_path / "drawn").autoencoder
+    assert loaded.config.bottleneck == autoencoder.config.bottleneck
+    torch.testing.assert_close(tiny.latents(loaded, ["a cat"]).values, tiny.latents(autoencoder, ["a cat"]).values)
+
+
+def test_latents_of_one_length_are_no_draws() -> None:
+    """Both regularisers at once would be silently wrong."""
+    with pytest.raises(UserError, match="kl needs norm = false"):
+        BottleneckConfig.parse({"kl": {}})
 
 
 # ------------------------------------------------------------------------------------------------ learning

@@ -165,7 +165,25 @@ def test_wrong_settings_are_refused_in_one_line():
             ScheduleConfig.parse(bad)
 
 
-@pytest.mark.parametrize("grid", ["time", "log_snr"])
+def test_a_logit_normal_grid_has_the_quantiles_of_its_times():
+    """Of logits N(.5, .8^2): by the mean and spread of many, and no time under the stop."""
+    schedule = build_schedule(ScheduleConfig(kind="flow", log_snr_max=100.0))
+
+    def times(num_steps, stop_time=0.0):
+        levels = sampling_levels(schedule, num_steps, "logit_normal", torch.float64, stop_time, 0.5, 0.8)
+        return (-torch.stack([level.log_snr for level in levels]) / 2).sigmoid()  # flow: log_snr = -2 logit(t)
+
+    logits = times(4000)[1:-1].logit()
+    assert float(logits.mean()) == pytest.approx(0.5, abs=1e-3)
+    assert float(logits.std()) == pytest.approx(0.8, abs=5e-3)
+    stopped = times(400, 0.4)
+    assert float(stopped[-2]) == pytest.approx(0.4, abs=1e-9)
+    generator = torch.Generator().manual_seed(0)
+    drawn = (0.5 + 0.8 * torch.randn(200_000, generator=generator, dtype=torch.float64)).sigmoid()
+    assert float(stopped[200]) == pytest.approx(float(drawn[drawn > 0.4].quantile(0.5)), abs=3e-3)
+
+
+@pytest.mark.parametrize("grid", ["time", "log_snr", "logit_normal"])
 def test_stopping_early_spreads_the_steps_and_ends_with_one_jump(grid):
     """As many steps as asked for; the last level but one is where the estimate is made, the last is clean."""
     schedule = build_schedule(ScheduleConfig(shift=2.0))
@@ -176,3 +194,5 @@ def test_stopping_early_spreads_the_steps_and_ends_with_one_jump(grid):
     for value, t in ((values[0], 1.0), (values[-2], 0.4), (values[-1], 0.0)):
         assert float(value) == pytest.approx(float(schedule.log_snr(torch.tensor(t, dtype=torch.float64))))
     assert len(sampling_levels(schedule, 1, grid, stop_time=0.4)) == 2
+    for level in sampling_levels(schedule, 4, grid):
+        assert level.log_snr.isfinite()

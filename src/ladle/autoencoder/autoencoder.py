@@ -79,7 +79,8 @@ class TextAutoencoder(nn.Module):
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Latents:
         """input_ids [B, S], attention_mask [B, S] (bool) -> z0."""
         raw, mask = self.bottleneck.compress(self.backbone.encode(input_ids, attention_mask), attention_mask)
-        return Latents(self.normaliser.normalise(raw) * mask[..., None], mask)
+        mean = raw[..., : self.latent_dim]
+        return Latents(self.normaliser.normalise(mean) * mask[..., None], mask)
 
     def expand(self, latents: Latents) -> tuple[Tensor, Tensor]:
         """z0 -> decoder memory [B, N, W] and its mask [B, N]."""
@@ -108,19 +109,32 @@ class TextAutoencoder(nn.Module):
         places = mask if self.parallel_decoder.queries is None else torch.ones_like(logits[..., 0], dtype=torch.bool)
         return parallel_ids(logits, places, self.backbone.tokenizer.eos_token_id, **options)
 
-    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy of both decoders from corrupted input tokens and noised z0.
+    def loss(self, batch: dict[str, Tensor], progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy of both decoders from corrupted input tokens and noised z0; with `kl` the divergence too.
 
-        batch: input_ids [B, S], attention_mask [B, S]. Returns the loss and detached metrics.
+        batch: input_ids [B, S], attention_mask [B, S]. progress: the share of the training that is over, for the
+        warm-up of `kl`. Returns the loss and detached metrics.
         """
         input_ids, mask = batch["input_ids"], batch["attention_mask"]
         raw, latent_mask = self.bottleneck.compress(
             self.backbone.encode(self._mask_tokens(input_ids, mask), mask), mask
         )
+        kl = self.config.bottleneck.kl
+        mean, log_variance = (raw, None) if kl is None else raw.float().chunk(2, dim=-1)
         if self.training:
-            self.normaliser.track(raw, latent_mask)
-        z0 = self._add_noise(self.normaliser.normalise(raw))
-        return self.decoding_loss(Latents(z0 * latent_mask[..., None], latent_mask), input_ids, mask)
+            self.normaliser.track(mean, latent_mask)
+        drawn = mean
+        if log_variance is not None and self.training:
+            drawn = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+        z0 = self._add_noise(self.normaliser.normalise(drawn))
+        loss, metrics = self.decoding_loss(Latents(z0 * latent_mask[..., None], latent_mask), input_ids, mask)
+        if kl is not None and log_variance is not None:
+            by_channel = divergence_from_unit_gaussian(mean, log_variance)[latent_mask].mean(0)
+            metrics["kl"] = by_channel.sum().detach()  # nats a latent
+            weight = kl.scale * (min(1.0, progress / kl.warmup) if kl.warmup else 1.0)
+            # Cross-entropy is a mean over tokens, so nats a latent count as nats a token.
+            loss = loss + weight * by_channel.clamp_min(kl.free_bits).sum() * latent_mask.sum() / mask.sum()
+        return loss, metrics
 
     def decoding_loss(self, latents: Latents, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the text input_ids [B, S] under each decoder, from (corrupted) latents."""
@@ -184,6 +198,11 @@ class TextAutoencoder(nn.Module):
             self.backbone.train(mode and config.train_decoder)
             self.backbone.model.get_encoder().train(mode and config.train_encoder)
         return self
+
+
+def divergence_from_unit_gaussian(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) || N(0, 1)) in nats, element by element (arXiv 1312.6114, appendix B)."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

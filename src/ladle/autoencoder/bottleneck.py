@@ -3,15 +3,29 @@
 Both halves of a bottleneck stand in one class: `compress` before diffusion, `expand` after it.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ladle.config import Config
 from ladle.layers import Attention, Block, feed_forward, sinusoids
+
+
+class KLConfig(Config):
+    """Latents as draws from a Gaussian of learned mean and spread, pulled towards N(0, I) (Kingma and Welling,
+    arXiv 1312.6114); texts are encoded to the mean.
+
+    scale: weight of the divergence; 1 is the evidence lower bound, at which little is left of a text. free_bits: what
+    each channel may hold at no cost, in nats a latent (Kingma et al., arXiv 1606.04934). warmup: the share of the stage
+    over which the weight rises from 0 (Bowman et al., arXiv 1511.06349).
+    """
+
+    scale: float = Field(0.01, ge=0, allow_inf_nan=False)
+    free_bits: float = Field(0.0, ge=0, allow_inf_nan=False)
+    warmup: float = Field(0.0, ge=0, le=1)
 
 
 class BottleneckConfig(Config):
@@ -19,6 +33,7 @@ class BottleneckConfig(Config):
 
     num_layers: transformer layers of `compress` (perceiver) and of `expand` (both).
     norm: scale each latent vector to norm sqrt(latent_dim), as in the paper.
+    kl: regularise by the divergence from a unit Gaussian instead; None: not.
     """
 
     kind: Literal["aligned", "perceiver"] = "aligned"
@@ -28,6 +43,18 @@ class BottleneckConfig(Config):
     num_layers: int = Field(2, ge=1)
     num_heads: int = Field(4, ge=1)
     norm: bool = True
+    kl: KLConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_regulariser(self) -> Self:
+        if self.kl is not None and self.norm:
+            raise ValueError("kl needs norm = false: vectors of one length are no draws from a Gaussian")
+        return self
+
+    @property
+    def num_outputs(self) -> int:
+        """Channels that `compress` gives: the latents, with `kl` the mean and log-variance of each."""
+        return self.latent_dim if self.kl is None else 2 * self.latent_dim
 
 
 class AlignedBottleneck(nn.Module):
@@ -38,7 +65,7 @@ class AlignedBottleneck(nn.Module):
         self.config, self.group = config, config.tokens_per_latent
         self.max_latents = -(-max_tokens // self.group)
         self.norm_in = nn.LayerNorm(width)
-        self.down = nn.Linear(self.group * width, config.latent_dim)
+        self.down = nn.Linear(self.group * width, config.num_outputs)
         self.up = nn.Linear(config.latent_dim, self.group * width)
         self.positions = nn.Parameter(sinusoids(self.max_latents * self.group, width))
         # The decoder's cross-attention finds "my own place" at once when both sides carry the same position code.
@@ -47,7 +74,7 @@ class AlignedBottleneck(nn.Module):
         self.norm_out = nn.LayerNorm(width)
 
     def compress(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """states [B, S, W], mask [B, S] -> raw latents [B, L, D], mask [B, L] with L = ceil(S / group)."""
+        """states [B, S, W], mask [B, S] -> raw latents [B, L, num_outputs], mask [B, L] with L = ceil(S / group)."""
         padding = -states.shape[1] % self.group
         states = F.pad(self.norm_in(states) * mask[..., None], (0, 0, 0, padding))
         raw = self.down(states.unflatten(1, (-1, self.group)).flatten(2))
@@ -83,13 +110,13 @@ class PerceiverBottleneck(nn.Module):
         self.feed_norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(config.num_layers))
         self.feeds = nn.ModuleList(feed_forward(width) for _ in range(config.num_layers))
         self.norm_latents = nn.LayerNorm(width)
-        self.down, self.up = nn.Linear(width, dim), nn.Linear(dim, width)
+        self.down, self.up = nn.Linear(width, config.num_outputs), nn.Linear(dim, width)
         self.positions = nn.Parameter(0.02 * torch.randn(config.num_latents, width))
         self.layers = nn.ModuleList(Block(width, heads) for _ in range(config.num_layers))
         self.norm_out = nn.LayerNorm(width)
 
     def compress(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """states [B, S, W], mask [B, S] -> raw latents [B, L, D], mask [B, L] (all True), L = num_latents."""
+        """states [B, S, W], mask [B, S] -> raw latents [B, L, num_outputs], mask [B, L] (all True), L = num_latents."""
         batch, size = states.shape[:2]
         tokens = self.norm_in(states) + self.token_positions[:size]
         latents = self.queries.expand(batch, -1, -1)

@@ -164,33 +164,45 @@ _KINDS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 }
 
 
+GRIDS = ("time", "log_snr", "logit_normal")
+
+
 def sampling_levels(
     schedule: Schedule,
     num_steps: int,
     grid: str = "time",
     dtype: torch.dtype = torch.float32,
     stop_time: float = 0.0,
+    time_mean: float = 0.0,
+    time_std: float = 1.0,
 ) -> list[Level]:
     """The `num_steps + 1` scalar levels that a sampler visits, from noise (t = 1) to clean (t = 0).
 
-    `grid` says what is evenly spaced: "time" or "log_snr". Computed in float64, on the CPU, then given in `dtype`.
-    With `stop_time` the steps are spread over t = 1 to there, and one more goes to t = 0 at once: it returns the
-    estimate of z0 made at `stop_time`, the mean over what is still open there, and leaves the choice to the decoder.
+    `grid` says what is evenly spaced: "time", "log_snr", or the quantiles of t where its logit is N(time_mean,
+    time_std^2) ("logit_normal": the times that a denoiser was trained at, so that most steps are made where it learnt
+    most). Computed in float64, on the CPU, then given in `dtype`. With `stop_time` the steps are spread over t = 1 to
+    there, and one more goes to t = 0 at once: it returns the estimate of z0 made at `stop_time`, the mean over what is
+    still open there, and leaves the choice to the decoder.
 
     Raises:
         UserError: fewer than one step, or an unknown grid.
     """
     if num_steps < 1:
         raise UserError(f"{num_steps} sampling steps given: at least 1 is needed")
-    if grid not in ("time", "log_snr"):
-        raise UserError(f"unknown grid '{grid}': {nearest(grid, ['time', 'log_snr'])}")
+    if grid not in GRIDS:
+        raise UserError(f"unknown grid '{grid}': {nearest(grid, list(GRIDS))}")
     share = torch.linspace(0, 1, num_steps if stop_time else num_steps + 1, dtype=torch.float64)
-    ends = schedule.log_snr(torch.tensor([1, stop_time, 0], dtype=torch.float64))
-    log_snr = (
-        ends[0] + (ends[1] - ends[0]) * share if grid == "log_snr" else schedule.log_snr(1 - (1 - stop_time) * share)
-    )
+    stop = torch.tensor(stop_time, dtype=torch.float64)
+    times = 1 - (1 - stop) * share
+    if grid == "logit_normal":
+        last = torch.special.ndtr((stop.logit() - time_mean) / time_std)
+        times = (time_mean + time_std * torch.special.ndtri(1 - (1 - last) * share)).sigmoid()
+    log_snr = schedule.log_snr(times)
+    if grid == "log_snr":
+        ends = schedule.log_snr(torch.stack([torch.ones_like(stop), stop]))
+        log_snr = ends[0] + (ends[1] - ends[0]) * share
     if stop_time:
-        log_snr = torch.cat([log_snr, ends[2:]])
+        log_snr = torch.cat([log_snr, schedule.log_snr(torch.zeros(1, dtype=torch.float64))])
     levels = schedule.level_from_log_snr(log_snr)
     columns = zip(levels.log_snr.to(dtype), levels.alpha.to(dtype), levels.sigma.to(dtype), strict=True)
     return [Level(*column) for column in columns]

@@ -70,7 +70,7 @@ class AutoencoderStage:
         return self.train_tokens.gather(torch.tensor(rows))
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor | float]]:
-        loss, metrics = self.module.loss(batch)
+        loss, metrics = self.module.loss(batch, self.progress)
         return loss, {**metrics, "num_tokens": batch["attention_mask"].sum()}
 
     def validate(self) -> dict[str, float]:
