@@ -14,7 +14,7 @@ from ladle.autoencoder.latents import Latents
 from ladle.checkpoint import ModelParts
 from ladle.errors import UserError
 from ladle.generation import PLAN_TIME, SOURCE_TIME, candidate_seeds, likeness_to_others, soundness
-from ladle.pipeline import LatentDiffusion, _Conditions
+from ladle.pipeline import LatentDiffusion, _Asked, _Conditions
 from ladle.seeding import SampleNoise
 
 SOURCES = ["the old cat", None, "the red fox ran to the sea.", "the old cat"]
@@ -127,9 +127,8 @@ def test_an_empty_text_has_no_label(aligned: LatentDiffusion, monkeypatch: pytes
     monkeypatch.setattr(aligned, "classify", lambda texts, **options: torch.tensor([[0.1, 0.9]] * len(texts)))
     sampling = aligned._sampling({"candidates": 3, "choose": "label"})
     label = aligned.labels[1]
-    assert aligned._first_with_label([0, 1, 2], [label, None, label], [None] * 3, sampling, 8, None) == [
-        "", "a dog.", "a cat.",
-    ]  # fmt: skip
+    asked = _Asked([0, 1, 2], [label, None, label], [None] * 3)
+    assert aligned._first_with_label(asked, sampling, 8, None) == ["", "a dog.", "a cat."]
 
 
 def test_of_candidates_without_a_source_the_soundest_is_kept(aligned: LatentDiffusion) -> None:

@@ -1,6 +1,7 @@
 """LatentDiffusion: texts in, texts out. The one class that most users need."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -160,87 +161,69 @@ class LatentDiffusion:
             }
         )  # fmt: skip
         self._check_decoder(sampling.decoder)
-        seed_list, labels, sources = _line_up(num_samples, seeds, label, source)
+        asked = _Asked(*_line_up(num_samples, seeds, label, source))
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
-        texts = [""] * len(seed_list)
-        by_label = [sampling.choose == "label" and sampling.candidates > 1 and source is None for source in sources]
+        texts = [""] * len(asked.seeds)
+        by_label = [sampling.choose == "label" and sampling.candidates > 1 and own is None for own in asked.sources]
         for draw, chosen in ((self._soundest, False), (self._first_with_label, True)):
             rows = [row for row, own in enumerate(by_label) if own == chosen]
-            given = [labels[row] for row in rows], [sources[row] for row in rows]
             if rows:
-                found = draw([seed_list[row] for row in rows], *given, sampling, batch_size, on_step)
+                found = draw(asked.part(rows), sampling, batch_size, on_step)
                 for row, text in zip(rows, found, strict=True):
                     texts[row] = text
         return texts
 
     def _soundest(
-        self,
-        seeds: list[int],
-        labels: list[str | None],
-        sources: list[str | None],
-        sampling: SamplingConfig,
-        batch_size: int,
-        on_step: OnStep | None,
+        self, asked: "_Asked", sampling: SamplingConfig, batch_size: int, on_step: OnStep | None
     ) -> list[str]:
         """Of each sample's candidates the one whose words go together best."""
         count = sampling.candidates
-        own = [seed for first in seeds for seed in candidate_seeds(first, count)]
-        many_labels, many_sources = ([x for x in given for _ in range(count)] for given in (labels, sources))
-        texts = self._texts(own, many_labels, many_sources, sampling, batch_size, on_step, count)
+        every = asked.part([row for row in range(len(asked.seeds)) for _ in range(count)])
+        own = [seed for first in asked.seeds for seed in candidate_seeds(first, count)]
+        texts = self._texts(replace(every, seeds=own), sampling, batch_size, on_step, count)
         if count == 1:
             return texts
         # (each sample by itself, so that the choice is the same at any batch size)
         return [
             self._best(texts[i * count : (i + 1) * count], label, source, seed, sampling.guidance_scale)
-            for i, (seed, label, source) in enumerate(zip(seeds, labels, sources, strict=True))
+            for i, (seed, label, source) in enumerate(zip(asked.seeds, asked.labels, asked.sources, strict=True))
         ]
 
     def _first_with_label(
-        self,
-        seeds: list[int],
-        labels: list[str | None],
-        sources: list[str | None],
-        sampling: SamplingConfig,
-        batch_size: int,
-        on_step: OnStep | None,
+        self, asked: "_Asked", sampling: SamplingConfig, batch_size: int, on_step: OnStep | None
     ) -> list[str]:
         """The first candidate that `classify` takes for its label, or what comes nearest; without a label the first
         that is not empty. Later candidates are drawn for those samples only that still need one."""
-        texts, best = [""] * len(seeds), [-1.0] * len(seeds)
+        texts, best = [""] * len(asked.seeds), [-1.0] * len(asked.seeds)
         for number in range(sampling.candidates):
             rows = [row for row, share in enumerate(best) if share <= 0.5]  # above, no other label is likelier
             if not rows:
                 break
-            own = [candidate_seeds(seeds[row], number + 1)[number] for row in rows]
-            given = [labels[row] for row in rows]
-            drawn = self._texts(own, given, [sources[row] for row in rows], sampling, batch_size, on_step)
-            shares = [float(label is None) for label in given]
-            if self.labels:
-                table = self.classify(drawn, seeds=[seeds[row] for row in rows], batch_size=batch_size).tolist()
-                shares = [
-                    1.0 if label is None else share[self.labels.index(label)]
-                    for label, share in zip(given, table, strict=True)
-                ]
+            part = asked.part(rows)
+            own = [candidate_seeds(seed, number + 1)[number] for seed in part.seeds]
+            drawn = self._texts(replace(part, seeds=own), sampling, batch_size, on_step)
+            shares = self._label_shares(drawn, part, batch_size)
             for row, text, share in zip(rows, drawn, shares, strict=True):
-                share = share if text.strip() else 0.0
                 if share > best[row]:
                     texts[row], best[row] = text, share
         return texts
 
+    def _label_shares(self, texts: list[str], asked: "_Asked", batch_size: int) -> list[float]:
+        """How far each text is what its label says, 0 to 1: an empty one is nothing, without a label all others are."""
+        shares = [1.0] * len(texts)
+        if self.labels:
+            table = self.classify(texts, seeds=asked.seeds, batch_size=batch_size)
+            own = enumerate(asked.labels)
+            shares = [1.0 if label is None else float(table[i, self.labels.index(label)]) for i, label in own]
+        return [share if text.strip() else 0.0 for text, share in zip(texts, shares, strict=True)]
+
     def _texts(
-        self,
-        seeds: list[int],
-        labels: list[str | None],
-        sources: list[str | None],
-        sampling: SamplingConfig,
-        batch_size: int,
-        on_step: OnStep | None,
-        candidates: int = 1,
+        self, asked: "_Asked", sampling: SamplingConfig, batch_size: int, on_step: OnStep | None, candidates: int = 1
     ) -> list[str]:
-        """One text a seed."""
-        noise = [SampleNoise([seed]) for seed in seeds]
-        latents = self._draw(noise, labels, sources, sampling, batch_size, on_step, candidates)
+        """One text a seed; `candidates` in a row are of one sample."""
+        noise = [SampleNoise([seed]) for seed in asked.seeds]
+        latents = self._draw(noise, asked.labels, asked.sources, sampling, batch_size, on_step, candidates)
         how: dict[str, Any] = {}
         if sampling.decoder_temperature:
             how = {"do_sample": True, "temperature": sampling.decoder_temperature, "top_p": sampling.decoder_top_p}
@@ -412,6 +395,21 @@ class LatentDiffusion:
     def _check_decoder(self, decoder: Decoder | None) -> None:
         if decoder == "parallel" and self.autoencoder.parallel_decoder is None:
             raise UserError(f"'{self.parts.name}' has no parallel decoder: use --decoder autoregressive")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be drawn: a seed, a label or None, a source or None for each text."""
+
+    seeds: list[int]
+    labels: list[str | None]
+    sources: list[str | None]
+
+    def part(self, rows: Sequence[int]) -> "_Asked":
+        """Some of it, in that order."""
+        return _Asked(
+            [self.seeds[row] for row in rows], [self.labels[row] for row in rows], [self.sources[row] for row in rows]
+        )
 
 
 class _Conditions:

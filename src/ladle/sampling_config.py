@@ -16,9 +16,10 @@ class SamplingConfig(Config):
     autoencoder's decoders writes the text. decoder_temperature: how it chooses words: 0 takes the likeliest, 1 draws
     them as they are likely, among those that together have the probability `decoder_top_p`. Latents of an early stop
     leave words open, and to draw those gives back the variety that the early stop costs. grid: whether the steps are
-    even in diffusion time, in log-SNR, or in quantiles of logit-normal times. candidates: how many are drawn for each text that is kept (see
-    `LatentDiffusion.generate`). choose: which of them is kept: the one whose words go together best (`sound`), or the
-    first that the model itself takes for what its label says (`label`), which leaves the variety nearly as it is.
+    even in diffusion time, in log-SNR, or in quantiles of logit-normal times. candidates: how many are drawn for each
+    text that is kept (see `LatentDiffusion.generate`). choose: which of them is kept: the one whose words go together
+    best (`sound`), or the first that the model itself takes for what its label says (`label`), which leaves the variety
+    nearly as it is.
 
     self_condition_scale: how strongly the sampler's own last estimate is followed; 1 is plain self-conditioning.
     max_norm: longer latents of z0_hat are shortened to this, in multiples of data's (sqrt(latent_dim)); None: not.
