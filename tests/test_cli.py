@@ -311,6 +311,7 @@ def test_bad_source_files_are_named_with_file_and_line(
     [
         (["--label", "goodd"], "unknown label 'goodd': did you mean 'good'?"),
         (["--sampler", "dpmpp_3m"], "dpmpp_2m"),
+        (["--choose", "best"], "label"),
     ],
 )
 def test_what_the_model_has_not_names_the_nearest(run: Run, model: Path, tmp_path: Path, option: list[str], says: str):
@@ -319,6 +320,17 @@ def test_what_the_model_has_not_names_the_nearest(run: Run, model: Path, tmp_pat
     assert (code, out) == (2, "")
     assert says in one_line(err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_candidates_are_chosen_as_asked(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch):
+    """--choose reaches the model."""
+    asked = []
+    generate = LatentDiffusion.generate
+    monkeypatch.setattr(LatentDiffusion, "generate", lambda *a, **k: asked.append(k["choose"]) or generate(*a, **k))
+    for option in ([], ["--choose", "label"]):
+        code, out, _ = run("sample", "--model", model, "--label", "good", "--candidates", 2, "--steps", 2, *option)
+        assert code == 0 and "text" in json.loads(out)
+    assert asked == [None, "label"]
 
 
 def test_an_autoencoder_without_diffusion_cannot_sample_and_says_what_can(run: Run, tmp_path: Path):

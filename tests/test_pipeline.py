@@ -322,6 +322,8 @@ def test_what_the_model_was_not_trained_for_is_refused() -> None:
         model.encode([])
     with pytest.raises(UserError, match="no texts given"):
         build().classify([])
+    with pytest.raises(UserError, match="these disagree: texts 2, seeds 1"):
+        build().classify(["a cat.", "no."], seeds=[0])
     with pytest.raises(UserError, match="num_levels is 0: it must be at least 1"):
         build().classify("a cat.", num_levels=0)
     autoencoder = tiny.tiny_autoencoder(parallel=False)

@@ -316,7 +316,7 @@ class LatentDiffusion:
             num_levels: amounts of noise at which the classes are compared; more cost more and err less.
 
         Raises:
-            UserError: a model without labels, no texts, num_levels below 1.
+            UserError: a model without labels, no texts, another number of seeds, num_levels below 1.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not self.labels:
@@ -326,6 +326,8 @@ class LatentDiffusion:
         if not texts:
             raise UserError("no texts given")
         seeds = [0] * len(texts) if seeds is None else seeds
+        if len(seeds) != len(texts):
+            raise UserError(f"these disagree: texts {len(texts)}, seeds {len(seeds)}")
         found = torch.zeros(len(texts), len(self.labels))
         for rows, latents in self._encode_batches(texts, batch_size):
             z0, mask = latents.values, latents.mask

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ladle.errors import UserError
+from ladle.evaluation import judge as module
 from ladle.evaluation.judge import Judge, fit_judge
 from ladle.files import write_rows
 
@@ -79,6 +80,24 @@ def test_the_encoder_kind_reads_features(data: Path, tmp_path: Path) -> None:
     judge = fit_judge(data, tmp_path / "judge", kind="encoder", encoder=encoder)
     assert judge.real["value"] > 0.9
     assert Judge.load(tmp_path / "judge").predict(["superb meal", "horrible meal"]) == ["good", "bad"]
+
+
+def test_the_encoder_kind_learns_from_so_many_rows_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows and their labels together, at random; `bigrams` takes all."""
+    seen: list[list[str]] = []
+
+    def featurise(texts: list[str]) -> np.ndarray:
+        seen.append(list(texts))
+        return np.array([[float(text.startswith("good"))] for text in texts])
+
+    monkeypatch.setattr(module, "_encoder", lambda name: featurise)
+    monkeypatch.setattr(module, "ENCODER_ROWS", 30)
+    rows = [{"text": f"{label} {i}", "label": label} for label in ("good", "bad") for i in range(50)]
+    judge = module.fit_rows(rows, "encoder", "any")
+    assert len(seen[0]) == len(set(seen[0])) == 30
+    assert {text.split()[0] for text in seen[0]} == {"good", "bad"}
+    assert judge.predict(["good x", "bad x"]) == ["good", "bad"]
+    assert len(module.fit_rows(rows).vocabulary) > 50
 
 
 def test_bad_input_is_one_line(data: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ladle.training.data import Row, read_rows
 
 RECORD, WEIGHTS = "judge.json", "model.safetensors"
 Kind = Literal["bigrams", "encoder"]
-ENCODER_ROWS = 20_000  # a sentence encoder is slow, and a few hundred features have learnt from these what they can
+ENCODER_ROWS = 20_000  # a sentence encoder is slow, and there are a few hundred features to weigh
 
 
 @dataclass
