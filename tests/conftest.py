@@ -18,6 +18,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test draws the same numbers, whichever tests its process ran before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=["aligned", "perceiver"])
 def autoencoder(request: pytest.FixtureRequest) -> TextAutoencoder:
     """A tiny autoencoder of each bottleneck."""

@@ -81,8 +81,8 @@ def test_adaptive_times_raise_the_error_evenly() -> None:
     times = AdaptiveTimes(num_bins=100, uniform=0.0)
     assert torch.equal(times(u), u)
     for _ in range(50):
-        t = torch.rand(500)
-        times.update(t, t.square() * (0.5 + torch.rand(500)))
+        t = torch.rand(5000)
+        times.update(t, t.square() * (0.5 + torch.rand(5000)))
     torch.testing.assert_close(times(u), u.sqrt(), atol=0.03, rtol=0)
     mixed = AdaptiveTimes(num_bins=100)
     mixed.error.copy_(times.error)

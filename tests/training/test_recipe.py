@@ -197,11 +197,13 @@ def test_steps_are_shared_alike_and_come_before_minutes() -> None:
     assert training.stage("diffusion", STAGES).minutes is None
 
 
-def test_a_given_autoencoder_gets_its_smaller_share() -> None:
-    """It has a vocabulary to learn and no language; the rest goes to the others."""
-    training = plan(steps=120)
-    assert [training.stage(name, STAGES, started=True).steps for name in STAGES] == [20, 60, 40]
-    assert training.stage("diffusion", STAGES[1:], started=True) == training.stage("diffusion", STAGES[1:])
+def test_what_was_trained_before_gets_a_smaller_share() -> None:
+    """It has a vocabulary to learn and no language; the rest goes to diffusion. A share that is given counts."""
+    training = plan(steps=90)
+    assert [training.stage(name, STAGES, started=True).steps for name in STAGES] == [12, 60, 18]
+    assert [training.stage(name, STAGES[1:], started=True).steps for name in STAGES[1:]] == [69, 21]
+    given = plan(steps=100, autoencoder={"share": 0.2}, decoder={"share": 0.3, "start_share": 0.2})
+    assert [given.stage(name, STAGES, started=True).steps for name in STAGES] == [20, 60, 20]
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,11 @@ HUB_KEYS = ("id", "subset", "text", "label", "source", "target")
 
 
 class StageTraining(Config):
-    """How one stage is trained; budget from `TrainingPlan` by `share`, unless `steps` or `minutes` are given here."""
+    """How one stage is trained; budget from `TrainingPlan` by `share`, unless `steps` or `minutes` are given here.
+    start_share: in place of a share that is not given, where the autoencoder was trained before; None: the same."""
 
     share: float = Field(ge=0)
+    start_share: float | None = Field(None, ge=0)
     steps: int | None = Field(None, ge=0)
     minutes: float | None = Field(None, ge=0)
     lr: float | None = Field(gt=0)
@@ -43,16 +45,21 @@ class StageTraining(Config):
     keep_best: str | None = None
     patience: int | None = Field(None, ge=1)
 
+    def budget_share(self, started: bool) -> float:
+        """The stage's part of the budget, relative to the others'. started: the autoencoder was trained before."""
+        given = {"share", "start_share"} & self.model_fields_set == {"share"}
+        return self.share if given or not started or self.start_share is None else self.start_share
+
 
 class AutoencoderTraining(StageTraining):
     """optimizer: Muon from nothing, where it is several times faster (after 90 seconds on 5,000 sentences 91 % of the
     tokens are right, by AdamW 33 %); AdamW where it starts from a trained autoencoder or a pre-trained backbone, which
-    should move little (benchmarks/LOG.md). lr: what suits that optimizer. start_share: in place of share where it
-    starts from a trained one and has only its vocabulary to learn.
+    should move little (benchmarks/LOG.md). lr: what suits that optimizer. start_share: one that was trained before has
+    only its vocabulary to learn.
     """
 
     share: float = Field(0.4, ge=0)
-    start_share: float = Field(0.2, ge=0)
+    start_share: float | None = Field(0.12, ge=0)
     optimizer: str | None = None
     lr: float | None = Field(None, gt=0)
     max_tokens: int = Field(4096, ge=1)
@@ -76,9 +83,11 @@ class DiffusionTraining(StageTraining):
 class DecoderTraining(StageTraining):
     """A fine-tuning: short, at a low learning rate. times: the diffusion times whose estimates the decoder learns to
     read; `sampling.stop_time` should be among them. It overfits small sets long before the denoiser does, so the best
-    weights are kept, and it ends when two validations in a row bring no better ones."""
+    weights are kept, and it ends when two validations in a row bring no better ones. start_share: one that has read
+    much text before is at its best after a minute or two, and what is left does more for diffusion."""
 
     share: float = Field(0.4, ge=0)
+    start_share: float | None = Field(0.18, ge=0)
     lr: float = Field(5e-4, gt=0)
     max_tokens: int = Field(4096, ge=1)
     keep_best: str | None = "autoregressive_loss"
@@ -119,9 +128,7 @@ class TrainingPlan(Config):
         """The settings of one stage where `stages` are to run; None where its budget is 0. started: the autoencoder is
         not from nothing. pretrained: its backbone is not, but the rest of it is."""
         plan: StageTraining = getattr(self, name)
-        shares = {other: getattr(self, other).share for other in stages}
-        if started and "autoencoder" in shares:
-            shares["autoencoder"] = self.autoencoder.start_share
+        shares = {other: getattr(self, other).budget_share(started) for other in stages}
         total = sum(shares.values())
         steps, minutes = plan.steps, plan.minutes
         if steps is None and minutes is None:
