@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import tiny
 from ladle.checkpoint import load_parts
-from ladle.condition import RawCondition
+from ladle.condition import LABEL_STD, RawCondition
 from ladle.errors import UserError
 from ladle.health.recovery import advised_shift
 from ladle.pipeline import LatentDiffusion
@@ -408,20 +408,23 @@ def test_only_an_adapted_decoder_is_given_early_estimates(tmp_path: Path) -> Non
         assert sampling.temperature == 0.8
 
 
-def test_conditions_that_a_prior_does_not_know_begin_by_adding_nothing() -> None:
-    """An unconditional prior, then labels and sources: before the first step the estimates are the prior's."""
+def test_a_source_that_a_prior_does_not_know_begins_by_adding_nothing_and_labels_begin_apart() -> None:
+    """An unconditional prior, then labels and sources: before the first step the estimates without a label are the
+    prior's, whatever the source; the vectors of two labels differ, or a short training hardly hears them."""
     autoencoder = tiny.tiny_autoencoder()
     prior = tiny.tiny_diffusion(autoencoder, labels=(), source=False)
     diffusion = tiny.tiny_diffusion(autoencoder, seed=1)
     start_from(prior, diffusion)
-    raw = RawCondition(
-        torch.tensor([0, 1]), torch.randn(2, 3, autoencoder.backbone.width), torch.ones(2, 3, dtype=torch.bool)
-    )
-    zt, mask = torch.randn(2, 4, autoencoder.latent_dim), torch.ones(2, 4, dtype=torch.bool)
+    source = {"source": torch.randn(2, 3, autoencoder.backbone.width), "source_mask": torch.ones(2, 3) > 0}
+    zt, mask = torch.randn(1, 4, autoencoder.latent_dim).repeat(2, 1, 1), torch.ones(2, 4, dtype=torch.bool)
     level = prior.schedule.level(torch.tensor(0.5))
     expected = prior.denoise(mask, prior.condition.null(2))(zt, level)
-    for condition in (diffusion.condition.encode(raw, 2), diffusion.condition.null(2)):
-        torch.testing.assert_close(diffusion.denoise(mask, condition)(zt, level), expected, atol=1e-5, rtol=1e-5)
+    for raw in (RawCondition(torch.tensor([-1, -1]), **source), RawCondition()):
+        found = diffusion.denoise(mask, diffusion.condition.encode(raw, 2))(zt, level)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    vector = diffusion.condition.encode(RawCondition(torch.tensor([0, 1])), 2).vector
+    assert vector is not None
+    assert float((vector[0] - vector[1]).detach().square().mean().sqrt()) > LABEL_STD / 2
 
 
 def test_much_text_gets_a_vocabulary_of_its_own_and_little_the_priors(

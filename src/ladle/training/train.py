@@ -328,8 +328,8 @@ def _within(part: Any, whole: Any) -> bool:
 @torch.no_grad()
 def start_from(prior: LatentDiffusionModel, diffusion: LatentDiffusionModel) -> None:
     """Give `diffusion` the tensors of `prior`; those of its length model only if both have the same conditions.
-    Conditions that the prior does not know begin by adding nothing, so that training starts from the prior's own
-    estimates."""
+    A source, and having no label, begin by adding nothing, so that training starts from the prior's own estimates;
+    labels that it does not know begin apart, or short trainings hardly hear them (benchmarks/LOG.md)."""
     old, new = prior.condition.config, diffusion.condition.config
     same_labels = old.labels == new.labels
     same_conditions = same_labels and old.source == new.source
@@ -344,7 +344,9 @@ def start_from(prior: LatentDiffusionModel, diffusion: LatentDiffusionModel) -> 
     }
     diffusion.load_state_dict(shared, strict=False)
     for name, tensor in diffusion.state_dict().items():
-        if name not in shared and name.startswith(("condition.label.", "condition.pool.")):
+        if name not in shared and name.startswith("condition.label."):
+            tensor[-1].zero_()
+        if name not in shared and name.startswith("condition.pool."):
             tensor.zero_()
         if name not in shared and ".cross_attention.output." in name:
             tensor.zero_()
