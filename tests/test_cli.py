@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -323,14 +324,19 @@ def test_what_the_model_has_not_names_the_nearest(run: Run, model: Path, tmp_pat
 
 
 def test_candidates_are_chosen_as_asked(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch):
-    """--choose reaches the model."""
+    """--choose and --label-confidence reach the model."""
     asked = []
     generate = LatentDiffusion.generate
-    monkeypatch.setattr(LatentDiffusion, "generate", lambda *a, **k: asked.append(k["choose"]) or generate(*a, **k))
-    for option in ([], ["--choose", "label"]):
+
+    def noted(*arguments: Any, **options: Any) -> list[str]:
+        asked.append((options["choose"], options["label_confidence"]))
+        return generate(*arguments, **options)
+
+    monkeypatch.setattr(LatentDiffusion, "generate", noted)
+    for option in ([], ["--choose", "label", "--label-confidence", 0.9]):
         code, out, _ = run("sample", "--model", model, "--label", "good", "--candidates", 2, "--steps", 2, *option)
         assert code == 0 and "text" in json.loads(out)
-    assert asked == [None, "label"]
+    assert asked == [(None, None), ("label", 0.9)]
 
 
 def test_an_autoencoder_without_diffusion_cannot_sample_and_says_what_can(run: Run, tmp_path: Path):

@@ -10,7 +10,6 @@ from ladle.files import write_rows
 
 
 def test_a_judge_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("sklearn", reason="judges need the extra 'evaluation'")
     rows = [{"text": f"{word} {i % 7}", "label": word} for i in range(60) for word in ("up", "down")]
     write_rows(tmp_path / "rows.jsonl", rows)
     assert main(["fit", "judge", "--data", str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "judge")]) == 0

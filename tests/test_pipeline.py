@@ -11,10 +11,13 @@ import torch
 import memorised
 import tiny
 from ladle.autoencoder.latents import Latents
-from ladle.checkpoint import ModelParts
+from ladle.candidates import Candidates
+from ladle.checkpoint import ModelParts, SamplingConfig
 from ladle.errors import UserError
+from ladle.evaluation.judge import fit_own
 from ladle.generation import PLAN_TIME, SOURCE_TIME, candidate_seeds, likeness_to_others, soundness
-from ladle.pipeline import LatentDiffusion, _Asked, _Conditions
+from ladle.pipeline import LatentDiffusion
+from ladle.request import Conditions, Request
 from ladle.seeding import SampleNoise
 
 SOURCES = ["the old cat", None, "the red fox ran to the sea.", "the old cat"]
@@ -115,20 +118,65 @@ def test_of_candidates_with_a_source_the_best_is_near_to_the_others_and_to_the_s
 
 
 def test_an_empty_candidate_is_kept_only_where_all_are(aligned: LatentDiffusion) -> None:
-    assert aligned._best(["", " ", "a cat."], None, None, 0, 2.0) == "a cat."
-    assert aligned._best(["", "a cat.", " "], None, "a dog", 0, 2.0) == "a cat."
-    assert aligned._best(["", " "], None, "a dog", 0, 2.0) == ""
+    best = among(aligned, []).best
+    assert best(["", " ", "a cat."], None, None, 0) == "a cat."
+    assert best(["", "a cat.", " "], None, "a dog", 0) == "a cat."
+    assert best(["", " "], None, "a dog", 0) == ""
+
+
+def among(model: LatentDiffusion, drawn: list[list[str]], **sampling: Any) -> Candidates:
+    """The choice among texts that are given in rounds."""
+    rounds = iter(drawn)
+    return Candidates(model, SamplingConfig(guidance_scale=2.0, **sampling), 8, lambda *args: next(rounds))
 
 
 def test_an_empty_text_has_no_label(aligned: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a label or without, the first that says something is kept; nothing only where all say nothing."""
-    drawn = iter([["", " ", "a cat."], ["", "a dog."], [""]])
-    monkeypatch.setattr(aligned, "_texts", lambda *args: next(drawn))
     monkeypatch.setattr(aligned, "classify", lambda texts, **options: torch.tensor([[0.1, 0.9]] * len(texts)))
-    sampling = aligned._sampling({"candidates": 3, "choose": "label"})
+    drawn = [["", " ", "a cat."], ["", "a dog."], [""]]
     label = aligned.labels[1]
-    asked = _Asked([0, 1, 2], [label, None, label], [None] * 3)
-    assert aligned._first_with_label(asked, sampling, 8, None) == ["", "a dog.", "a cat."]
+    request = Request([0, 1, 2], [label, None, label], [None] * 3)
+    assert among(aligned, drawn, candidates=3).first_with_label(request) == ["", "a dog.", "a cat."]
+
+
+@pytest.fixture
+def judged(aligned: LatentDiffusion) -> LatentDiffusion:
+    """A model that tells its labels by words: 'cat' is good, 'dog' is bad."""
+    judge = fit_own([{"text": f"a {w} {n}", "label": own} for w, own in (("cat", "good"), ("dog", "bad"))
+                     for n in ["one", "two", "three", "four", "five"] * 4], [])  # fmt: skip
+    return LatentDiffusion(replace(aligned.parts, judge=judge))
+
+
+def test_labels_are_told_by_words_where_the_model_knows_them(judged: LatentDiffusion) -> None:
+    """In the order of the model's labels; the denoiser's own word is there for the asking."""
+    shares = judged.classify(["a cat", "a dog", "two"])
+    assert shares.argmax(1).tolist()[:2] == [judged.labels.index("good"), judged.labels.index("bad")]
+    torch.testing.assert_close(shares, judged.classify(["a cat", "a dog", "two"], by="words"))
+    assert not torch.allclose(shares, judged.classify(["a cat", "a dog", "two"], by="denoiser"))
+    with pytest.raises(UserError, match="by is 'ear'"):
+        judged.classify("a", by="ear")  # type: ignore[arg-type]
+
+
+def test_the_soundest_is_looked_for_among_those_that_are_what_the_label_says(judged: LatentDiffusion) -> None:
+    """Where none is, the nearest; without a label among all."""
+    drawn = ["a dog one", "a cat two two", "a dog", "a cat one"]
+    label = ["good", "bad", None]
+    request = Request([5, 6, 7], label, [None] * 3)
+    kept = among(judged, [drawn * 3], candidates=4).soundest(request)
+    for text, own, seed, part in zip(kept, label, (5, 6, 7), (drawn[1::2], drawn[::2], drawn), strict=True):
+        assert text == max(part, key=lambda other: sound(judged, other, own, seed))
+    few = ["a dog", "one two", "", "a dog dog"]
+    assert among(judged, [few], candidates=4).soundest(Request([5], ["good"], [None])) == ["one two"]
+
+
+def test_a_judge_travels_with_the_model(judged: LatentDiffusion, tmp_path: Path) -> None:
+    """Saved, loaded, the same; damaged, one line."""
+    judged.save_pretrained(tmp_path / "model")
+    again = LatentDiffusion.from_pretrained(tmp_path / "model")
+    torch.testing.assert_close(again.classify(["a cat", "a dog"]), judged.classify(["a cat", "a dog"]))
+    (tmp_path / "model" / "judge" / "judge.json").write_text("{")
+    with pytest.raises(UserError, match="copy"):
+        LatentDiffusion.from_pretrained(tmp_path / "model")
 
 
 def test_of_candidates_without_a_source_the_soundest_is_kept(aligned: LatentDiffusion) -> None:
@@ -141,7 +189,8 @@ def test_of_candidates_without_a_source_the_soundest_is_kept(aligned: LatentDiff
     chosen = []
     for seed, label in zip((5, 6, 7), labels, strict=False):
         noise = [SampleNoise([own]) for own in candidate_seeds(seed, 4)]
-        latents = aligned._draw(noise, [label] * 4, [None] * 4, aligned._sampling(options), 8, None, candidates=4)
+        request = Request([seed] * 4, [label] * 4, [None] * 4)
+        latents = aligned._draw(noise, request, aligned._sampling(options), 8, None, candidates=4)
         assert len({len(own) for own in latents}) == 1  # or the choice would be for brevity
         drawn = aligned._decode_many(latents, "autoregressive", 8, noise=noise, do_sample=True, temperature=2.0)
         assert drawn[0] == aligned.generate(seeds=[seed], label=label, **options)[0]
@@ -179,7 +228,7 @@ def test_of_candidates_the_first_is_kept_that_the_model_takes_for_its_label(tell
             continue
         number = telling.labels.index(label)
         shares = [float(telling.classify([other], seeds=[seed])[0, number]) for other in drawn]
-        chosen.append(next((i for i, share in enumerate(shares) if share > 0.5), shares.index(max(shares))))
+        chosen.append(next((i for i, share in enumerate(shares) if share >= 0.5), shares.index(max(shares))))
         assert text == drawn[chosen[-1]]
     assert set(chosen) != {0}
     options: dict[str, Any] = {"candidates": 4, "decoder_temperature": 1.5}
@@ -212,7 +261,7 @@ def sound(
     guidance_scale: float = 2.0,
     time: float = PLAN_TIME,
 ) -> float:
-    raw = _Conditions(model, [label], [source]).batch(torch.arange(1))
+    raw = Conditions(model.parts, Request([seed], [label], [source])).batch(torch.arange(1))
     tokens = model.autoencoder.backbone.tokenize([text])
     noise = SampleNoise([seed])
     return float(soundness(model.autoencoder, model.diffusion, tokens, raw, noise, guidance_scale, time))
@@ -239,6 +288,17 @@ def test_every_step_of_every_batch_is_told(aligned: LatentDiffusion) -> None:
     seen: list[tuple[int, int]] = []
     aligned.generate(5, num_inference_steps=3, batch_size=2, on_step=lambda done, total: seen.append((done, total)))
     assert seen == [(i + 1, 9) for i in range(9)]
+
+
+def test_steps_of_another_round_are_added(judged: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar that begins anew each round says nothing."""
+    monkeypatch.setattr(judged, "classify", lambda texts, **options: torch.zeros(len(texts), 2))
+    seen: list[tuple[int, int]] = []
+    judged.generate(
+        seeds=[3], label="good", candidates=2, choose="label", num_inference_steps=2,
+        on_step=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    assert seen == [(1, 2), (2, 2), (3, 4), (4, 4)]
 
 
 # ------------------------------------------------------------------------------------------- the autoencoder
@@ -324,6 +384,8 @@ def test_what_the_model_was_not_trained_for_is_refused() -> None:
         build().classify([])
     with pytest.raises(UserError, match="these disagree: texts 2, seeds 1"):
         build().classify(["a cat.", "no."], seeds=[0])
+    with pytest.raises(UserError, match="does not tell labels by words"):
+        build().classify("a cat.", by="words")
     with pytest.raises(UserError, match="num_levels is 0: it must be at least 1"):
         build().classify("a cat.", num_levels=0)
     autoencoder = tiny.tiny_autoencoder(parallel=False)

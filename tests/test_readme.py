@@ -50,8 +50,6 @@ def test_the_commands_for_ones_own_file_run_in_order(tmp_path: Path, monkeypatch
     verbs = ["train", "sample", "evaluate", "inspect", "fit judge", "fit scorer", "sample", "evaluate"]
     assert [" ".join(command[1:3]) if command[1] == "fit" else command[1] for command in own] == verbs
     for (_, *words), verb in zip(own, verbs, strict=True):
-        if verb == "fit judge":
-            pytest.importorskip("sklearn", reason="judges need the extra 'evaluation'")
         if verb == "fit scorer":
             words = ["0.02" if word == "10" else word for word in words]
         extra = {"train": SHORT, "sample": ["--steps", "2"], "inspect": ["--minutes", "0.01"]}.get(verb, [])

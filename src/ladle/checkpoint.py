@@ -3,7 +3,7 @@
 A model that is complete in itself:
 
     README.md  model.json  backbone/ (config, weights)  tokenizer/  bottleneck/ (and normaliser)  parallel_decoder/
-    denoiser/  condition/ (condition encoder and length model)
+    denoiser/  condition/ (condition encoder and length model)  judge/ (which words tell labels apart)
 
 A model built on a shipped one (`base`) stores, of the autoencoder, only the tensors that differ, in
 `autoencoder_changes.safetensors`, and has neither backbone/ nor tokenizer/.
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -44,6 +44,9 @@ from ladle.model_record import (
 from ladle.resolving import RECORD, resolve_model, shipped_model, shipped_models
 from ladle.sampling_config import SamplingConfig
 
+if TYPE_CHECKING:
+    from ladle.evaluation.judge import Judge
+
 __all__ = [
     "ModelParts",
     "SamplingConfig",
@@ -57,6 +60,7 @@ __all__ = [
 
 WEIGHTS = "model.safetensors"
 CHANGES = "autoencoder_changes.safetensors"
+JUDGE = "judge"
 TOKENIZER_ORIGIN = {"is_local", "local_files_only", "name_or_path"}  # how it came here, which is no part of it
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Folder -> beginnings of the names of the tensors that it holds. A folder without tensors is not written.
@@ -69,6 +73,7 @@ class ModelParts:
     """Everything that a model folder holds, in memory.
 
     diffusion: None for an autoencoder alone. info: JSON values for the card and `ladle inspect` (see `ladle.card`).
+    judge: tells the labels of texts by their words; None where there are none, or none was trained.
     """
 
     name: str
@@ -76,6 +81,7 @@ class ModelParts:
     diffusion: LatentDiffusionModel | None = None
     sampling: SamplingConfig = SamplingConfig()
     info: dict[str, Any] = field(default_factory=dict)
+    judge: "Judge | None" = None
 
 
 # ----------------------------------------------------------------------------------------------------- saving
@@ -118,6 +124,8 @@ def save_parts(
             _write_tensors(changes, new / CHANGES)
         if parts.diffusion is not None:
             _save_groups(parts.diffusion, DIFFUSION_PARTS, new, dtype)
+        if parts.judge is not None:
+            parts.judge.save(new / JUDGE)
         write_record(_record(parts, dtype, reference, hash_files(new)), new)
         (new / "README.md").write_text(model_card(parts, base=base), encoding="utf-8")
 
@@ -241,7 +249,7 @@ def load_parts(name_or_path: str | Path, *, shipped: Path | None = None) -> Mode
         diffusion = _load_diffusion(folder, record, autoencoder)
     # After the shapes, so that a wrong one is called by its name.
     check_files(folder, record, weights=True)
-    return ModelParts(record.name, autoencoder, diffusion, record.sampling, record.info)
+    return ModelParts(record.name, autoencoder, diffusion, record.sampling, record.info, _load_judge(folder, record))
 
 
 def _load_autoencoder(folder: Path, record: ModelRecord, shipped: Path | None) -> TextAutoencoder:
@@ -321,6 +329,14 @@ def _load_diffusion(folder: Path, record: ModelRecord, autoencoder: TextAutoenco
         ).eval()
     _load_groups(diffusion, DIFFUSION_PARTS, folder)
     return diffusion
+
+
+def _load_judge(folder: Path, record: ModelRecord) -> "Judge | None":
+    if not any(name.startswith(f"{JUDGE}/") for name in record.files):
+        return None
+    from ladle.evaluation.judge import Judge
+
+    return Judge.load(folder / JUDGE, remedy="copy or download the model folder again")
 
 
 def _load_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folder: Path) -> None:

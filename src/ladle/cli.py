@@ -62,7 +62,7 @@ def train(
     *,
     data: File | None = None,
     output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
-    stage: Literal["all", "autoencoder", "diffusion", "decoder"] = "all",
+    stage: Literal["all", "autoencoder", "diffusion", "joint", "decoder"] = "all",
     settings: Annotated[list[str] | None, Parameter(name="--set")] = None,
     minutes: float | None = None,
     from_scratch: Annotated[bool, Parameter(show_default=False)] = False,
@@ -79,7 +79,7 @@ def train(
         recipe: A TOML file of settings; without one, sizes and minutes that fit most files.
         data: Texts to learn from: JSON Lines, CSV, TSV or text, gzipped or not, or a folder of train/valid/test files.
         output: Folder of the run; the model is in final/ in it. Default: runs/NAME.
-        stage: Stop after this stage: autoencoder, diffusion or decoder.
+        stage: Stop after this stage: autoencoder, diffusion, joint or decoder.
         settings: KEY=VALUE in place of the recipe's, such as diffusion.schedule.shift=3. May be repeated.
         minutes: Time for all stages together.
         from_scratch: Train everything from nothing, where the default starts from prior-en.
@@ -139,6 +139,7 @@ def sample(
     temperature: float | None = None,
     candidates: int | None = None,
     choose: Literal["sound", "label"] | None = None,
+    label_confidence: float | None = None,
     decoder: Decoder | None = None,
     decoder_temperature: float | None = None,
     decoder_top_p: float | None = None,
@@ -157,10 +158,11 @@ def sample(
         sampler: ddpm, ddim, heun, dpmpp_2m or dpmpp_2m_sde. Default: the model's own.
         guidance_scale: How strongly the condition is followed; 1 is off. Default: the model's own.
         temperature: Noise that the stochastic samplers add; below 1 texts are more typical. Default: the model's own.
-        candidates: Draw so many for each text and keep the soundest, with --source also near to the source and to the
-            others. Default: the model's own.
-        choose: sound, or label: keep the first candidate that the model itself takes for its label. Default: the
+        candidates: Draw so many for each text and keep the soundest of those that are what the label says, with
+            --source also near to the source and to the others. Default: the model's own.
+        choose: sound, or label: keep the first candidate that is what its label says, which is quicker. Default: the
             model's own.
+        label_confidence: How likely (0 to 1) the model must find the label for that. Default: the model's own.
         decoder: What turns latents into words. Default: the model's own.
         decoder_temperature: How it draws them; 0 takes the likeliest. Default: the model's own.
         decoder_top_p: It draws among the likeliest words that have this probability together. Default: the model's own.
@@ -177,6 +179,8 @@ def sample(
         raise UserError(f"--decoder-temperature is {decoder_temperature}: allowed are numbers from 0 to 2")
     if decoder_top_p is not None and not 0 < decoder_top_p <= 1:
         raise UserError(f"--decoder-top-p is {decoder_top_p}: allowed are numbers above 0, to 1")
+    if label_confidence is not None and not 0 <= label_confidence <= 1:
+        raise UserError(f"--label-confidence is {label_confidence}: allowed are numbers from 0 to 1")
     check_writable(output)
     inputs = [Input()] if source is None else read_inputs(source)
     count = num_samples * len(inputs)
@@ -194,8 +198,9 @@ def sample(
             draws.append(Draw(seed + len(draws), label[len(draws) % len(label)] if label else own, item))
     options = {
         "num_inference_steps": steps, "sampler": sampler, "guidance_scale": guidance_scale,
-        "temperature": temperature, "candidates": candidates, "choose": choose, "decoder": decoder,
-        "decoder_temperature": decoder_temperature, "decoder_top_p": decoder_top_p, "batch_size": batch_size,
+        "temperature": temperature, "candidates": candidates, "choose": choose, "label_confidence": label_confidence,
+        "decoder": decoder, "decoder_temperature": decoder_temperature, "decoder_top_p": decoder_top_p,
+        "batch_size": batch_size,
     }  # fmt: skip
     write_rows(output, drawn_rows(loaded, draws, options))
     _wrote(output, len(draws))

@@ -1,7 +1,6 @@
 """LatentDiffusion: texts in, texts out. The one class that most users need."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -9,14 +8,16 @@ import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.latents import Latents
+from ladle.candidates import Candidates
 from ladle.checkpoint import ModelParts, SamplingConfig, load_parts, model_digest, resolve_model, save_parts
 from ladle.condition import RawCondition
 from ladle.diffusion.classifier import NUM_LEVELS, log_evidence
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import UserError
-from ladle.generation import SOURCE_TIME, candidate_seeds, draw_latents, draw_lengths, likeness_to_others, soundness
+from ladle.generation import draw_latents, draw_lengths
+from ladle.request import Conditions, Request
 from ladle.seeding import SampleNoise
-from ladle.training.cache import length_order, source_memory, store_texts
+from ladle.training.cache import length_order
 
 Decoder = Literal["autoregressive", "parallel"]
 OnStep = Callable[[int, int], None]
@@ -120,6 +121,7 @@ class LatentDiffusion:
         temperature: float | None = None,
         candidates: int | None = None,
         choose: Literal["sound", "label"] | None = None,
+        label_confidence: float | None = None,
         decoder: Decoder | None = None,
         decoder_temperature: float | None = None,
         decoder_top_p: float | None = None,
@@ -139,12 +141,14 @@ class LatentDiffusion:
             candidates: draw so many a sample and keep the one whose words go together best
                 (`ladle.generation.soundness`); as many as the model was saved with when None. With a source, where all
                 should say the same, being near to the others (minimum Bayes risk) and to the source counts as much.
+                With a label, those that are not what it says are passed over, where the model tells labels by words.
             choose: `label` keeps the first candidate that `classify` takes for its label instead.
+            label_confidence: how likely (0 to 1) `classify` must find the label for that.
             decoder: `autoregressive` or `parallel`.
             decoder_temperature, decoder_top_p: how it draws words; 0 takes the likeliest. Those that the model was
                 saved with when None.
             batch_size: samples at once.
-            on_step: called with (steps done, steps in all).
+            on_step: called with (steps done, steps in all, as far as is known: candidates may ask for another round).
 
         Returns:
             Texts, in the order of the seeds.
@@ -157,102 +161,52 @@ class LatentDiffusion:
                 "num_inference_steps": num_inference_steps, "sampler": sampler, "guidance_scale": guidance_scale,
                 "temperature": temperature, "length_temperature": temperature, "free_temperature": temperature,
                 "decoder": decoder, "decoder_temperature": decoder_temperature, "decoder_top_p": decoder_top_p,
-                "candidates": candidates, "choose": choose,
+                "candidates": candidates, "choose": choose, "label_confidence": label_confidence,
             }
         )  # fmt: skip
         self._check_decoder(sampling.decoder)
-        asked = _Asked(*_line_up(num_samples, seeds, label, source))
+        request = Request.line_up(num_samples, seeds, label, source)
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
-        texts = [""] * len(asked.seeds)
-        by_label = [sampling.choose == "label" and sampling.candidates > 1 and own is None for own in asked.sources]
-        for draw, chosen in ((self._soundest, False), (self._first_with_label, True)):
+        spent = 0  # steps of earlier rounds of candidates
+
+        def draw(part: Request, count: int) -> list[str]:
+            nonlocal spent
+            before = spent
+
+            def told(done: int, total: int) -> None:
+                nonlocal spent
+                spent = before + done
+                if on_step is not None:
+                    on_step(spent, before + total)
+
+            return self._texts(part, sampling, batch_size, told, count)
+
+        among = Candidates(self, sampling, batch_size, draw)
+        texts = [""] * len(request)
+        by_label = [sampling.choose == "label" and sampling.candidates > 1 and own is None for own in request.sources]
+        for choose_among, chosen in ((among.soundest, False), (among.first_with_label, True)):
             rows = [row for row, own in enumerate(by_label) if own == chosen]
             if rows:
-                found = draw(asked.part(rows), sampling, batch_size, on_step)
-                for row, text in zip(rows, found, strict=True):
+                for row, text in zip(rows, choose_among(request.part(rows)), strict=True):
                     texts[row] = text
         return texts
 
-    def _soundest(
-        self, asked: "_Asked", sampling: SamplingConfig, batch_size: int, on_step: OnStep | None
-    ) -> list[str]:
-        """Of each sample's candidates the one whose words go together best."""
-        count = sampling.candidates
-        every = asked.part([row for row in range(len(asked.seeds)) for _ in range(count)])
-        own = [seed for first in asked.seeds for seed in candidate_seeds(first, count)]
-        texts = self._texts(replace(every, seeds=own), sampling, batch_size, on_step, count)
-        if count == 1:
-            return texts
-        # (each sample by itself, so that the choice is the same at any batch size)
-        return [
-            self._best(texts[i * count : (i + 1) * count], label, source, seed, sampling.guidance_scale)
-            for i, (seed, label, source) in enumerate(zip(asked.seeds, asked.labels, asked.sources, strict=True))
-        ]
-
-    def _first_with_label(
-        self, asked: "_Asked", sampling: SamplingConfig, batch_size: int, on_step: OnStep | None
-    ) -> list[str]:
-        """The first candidate that `classify` takes for its label, or what comes nearest; without a label the first
-        that is not empty. Later candidates are drawn for those samples only that still need one."""
-        texts, best = [""] * len(asked.seeds), [-1.0] * len(asked.seeds)
-        for number in range(sampling.candidates):
-            rows = [row for row, share in enumerate(best) if share <= 0.5]  # above, no other label is likelier
-            if not rows:
-                break
-            part = asked.part(rows)
-            own = [candidate_seeds(seed, number + 1)[number] for seed in part.seeds]
-            drawn = self._texts(replace(part, seeds=own), sampling, batch_size, on_step)
-            shares = self._label_shares(drawn, part, batch_size)
-            for row, text, share in zip(rows, drawn, shares, strict=True):
-                if share > best[row]:
-                    texts[row], best[row] = text, share
-        return texts
-
-    def _label_shares(self, texts: list[str], asked: "_Asked", batch_size: int) -> list[float]:
-        """How far each text is what its label says, 0 to 1: an empty one is nothing, without a label all others are."""
-        shares = [1.0] * len(texts)
-        if self.labels:
-            table = self.classify(texts, seeds=asked.seeds, batch_size=batch_size)
-            own = enumerate(asked.labels)
-            shares = [1.0 if label is None else float(table[i, self.labels.index(label)]) for i, label in own]
-        return [share if text.strip() else 0.0 for text, share in zip(texts, shares, strict=True)]
-
     def _texts(
-        self, asked: "_Asked", sampling: SamplingConfig, batch_size: int, on_step: OnStep | None, candidates: int = 1
+        self, request: Request, sampling: SamplingConfig, batch_size: int, on_step: OnStep | None, candidates: int = 1
     ) -> list[str]:
         """One text a seed; `candidates` in a row are of one sample."""
-        noise = [SampleNoise([seed]) for seed in asked.seeds]
-        latents = self._draw(noise, asked.labels, asked.sources, sampling, batch_size, on_step, candidates)
+        noise = [SampleNoise([seed]) for seed in request.seeds]
+        latents = self._draw(noise, request, sampling, batch_size, on_step, candidates)
         how: dict[str, Any] = {}
         if sampling.decoder_temperature:
             how = {"do_sample": True, "temperature": sampling.decoder_temperature, "top_p": sampling.decoder_top_p}
         return self._decode_many(latents, sampling.decoder, batch_size, noise=noise, **how)
 
-    def _best(self, texts: list[str], label: str | None, source: str | None, seed: int, guidance_scale: float) -> str:
-        """Of one sample's candidates the one to keep; an empty one only where all are."""
-        written = [text for text in texts if text.strip()]
-        if not written:
-            return texts[0]
-        count = len(written)
-        raw = _Conditions(self, [label] * count, [source] * count).batch(torch.arange(count))
-        tokens = {name: ids.to(self.device) for name, ids in self.autoencoder.backbone.tokenize(written).items()}
-
-        def sound(guidance_scale: float, **at: float) -> torch.Tensor:
-            noise = SampleNoise([seed] * count)  # one for all that are compared
-            return soundness(self.autoencoder, self.diffusion, tokens, raw, noise, guidance_scale, **at).cpu()
-
-        value = sound(guidance_scale)
-        if source is not None:
-            # (Weights: benchmarks/LOG.md. More for likelihood reads better and leaves out more facts.)
-            value = (value + sound(1.0, time=SOURCE_TIME)) / 2 + torch.tensor(likeness_to_others(written))
-        return written[int(value.argmax())]
-
     def _draw(
         self,
         noise: list[SampleNoise],
-        labels: list[str | None],
-        sources: list[str | None],
+        request: Request,
         sampling: SamplingConfig,
         batch_size: int,
         on_step: OnStep | None,
@@ -260,7 +214,7 @@ class LatentDiffusion:
     ) -> list[torch.Tensor]:
         """z0 [L, D] of each sample, on the CPU. noise: each sample's own stream, which goes on from here. candidates:
         so many in a row are of one sample."""
-        conditions = _Conditions(self, labels, sources)
+        conditions = Conditions(self.parts, request)
         lengths = torch.cat(
             [
                 draw_lengths(self.diffusion, conditions.batch(rows), _joined(noise, rows), sampling)
@@ -299,28 +253,37 @@ class LatentDiffusion:
 
     # --------------------------------------------------------------------------------------------- classification
 
-    @torch.no_grad()
     def classify(
         self,
         texts: str | Sequence[str],
         *,
+        by: Literal["words", "denoiser"] | None = None,
         seeds: Sequence[int] | None = None,
         num_levels: int = NUM_LEVELS,
         batch_size: int = 128,
     ) -> torch.Tensor:
-        """texts -> probabilities of the model's labels, [N, len(labels)], by its own denoiser
-        (`ladle.diffusion.classifier`), each label as likely as another beforehand.
+        """texts -> probabilities of the model's labels, [N, len(labels)].
 
         Args:
+            by: `words`: which words and pairs of words are there, as in the texts that the model learnt from
+                (`ladle.evaluation.judge`). `denoiser`: how well each label helps the model's own denoiser
+                (`ladle.diffusion.classifier`), each as likely as another beforehand. None: words, where the model has
+                what they need; they tell more (benchmarks/LOG.md).
             seeds: of the noise, one a text; 0 for all when None. A seed gives its figures at any batch size.
             num_levels: amounts of noise at which the classes are compared; more cost more and err less.
 
         Raises:
-            UserError: a model without labels, no texts, another number of seeds, num_levels below 1.
+            UserError: a model without labels, no texts, another number of seeds, num_levels below 1, `words` of a model
+                that was not trained to tell them.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
+        judge = self.parts.judge
         if not self.labels:
             raise UserError(f"'{self.parts.name}' was trained without labels: it cannot tell classes apart")
+        if by not in (None, "words", "denoiser"):
+            raise UserError(f"by is '{by}': allowed are words, denoiser")
+        if by == "words" and judge is None:
+            raise UserError(f"'{self.parts.name}' does not tell labels by words: use by=\"denoiser\"")
         if num_levels < 1:
             raise UserError(f"num_levels is {num_levels}: it must be at least 1")
         if not texts:
@@ -328,6 +291,14 @@ class LatentDiffusion:
         seeds = [0] * len(texts) if seeds is None else seeds
         if len(seeds) != len(texts):
             raise UserError(f"these disagree: texts {len(texts)}, seeds {len(seeds)}")
+        if judge is not None and by != "denoiser":
+            return torch.from_numpy(judge.probabilities(texts, self.labels))
+        return self._classify_by_denoising(texts, seeds, num_levels, batch_size)
+
+    @torch.no_grad()
+    def _classify_by_denoising(
+        self, texts: list[str], seeds: Sequence[int], num_levels: int, batch_size: int
+    ) -> torch.Tensor:
         found = torch.zeros(len(texts), len(self.labels))
         for rows, latents in self._encode_batches(texts, batch_size):
             z0, mask = latents.values, latents.mask
@@ -399,52 +370,6 @@ class LatentDiffusion:
             raise UserError(f"'{self.parts.name}' has no parallel decoder: use --decoder autoregressive")
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What is to be drawn: a seed, a label or None, a source or None for each text."""
-
-    seeds: list[int]
-    labels: list[str | None]
-    sources: list[str | None]
-
-    def part(self, rows: Sequence[int]) -> "_Asked":
-        """Some of it, in that order."""
-        return _Asked(
-            [self.seeds[row] for row in rows], [self.labels[row] for row in rows], [self.sources[row] for row in rows]
-        )
-
-
-class _Conditions:
-    """Conditions of all samples of a call; each distinct source is encoded once."""
-
-    def __init__(self, model: LatentDiffusion, labels: list[str | None], sources: list[str | None]):
-        config = model.diffusion.condition.config
-        self.device = model.device
-        given = any(label is not None for label in labels)
-        self.label_ids = config.label_ids(labels) if given or config.labels else None
-        self.index = self.store = None
-        if any(source is not None for source in sources):
-            if not config.source:
-                raise UserError(f"'{model.parts.name}' was not trained with source texts: leave the source out")
-            unique = sorted({source for source in sources if source is not None})
-            number = {source: i for i, source in enumerate(unique)}
-            self.index = torch.tensor([-1 if source is None else number[source] for source in sources])
-            self.store = store_texts(
-                model.autoencoder, unique, lambda t: source_memory(model.autoencoder, t, config.source_memory)
-            )
-
-        self.with_source = torch.tensor([source is not None for source in sources])
-        self.given = torch.tensor([a is not None or b is not None for a, b in zip(labels, sources, strict=True)])
-
-    def batch(self, rows: torch.Tensor) -> RawCondition:
-        source = mask = None
-        if self.store is not None and self.index is not None:
-            index = self.index[rows]
-            source, mask = self.store.gather(index.clamp_min(0))
-            mask = mask & (index >= 0)[:, None]
-        return RawCondition(None if self.label_ids is None else self.label_ids[rows], source, mask).to(self.device)
-
-
 def _joined(noise: list[SampleNoise], rows: torch.Tensor) -> SampleNoise:
     """The streams of some samples as one, each going on from where it is."""
     return SampleNoise.join([noise[row] for row in rows.tolist()])
@@ -455,31 +380,3 @@ def _padded(parts: list[torch.Tensor]) -> Latents:
     values = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
     lengths = torch.tensor([len(part) for part in parts], device=values.device)
     return Latents(values, torch.arange(values.shape[1], device=values.device)[None, :] < lengths[:, None])
-
-
-def _line_up(
-    num_samples: int | None,
-    seeds: Iterable[int] | None,
-    label: str | Sequence[str | None] | None,
-    source: str | Sequence[str | None] | None,
-) -> tuple[list[int], list[str | None], list[str | None]]:
-    """Seeds, labels and sources of equal length; a single one serves all samples."""
-    seed_list = None if seeds is None else list(seeds)
-    lists = {
-        name: list(value)
-        for name, value in (("label", label), ("source", source))
-        if value is not None and not isinstance(value, str)
-    }
-    counts = {name: len(value) for name, value in lists.items()}
-    if num_samples is not None:
-        counts["num_samples"] = num_samples
-    if seed_list is not None:
-        counts["seeds"] = len(seed_list)
-    if len(set(counts.values())) > 1:
-        raise UserError("these disagree: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-    count = next(iter(counts.values()), 1)
-    if count < 1:
-        raise UserError(f"num_samples is {count}: it must be at least 1")
-    texts = {"label": label, "source": source}
-    spread = {name: lists.get(name) or [texts[name]] * count for name in texts}  # type: ignore[list-item]
-    return seed_list or list(range(count)), spread["label"], spread["source"]

@@ -55,7 +55,8 @@ def drawn_rows(model: "LatentDiffusion", draws: Sequence[Draw], options: Mapping
             part = draws[start : start + size]
 
             def show(done: int, total: int, start: int = start, count: int = len(part)) -> None:
-                bar.n = start + count * done // (total + 1)  # decoding comes after the last step
+                # Decoding comes after the last step; another round of candidates must not take the bar back.
+                bar.n = max(bar.n, start + count * done // (total + 1))
                 bar.refresh()
 
             texts = model.generate(

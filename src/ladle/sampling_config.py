@@ -18,8 +18,8 @@ class SamplingConfig(Config):
     leave words open, and to draw those gives back the variety that the early stop costs. grid: whether the steps are
     even in diffusion time, in log-SNR, or in quantiles of logit-normal times. candidates: how many are drawn for each
     text that is kept (see `LatentDiffusion.generate`). choose: which of them is kept: the one whose words go together
-    best (`sound`), or the first that the model itself takes for what its label says (`label`), which leaves the variety
-    nearly as it is.
+    best (`sound`), or the first that is what its label says (`label`), which costs fewer draws. label_confidence: how
+    likely the label must be for that, by `LatentDiffusion.classify`.
 
     self_condition_scale: how strongly the sampler's own last estimate is followed; 1 is plain self-conditioning.
     max_norm: longer latents of z0_hat are shortened to this, in multiples of data's (sqrt(latent_dim)); None: not.
@@ -32,6 +32,7 @@ class SamplingConfig(Config):
     num_inference_steps: int = Field(32, ge=1)
     candidates: int = Field(1, ge=1)
     choose: Literal["sound", "label"] = "sound"
+    label_confidence: float = Field(0.5, ge=0, le=1)
     guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     self_condition_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     max_norm: float | None = Field(None, gt=0, allow_inf_nan=False)

@@ -17,7 +17,6 @@ from ladle.files import write_rows
 from ladle.training.train import to_toml
 
 pytest.importorskip("matplotlib", reason="plots need the extra 'plots'")
-pytest.importorskip("sklearn", reason="judges need the extra 'evaluation'")
 
 TINY = Path(__file__).parents[2] / "benchmarks" / "suites" / "tiny.toml"
 

@@ -20,6 +20,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "one.jsonl": TEXTS[:1],
         "empty.jsonl": [],
         "rows.jsonl": TEXTS * 10,
+        "unlike.jsonl": [{"text": f"word{i}", "label": "ab"[i % 2]} for i in range(20)],
         "other.jsonl": [row | {"label": "odd"} for row in TEXTS],
     }
     for name, rows in files.items():
@@ -50,6 +51,7 @@ def complaint(words: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("evaluate two.jsonl --slots", "slot"),
         ("evaluate two.jsonl --judge nothing", "ladle fit judge"),
         ("fit judge --data empty.jsonl", "empty.jsonl is empty"),
+        ("fit judge --data unlike.jsonl", "no word is in two of the texts"),
     ],
 )
 def test_bad_files_and_settings(words: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +59,6 @@ def test_bad_files_and_settings(words: str, message: str, folder: Path, capsys: 
 
 
 def test_a_label_that_the_judge_does_not_know(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("sklearn", reason="judges need the extra 'evaluation'")
     assert main(["fit", "judge", "--data", "rows.jsonl", "-o", "judge"]) == 0
     capsys.readouterr()
     assert "does not know the label 'odd'" in complaint("evaluate other.jsonl --judge judge", capsys)
@@ -71,7 +72,6 @@ def test_a_label_that_the_judge_does_not_know(folder: Path, capsys: pytest.Captu
         ("evaluate two.jsonl --reference two.jsonl --rouge", "rouge_score", "evaluation"),
         ("evaluate two.jsonl --reference two.jsonl --bertscore-encoder x", "bert_score", "bertscore"),
         ("evaluate two.jsonl --plots plots", "matplotlib", "plots"),
-        ("fit judge --data rows.jsonl", "sklearn", "evaluation"),
     ],
 )
 def test_a_missing_extra_is_named(

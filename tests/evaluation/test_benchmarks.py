@@ -87,7 +87,6 @@ def test_unconditional_compares_with_a_second_held_out_set(tmp_path, capsys):
 
 def test_label_accuracy_judges_by_rows_that_were_not_used(tmp_path, capsys):
     """The classifier is told good from bad; empty samples are never label-true; all rows used up is an error."""
-    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     things = ["soup", "fish", "cake", "rice", "bread", "wine", "beer", "tea"]
     rows = [
         {"text": f"the {thing} was {word} , {word} indeed", "label": label}

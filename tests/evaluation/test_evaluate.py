@@ -210,7 +210,6 @@ def test_the_novelty_audit_names_the_worst_and_stands_beside_that_of_real_text(f
 
 def test_a_judge_stands_beside_its_accuracy_on_real_rows(tmp_path):
     """Samples without a label are left out; labels it does not know, or none at all, are one line."""
-    pytest.importorskip("sklearn", reason="judges need the extra 'evaluation'")
     from ladle.evaluation.judge import fit_judge
 
     words = {"up": ("high", "tall"), "down": ("low", "deep")}

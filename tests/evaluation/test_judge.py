@@ -11,7 +11,6 @@ from ladle.evaluation import judge as module
 from ladle.evaluation.judge import Judge, fit_judge
 from ladle.files import write_rows
 
-pytest.importorskip("sklearn", reason="judges need the extra 'evaluation'")
 GOOD, BAD = ["lovely", "great", "fresh"], ["awful", "stale", "rude"]
 
 
@@ -58,6 +57,11 @@ def test_its_scores_are_scikit_learns(data: Path, tmp_path: Path) -> None:
         model.fit(counter.fit_transform([row["text"] for row in train]), [row["label"] for row in train])
         texts = [row["text"] for row in rows(100, seed=5)]
         assert judge.predict(texts) == model.predict(counter.transform(texts)).tolist()
+        expected = model.predict_proba(counter.transform(texts))
+        np.testing.assert_allclose(judge.probabilities(texts), expected, atol=1e-5)
+        np.testing.assert_allclose(judge.probabilities(texts, ["good", "unknown"])[:, 0], expected[:, 1], atol=1e-5)
+        assert not judge.probabilities(texts, ["good", "unknown"])[:, 1].any()
+        assert judge.probabilities([]).shape == (0, len(judge.labels)) and judge.predict([]) == []
 
 
 def test_accuracy_counts_every_row_and_no_empty_text(data: Path, tmp_path: Path) -> None:

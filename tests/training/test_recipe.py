@@ -7,7 +7,7 @@ import pytest
 
 from ladle.errors import UserError
 from ladle.sampling_config import SamplingConfig
-from ladle.training.recipe import DEFAULT_MINUTES, SAMPLING, STAGES, Recipe, load_recipe
+from ladle.training.recipe import DEFAULT_MINUTES, SAMPLING, Recipe, load_recipe
 from ladle.training.train import to_toml
 
 HUB = """
@@ -180,6 +180,9 @@ def test_a_recipe_without_data_is_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ budgets
 
 
+STAGES = ("autoencoder", "diffusion", "decoder")  # stage `joint` has no share unless it is given one
+
+
 def test_minutes_are_shared_between_the_stages_that_run() -> None:
     """Their sum is what was asked for, with and without the autoencoder's stage."""
     training = plan(minutes=60)
@@ -243,6 +246,7 @@ def test_a_stage_without_a_budget_is_left_out() -> None:
     """share = 0 or steps = 0."""
     assert plan(steps=10, decoder={"share": 0}).stage("decoder", STAGES) is None
     assert plan(decoder={"steps": 0}).stage("decoder", STAGES) is None
+    assert plan(steps=10).stage("joint", (*STAGES, "joint")) is None
 
 
 def test_a_stage_gets_what_all_have_in_common_and_its_own() -> None:

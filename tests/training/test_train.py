@@ -445,6 +445,24 @@ def test_much_text_gets_a_vocabulary_of_its_own_and_little_the_priors(
         assert (config["start"], config["own_vocabulary"]) == (str(labelled[0] / "final"), own)
 
 
+def test_everything_is_trained_in_one_stage(tmp_path: Path) -> None:
+    """In place of the diffusion stage: resumed to the same weights, a model that samples, the decoder adapted after."""
+    data = write(tmp_path / "rows.jsonl", ROWS, "text", "label", "source")
+    training = {
+        "steps": 10, "diffusion": {"share": 0}, "decoder": {"share": 0.3},
+        "joint": {"share": 0.5, "max_tokens": 400}, "autoencoder": {"share": 0.2, "max_tokens": 400},
+    }  # fmt: skip
+    made = recipe(data, training=training, joint={"reference_scale": 0.1, "min_directions": 0.0, "min_accuracy": 0.0})
+    train(made, tmp_path / "run", log=quiet)
+    assert steps_done(tmp_path / "run") == {"autoencoder": 2, "joint": 5, "decoder": 3}
+    assert set(load_parts(tmp_path / "run").info["minutes"]) == {"autoencoder", "joint", "decoder"}
+    assert len(LatentDiffusion.from_pretrained(tmp_path / "run").generate(2, label="good", source="the cat")) == 2
+    for stage in ("autoencoder", "joint", "all"):
+        train(made, tmp_path / "parts", stage=stage, log=quiet)
+    one, other = weights(tmp_path / "run"), weights(tmp_path / "parts")
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_lengths_are_taken_over_where_the_conditions_are_the_same() -> None:
     """So that a model can be given a longer decoder stage alone."""
     autoencoder = tiny.tiny_autoencoder()
@@ -493,6 +511,8 @@ def test_the_shift_is_measured_where_none_is_given(tmp_path: Path, labelled: tup
 
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     """With those that there are; nothing is written."""
-    with pytest.raises(UserError, match="unknown stage 'encoder': allowed are all, autoencoder, diffusion, decoder"):
+    with pytest.raises(
+        UserError, match="unknown stage 'encoder': allowed are all, autoencoder, diffusion, joint, decoder"
+    ):
         train(Recipe(), tmp_path / "run", stage="encoder")
     assert not (tmp_path / "run").exists()

@@ -115,6 +115,14 @@ class TextAutoencoder(nn.Module):
         batch: input_ids [B, S], attention_mask [B, S]. progress: the share of the training that is over, for the
         warm-up of `kl`. Returns the loss and detached metrics.
         """
+        latents, divergence, metrics = self.training_latents(batch, progress)
+        loss, of_decoders = self.reconstruction_loss(latents, batch)
+        return loss + divergence, of_decoders | metrics
+
+    def training_latents(
+        self, batch: dict[str, Tensor], progress: float = 1.0
+    ) -> tuple[Latents, Tensor | float, dict[str, Tensor]]:
+        """z0 of corrupted input tokens, with `kl` drawn from its Gaussian; the loss of that, nats a token; metrics."""
         input_ids, mask = batch["input_ids"], batch["attention_mask"]
         raw, latent_mask = self.bottleneck.compress(
             self.backbone.encode(self._mask_tokens(input_ids, mask), mask), mask
@@ -123,18 +131,22 @@ class TextAutoencoder(nn.Module):
         mean, log_variance = (raw, None) if kl is None else raw.float().chunk(2, dim=-1)
         if self.training:
             self.normaliser.track(mean, latent_mask)
+        if kl is None or log_variance is None:
+            return Latents(self.normaliser.normalise(mean) * latent_mask[..., None], latent_mask), 0.0, {}
         drawn = mean
-        if log_variance is not None and self.training:
+        if self.training:
             drawn = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-        z0 = self._add_noise(self.normaliser.normalise(drawn))
-        loss, metrics = self.decoding_loss(Latents(z0 * latent_mask[..., None], latent_mask), input_ids, mask)
-        if kl is not None and log_variance is not None:
-            by_channel = divergence_from_unit_gaussian(mean, log_variance)[latent_mask].mean(0)
-            metrics["kl"] = by_channel.sum().detach()  # nats a latent
-            weight = kl.scale * (min(1.0, progress / kl.warmup) if kl.warmup else 1.0)
-            # Cross-entropy is a mean over tokens, so nats a latent count as nats a token.
-            loss = loss + weight * by_channel.clamp_min(kl.free_bits).sum() * latent_mask.sum() / mask.sum()
-        return loss, metrics
+        by_channel = divergence_from_unit_gaussian(mean, log_variance)[latent_mask].mean(0)
+        weight = kl.scale * (min(1.0, progress / kl.warmup) if kl.warmup else 1.0)
+        # Cross-entropy is a mean over tokens, so nats a latent count as nats a token.
+        loss = weight * by_channel.clamp_min(kl.free_bits).sum() * latent_mask.sum() / mask.sum()
+        z0 = self.normaliser.normalise(drawn) * latent_mask[..., None]
+        return Latents(z0, latent_mask), loss, {"kl": by_channel.sum().detach()}  # nats a latent
+
+    def reconstruction_loss(self, latents: Latents, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """`decoding_loss` from noised latents (while it trains)."""
+        noised = self._add_noise(latents.values) * latents.mask[..., None]
+        return self.decoding_loss(Latents(noised, latents.mask), batch["input_ids"], batch["attention_mask"])
 
     def decoding_loss(self, latents: Latents, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the text input_ids [B, S] under each decoder, from (corrupted) latents."""

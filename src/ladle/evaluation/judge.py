@@ -8,12 +8,13 @@ data are noisy, and no sample can be expected to do better by much.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ladle.errors import UserError, from_extra
+from ladle.errors import UserError
 from ladle.evaluation.intervals import wilson_interval
 from ladle.evaluation.mauve import Featuriser
 from ladle.evaluation.text_stats import is_empty, tokenise
@@ -23,6 +24,8 @@ from ladle.training.data import Row, read_rows
 RECORD, WEIGHTS = "judge.json", "model.safetensors"
 Kind = Literal["bigrams", "encoder"]
 ENCODER_ROWS = 20_000  # a sentence encoder is slow, and there are a few hundred features to weigh
+# Of what is trained beside a model and travels with it: its size is this times the number of labels.
+OWN_ROWS, OWN_FEATURES = 20_000, 20_000
 
 
 @dataclass
@@ -38,16 +41,30 @@ class Judge:
     encoder: str | None = None
     real: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        bigrams = self.kind == "bigrams"
-        self._featurise = _counter(vocabulary=self.vocabulary).transform if bigrams else _encoder(self.encoder)
+    @cached_property
+    def _featurise(self) -> Any:
+        bigrams = self.kind == "bigrams"  # (scikit-learn takes a second, which a judge that is not asked need not cost)
+        return _counter(vocabulary=self.vocabulary).transform if bigrams else _encoder(self.encoder)
 
     def predict(self, texts: Sequence[str]) -> list[str]:
         """The likeliest label of each text."""
+        return [self.labels[i] for i in self._scores(texts).argmax(axis=1)]
+
+    def probabilities(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> np.ndarray:
+        """How likely each of `labels` (its own when None) is for each text: [N, len(labels)], float32; 0 for a label
+        that the judge does not know."""
+        scores = self._scores(texts)
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        columns = {label: shares[:, i] for i, label in enumerate(self.labels)}
+        zero = np.zeros(len(texts))
+        return np.stack([columns.get(label, zero) for label in labels or self.labels], axis=1).astype(np.float32)
+
+    def _scores(self, texts: Sequence[str]) -> np.ndarray:
+        """[N, K]: log-probabilities but for what all labels of a text share."""
         if not texts:
-            return []
-        scores = self._featurise(texts) @ self.weight.T + self.bias
-        return [self.labels[i] for i in np.asarray(scores).argmax(axis=1)]
+            return np.zeros((0, len(self.labels)))
+        return np.asarray(self._featurise(texts) @ self.weight.T + self.bias)
 
     def check_labels(self, labels: Iterable[str]) -> None:
         """Raises:
@@ -84,11 +101,11 @@ class Judge:
             atomic_json(new / RECORD, {"format": 1, **record})
 
     @classmethod
-    def load(cls, folder: PathLike) -> "Judge":
+    def load(cls, folder: PathLike, remedy: str = "make one with `ladle fit judge`") -> "Judge":
         """Read what `save` wrote.
 
         Raises:
-            UserError: a missing or damaged file.
+            UserError: a missing or damaged file; `remedy` is what to do about it.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -109,7 +126,7 @@ class Judge:
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"cannot load the judge in {path}: {reason}; make one with `ladle fit judge`") from None
+            raise UserError(f"cannot load the judge in {path}: {reason}; {remedy}") from None
 
 
 def fit_judge(
@@ -131,7 +148,7 @@ def fit_judge(
         test: rows for the judge's own accuracy; a fifth of `data` is kept apart when None.
 
     Raises:
-        UserError: bad input, fewer than two labels, an encoder that is missing, scikit-learn not installed.
+        UserError: bad input, fewer than two labels, an encoder that is missing.
     """
     if kind not in get_args(Kind):
         raise UserError(f"unknown kind of judge '{kind}': allowed are {', '.join(get_args(Kind))}")
@@ -152,23 +169,39 @@ def fit_judge(
     return judge
 
 
-def fit_rows(rows: Sequence[Row], kind: Kind = "bigrams", encoder: str | None = None) -> Judge:
+def fit_own(rows: Sequence[Row], held_out: Sequence[Row]) -> Judge | None:
+    """What a model tells its own labels by: a judge of words from its own training rows, of bounded size; its accuracy
+    is on `held_out`. None where the rows have fewer than two labels, or no words in common."""
+    try:
+        judge = fit_rows(_some([row for row in rows if "label" in row], OWN_ROWS), max_features=OWN_FEATURES)
+    except UserError:  # (a training of hours does not end in it)
+        return None
+    known = [row for row in held_out if row.get("label") in judge.labels]
+    if known:
+        judge.real = judge.accuracy([row["text"] for row in known], [row["label"] for row in known])
+    return judge
+
+
+def fit_rows(
+    rows: Sequence[Row], kind: Kind = "bigrams", encoder: str | None = None, max_features: int | None = None
+) -> Judge:
     """A judge of labelled rows, without a figure of its own accuracy. `encoder` learns from `ENCODER_ROWS` at most,
-    chosen at random.
+    chosen at random; `bigrams` weighs the `max_features` most frequent words and pairs.
 
     Raises:
-        UserError: fewer than two labels, an encoder that is missing, scikit-learn not installed.
+        UserError: fewer than two labels, an encoder that is missing.
     """
+    rows = _some(rows, ENCODER_ROWS) if kind == "encoder" else rows
     texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
     if len(set(labels)) < 2:
-        raise UserError(f"a judge needs rows of two labels or more; all of these are '{labels[0]}'")
+        raise UserError(f"a judge needs rows of two labels or more; all of these are '{(labels or ['without'])[0]}'")
     vocabulary: tuple[str, ...] = ()
-    if kind == "encoder" and len(rows) > ENCODER_ROWS:
-        chosen = np.random.default_rng(0).permutation(len(rows))[:ENCODER_ROWS]
-        texts, labels = [texts[i] for i in chosen], [labels[i] for i in chosen]
     if kind == "bigrams":
-        counter = _counter(min_df=2)
-        features = counter.fit_transform(texts)
+        counter = _counter(min_df=2, max_features=max_features)
+        try:
+            features = counter.fit_transform(texts)
+        except ValueError:  # scikit-learn's word for no vocabulary at all
+            raise UserError("no word is in two of the texts: too little for a judge to learn from") from None
         vocabulary = tuple(counter.get_feature_names_out().tolist())
     else:
         features = _encoder(encoder)(texts)
@@ -176,7 +209,7 @@ def fit_rows(rows: Sequence[Row], kind: Kind = "bigrams", encoder: str | None = 
     model = LogisticRegression(C=0.5 if kind == "bigrams" else 10.0, max_iter=1000).fit(features, labels)
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # two classes: scikit-learn keeps the second one's score only
-        weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     names = tuple(str(label) for label in model.classes_)
     return Judge(kind, names, weight.astype(np.float32), bias.astype(np.float32), vocabulary, encoder)
 
@@ -193,10 +226,17 @@ def labelled_rows(path: PathLike) -> list[Row]:
     return rows
 
 
+def _some(rows: Sequence[Row], count: int) -> Sequence[Row]:
+    """All, or so many at random."""
+    if len(rows) <= count:
+        return rows
+    return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:count]]
+
+
 def _scikit_learn() -> tuple[Any, Any]:
-    with from_extra("a judge needs", "evaluation", "scikit-learn"):
-        from sklearn.feature_extraction.text import CountVectorizer
-        from sklearn.linear_model import LogisticRegression
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
     return CountVectorizer, LogisticRegression
 
 

@@ -15,9 +15,10 @@ from ladle.diffusion.denoising import DiffusionConfig
 from ladle.errors import UserError
 from ladle.files import read_toml
 from ladle.training.data import DataConfig
+from ladle.training.joint import JointConfig
 from ladle.training.settings import TrainingConfig
 
-STAGES = ("autoencoder", "diffusion", "decoder")
+STAGES = ("autoencoder", "diffusion", "joint", "decoder")
 EXCLUSIVE = {"training.minutes": "steps", "training.steps": "minutes"}
 HUB_KEYS = ("id", "subset", "text", "label", "source", "target")
 
@@ -80,6 +81,17 @@ class DiffusionTraining(StageTraining):
     max_tokens: int = Field(8192, ge=1)
 
 
+class JointTraining(StageTraining):
+    """Autoencoder and denoiser together (`ladle.training.joint`): not unless it is given a share or a budget, and then
+    in place of the diffusion stage or after it, as that one's share says."""
+
+    share: float = Field(0.0, ge=0)
+    optimizer: str = "muon"
+    cooldown: float = Field(0.5, gt=0, le=1)
+    lr: float = Field(1e-3, gt=0)
+    max_tokens: int = Field(4096, ge=1)
+
+
 class DecoderTraining(StageTraining):
     """A fine-tuning: short, at a low learning rate. times: the diffusion times whose estimates the decoder learns to
     read; `sampling.stop_time` should be among them. It overfits small sets long before the denoiser does, so the best
@@ -120,6 +132,7 @@ class TrainingPlan(Config):
     sample_every: float = Field(0.25, ge=0)
     autoencoder: AutoencoderTraining = AutoencoderTraining()
     diffusion: DiffusionTraining = DiffusionTraining()
+    joint: JointTraining = JointTraining()
     decoder: DecoderTraining = DecoderTraining()
 
     def stage(
@@ -167,8 +180,9 @@ class Recipe(Config):
     other sizes than it has. Its autoencoder is used, and its denoiser where `diffusion` asks for one of the same sizes
     and prediction. Not read where `autoencoder.backbone.pretrained` names a pre-trained encoder-decoder.
     own_vocabulary: give that autoencoder a vocabulary from the data (`ladle.autoencoder.transfer`) and train it on, as
-    `autoencoder` says; else it is fixed. condition: labels and source are found in the data; what is set here is the
-    rest. card: licence, attribution, language and description for the model card.
+    `autoencoder` says; else it is fixed (but for stage `joint`, if that has a share of the training). condition: labels
+    and source are found in the data; what is set here is the rest. card: licence, attribution, language and description
+    for the model card.
     """
 
     name: str = "model"
@@ -178,6 +192,7 @@ class Recipe(Config):
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     condition: ConditionConfig = ConditionConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
+    joint: JointConfig = JointConfig()
     sampling: SamplingConfig = SamplingConfig()
     training: TrainingPlan = TrainingPlan()
     card: dict[str, Any] = {}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,13 +22,18 @@ from ladle.health.recovery import calibrated_shift
 from ladle.memory import keep_freed_memory
 from ladle.training.cache import VectorStore, count_cut, fit_normaliser, store_latents
 from ladle.training.data import Row, Splits, load_splits
-from ladle.training.loop import train_stage
+from ladle.training.joint import JointStage
+from ladle.training.loop import Stage, train_stage
 from ladle.training.progress import say
 from ladle.training.recipe import STAGES, Recipe
-from ladle.training.settings import use_bf16
+from ladle.training.settings import TrainingConfig, use_bf16
 from ladle.training.stages import AutoencoderStage, ConditionStore, DecoderStage, DiffusionStage, TokenStore
 from ladle.training.state import digest
 
+if TYPE_CHECKING:
+    from ladle.evaluation.judge import Judge
+
+Store = tuple[VectorStore, ConditionStore]
 MAX_LABELS = 200
 TOKENIZER_ROWS = 200_000
 # What `start = "auto"` goes by, in texts to train on. Yelp sentences, benchmarks/LOG.md: with 50,000 characters what is
@@ -101,7 +106,8 @@ class _Run:
         sampling = recipe.sampling
         if "decoder" not in minutes:  # not used to the prior's estimates
             sampling = sampling.to_the_end()
-        parts = ModelParts(name=recipe.name, autoencoder=autoencoder, diffusion=diffusion, sampling=sampling, info=info)
+        judge = self._judge(splits) if diffusion is not None else None
+        parts = ModelParts(recipe.name, autoencoder, diffusion, sampling, info, judge)
         save_parts(parts, self.output / "final")
         return self.output / "final"
 
@@ -153,10 +159,7 @@ class _Run:
         )
         if settings is not None:
             stage = AutoencoderStage(autoencoder, splits.train, splits.valid, settings)
-            result = train_stage(
-                stage, settings, self.output, identity=self._identity(splits, "autoencoder"), log=self.log
-            )
-            minutes["autoencoder"] = round(result.seconds / 60, 2)
+            self._run("autoencoder", stage, settings, splits, minutes)
         return autoencoder.eval()
 
     def _tokenizer(self, splits: Splits) -> Any:
@@ -180,12 +183,9 @@ class _Run:
     ) -> LatentDiffusionModel:
         recipe = self._calibrated(autoencoder, splits)
         device = next(autoencoder.parameters()).device
-        self.log("encoding the texts into latents, once")
-        train_latents, train_conditions = self._stores(autoencoder, splits.train, condition)
         # A rare label may be in held-out rows only; the model cannot know it.
         known = [row for row in splits.valid[:2000] if row.get("label") in (None, *condition.labels)]
         valid_rows = known or splits.train[:256]
-        valid_latents, valid_conditions = self._stores(autoencoder, valid_rows, condition)
         torch.manual_seed(recipe.training.seed)
         diffusion = LatentDiffusionModel(
             recipe.diffusion,
@@ -197,30 +197,33 @@ class _Run:
         ).to(device)
         if self.prior is not None:
             start_from(self.prior, diffusion)
-        started = self.given is not None
-        settings = recipe.training.stage("diffusion", stages, started)
-        if settings is not None:
-            stage = DiffusionStage(
-                diffusion, autoencoder, train_latents, train_conditions, (valid_latents, valid_conditions),
-                settings, recipe.sampling,
-            )  # fmt: skip
-            result = train_stage(
-                stage, settings, self.output, identity=self._identity(splits, "diffusion"), log=self.log
+        settings = {
+            name: recipe.training.stage(name, stages, self.given is not None) if name in last_stages else None
+            for name in STAGES[1:]
+        }
+        stores: tuple[Store, Store] | None = None
+        if settings["diffusion"]:
+            stores = train_store, valid_store = self._stores(autoencoder, splits.train, valid_rows, condition)
+            diffusion_stage = DiffusionStage(
+                diffusion, autoencoder, *train_store, valid_store, settings["diffusion"], recipe.sampling
             )
-            minutes["diffusion"] = round(result.seconds / 60, 2)
-        settings = recipe.training.stage("decoder", stages, started)
-        if "decoder" in last_stages and settings is not None:
+            self._run("diffusion", diffusion_stage, settings["diffusion"], splits, minutes)
+        if settings["joint"]:
+            joint_stage = JointStage(
+                autoencoder, diffusion, splits.train, valid_rows, recipe.joint, settings["joint"], recipe.sampling
+            )
+            self._run("joint", joint_stage, settings["joint"], splits, minutes)
+            fit_normaliser(autoencoder.eval(), [row["text"] for row in splits.train])
+            stores = None
+        if settings["decoder"]:
+            train_store, valid_store = stores or self._stores(autoencoder, splits.train, valid_rows, condition)
             tokens = TokenStore(autoencoder, [row["text"] for row in splits.train])
             valid_tokens = TokenStore(autoencoder, [row["text"] for row in valid_rows[:256]])
-            decoder = DecoderStage(
-                autoencoder, diffusion, tokens, train_latents, train_conditions,
-                (valid_tokens, valid_latents, valid_conditions), settings, recipe.sampling.guidance_scale,
-                recipe.training.decoder.times,
+            decoder_stage = DecoderStage(
+                autoencoder, diffusion, tokens, *train_store, (valid_tokens, *valid_store), settings["decoder"],
+                recipe.sampling.guidance_scale, recipe.training.decoder.times,
             )  # fmt: skip
-            result = train_stage(
-                decoder, settings, self.output, identity=self._identity(splits, "decoder"), log=self.log
-            )
-            minutes["decoder"] = round(result.seconds / 60, 2)
+            self._run("decoder", decoder_stage, settings["decoder"], splits, minutes)
         return diffusion.eval()
 
     def _calibrated(self, autoencoder: TextAutoencoder, splits: Splits) -> Recipe:
@@ -253,14 +256,24 @@ class _Run:
         self.log(f"the denoiser of '{name}' has other sizes or another prediction: starting without it")
         return None
 
+    def _run(
+        self, name: str, stage: Stage, settings: TrainingConfig, splits: Splits, minutes: dict[str, float]
+    ) -> None:
+        result = train_stage(stage, settings, self.output, identity=self._identity(splits, name), log=self.log)
+        minutes[name] = round(result.seconds / 60, 2)
+
     def _stores(
-        self, autoencoder: TextAutoencoder, rows: list[Row], condition: ConditionConfig
-    ) -> tuple[VectorStore, ConditionStore]:
-        device = next(autoencoder.parameters()).device
-        return (
-            store_latents(autoencoder, [row["text"] for row in rows], use_bf16(self.recipe.training.precision, device)),
-            ConditionStore(autoencoder, rows, condition),
-        )
+        self, autoencoder: TextAutoencoder, train: list[Row], valid: list[Row], condition: ConditionConfig
+    ) -> tuple[Store, Store]:
+        """Latents and conditions of the rows to train on, and of those held out."""
+        self.log("encoding the texts into latents, once")
+        bf16 = use_bf16(self.recipe.training.precision, next(autoencoder.parameters()).device)
+
+        def store(rows: list[Row]) -> Store:
+            texts = [row["text"] for row in rows]
+            return store_latents(autoencoder, texts, bf16), ConditionStore(autoencoder, rows, condition)
+
+        return store(train), store(valid)
 
     def _condition(self, splits: Splits) -> ConditionConfig:
         """Labels and source as the data have them, in the recipe's settings."""
@@ -277,6 +290,15 @@ class _Run:
         if has_source:
             self.log("texts are conditioned on their source")
         return self.recipe.condition.model_copy(update={"labels": tuple(labels), "source": has_source})
+
+    def _judge(self, splits: Splits) -> "Judge | None":
+        """What the model tells its labels by, to choose among candidates."""
+        from ladle.evaluation.judge import fit_own
+
+        judge = fit_own(splits.train, splits.valid)
+        if judge is not None and judge.real:
+            self.log(f"words tell the label of {judge.real['value']:.1%} of {judge.real['n']:,} held-out texts")
+        return judge
 
     def _say_cut(self, autoencoder: TextAutoencoder, splits: Splits) -> None:
         limits = {"text": autoencoder.backbone.max_tokens, "source": autoencoder.backbone.max_tokens}
@@ -300,6 +322,8 @@ class _Run:
         if stage != "autoencoder":
             identity["diffusion"] = recipe.diffusion
             identity["condition"] = recipe.condition
+        if stage == "joint" or (stage == "decoder" and recipe.training.stage("joint", STAGES)):
+            identity["joint"] = recipe.joint
         if stage == "decoder":
             identity["times"] = list(recipe.training.decoder.times)
             identity["guidance_scale"] = recipe.sampling.guidance_scale
