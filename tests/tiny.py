@@ -125,7 +125,7 @@ def tiny_diffusion(
             latent_dim=autoencoder.latent_dim,
             max_latents=max_latents or autoencoder.max_latents,
             source_dim=autoencoder.backbone.width if source_memory == "states" else autoencoder.latent_dim,
-            fixed_length=autoencoder.config.bottleneck.kind == "perceiver",
+            fixed_length=autoencoder.config.bottleneck.fixed_length,
         ).eval()
         torch.nn.init.normal_(diffusion.denoiser.output.weight, std=0.2)
     return diffusion

@@ -23,14 +23,16 @@ class ConditionConfig(Config):
     """labels: names of the classes (empty for none). source: whether a source text is read.
 
     source_memory: what the denoiser reads of the source: the frozen encoder's `states`, one a token, or the source's
-    own `latents` (fewer, so cheaper). source_layers: trained layers above it. max_source_tokens: what of its memory is
-    read. drop_prob: share of samples that lose each condition in training.
+    own `latents` (fewer, so cheaper). source_layers: trained layers above it. plain_source: nothing but one linear map
+    above it, as in the paper (no norm, no positions, no layers, no mean of it beside the label). max_source_tokens:
+    what of its memory is read. drop_prob: share of samples that lose each condition in training.
     """
 
     labels: tuple[str, ...] = ()
     source: bool = False
     source_memory: Literal["states", "latents"] = "states"
     source_layers: int = Field(1, ge=0)
+    plain_source: bool = False
     max_source_tokens: int = Field(96, ge=1)
     num_heads: int = Field(4, ge=1)
     drop_prob: float = Field(0.1, ge=0, le=1)
@@ -123,12 +125,18 @@ class ConditionEncoder(nn.Module):
             nn.init.normal_(self.label.weight, std=LABEL_STD)
         self.project = None
         if config.source:
-            self.project = nn.Sequential(nn.LayerNorm(source_dim), nn.Linear(source_dim, width))
+            plain = config.plain_source
+            self.project = nn.Sequential(
+                nn.Identity() if plain else nn.LayerNorm(source_dim), nn.Linear(source_dim, width)
+            )
             self.no_source = nn.Parameter(0.02 * torch.randn(width))
-            self.positions = nn.Parameter(sinusoids(config.max_source_tokens, width))
-            self.layers = nn.ModuleList(Block(width, config.num_heads) for _ in range(config.source_layers))
-            self.norm = nn.LayerNorm(width)
-            self.pool = nn.Linear(width, width)
+            positions = None if plain else nn.Parameter(sinusoids(config.max_source_tokens, width))
+            self.register_parameter("positions", positions)
+            self.layers = nn.ModuleList(
+                Block(width, config.num_heads) for _ in range(0 if plain else config.source_layers)
+            )
+            self.norm = nn.Identity() if plain else nn.LayerNorm(width)
+            self.pool = None if plain else nn.Linear(width, width)
 
     def encode(self, raw: RawCondition, batch: int) -> Condition:
         """raw -> Condition of `batch` rows; what `raw` lacks is filled with the learned stand-ins."""
@@ -139,6 +147,7 @@ class ConditionEncoder(nn.Module):
             vector = self.label(torch.where(ids < 0, len(self.config.labels), ids))
         if self.project is not None:
             memory, mask = self._source(raw, batch)
+        if memory is not None and mask is not None and self.pool is not None:
             pooled = self.pool((memory * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
             vector = pooled if vector is None else vector + pooled
         return Condition(vector, memory, mask)
@@ -161,8 +170,11 @@ class ConditionEncoder(nn.Module):
         x = self.no_source.expand(batch, 1, -1)
         mask = torch.ones(batch, 1, dtype=torch.bool, device=self.no_source.device)
         if raw.source is not None:
-            source, source_mask = (part[:, : len(self.positions)] for part in (raw.source, raw.source_mask))
-            states = self.project(source.to(self.no_source.dtype)) + self.positions[: source.shape[1]]
+            longest = self.config.max_source_tokens
+            source, source_mask = (part[:, :longest] for part in (raw.source, raw.source_mask))
+            states = self.project(source.to(self.no_source.dtype))
+            if self.positions is not None:
+                states = states + self.positions[: source.shape[1]]
             # The stand-in is a first token that only the rows without a source may read.
             x = torch.cat([x.to(states), states], dim=1)
             mask = torch.cat([~source_mask.any(1, keepdim=True), source_mask], dim=1)

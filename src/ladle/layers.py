@@ -20,19 +20,29 @@ class Attention(nn.Module):
         num_heads: heads; must divide `width`.
         memory_width: channels of `memory` where it differs from `width`.
         qk_norm: RMS-normalise queries and keys per head, with a learned gain (arXiv 2212.09462, appendix).
+        bias: of the output. dropout: of what is read, in training.
 
     Raises:
         UserError: `num_heads` does not divide `width`.
     """
 
-    def __init__(self, width: int, num_heads: int, memory_width: int | None = None, qk_norm: bool = False):
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        memory_width: int | None = None,
+        qk_norm: bool = False,
+        bias: bool = True,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         if width % num_heads:
             raise UserError(f"num_heads {num_heads} given: it has to divide the width, {width}")
         self.num_heads, self.head_size = num_heads, width // num_heads
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(memory_width or width, 2 * width, bias=False)
-        self.output = nn.Linear(width, width)
+        self.output = nn.Linear(width, width, bias=bias)
+        self.dropout = dropout
         self.query_gain = nn.Parameter(torch.ones(self.head_size)) if qk_norm else None
         self.key_gain = nn.Parameter(torch.ones(self.head_size)) if qk_norm else None
 
@@ -44,19 +54,23 @@ class Attention(nn.Module):
         if self.query_gain is not None:
             q_BHQK = F.rms_norm(q_BHQK, (self.head_size,), self.query_gain.to(q_BHQK))
             k_BHNK = F.rms_norm(k_BHNK, (self.head_size,), self.key_gain.to(k_BHNK))
-        allowed = None if mask is None else mask[:, None, None, :]
-        if x.is_cuda:
-            mixed = F.scaled_dot_product_attention(q_BHQK, k_BHNK, v_BHNK, attn_mask=allowed)
-        else:
-            # Torch's fused kernel is several times slower backward on a CPU at these lengths (benchmarks/LOG.md).
-            scores = (q_BHQK * self.head_size**-0.5) @ k_BHNK.transpose(-1, -2)
-            if allowed is not None:
-                scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-            mixed = scores.softmax(-1).to(v_BHNK.dtype) @ v_BHNK
+        mixed = attend(q_BHQK, k_BHNK, v_BHNK, mask, self.dropout if self.training else 0.0)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
+
+
+def attend(q_BHQK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """softmax(q k / sqrt(K)) v, [B, H, Q, K]. mask [B, N], True where a key may be read. dropout: of the weights."""
+    allowed = None if mask is None else mask[:, None, None, :]
+    if q_BHQK.is_cuda:
+        return F.scaled_dot_product_attention(q_BHQK, k_BHNK, v_BHNK, attn_mask=allowed, dropout_p=dropout)
+    # Torch's fused kernel is several times slower backward on a CPU at these lengths (benchmarks/LOG.md).
+    scores = (q_BHQK * q_BHQK.shape[-1] ** -0.5) @ k_BHNK.transpose(-1, -2)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    return F.dropout(scores.softmax(-1).to(v_BHNK.dtype), dropout) @ v_BHNK
 
 
 def feed_forward(width: int, expansion: int = 4) -> nn.Sequential:
@@ -67,10 +81,12 @@ def feed_forward(width: int, expansion: int = 4) -> nn.Sequential:
 class Block(nn.Module):
     """A pre-norm transformer block; with `memory_width`, cross-attention stands between its two halves."""
 
-    def __init__(self, width: int, num_heads: int, memory_width: int | None = None, expansion: int = 4):
+    def __init__(
+        self, width: int, num_heads: int, memory_width: int | None = None, expansion: int = 4, qk_norm: bool = False
+    ):
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, num_heads)
+        self.attention = Attention(width, num_heads, qk_norm=qk_norm)
         self.cross_norm = nn.LayerNorm(width) if memory_width else None
         self.cross_attention = Attention(width, num_heads, memory_width) if memory_width else None
         self.feed_norm = nn.LayerNorm(width)

@@ -6,6 +6,7 @@ Nothing but JSON, Markdown and safetensors is read from a model folder; one that
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -23,6 +24,10 @@ from ladle.sampling_config import SamplingConfig
 
 FORMAT: Literal[1] = 1
 AUTOENCODER_FOLDERS = ("backbone", "tokenizer", "bottleneck", "parallel_decoder")
+# Unknown to the first version, with what it did: models that still do it keep their digest.
+LATER_SETTINGS: dict[str, Any] = {
+    "autoencoder.bottleneck.kl": None, "diffusion.denoiser.kind": "compact", "condition.plain_source": False,
+}  # fmt: skip
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 
 
@@ -107,8 +112,11 @@ def model_digest(folder: str | Path) -> str:
     record = read_record(folder)
     counted = {"files", "base", "autoencoder", "diffusion", "condition", "max_latents", "fixed_length"}
     values = record.model_dump(mode="json", include=counted)
-    if values["autoencoder"]["bottleneck"]["kl"] is None:
-        del values["autoencoder"]["bottleneck"]["kl"]  # unknown to the first version: models without keep their digest
+    for path, default in LATER_SETTINGS.items():
+        *groups, name = path.split(".")
+        place = reduce(lambda part, group: part and part[group], groups, values)
+        if place and place[name] == default:
+            del place[name]
     if values["diffusion"] is not None:
         for name in ObjectiveConfig.model_fields.keys() - {"loss"}:
             del values["diffusion"][name]

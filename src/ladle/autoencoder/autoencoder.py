@@ -72,7 +72,7 @@ class TextAutoencoder(nn.Module):
 
     def num_latents(self, num_tokens: Tensor) -> Tensor:
         """Numbers of tokens [B] -> numbers of latents [B]."""
-        if self.config.bottleneck.kind == "perceiver":
+        if self.config.bottleneck.fixed_length:
             return torch.full_like(num_tokens, self.max_latents)
         return -(-num_tokens // self.config.bottleneck.tokens_per_latent)
 

@@ -107,6 +107,25 @@ class Backbone(nn.Module):
             raise UserError(f"cannot load the encoder-decoder '{source}': {reason}") from None
         return cls(model, tokenizer, max_tokens)
 
+    @classmethod
+    def from_config(cls, source: str | Path, max_tokens: int) -> "Backbone":
+        """The architecture and the tokenizer of a folder or a hub id, with random weights.
+
+        Raises:
+            UserError: no such model, or one that is not an encoder-decoder.
+        """
+        from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
+        try:
+            model = AutoModelForSeq2SeqLM.from_config(
+                AutoConfig.from_pretrained(source), attn_implementation="eager", dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"cannot build the encoder-decoder '{source}': {reason}") from None
+        return cls(model, tokenizer, max_tokens)
+
     @property
     def width(self) -> int:
         """W, channels of the token states."""

@@ -3,6 +3,7 @@
 Both halves of a bottleneck stand in one class: `compress` before diffusion, `expand` after it.
 """
 
+from collections.abc import Callable
 from typing import Literal, Self
 
 import torch
@@ -29,14 +30,15 @@ class KLConfig(Config):
 
 
 class BottleneckConfig(Config):
-    """kind: `aligned` or `perceiver`. tokens_per_latent: of `aligned`. num_latents: of `perceiver`.
+    """kind: `aligned`, `perceiver`, or `paper`, which reads the paper's checkpoints (`PaperBottleneck`).
+    tokens_per_latent: of `aligned`. num_latents: of the others, whose texts all have so many.
 
     num_layers: transformer layers of `compress` (perceiver) and of `expand` (both).
     norm: scale each latent vector to norm sqrt(latent_dim), as in the paper.
     kl: regularise by the divergence from a unit Gaussian instead; None: not.
     """
 
-    kind: Literal["aligned", "perceiver"] = "aligned"
+    kind: Literal["aligned", "perceiver", "paper"] = "aligned"
     latent_dim: int = Field(64, ge=1)
     tokens_per_latent: int = Field(3, ge=1)
     num_latents: int = Field(32, ge=1)
@@ -50,6 +52,11 @@ class BottleneckConfig(Config):
         if self.kl is not None and self.norm:
             raise ValueError("kl needs norm = false: vectors of one length are no draws from a Gaussian")
         return self
+
+    @property
+    def fixed_length(self) -> bool:
+        """Whether all texts have `num_latents` latents."""
+        return self.kind != "aligned"
 
     @property
     def num_outputs(self) -> int:
@@ -141,4 +148,12 @@ class PerceiverBottleneck(nn.Module):
         return self.norm_out(memory), mask
 
 
-BOTTLENECKS = {"aligned": AlignedBottleneck, "perceiver": PerceiverBottleneck}
+def _paper(config: BottleneckConfig, width: int, max_tokens: int) -> nn.Module:
+    from ladle.autoencoder.paper_bottleneck import PaperBottleneck  # it takes its config from here
+
+    return PaperBottleneck(config, width, max_tokens)
+
+
+BOTTLENECKS: dict[str, Callable[[BottleneckConfig, int, int], nn.Module]] = {
+    "aligned": AlignedBottleneck, "perceiver": PerceiverBottleneck, "paper": _paper,
+}  # fmt: skip

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ladle.condition import Condition, ConditionConfig, ConditionEncoder, RawCondition
 from ladle.diffusion.lengths import LengthModel
 from ladle.diffusion.objective import AdaptiveTimes, ObjectiveConfig, draw_times, weighted_error
+from ladle.diffusion.paper_transformer import PaperTransformer
 from ladle.diffusion.prediction import add_noise, target, to_z0
 from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule
 from ladle.diffusion.transformer import DenoiserConfig, DenoisingTransformer
@@ -77,9 +78,18 @@ class LatentDiffusionModel(nn.Module):
         self.config, self.latent_dim, self.max_latents = config, latent_dim, max_latents
         self.schedule = build_schedule(config.schedule)
         self.condition = ConditionEncoder(condition, width, source_dim)
-        self.denoiser = DenoisingTransformer(config.denoiser, latent_dim, max_latents, reads_memory=condition.source)
+        self.denoiser = self._denoiser(max_latents)
         self.adaptive_times = AdaptiveTimes() if config.times == "adaptive" else None
         self.length = None if fixed_length else LengthModel(condition, source_dim, max_latents)
+
+    def _denoiser(self, max_latents: int) -> DenoisingTransformer | PaperTransformer:
+        config, condition = self.config.denoiser, self.condition.config
+        if config.kind == "compact":
+            return DenoisingTransformer(config, self.latent_dim, max_latents, reads_memory=condition.source)
+        return PaperTransformer(
+            config, self.latent_dim, max_latents, reads_memory=condition.source,
+            reads_vector=bool(condition.labels) or (condition.source and not condition.plain_source),
+        )  # fmt: skip
 
     def loss(self, batch: DiffusionBatch, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean error of the raw prediction over the latents that exist, plus the length model's cross-entropy.

@@ -13,7 +13,10 @@ from ladle.layers import Attention, feed_forward, sinusoids
 
 
 class DenoiserConfig(Config):
-    """width: W. num_layers: blocks; every `cross_every`-th reads the condition's memory.
+    """kind: `compact`, `DenoisingTransformer`, or `paper`, `PaperTransformer`, which reads the paper's checkpoints and
+    has about twice the parameters at the same sizes.
+
+    width: W. num_layers: blocks; every `cross_every`-th reads the condition's memory.
 
     conditioning: `adaln` (shift, scale and gate from one vector; the projection is shared by all blocks, each adds a
     learned offset, as in PixArt-alpha, arXiv 2310.00426) or `in_context` (the vectors stand before the latents as
@@ -21,6 +24,7 @@ class DenoiserConfig(Config):
     queries and keys (the paper's; a tenth slower on a CPU).
     """
 
+    kind: Literal["compact", "paper"] = "compact"
     width: int = Field(256, ge=8)
     num_layers: int = Field(8, ge=1)
     num_heads: int = Field(4, ge=1)
@@ -128,12 +132,8 @@ class DenoisingTransformer(nn.Module):
         Returns:
             [B, L, D].
         """
-        previous = self.no_self_condition.expand_as(zt)
-        if self_condition is not None:
-            previous = self_condition.to(zt)
-            if self_condition_mask is not None:
-                previous = torch.where(self_condition_mask[:, None, None], previous, self.no_self_condition.to(zt))
-        x = self.input(torch.cat([zt, previous], dim=-1)) + self.positions[: zt.shape[1]]
+        x = self.input(with_last_estimate(zt, self.no_self_condition, self_condition, self_condition_mask))
+        x = x + self.positions[: zt.shape[1]]
         signals = [self.level(log_snr.expand(len(zt))), self.num_latents(mask.sum(1))]
         if condition.vector is not None:
             signals.append(condition.vector)
@@ -154,6 +154,17 @@ class DenoisingTransformer(nn.Module):
             if i < len(self.skips):
                 saved.append(x)
         return self.output(self.norm(x[:, context:]))
+
+
+def with_last_estimate(zt: Tensor, absent: Tensor, last: Tensor | None, rows: Tensor | None) -> Tensor:
+    """zt [B, L, D] beside the last z0_hat, [B, L, 2D]; `absent` [D] where there is none, or where `rows` [B] is
+    False."""
+    previous = absent.expand_as(zt)
+    if last is not None:
+        previous = last.to(zt)
+        if rows is not None:
+            previous = torch.where(rows[:, None, None], previous, absent.to(zt))
+    return torch.cat([zt, previous], dim=-1)
 
 
 class LevelEmbedding(nn.Module):

@@ -193,7 +193,7 @@ class _Run:
             latent_dim=autoencoder.latent_dim,
             max_latents=autoencoder.max_latents,
             source_dim=autoencoder.backbone.width if condition.source_memory == "states" else autoencoder.latent_dim,
-            fixed_length=autoencoder.config.bottleneck.kind == "perceiver",
+            fixed_length=autoencoder.config.bottleneck.fixed_length,
         ).to(device)
         if self.prior is not None:
             start_from(self.prior, diffusion)

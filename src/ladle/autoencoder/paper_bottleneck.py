@@ -1,0 +1,86 @@
+"""The bottleneck of the paper's code, parameter by parameter: what its checkpoints fit into.
+
+Unlike `PerceiverBottleneck` its latents are narrow (`latent_dim`) from the first layer on, with keys and values of
+their own, and are scaled to norm sqrt(latent_dim) without being centred.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ladle.autoencoder.bottleneck import BottleneckConfig
+from ladle.errors import UserError
+from ladle.layers import Block, attend, feed_forward
+
+
+class ResamplerLayer(nn.Module):
+    """Latents [B, L, D] read [token states [B, S, W] ; latents] (Flamingo's resampler, arXiv 2204.14198)."""
+
+    def __init__(self, width: int, latent_dim: int, num_heads: int):
+        super().__init__()
+        if width % num_heads:
+            raise UserError(f"num_heads {num_heads} given: it has to divide the width, {width}")
+        self.num_heads = num_heads
+        self.states_norm, self.latents_norm = nn.LayerNorm(width), nn.LayerNorm(latent_dim)
+        self.query = nn.Linear(latent_dim, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.latent_key_value = nn.Linear(latent_dim, 2 * width, bias=False)
+        self.query_gain, self.key_gain = (nn.Parameter(torch.ones(width // num_heads)) for _ in range(2))
+        self.output = nn.Linear(width, latent_dim)
+        self.feed_norm, self.feed = nn.LayerNorm(latent_dim), feed_forward(latent_dim)
+
+    def forward(self, states: Tensor, latents: Tensor, mask: Tensor) -> Tensor:
+        """states [B, S, W], latents [B, L, D], mask [B, S + L]."""
+        own = self.latents_norm(latents)
+        keys_values = torch.cat([self.key_value(self.states_norm(states)), self.latent_key_value(own)], dim=1)
+        k_BHNK, v_BHNK = (self._heads(part) for part in keys_values.chunk(2, dim=-1))
+        q_BHQK, k_BHNK = (
+            F.rms_norm(part, part.shape[-1:], gain.to(part))
+            for part, gain in ((self._heads(self.query(own)), self.query_gain), (k_BHNK, self.key_gain))
+        )
+        mixed = attend(q_BHQK, k_BHNK, v_BHNK, mask)
+        latents = latents + self.output(mixed.transpose(1, 2).flatten(2))
+        return latents + self.feed(self.feed_norm(latents))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class PaperBottleneck(nn.Module):
+    """`num_layers` resampler layers; back by a linear map, positions and a transformer of as many."""
+
+    def __init__(self, config: BottleneckConfig, width: int, max_tokens: int):
+        super().__init__()
+        if config.kl is not None:
+            raise UserError("a bottleneck of kind 'paper' has no kl: use 'perceiver'")
+        self.config, self.max_latents, self.width = config, config.num_latents, width
+        dim = config.latent_dim
+        self.token_positions = nn.Embedding(max_tokens, width)
+        self.queries = nn.Parameter(0.02 * torch.randn(config.num_latents, dim))
+        self.readers = nn.ModuleList(ResamplerLayer(width, dim, config.num_heads) for _ in range(config.num_layers))
+        self.norm_latents = nn.LayerNorm(dim)
+        self.up = nn.Linear(dim, width)
+        self.positions = nn.Embedding(config.num_latents, width)
+        self.layers = nn.ModuleList(Block(width, config.num_heads, qk_norm=True) for _ in range(config.num_layers))
+        self.norm_out = nn.LayerNorm(width)
+
+    def compress(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """states [B, S, W], mask [B, S] -> raw latents [B, L, D], mask [B, L] (all True), L = num_latents."""
+        states = states + self.token_positions.weight[: states.shape[1]] * self.width**-0.5
+        latents = self.queries.expand(len(states), -1, -1)
+        latent_mask = torch.ones(latents.shape[:2], dtype=torch.bool, device=mask.device)
+        for reader in self.readers:
+            latents = reader(states, latents, torch.cat([mask, latent_mask], dim=1))
+        raw = self.norm_latents(latents)
+        if self.config.norm:
+            raw = F.normalize(raw.float(), dim=-1) * math.sqrt(raw.shape[-1])
+        return raw, latent_mask
+
+    def expand(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """raw latents [B, L, D], mask [B, L] -> decoder memory [B, L, W], mask [B, L]."""
+        memory = self.up(raw) + self.positions.weight[: raw.shape[1]] * self.width**-0.5
+        for layer in self.layers:
+            memory = layer(memory, mask)
+        return self.norm_out(memory), mask
