@@ -251,7 +251,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except (OSError, ValueError, RuntimeError, EOFError) as error:
         raise UserError(f"cannot read {folder}: {str(error).splitlines()[0]}") from None
     except pickle.UnpicklingError:
-        raise UserError(f"{folder / 'model.pt'} is damaged, or holds more than tensors and numbers: it is not read") from None
+        raise UserError(f"{folder / 'model.pt'} is damaged, or holds more than tensors and numbers") from None
     if not isinstance(saved, dict) or "model" not in saved:
         raise UserError(f"{folder / 'model.pt'} is no checkpoint of the paper's code: it has no 'model'")
     return args, saved

@@ -66,8 +66,9 @@ def plot_lengths(systems: Mapping[str, Sequence[str]], path: PathLike) -> None:
 def plot_frontier(
     systems: Mapping[str, Sequence[Point]], x: str, y: str, path: PathLike, title: str | None = None
 ) -> None:
-    """Each system's settings in one picture: a line where there are several. x, y: names of metrics.
+    """Each system's settings in one picture; where there are several, a line from left to right.
 
+    x, y: names of metrics.
     The control `reference` is drawn as two lines: what is aimed at for metrics that are best "as the reference".
     """
     plt = load_matplotlib()
@@ -81,6 +82,7 @@ def plot_frontier(
                 axes.axvline(points[0].x, color=GREY, linewidth=0.8, linestyle=":")
                 axes.axhline(points[0].y, color=GREY, linewidth=0.8, linestyle=":")
             continue
+        points = sorted(points, key=lambda point: point.x)
         axes.errorbar(
             [p.x for p in points], [p.y for p in points], xerr=[p.spread[0] for p in points],
             yerr=[p.spread[1] for p in points], marker="o", markersize=4, linewidth=1.4, elinewidth=0.8, capsize=2,
@@ -103,11 +105,15 @@ def plot_frontier(
 def plot_curves(
     curves: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str, path: PathLike
 ) -> None:
-    """Lines over a common axis, such as a held-out loss over minutes."""
+    """Lines over a common axis, such as a held-out loss over minutes; logarithmic where they fall to a tenth and less,
+    so that the lowest point can be seen."""
     plt = load_matplotlib()
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     for (name, points), colour in zip(curves.items(), _colours(curves), strict=True):
         axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", markersize=3, color=colour, label=name)
+    values = [y for points in curves.values() for _, y in points]
+    if values and 0 < 10 * min(values) < max(values):
+        axes.set_yscale("log")
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.legend(frameon=False, fontsize=8)
