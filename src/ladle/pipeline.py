@@ -214,10 +214,11 @@ class LatentDiffusion:
     ) -> list[torch.Tensor]:
         """z0 [L, D] of each sample, on the CPU. noise: each sample's own stream, which goes on from here. candidates:
         so many in a row are of one sample."""
+        diffusion = self.diffusion  # (which says so where there is none)
         conditions = Conditions(self.parts, request)
         lengths = torch.cat(
             [
-                draw_lengths(self.diffusion, conditions.batch(rows), _joined(noise, rows), sampling)
+                draw_lengths(diffusion, conditions.batch(rows), _joined(noise, rows), sampling)
                 for rows in torch.arange(len(noise)).split(batch_size)
             ]
         )
@@ -241,7 +242,7 @@ class LatentDiffusion:
 
         for rows in batches:
             latents = draw_latents(
-                self.diffusion, conditions.batch(rows), _joined(noise, rows), lengths[rows], sampling, step
+                diffusion, conditions.batch(rows), _joined(noise, rows), lengths[rows], sampling, step
             )
             for row, values, length in zip(rows.tolist(), latents.values.cpu(), lengths[rows].tolist(), strict=True):
                 drawn[row] = values[:length]
