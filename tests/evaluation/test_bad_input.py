@@ -20,6 +20,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "one.jsonl": TEXTS[:1],
         "empty.jsonl": [],
         "rows.jsonl": TEXTS * 10,
+        "labelled.jsonl": [{"text": "the only one", "label": "a"}],
         "unlike.jsonl": [{"text": f"word{i}", "label": "ab"[i % 2]} for i in range(20)],
         "other.jsonl": [row | {"label": "odd"} for row in TEXTS],
     }
@@ -52,6 +53,7 @@ def complaint(words: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("evaluate two.jsonl --judge nothing", "ladle fit judge"),
         ("fit judge --data empty.jsonl", "empty.jsonl is empty"),
         ("fit judge --data unlike.jsonl", "no word is in two of the texts"),
+        ("fit judge --data labelled.jsonl", "none are left beside those kept apart"),
     ],
 )
 def test_bad_files_and_settings(words: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -194,7 +194,8 @@ def fit_rows(
     rows = _some(rows, ENCODER_ROWS) if kind == "encoder" else rows
     texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
     if len(set(labels)) < 2:
-        raise UserError(f"a judge needs rows of two labels or more; all of these are '{(labels or ['without'])[0]}'")
+        found = f"all of these are '{labels[0]}'" if labels else "none are left beside those kept apart to test it"
+        raise UserError(f"a judge needs rows of two labels or more; {found}")
     vocabulary: tuple[str, ...] = ()
     if kind == "bigrams":
         counter = _counter(min_df=2, max_features=max_features)
