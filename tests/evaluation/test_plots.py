@@ -3,6 +3,7 @@
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,19 @@ def test_frontiers_take_systems_of_one_and_of_many_settings(tmp_path: Path) -> N
     plot_curves({"rival": [(1.0, 3.0), (2.0, 2.5)]}, "minutes", "held-out loss", tmp_path / "curves.png")
     assert min(size(tmp_path / "frontier.png")) > 300
     assert min(size(tmp_path / "curves.png")) > 300
+
+
+def test_settings_go_from_left_to_right_and_long_falls_are_logarithmic(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever order they are given in; a curve that falls by little keeps an even axis."""
+    drawn: list[Any] = []
+    monkeypatch.setattr("ladle.evaluation.plots._write", lambda figure, axes, path: drawn.append(axes))
+    plot_frontier({"ladle": [Point("b", 0.5, 0.7), Point("a", 0.2, 0.8)]}, "div", "mauve", tmp_path / "x.png")
+    plot_curves({"rival": [(1.0, 900.0), (2.0, 80.0)]}, "minutes", "perplexity", tmp_path / "y.png")
+    plot_curves({"rival": [(1.0, 900.0), (2.0, 100.0)]}, "minutes", "perplexity", tmp_path / "z.png")
+    assert drawn[0].get_lines()[0].get_xdata().tolist() == [0.2, 0.5]
+    assert [axes.get_yscale() for axes in drawn[1:]] == ["log", "linear"]
 
 
 def test_without_the_extra_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

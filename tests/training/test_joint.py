@@ -50,7 +50,7 @@ def test_the_gradient_of_diffusion_reaches_the_encoder_late_and_in_part() -> Non
 
 
 def test_latents_are_held_where_they_began() -> None:
-    """reference_scale: no distance at first; after a change the gradient leads back."""
+    """reference_scale: no distance at first; after a change it is part of the loss, and its gradient leads back."""
     stage = stage_of(reference_scale=1.0, encoder_scale=0.0)
     stage.module.eval()
     batch = stage.load(stage.batches(0)[0])
@@ -58,8 +58,16 @@ def test_latents_are_held_where_they_began() -> None:
     bias = stage.module.autoencoder.bottleneck.down.bias
     with torch.no_grad():
         bias[0] += 0.5
-    distance = stage.module.loss(batch)[1]["reference_distance"]
-    assert float(distance) > 0
+    found = []
+    for scale in (1.0, 51.0):  # all else is alike, by one seed
+        stage.module.config = stage.module.config.model_copy(update={"reference_scale": scale})
+        torch.manual_seed(0)
+        loss, metrics = stage.module.loss(batch)
+        found.append((loss, torch.autograd.grad(loss, bias)[0], float(metrics["reference_distance"])))
+    (one, slope, distance), (other, steeper, _) = found
+    assert distance > 0
+    assert float((other - one).detach()) == pytest.approx(50 * distance, rel=1e-3)
+    assert float(steeper[0] - slope[0]) > 0  # down is back
     reference = stage.module.reference
     assert reference is not None and not any(p.requires_grad for p in reference.parameters())
 

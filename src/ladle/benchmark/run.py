@@ -4,6 +4,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,8 @@ class _Run:
         write_rows(folder / "rows.jsonl", [{"text": row["text"]} for row in self._other_rows])
         self.log("scorer: training")
         fit_scorer(folder / "rows.jsonl", folder, minutes=config.scorer_minutes, config=sizes, log=self.log)
-        return Scorer.load(str(folder))
+        # Results are read elsewhere: they say which folder of theirs, not where this machine has it.
+        return replace(Scorer.load(str(folder)), name=folder.name)
 
     def _judges(self) -> list[Any]:
         from ladle.evaluation.judge import Judge, fit_rows

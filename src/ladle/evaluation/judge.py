@@ -16,7 +16,7 @@ import numpy as np
 
 from ladle.errors import UserError
 from ladle.evaluation.intervals import wilson_interval
-from ladle.evaluation.mauve import Featuriser
+from ladle.evaluation.mauve import Featuriser, shown_name
 from ladle.evaluation.text_stats import is_empty, tokenise
 from ladle.files import PathLike, atomic_folder, atomic_json
 from ladle.training.data import Row, read_rows
@@ -75,7 +75,7 @@ class Judge:
 
     def describe(self) -> dict[str, Any]:
         """What goes into a report beside every figure."""
-        features = self.encoder or f"{len(self.vocabulary):,} words and pairs"
+        features = shown_name(self.encoder) if self.encoder else f"{len(self.vocabulary):,} words and pairs"
         return {"kind": self.kind, "labels": list(self.labels), "features": features}
 
     def accuracy(self, texts: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:

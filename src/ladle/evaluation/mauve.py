@@ -33,6 +33,11 @@ def offline_encoder() -> str | None:
     return str(folder) if folder is not None and folder.is_dir() else None
 
 
+def shown_name(encoder: str) -> str:
+    """An encoder's name in reports: of the wheel's, not where this machine has it."""
+    return _OFFLINE_PACKAGE if encoder == offline_encoder() else encoder
+
+
 @dataclass
 class Featuriser:
     """A pretrained transformer as a map from texts to vectors.
@@ -75,8 +80,12 @@ class Featuriser:
 
     def describe(self) -> dict[str, Any]:
         """What goes into a report beside every figure."""
-        name = _OFFLINE_PACKAGE if self.name == offline_encoder() else self.name  # not where this machine has it
-        return {"name": name, "pooling": self.pooling, "max_tokens": self.max_tokens, "weights": self.weights}
+        return {
+            "name": shown_name(self.name),
+            "pooling": self.pooling,
+            "max_tokens": self.max_tokens,
+            "weights": self.weights,
+        }
 
     def features(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Float32 [N, C]. An empty text is featurised as any other: its special tokens, or one end-of-text token."""

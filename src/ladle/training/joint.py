@@ -24,12 +24,10 @@ from ladle.condition import RawCondition
 from ladle.config import Config
 from ladle.diffusion.denoising import DiffusionBatch, LatentDiffusionModel
 from ladle.errors import LadleError
-from ladle.generation import draw_latents, draw_lengths
-from ladle.seeding import SampleNoise
 from ladle.training.batching import epoch_batches
 from ladle.training.cache import source_memory
 from ladle.training.data import Row
-from ladle.training.stages import NUM_SAMPLES, TokenStore
+from ladle.training.stages import NUM_SAMPLES, TokenStore, drawn_texts
 
 NUM_LENGTH_ROWS = 64  # fewer than over cached latents: their sources are encoded at every step
 WARMUP_STEEPNESS = 10.0
@@ -219,11 +217,8 @@ class JointStage:
 
     def sample(self) -> list[str]:
         module, rows = self.module, torch.arange(min(NUM_SAMPLES, len(self.valid_rows.num_latents)))
-        noise = SampleNoise(range(len(rows)))
         raw = module.encoded(self.valid_rows.condition(rows).to(module.best.device))
-        lengths = draw_lengths(module.diffusion, raw, noise, self.sampling)
-        drawn = draw_latents(module.diffusion, raw, noise, lengths, self.sampling)
-        return module.autoencoder.backbone.detokenize(module.autoencoder.decode(drawn, self.sampling.decoder))
+        return drawn_texts(module.diffusion, module.autoencoder, raw, len(rows), self.sampling)
 
     def _stop_collapsed(self, metrics: dict[str, float]) -> None:
         config, best = self.module.config, self.module.best

@@ -152,12 +152,8 @@ class DiffusionStage:
         latents, conditions = self.valid
         rows = torch.arange(min(NUM_SAMPLES, len(latents)))
         device = self.module.denoiser.no_self_condition.device
-        noise = SampleNoise(range(len(rows)))
         raw = conditions.gather(rows).to(device)
-        lengths = draw_lengths(self.module, raw, noise, self.sampling)
-        drawn = draw_latents(self.module, raw, noise, lengths, self.sampling)
-        autoencoder = self.autoencoder.to(device)
-        return autoencoder.backbone.detokenize(autoencoder.decode(drawn, self.sampling.decoder))
+        return drawn_texts(self.module, self.autoencoder.to(device), raw, len(rows), self.sampling)
 
 
 class DecoderStage:
@@ -244,6 +240,20 @@ class DecoderStage:
         low, high = self.times
         level = self.diffusion.schedule.level(low + (high - low) * torch.rand(len(z0), device=z0.device))
         return noised_estimate(self.diffusion, z0, mask, raw, level, torch.randn_like(z0), self.guidance_scale)
+
+
+def drawn_texts(
+    diffusion: LatentDiffusionModel,
+    autoencoder: TextAutoencoder,
+    raw: RawCondition,
+    count: int,
+    sampling: SamplingConfig,
+) -> list[str]:
+    """One text for each of `count` conditions, by seeds 0, 1, 2, ...: what a stage shows of itself."""
+    noise = SampleNoise(range(count))
+    lengths = draw_lengths(diffusion, raw, noise, sampling)
+    drawn = draw_latents(diffusion, raw, noise, lengths, sampling)
+    return autoencoder.backbone.detokenize(autoencoder.decode(drawn, sampling.decoder))
 
 
 def trained_for_decoding(autoencoder: TextAutoencoder) -> list[torch.nn.Module]:

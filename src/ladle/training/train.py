@@ -159,7 +159,7 @@ class _Run:
         )
         if settings is not None:
             stage = AutoencoderStage(autoencoder, splits.train, splits.valid, settings)
-            self._run("autoencoder", stage, settings, splits, minutes)
+            self._train_stage("autoencoder", stage, settings, splits, minutes)
         return autoencoder.eval()
 
     def _tokenizer(self, splits: Splits) -> Any:
@@ -207,12 +207,12 @@ class _Run:
             diffusion_stage = DiffusionStage(
                 diffusion, autoencoder, *train_store, valid_store, settings["diffusion"], recipe.sampling
             )
-            self._run("diffusion", diffusion_stage, settings["diffusion"], splits, minutes)
+            self._train_stage("diffusion", diffusion_stage, settings["diffusion"], splits, minutes)
         if settings["joint"]:
             joint_stage = JointStage(
                 autoencoder, diffusion, splits.train, valid_rows, recipe.joint, settings["joint"], recipe.sampling
             )
-            self._run("joint", joint_stage, settings["joint"], splits, minutes)
+            self._train_stage("joint", joint_stage, settings["joint"], splits, minutes)
             fit_normaliser(autoencoder.eval(), [row["text"] for row in splits.train])
             stores = None
         if settings["decoder"]:
@@ -223,7 +223,7 @@ class _Run:
                 autoencoder, diffusion, tokens, *train_store, (valid_tokens, *valid_store), settings["decoder"],
                 recipe.sampling.guidance_scale, recipe.training.decoder.times,
             )  # fmt: skip
-            self._run("decoder", decoder_stage, settings["decoder"], splits, minutes)
+            self._train_stage("decoder", decoder_stage, settings["decoder"], splits, minutes)
         return diffusion.eval()
 
     def _calibrated(self, autoencoder: TextAutoencoder, splits: Splits) -> Recipe:
@@ -256,7 +256,7 @@ class _Run:
         self.log(f"the denoiser of '{name}' has other sizes or another prediction: starting without it")
         return None
 
-    def _run(
+    def _train_stage(
         self, name: str, stage: Stage, settings: TrainingConfig, splits: Splits, minutes: dict[str, float]
     ) -> None:
         result = train_stage(stage, settings, self.output, identity=self._identity(splits, name), log=self.log)
