@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 import tiny
 from ladle.autoencoder.autoencoder import TextAutoencoder
@@ -16,6 +17,12 @@ from ladle.diffusion.denoising import LatentDiffusionModel
 # A shell that starts the tests in the background makes them ignore Ctrl-C, and their child processes too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same cases in every run, so that a change is judged by what it changed. To look for new ones:
+#   make test ARGS=--hypothesis-profile=search
+settings.register_profile("same", derandomize=True)
+settings.register_profile("search")
+settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ladle.config import Config
@@ -361,6 +361,7 @@ def test_the_split_is_the_same_everywhere_and_for_any_order_of_rows(tmp_path):
     st.booleans(),
     st.integers(-5, 5),
 )
+@example(pairs=[(0, 0), (0, 0), (1, 0), (1, 0)], fraction=0.5, most=1, with_source=True, seed=0)
 def test_no_source_or_text_is_on_both_sides(tmp_path_factory, pairs, fraction, most, with_source, seed):
     """A held-out row whose twin is trained on measures memory."""
     rows = [{"text": f"T  {text}" if i % 2 else f"t {text}"} for i, (_, text) in enumerate(pairs)]
@@ -389,6 +390,14 @@ def test_rows_of_one_source_stay_together(tmp_path):
     splits = load_splits(DataConfig(path=str(put_rows(tmp_path / "a.jsonl", rows)), valid_fraction=0.1))
     assert len(splits.valid) == 40 and len({row["source"] for row in splits.valid}) == 4
     assert "by source" in splits.notes[0]
+
+
+def test_of_a_source_with_more_rows_than_may_be_held_out_none_is_trained_on(tmp_path):
+    rows = [{"source": f"s{i % 2}", "target": f"text {i}"} for i in range(20)]
+    splits = load_splits(DataConfig(path=str(put_rows(tmp_path / "a.jsonl", rows)), max_valid_rows=3))
+    assert len(splits.valid) == 3 and len(splits.train) == 10
+    assert {row["source"] for row in splits.valid} != {row["source"] for row in splits.train}
+    assert splits.notes[-1] == "valid: 3 of 10 rows used (max_valid_rows)"
 
 
 def test_nothing_is_split_off_when_all_rows_are_alike_or_none_is_wanted(tmp_path):

@@ -128,11 +128,11 @@ def load_splits(config: DataConfig) -> Splits:
         train = _choose(train, config.max_rows, config.seed)
     if "valid" in parts:
         valid = parts["valid"]
-        if len(valid) > config.max_valid_rows:
-            notes.append(f"valid: {config.max_valid_rows:,} of {len(valid):,} rows used (max_valid_rows)")
-            valid = _choose(valid, config.max_valid_rows, config.seed)
     else:
         train, valid = _split_off(train, config, notes)
+    if len(valid) > config.max_valid_rows:  # (all rows of one source: the rest is not trained on either)
+        notes.append(f"valid: {config.max_valid_rows:,} of {len(valid):,} rows used (max_valid_rows)")
+        valid = _choose(valid, config.max_valid_rows, config.seed)
     return Splits(train, valid, parts.get("test", []), notes)
 
 
