@@ -66,7 +66,7 @@ def test_without_denoisers_their_columns_are_empty() -> None:
 def test_accuracy_by_hand() -> None:
     """Every text's tokens count once, at any length; corrupted latents give what the decoder says of those."""
     autoencoder = memorised.memorised()
-    tokens, latents = TokenStore(autoencoder, memorised.EIGHT), store_latents(autoencoder, memorised.EIGHT)
+    tokens, latents = TokenStore.of(autoencoder, memorised.EIGHT), store_latents(autoencoder, memorised.EIGHT)
     found = accuracy(autoencoder, tokens, latents, lambda z0, mask: -z0)
     right = total = 0
     for row in range(8):

@@ -15,6 +15,7 @@ from ladle.autoencoder.latents import Latents
 from ladle.checkpoint import ModelParts, SamplingConfig
 from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import DiffusionConfig, LatentDiffusionModel
+from ladle.source import SourceReader
 
 MAX_TOKENS = 24
 SENTENCES = [
@@ -124,7 +125,7 @@ def tiny_diffusion(
             condition,
             latent_dim=autoencoder.latent_dim,
             max_latents=max_latents or autoencoder.max_latents,
-            source_dim=autoencoder.backbone.width if source_memory == "states" else autoencoder.latent_dim,
+            source_dim=SourceReader(autoencoder, condition).dim,
             fixed_length=autoencoder.config.bottleneck.fixed_length,
         ).eval()
         torch.nn.init.normal_(diffusion.denoiser.output.weight, std=0.2)
@@ -167,6 +168,18 @@ def mt5_folder(path: Path, seed: int = 0) -> Path:
     tokenizer = tiny_t5_tokenizer()
     config = MT5Config(**_t5_sizes(tokenizer), tie_word_embeddings=False)
     return _save_backbone(MT5ForConditionalGeneration, config, tokenizer, path, seed)
+
+
+def bert_folder(path: Path, seed: int = 0, places: int = 40) -> Path:
+    """A random BERT, 24 wide: an encoder alone, of another width than all other tiny models."""
+    from transformers import BertConfig, BertModel
+
+    tokenizer = tiny_bart_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=24, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48,
+        max_position_embeddings=places, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return _save_backbone(BertModel, config, tokenizer, path, seed)
 
 
 PRETRAINED = {"bart": bart_folder, "t5": t5_folder, "mt5": mt5_folder}

@@ -4,12 +4,12 @@ A model that is complete in itself:
 
     README.md  model.json  backbone/ (config, weights)  tokenizer/  bottleneck/ (and normaliser)  parallel_decoder/
     denoiser/  condition/ (condition encoder and length model)  judge/ (which words tell labels apart)
+    source_encoder/  source_tokenizer/ (where sources are read by another model than the backbone)
 
 A model built on a shipped one (`base`) stores, of the autoencoder, only the tensors that differ, in
 `autoencoder_changes.safetensors`, and has neither backbone/ nor tokenizer/.
 """
 
-import copy
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ladle import __version__
@@ -29,7 +27,7 @@ from ladle.card import model_card
 from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import UserError
-from ladle.files import atomic_folder, atomic_json
+from ladle.files import atomic_folder
 from ladle.model_record import (
     BaseReference,
     ModelRecord,
@@ -43,6 +41,19 @@ from ladle.model_record import (
 )
 from ladle.resolving import RECORD, resolve_model, shipped_model, shipped_models
 from ladle.sampling_config import SamplingConfig
+from ladle.source import SourceEncoder, SourceReader, auto_class
+from ladle.tensor_files import (
+    WEIGHTS,
+    fill,
+    first_line,
+    live_tensors,
+    load_language_model,
+    read_tensors,
+    save_language_model,
+    save_tensors,
+    stored,
+    write_tensors,
+)
 
 if TYPE_CHECKING:
     from ladle.evaluation.judge import Judge
@@ -58,10 +69,9 @@ __all__ = [
     "shipped_models",
 ]
 
-WEIGHTS = "model.safetensors"
 CHANGES = "autoencoder_changes.safetensors"
 JUDGE = "judge"
-TOKENIZER_ORIGIN = {"is_local", "local_files_only", "name_or_path"}  # how it came here, which is no part of it
+BACKBONE, SOURCE_ENCODER = ("backbone", "tokenizer"), ("source_encoder", "source_tokenizer")  # model, tokenizer
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Folder -> beginnings of the names of the tensors that it holds. A folder without tensors is not written.
 AUTOENCODER_PARTS = {"bottleneck": ("bottleneck.", "normaliser."), "parallel_decoder": ("parallel_decoder.",)}
@@ -73,7 +83,8 @@ class ModelParts:
     """Everything that a model folder holds, in memory.
 
     diffusion: None for an autoencoder alone. info: JSON values for the card and `ladle inspect` (see `ladle.card`).
-    judge: tells the labels of texts by their words; None where there are none, or none was trained.
+    judge: tells the labels of texts by their words; None where there are none, or none was trained. source_encoder:
+    reads the source texts in place of the backbone's encoder.
     """
 
     name: str
@@ -82,6 +93,12 @@ class ModelParts:
     sampling: SamplingConfig = SamplingConfig()
     info: dict[str, Any] = field(default_factory=dict)
     judge: "Judge | None" = None
+    source_encoder: SourceEncoder | None = None
+
+    def reader(self) -> SourceReader:
+        """What turns source texts into the denoiser's memory."""
+        condition = ConditionConfig() if self.diffusion is None else self.diffusion.condition.config
+        return SourceReader(self.autoencoder, condition, self.source_encoder)
 
 
 # ----------------------------------------------------------------------------------------------------- saving
@@ -118,12 +135,16 @@ def save_parts(
     reference, changes = (None, {}) if base is None else _changes(parts.autoencoder, base, dtype, shipped)
     with atomic_folder(folder, marker=RECORD) as new:
         if reference is None:
-            _save_backbone(parts.autoencoder.backbone, new, dtype)
+            backbone = parts.autoencoder.backbone
+            save_language_model(backbone.model, backbone.tokenizer, new, BACKBONE, dtype)
             _save_groups(parts.autoencoder, AUTOENCODER_PARTS, new, dtype)
         elif changes:
-            _write_tensors(changes, new / CHANGES)
+            write_tensors(changes, new / CHANGES)
         if parts.diffusion is not None:
             _save_groups(parts.diffusion, DIFFUSION_PARTS, new, dtype)
+        if parts.source_encoder is not None:
+            encoder = parts.source_encoder
+            save_language_model(encoder.model, encoder.tokenizer, new, SOURCE_ENCODER, dtype)
         if parts.judge is not None:
             parts.judge.save(new / JUDGE)
         write_record(_record(parts, dtype, reference, hash_files(new)), new)
@@ -150,30 +171,8 @@ def _record(
     )
 
 
-def _save_backbone(backbone: Backbone, folder: Path, dtype: torch.dtype) -> None:
-    """transformers' own layout, so that the two folders also load there; tied weights are written once."""
-    model, tokenizer = backbone.model, backbone.tokenizer
-    if not tokenizer.is_fast:
-        raise UserError("the backbone's tokenizer has no tokenizer.json form; convert it with transformers first")
-    config = copy.deepcopy(model.config)
-    config.architectures, config.dtype = [type(model).__name__], str(dtype).removeprefix("torch.")
-    config.save_pretrained(folder / "backbone")
-    model.generation_config.save_pretrained(folder / "backbone")
-    _save_tensors(_live(model), folder / "backbone" / WEIGHTS, dtype)
-    # What the last call cut and padded to is no part of the model, and would change its digest.
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    tokenizer.save_pretrained(folder / "tokenizer")
-    for path in (folder / "tokenizer").iterdir():
-        if path.suffix != ".json":  # sentencepiece's own file, a chat template: tokenizer.json says it all
-            path.unlink()
-    path = folder / "tokenizer" / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    atomic_json(path, {key: value for key, value in settings.items() if key not in TOKENIZER_ORIGIN})
-
-
 def _save_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folder: Path, dtype: torch.dtype) -> None:
-    tensors = {name: tensor for name, tensor in _live(module).items() if not name.startswith("backbone.")}
+    tensors = {name: tensor for name, tensor in live_tensors(module).items() if not name.startswith("backbone.")}
     homeless = [name for name in tensors if not name.startswith(tuple(p for group in groups.values() for p in group))]
     if homeless:
         raise RuntimeError(f"no folder of the model holds '{homeless[0]}': give it one in checkpoint.py")
@@ -181,29 +180,7 @@ def _save_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folde
         group = {key: tensor for key, tensor in tensors.items() if key.startswith(prefixes)}
         if group:
             (folder / name).mkdir()
-            _save_tensors(group, folder / name / WEIGHTS, dtype)
-
-
-def _save_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    _write_tensors({name: _stored(name, tensor, dtype) for name, tensor in tensors.items()}, path)
-
-
-def _write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    path.touch()
-    mode = path.stat().st_mode
-    save_file(dict(tensors), path, metadata={"format": "pt"})
-    path.chmod(mode)  # safetensors leaves a file that its owner alone may read
-
-
-def _stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor as it is written. The normaliser's figures divide and multiply every latent: they are not rounded."""
-    tensor = tensor.detach().cpu().contiguous()
-    if not tensor.is_floating_point():
-        return tensor
-    stored = tensor.to(torch.float32 if name.startswith("normaliser.") else dtype)
-    if not torch.equal(stored.isfinite(), tensor.isfinite()):
-        raise UserError(f"the weights '{name}' are too large for {dtype}; save as bfloat16 or float32")
-    return stored
+            save_tensors(group, folder / name / WEIGHTS, dtype)
 
 
 def _changes(
@@ -220,8 +197,8 @@ def _changes(
         raise UserError(
             f"the autoencoder has another backbone or tokenizer than '{base}'; save the model without a base"
         )
-    old = {name: _stored(name, tensor, dtype) for name, tensor in _live(original).items()}
-    new = {name: _stored(name, tensor, dtype) for name, tensor in _live(autoencoder).items()}
+    old = {name: stored(name, tensor, dtype) for name, tensor in live_tensors(original).items()}
+    new = {name: stored(name, tensor, dtype) for name, tensor in live_tensors(autoencoder).items()}
     changes = {name: t for name, t in new.items() if name not in old or not torch.equal(t, old[name])}
     return BaseReference(name=base, digest=autoencoder_digest(record)), changes
 
@@ -246,41 +223,31 @@ def load_parts(name_or_path: str | Path, *, shipped: Path | None = None) -> Mode
     check_files(folder, record, weights=False)
     with torch.random.fork_rng(devices=[]):
         autoencoder = _load_autoencoder(folder, record, shipped)
-        diffusion = _load_diffusion(folder, record, autoencoder)
+        source_encoder = _load_source_encoder(folder, record)
+        diffusion = _load_diffusion(folder, record, autoencoder, source_encoder)
     # After the shapes, so that a wrong one is called by its name.
     check_files(folder, record, weights=True)
-    return ModelParts(record.name, autoencoder, diffusion, record.sampling, record.info, _load_judge(folder, record))
+    judge = _load_judge(folder, record)
+    return ModelParts(record.name, autoencoder, diffusion, record.sampling, record.info, judge, source_encoder)
 
 
 def _load_autoencoder(folder: Path, record: ModelRecord, shipped: Path | None) -> TextAutoencoder:
     if record.base is not None:
         return _load_on_base(folder, record, record.base, shipped)
-    backbone = _load_backbone(folder, record.autoencoder.max_tokens)
+    from transformers import AutoModelForSeq2SeqLM
+
+    model, tokenizer = load_language_model(folder, BACKBONE, lambda config: AutoModelForSeq2SeqLM)
+    backbone = Backbone(model, tokenizer, record.autoencoder.max_tokens).eval()
     with _saying_unfit(folder):
         autoencoder = TextAutoencoder(record.autoencoder, backbone).eval()
     _load_groups(autoencoder, AUTOENCODER_PARTS, folder)
     return autoencoder
 
 
-def _load_backbone(folder: Path, max_tokens: int) -> Backbone:
-    """From a config and our own reading of the weights: no code of the folder's is run, no network is touched."""
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
-
-    local: dict[str, Any] = {"local_files_only": True}
-    where = folder / "backbone"
-    try:
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **local)
-        model = AutoModelForSeq2SeqLM.from_config(
-            config, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False
-        )
-        model.generation_config = GenerationConfig.from_pretrained(where, **local)
-        where = folder / "tokenizer"
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **local)
-    except Exception as error:  # transformers and tokenizers raise errors of every kind for a malformed file
-        raise UserError(f"{where} cannot be read: {_first_line(error)}; copy the model folder again") from None
-    path = folder / "backbone" / WEIGHTS
-    _fill(model.state_dict(keep_vars=True), _read_tensors(path), path)
-    return Backbone(model, tokenizer, max_tokens).eval()
+def _load_source_encoder(folder: Path, record: ModelRecord) -> SourceEncoder | None:
+    if not any(name.startswith(f"{SOURCE_ENCODER[0]}/") for name in record.files):
+        return None
+    return SourceEncoder(*load_language_model(folder, SOURCE_ENCODER, auto_class)).eval()
 
 
 def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference, shipped: Path | None) -> TextAutoencoder:
@@ -291,15 +258,17 @@ def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference, s
             f"({autoencoder_digest(installed)}); install the ladle that it was made with ({record.ladle})"
         )
     path = folder / CHANGES
-    changes = _read_tensors(path) if CHANGES in record.files else {}
+    changes = read_tensors(path) if CHANGES in record.files else {}
     original.backbone.max_tokens = record.autoencoder.max_tokens
-    inherited = {name: tensor.detach().clone() for name, tensor in _live(original).items() if name not in changes}
+    inherited = {
+        name: tensor.detach().clone() for name, tensor in live_tensors(original).items() if name not in changes
+    }
     with _saying_unfit(folder):
         autoencoder = TextAutoencoder(record.autoencoder, original.backbone).eval()
     targets = autoencoder.state_dict(keep_vars=True)
     # Settings may differ from the base's (another parallel decoder, say): of its tensors, those that fit count.
     fitting = {name: t for name, t in inherited.items() if name in targets and t.shape == targets[name].shape}
-    _fill(targets, fitting | changes, path)
+    fill(targets, fitting | changes, path)
     return autoencoder
 
 
@@ -314,17 +283,18 @@ def _load_base(name: str, shipped: Path | None, wanted_by: Path | None = None) -
     return record, load_parts(folder, shipped=shipped).autoencoder
 
 
-def _load_diffusion(folder: Path, record: ModelRecord, autoencoder: TextAutoencoder) -> LatentDiffusionModel | None:
+def _load_diffusion(
+    folder: Path, record: ModelRecord, autoencoder: TextAutoencoder, source_encoder: SourceEncoder | None
+) -> LatentDiffusionModel | None:
     if record.diffusion is None:
         return None
-    states = record.condition.source_memory == "states"
     with _saying_unfit(folder):
         diffusion = LatentDiffusionModel(
             record.diffusion,
             record.condition,
             latent_dim=autoencoder.latent_dim,
             max_latents=autoencoder.max_latents if record.max_latents is None else record.max_latents,
-            source_dim=autoencoder.backbone.width if states else autoencoder.latent_dim,
+            source_dim=SourceReader(autoencoder, record.condition, source_encoder).dim,
             fixed_length=record.fixed_length,
         ).eval()
     _load_groups(diffusion, DIFFUSION_PARTS, folder)
@@ -345,50 +315,14 @@ def _load_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folde
         group = {key: tensor for key, tensor in tensors.items() if key.startswith(prefixes)}
         if group:
             path = folder / name / WEIGHTS
-            _fill(group, _read_tensors(path), path)
-
-
-@torch.no_grad()
-def _fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy `tensors`, read from `path`, into a module's `targets`; of tied ones any name will do, and one is enough."""
-    for name, tensor in tensors.items():
-        if name not in targets:
-            raise UserError(f"{path}: holds a tensor '{name}' that the model in {RECORD} has not")
-        if tensor.shape != targets[name].shape:
-            raise UserError(
-                f"{path}: tensor '{name}' has shape {list(tensor.shape)}, "
-                f"the model in {RECORD} needs {list(targets[name].shape)}"
-            )
-    filled = {id(targets[name]) for name in tensors}
-    for name, target in targets.items():
-        if id(target) not in filled:
-            raise UserError(f"{path}: tensor '{name}' is missing; copy or download the model folder again")
-    for name, tensor in tensors.items():
-        targets[name].copy_(tensor)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; copy or download the model folder again") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is cut short or damaged ({_first_line(error)}); copy the model folder again") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+            fill(group, read_tensors(path), path)
 
 
 # ---------------------------------------------------------------------------------------------------- helpers
 
 
-def _live(module: nn.Module) -> dict[str, Tensor]:
-    """The module's tensors that are saved, each once: of tied ones the first name."""
-    unique = {id(tensor): (name, tensor) for name, tensor in reversed(module.state_dict(keep_vars=True).items())}
-    return dict(reversed(unique.values()))
-
-
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in _live(module).items()}
+    return {name: tensor.shape for name, tensor in live_tensors(module).items()}
 
 
 @contextmanager
@@ -397,8 +331,4 @@ def _saying_unfit(folder: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError, MemoryError, ZeroDivisionError) as error:
-        raise UserError(f"{folder / RECORD}: no model can be built from it: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder / RECORD}: no model can be built from it: {first_line(error)}") from None

@@ -481,7 +481,7 @@ def _check_counts(counts: Mapping[str, int | None]) -> None:
 def _say_cut(model: "LatentDiffusion", texts: Sequence[str], what: str) -> None:
     from ladle.training.cache import count_cut
 
-    cut = count_cut(model.autoencoder, list(texts))
+    cut = count_cut(model.autoencoder.backbone.tokenizer, list(texts), model.max_tokens)
     if cut:
         _log(f"{cut:,} of {len(texts):,} {what} are longer than the model's {model.max_tokens} tokens and were cut")
 

@@ -23,7 +23,8 @@ class ConditionConfig(Config):
     """labels: names of the classes (empty for none). source: whether a source text is read.
 
     source_memory: what the denoiser reads of the source: the frozen encoder's `states`, one a token, or the source's
-    own `latents` (fewer, so cheaper). source_layers: trained layers above it. plain_source: nothing but one linear map
+    own `latents` (fewer, so cheaper). source_encoder: folder or hub id of another model than the backbone, whose states
+    those are; None: the backbone's. source_layers: trained layers above it. plain_source: nothing but one linear map
     above it, as in the paper (no norm, no positions, no layers, no mean of it beside the label). max_source_tokens:
     what of its memory is read. drop_prob: share of samples that lose each condition in training.
     """
@@ -31,6 +32,7 @@ class ConditionConfig(Config):
     labels: tuple[str, ...] = ()
     source: bool = False
     source_memory: Literal["states", "latents"] = "states"
+    source_encoder: str | None = None
     source_layers: int = Field(1, ge=0)
     plain_source: bool = False
     max_source_tokens: int = Field(96, ge=1)

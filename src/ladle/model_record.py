@@ -27,6 +27,7 @@ AUTOENCODER_FOLDERS = ("backbone", "tokenizer", "bottleneck", "parallel_decoder"
 # Unknown to the first version, with what it did: models that still do it keep their digest.
 LATER_SETTINGS: dict[str, Any] = {
     "autoencoder.bottleneck.kl": None, "diffusion.denoiser.kind": "compact", "condition.plain_source": False,
+    "condition.source_encoder": None,
 }  # fmt: skip
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 

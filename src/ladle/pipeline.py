@@ -74,6 +74,7 @@ class LatentDiffusion:
         self.autoencoder.to(self.device).eval()
         if self.parts.diffusion is not None:
             self.parts.diffusion.to(self.device).eval()
+        self.parts.reader().to(self.device)
         return self
 
     @property

@@ -9,7 +9,7 @@ import torch
 from ladle.checkpoint import ModelParts
 from ladle.condition import RawCondition
 from ladle.errors import UserError
-from ladle.training.cache import source_memory, store_texts
+from ladle.training.cache import SourceStore
 
 
 @dataclass(frozen=True)
@@ -84,24 +84,17 @@ class Conditions:
         labels, sources = request.labels, request.sources
         given = any(label is not None for label in labels)
         self.label_ids = config.label_ids(labels) if given or config.labels else None
-        self.index = self.store = None
+        self.sources = None
         if any(source is not None for source in sources):
             if not config.source:
                 raise UserError(f"'{parts.name}' was not trained with source texts: leave the source out")
-            unique = sorted({source for source in sources if source is not None})
-            number = {source: i for i, source in enumerate(unique)}
-            self.index = torch.tensor([-1 if source is None else number[source] for source in sources])
-            self.store = store_texts(
-                parts.autoencoder, unique, lambda t: source_memory(parts.autoencoder, t, config.source_memory)
-            )
+            self.sources = SourceStore(parts.reader(), sources)
         self.with_source = torch.tensor([source is not None for source in sources])
         self.given = torch.tensor([a is not None or b is not None for a, b in zip(labels, sources, strict=True)])
 
     def batch(self, rows: torch.Tensor) -> RawCondition:
         """The conditions of some rows."""
         source = mask = None
-        if self.store is not None and self.index is not None:
-            index = self.index[rows]
-            source, mask = self.store.gather(index.clamp_min(0))
-            mask = mask & (index >= 0)[:, None]
+        if self.sources is not None:
+            source, mask = self.sources.gather(rows)
         return RawCondition(None if self.label_ids is None else self.label_ids[rows], source, mask).to(self.device)

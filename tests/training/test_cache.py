@@ -6,12 +6,13 @@ import torch
 import memorised
 import tiny
 from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.condition import ConditionConfig
+from ladle.source import SourceReader
 from ladle.training.cache import (
     SourceStore,
     VectorStore,
     fit_normaliser,
     length_order,
-    source_memory,
     store_latents,
     store_texts,
 )
@@ -75,14 +76,15 @@ def test_equal_sources_are_kept_once_and_a_missing_one_is_not_read(memory: str) 
     """Data to text repeats its sources; a row without one has nothing that may be read."""
     autoencoder = tiny.tiny_autoencoder()
     sources = ["the old cat", None, "a cat.", "the old cat"]
-    store = SourceStore(autoencoder, sources, memory)
+    reader = SourceReader(autoencoder, ConditionConfig(source=True, source_memory=memory))
+    store = SourceStore(reader, sources)
     assert len(store.store) == 2
     values, mask = store.gather(torch.arange(4))
     for row, source in enumerate(sources):
         if source is None:
             assert not mask[row].any()
             continue
-        expected, expected_mask = source_memory(autoencoder, tiny.tokens(autoencoder, [source]), memory)
+        expected, expected_mask = reader.read(tiny.tokens(autoencoder, [source]))
         torch.testing.assert_close(values[row][mask[row]], expected[expected_mask], atol=5e-3, rtol=2e-3)
     assert torch.equal(values[0], values[3])
     assert values.shape[-1] == (32 if memory == "states" else 16)

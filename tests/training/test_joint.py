@@ -10,6 +10,7 @@ import tiny
 from ladle.checkpoint import SamplingConfig
 from ladle.errors import LadleError
 from ladle.training.data import Row
+from ladle.source import SourceReader
 from ladle.training.joint import JointConfig, JointRows, JointStage, num_directions
 from ladle.training.settings import TrainingConfig
 from ladle.training.stages import ConditionStore
@@ -21,7 +22,9 @@ ROWS = [Row(text=text, label=tiny.LABELS[i % 2], source=text.split()[1]) for i, 
 def stage_of(rows: list[Row] = ROWS, **settings: Any) -> JointStage:
     autoencoder = tiny.tiny_autoencoder()
     joint, sampling = JointConfig(**settings), SamplingConfig(num_inference_steps=2)
-    return JointStage(autoencoder, tiny.tiny_diffusion(autoencoder), rows, rows[:9], joint, SETTINGS, sampling)
+    diffusion = tiny.tiny_diffusion(autoencoder)
+    reader = SourceReader(autoencoder, diffusion.condition.config)
+    return JointStage(reader, diffusion, rows, rows[:9], joint, SETTINGS, sampling)
 
 
 def encoder_gradient(progress: float, **settings: Any) -> Tensor:
@@ -76,10 +79,11 @@ def test_conditions_are_those_of_cached_ones() -> None:
     """Labels, sources read by the encoder as it is, rows without either."""
     rows = [Row(text="a", label="good", source="the cat"), Row(text="b c d e f g"), Row(text="c", label="bad")]
     stage = stage_of(rows)
-    autoencoder, diffusion = stage.module.autoencoder.eval(), stage.module.diffusion
+    reader = stage.module.reader
+    reader.autoencoder.eval()
     order = torch.tensor([2, 0, 1])
-    raw = stage.module.encoded(JointRows(autoencoder, diffusion, rows).condition(order))
-    expected = ConditionStore(autoencoder, rows, diffusion.condition.config).gather(order)
+    raw = stage.module.encoded(JointRows(reader, rows).condition(order))
+    expected = ConditionStore(reader, rows).gather(order)
     assert torch.equal(raw.label_ids, expected.label_ids)
     assert torch.equal(raw.source_mask.any(1), expected.source_mask.any(1))
     torch.testing.assert_close(raw.source[1][raw.source_mask[1]], expected.source[1][expected.source_mask[1]],

@@ -11,6 +11,7 @@ from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.checkpoint import SamplingConfig
 from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import LatentDiffusionModel
+from ladle.source import SourceReader
 from ladle.training.cache import fit_normaliser, store_latents
 from ladle.training.data import Row
 from ladle.training.settings import TrainingConfig
@@ -28,7 +29,9 @@ ROWS = [Row(text=text, label=tiny.LABELS[i % 2], source=text.split()[1]) for i, 
 
 
 def stores(autoencoder: TextAutoencoder, config: ConditionConfig, rows: list[Row] = ROWS) -> tuple[Any, Any]:
-    return store_latents(autoencoder, [row["text"] for row in rows]), ConditionStore(autoencoder, rows, config)
+    return store_latents(autoencoder, [row["text"] for row in rows]), ConditionStore(
+        SourceReader(autoencoder, config), rows
+    )
 
 
 def diffusion_stage(autoencoder: TextAutoencoder) -> DiffusionStage:
@@ -40,8 +43,8 @@ def diffusion_stage(autoencoder: TextAutoencoder) -> DiffusionStage:
 
 def decoder_stage(autoencoder: TextAutoencoder, model: LatentDiffusionModel | None) -> DecoderStage:
     config = tiny.tiny_diffusion(autoencoder).condition.config
-    tokens = TokenStore(autoencoder, tiny.SENTENCES)
-    valid = (TokenStore(autoencoder, tiny.SENTENCES[:9]), *stores(autoencoder, config, ROWS[:9]))
+    tokens = TokenStore.of(autoencoder, tiny.SENTENCES)
+    valid = (TokenStore.of(autoencoder, tiny.SENTENCES[:9]), *stores(autoencoder, config, ROWS[:9]))
     return DecoderStage(autoencoder, model, tokens, *stores(autoencoder, config), valid, SETTINGS)
 
 
@@ -64,7 +67,7 @@ def test_tokens_are_gathered_as_the_tokenizer_pads_them() -> None:
     """In any order, the longest text among them too."""
     autoencoder = tiny.tiny_autoencoder()
     texts = [*memorised.EIGHT, "the old cat " * 30]
-    store = TokenStore(autoencoder, texts)
+    store = TokenStore.of(autoencoder, texts)
     for rows in ([5, 0, 3], [8], [8, 5]):
         batch, expected = store.gather(torch.tensor(rows)), tiny.tokens(autoencoder, [texts[i] for i in rows])
         assert torch.equal(batch["attention_mask"], expected["attention_mask"])
@@ -75,9 +78,8 @@ def test_rows_keep_their_own_conditions() -> None:
     """Labels by number, sources by row, -1 and no mask where a row has none."""
     autoencoder = tiny.tiny_autoencoder()
     rows = [Row(text="a", label="good", source="the cat"), Row(text="b"), Row(text="c", label="bad")]
-    raw = ConditionStore(autoencoder, rows, ConditionConfig(labels=tiny.LABELS, source=True)).gather(
-        torch.tensor([2, 0, 1])
-    )
+    reader = SourceReader(autoencoder, ConditionConfig(labels=tiny.LABELS, source=True))
+    raw = ConditionStore(reader, rows).gather(torch.tensor([2, 0, 1]))
     assert raw.label_ids.tolist() == [0, 1, -1]
     assert raw.source_mask.any(1).tolist() == [False, True, False]
 
@@ -85,13 +87,14 @@ def test_rows_keep_their_own_conditions() -> None:
 def test_rows_without_any_source_do_for_a_model_that_takes_one() -> None:
     """Held-out rows, say: the model is unconditional there."""
     rows = [Row(text="a", label="good"), Row(text="b", label="bad")]
-    store = ConditionStore(tiny.tiny_autoencoder(), rows, ConditionConfig(labels=tiny.LABELS, source=True))
+    reader = SourceReader(tiny.tiny_autoencoder(), ConditionConfig(labels=tiny.LABELS, source=True))
+    store = ConditionStore(reader, rows)
     assert store.gather(torch.tensor([0, 1])).source is None
 
 
 def test_a_model_without_conditions_asks_for_none() -> None:
     """Though the rows have them."""
-    raw = ConditionStore(tiny.tiny_autoencoder(), ROWS, ConditionConfig()).gather(torch.tensor([0]))
+    raw = ConditionStore(SourceReader(tiny.tiny_autoencoder(), ConditionConfig()), ROWS).gather(torch.tensor([0]))
     assert (raw.label_ids, raw.source) == (None, None)
 
 
@@ -113,7 +116,7 @@ def test_an_epoch_holds_every_row_once_and_looking_changes_nothing(name: str) ->
     assert sorted(row for batch in batches for row in batch) == list(range(len(texts)))
     assert batches == stage.batches(3)
     assert batches != stage.batches(4)
-    lengths = TokenStore(autoencoder, texts).lengths
+    lengths = TokenStore.of(autoencoder, texts).lengths
     if name == "diffusion":
         lengths = 3 * -(-lengths // 3)
     assert all(len(batch) * int(lengths[batch].max()) <= SETTINGS.max_tokens for batch in batches)
@@ -254,7 +257,7 @@ def test_the_decoder_gets_better_at_latents_that_are_wrong() -> None:
     autoencoder = memorised.memorised()
     autoencoder.config = autoencoder.config.model_copy(update={"latent_noise": 2.0})
     rows = [Row(text=text) for text in memorised.EIGHT]
-    tokens = TokenStore(autoencoder, memorised.EIGHT)
+    tokens = TokenStore.of(autoencoder, memorised.EIGHT)
     given = stores(autoencoder, ConditionConfig(), rows)
     stage = DecoderStage(autoencoder, None, tokens, *given, (tokens, *given), SETTINGS)
 

@@ -155,6 +155,22 @@ def test_texts_are_conditioned_on_their_sources(tmp_path: Path) -> None:
     assert len(model.generate(source=["cat sat", None, "owl hid"])) == 3
 
 
+def test_sources_may_be_read_by_another_model(tmp_path: Path) -> None:
+    """A name that is none is told before the autoencoder trains; the model folder carries the encoder."""
+    data = write(tmp_path / "rows.jsonl", ROWS, "text", "source")
+    bert = tiny.bert_folder(tmp_path / "bert")
+    with pytest.raises(UserError, match="cannot load the source's encoder"):
+        train(recipe(data, condition={"source_encoder": str(tmp_path)}), tmp_path / "other", log=quiet)
+    assert steps_done(tmp_path / "other") == {}
+    lines: list[str] = []
+    train(recipe(data, condition={"source_encoder": str(bert)}), tmp_path / "run", log=lines.append)
+    model = LatentDiffusion.from_pretrained(tmp_path / "run")
+    kept = load_file(tmp_path / "run/final/source_encoder/model.safetensors")
+    given = load_file(bert / "model.safetensors")
+    assert all(torch.equal(kept[name], tensor) for name, tensor in given.items() if name in kept)
+    assert len(model.generate(source=["cat sat", None])) == 2
+
+
 @pytest.mark.parametrize("family", ["bart", "t5"])
 def test_pretrained_families_train_sample_save_and_load(family: str, tmp_path: Path) -> None:
     """From a folder as transformers saves it; what is frozen is in the model folder as it was."""
@@ -350,10 +366,11 @@ def test_no_text_is_missed_when_cut_ones_are_counted() -> None:
     """Only texts long enough to be in doubt are tokenized; here each length around the limit, in rare bytes."""
     autoencoder = tiny.tiny_autoencoder()
     texts = ["ÿ" * n for n in range(1, 20)] + ["q" * n for n in range(15, 35)]
-    true = sum(len(ids) > tiny.MAX_TOKENS for ids in autoencoder.backbone.tokenizer(texts)["input_ids"])
+    tokenizer = autoencoder.backbone.tokenizer
+    true = sum(len(ids) > tiny.MAX_TOKENS for ids in tokenizer(texts)["input_ids"])
     assert 0 < true < len(texts)
-    assert count_cut(autoencoder, texts) == true
-    assert count_cut(autoencoder, []) == 0
+    assert count_cut(tokenizer, texts, tiny.MAX_TOKENS) == true
+    assert count_cut(tokenizer, [], tiny.MAX_TOKENS) == 0
 
 
 def test_a_label_or_source_that_only_some_rows_have_is_no_obstacle(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ladle.health.geometry import channel_spectrum, midpoint_distances
 from ladle.health.recovery import accuracy, half_recovery, recovery_curve
 from ladle.health.report import Health, advice
 from ladle.pipeline import LatentDiffusion
+from ladle.source import SourceReader
 from ladle.training.cache import VectorStore, store_latents
 from ladle.training.data import DataConfig, load_splits
 from ladle.training.settings import TrainingConfig
@@ -52,7 +53,7 @@ def check_health(
         raise UserError("--health needs texts to learn from and others, held out: give a larger --data")
     autoencoder, parts = model.autoencoder, model.parts
     measured = held_out[:MAX_TEXTS]
-    tokens, latents = TokenStore(autoencoder, measured), store_latents(autoencoder, measured)
+    tokens, latents = TokenStore.of(autoencoder, measured), store_latents(autoencoder, measured)
     known = store_latents(autoencoder, texts)
     small = None
     if denoiser_minutes:
@@ -123,7 +124,7 @@ def _train_denoiser(
     ).to(next(autoencoder.parameters()).device)  # fmt: skip
     plan = DiffusionTraining().model_dump(include=set(TrainingConfig.model_fields) - {"steps", "minutes"})
     settings = TrainingConfig(**plan | {"validate_every": 0, "sample_every": 0, "seed": seed, "minutes": minutes})
-    nothing = ConditionStore(autoencoder, [], condition)
+    nothing = ConditionStore(SourceReader(autoencoder, condition), [])
     stage = DiffusionStage(
         model, autoencoder, known, nothing, (latents, nothing), settings, SamplingConfig(num_inference_steps=1)
     )

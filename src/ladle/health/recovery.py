@@ -104,7 +104,7 @@ def advised_shift(half_log_snr: float) -> float:
 def calibrated_shift(autoencoder: TextAutoencoder, texts: Sequence[str], seed: int = 0) -> tuple[float, float]:
     """(shift of the schedule, log-SNR at which half is lost) by the decoder alone, on `MAX_QUICK` texts at most."""
     texts = [text for text in texts if text.strip()][:MAX_QUICK]
-    tokens, latents = TokenStore(autoencoder, texts), store_latents(autoencoder, texts)
+    tokens, latents = TokenStore.of(autoencoder, texts), store_latents(autoencoder, texts)
     curve = [(row.log_snr, row.decoder) for row in recovery_curve(autoencoder, tokens, latents, seed=seed)]
     half = half_recovery(curve, accuracy(autoencoder, tokens, latents, lambda z0, mask: z0))
     return advised_shift(half), half

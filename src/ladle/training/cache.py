@@ -1,6 +1,7 @@
 """Latents of a whole data set in memory, so that the diffusion stage never runs the encoder."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.latents import Latents
 from ladle.layers import lengths_to_mask
+from ladle.source import SourceReader
 
 
 class VectorStore:
@@ -47,17 +49,19 @@ def store_texts(
     encode: Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]],
     batch_size: int = 256,
     bf16: bool = False,
+    tokenize: Callable[[Iterator[str]], dict[str, Tensor]] | None = None,
 ) -> VectorStore:
     """Run `encode` (tokens -> vectors [B, N, C] and mask [B, N]) over all texts, in their order of rows.
 
-    bf16: several times faster where the processor has units for it; the error is about a hundredth of the vectors.
+    tokenize: in place of the backbone's. bf16: several times faster where the processor has units for it; the error is
+    about a hundredth of the vectors.
     """
     device = next(autoencoder.parameters()).device
     order = length_order(texts)
     parts: list[Tensor] = [torch.empty(0)] * len(texts)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        tokens = autoencoder.backbone.tokenize(texts[i] for i in rows)
+        tokens = (tokenize or autoencoder.backbone.tokenize)(texts[i] for i in rows)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             vectors, mask = encode({name: tensor.to(device) for name, tensor in tokens.items()})
         packed = vectors[mask].half().cpu().split(mask.sum(1).tolist())
@@ -91,11 +95,11 @@ def fit_normaliser(autoencoder: TextAutoencoder, texts: Sequence[str], max_rows:
 class SourceStore:
     """What the denoiser reads of each row's source text; equal sources are encoded and kept once."""
 
-    def __init__(self, autoencoder: TextAutoencoder, sources: Sequence[str | None], memory: str):
+    def __init__(self, reader: SourceReader, sources: Sequence[str | None]):
         unique = sorted({source for source in sources if source is not None})
         number = {source: i for i, source in enumerate(unique)}
         self.index = torch.tensor([-1 if source is None else number[source] for source in sources])
-        self.store = store_texts(autoencoder, unique, lambda tokens: source_memory(autoencoder, tokens, memory))
+        self.store = store_texts(reader.autoencoder, unique, reader.read, tokenize=reader.tokenize)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """rows [B] -> memory [B, M, C] and its mask [B, M]; no place of a row without a source is True."""
@@ -104,21 +108,8 @@ class SourceStore:
         return vectors, mask & (index >= 0)[:, None]
 
 
-def source_memory(autoencoder: TextAutoencoder, tokens: dict[str, Tensor], memory: str) -> tuple[Tensor, Tensor]:
-    """Tokens of source texts -> memory [B, M, C] and mask [B, M]: the encoder's `states` or the text's `latents`."""
-    if memory == "latents":
-        latents = autoencoder.encode(**tokens)
-        return latents.values, latents.mask
-    return autoencoder.backbone.encode(**tokens), tokens["attention_mask"]
-
-
-def count_cut(autoencoder: TextAutoencoder, texts: list[str], limit: int | None = None) -> int:
-    """How many texts are longer than `limit` tokens (by default: than the model holds).
-
-    Tokenizes only those long enough to be in doubt.
-    """
-    backbone = autoencoder.backbone
-    limit = backbone.max_tokens if limit is None else limit
+def count_cut(tokenizer: Any, texts: list[str], limit: int) -> int:
+    """How many texts are longer than `limit` tokens. Tokenizes only those long enough to be in doubt."""
     # A token is a byte at least; a space before the text, a start and an end token may come with it.
     long = [text for text in texts if len(text.encode()) + 3 > limit]
-    return sum(len(ids) > limit for ids in backbone.tokenizer(long)["input_ids"]) if long else 0
+    return sum(len(ids) > limit for ids in tokenizer(long)["input_ids"]) if long else 0

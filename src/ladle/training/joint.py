@@ -17,15 +17,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.latents import Latents
 from ladle.checkpoint import SamplingConfig
 from ladle.condition import RawCondition
 from ladle.config import Config
 from ladle.diffusion.denoising import DiffusionBatch, LatentDiffusionModel
 from ladle.errors import LadleError
+from ladle.source import SourceReader
 from ladle.training.batching import epoch_batches
-from ladle.training.cache import source_memory
 from ladle.training.data import Row
 from ladle.training.stages import NUM_SAMPLES, TokenStore, drawn_texts
 
@@ -95,16 +94,16 @@ class TokenCondition:
 class JointRows:
     """Tokens and conditions of all rows."""
 
-    def __init__(self, autoencoder: TextAutoencoder, diffusion: LatentDiffusionModel, rows: Sequence[Row]):
-        config = diffusion.condition.config
-        self.tokens = TokenStore(autoencoder, [row["text"] for row in rows])
+    def __init__(self, reader: SourceReader, rows: Sequence[Row]):
+        autoencoder, config = reader.autoencoder, reader.config
+        self.tokens = TokenStore.of(autoencoder, [row["text"] for row in rows])
         self.num_latents = autoencoder.num_latents(self.tokens.lengths)
         self.label_ids = config.label_ids([row.get("label") for row in rows]) if config.labels else None
         self.sources = self.with_source = None
         sources = [row.get("source") for row in rows]
         if config.source and any(sources):
             self.with_source = torch.tensor([bool(source) for source in sources])
-            self.sources = TokenStore(autoencoder, [source or "" for source in sources])
+            self.sources = TokenStore(reader.tokenizer, [source or "" for source in sources], reader.max_tokens)
 
     def condition(self, rows: Tensor) -> TokenCondition:
         """rows [B] -> their conditions."""
@@ -125,10 +124,11 @@ class JointModel(nn.Module):
 
     best: Tensor
 
-    def __init__(self, autoencoder: TextAutoencoder, diffusion: LatentDiffusionModel, config: JointConfig):
+    def __init__(self, reader: SourceReader, diffusion: LatentDiffusionModel, config: JointConfig):
         super().__init__()
-        self.autoencoder, self.diffusion, self.config = autoencoder, diffusion, config
-        self.reference = copy.deepcopy(autoencoder).requires_grad_(False) if config.reference_scale else None
+        self.autoencoder, self.diffusion, self.config = reader.autoencoder, diffusion, config
+        self.reader = reader
+        self.reference = copy.deepcopy(self.autoencoder).requires_grad_(False) if config.reference_scale else None
         # Of what collapse is measured by, tokens that come back and directions: saved with the weights.
         self.register_buffer("best", torch.zeros(2))
 
@@ -162,7 +162,7 @@ class JointModel(nn.Module):
         """Conditions with their sources as the encoder reads them now; what is learnt from them is not its business."""
         if condition.sources is None or condition.with_source is None:
             return RawCondition(condition.label_ids)
-        memory, mask = source_memory(self.autoencoder, condition.sources, self.diffusion.condition.config.source_memory)
+        memory, mask = self.reader.read(condition.sources)
         return RawCondition(condition.label_ids, memory.float(), mask & condition.with_source[:, None])
 
 
@@ -174,7 +174,7 @@ class JointStage:
 
     def __init__(
         self,
-        autoencoder: TextAutoencoder,
+        reader: SourceReader,
         diffusion: LatentDiffusionModel,
         train: Sequence[Row],
         valid: Sequence[Row],
@@ -182,8 +182,8 @@ class JointStage:
         config: Any,
         sampling: SamplingConfig,
     ):
-        self.module, self.config = JointModel(autoencoder, diffusion, joint), config
-        self.train_rows, self.valid_rows = (JointRows(autoencoder, diffusion, rows) for rows in (train, valid[:256]))
+        self.module, self.config = JointModel(reader, diffusion, joint), config
+        self.train_rows, self.valid_rows = (JointRows(reader, rows) for rows in (train, valid[:256]))
         self.sampling = sampling.to_the_end()  # the decoder is not adapted yet
         if diffusion.length is not None:
             diffusion.length.fit_base(self.train_rows.num_latents)

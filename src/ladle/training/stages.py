@@ -13,11 +13,12 @@ from torch import Tensor
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.latents import Latents
 from ladle.checkpoint import SamplingConfig
-from ladle.condition import ConditionConfig, RawCondition
+from ladle.condition import RawCondition
 from ladle.diffusion.denoising import DiffusionBatch, LatentDiffusionModel
 from ladle.generation import draw_latents, draw_lengths, noised_estimate
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
+from ladle.source import SourceReader
 from ladle.training.batching import epoch_batches
 from ladle.training.cache import SourceStore, VectorStore
 from ladle.training.data import Row
@@ -29,16 +30,20 @@ NUM_LENGTH_ROWS = 256
 class TokenStore:
     """Token ids of all texts, packed."""
 
-    def __init__(self, autoencoder: TextAutoencoder, texts: Sequence[str]):
-        backbone = autoencoder.backbone
+    def __init__(self, tokenizer: Any, texts: Sequence[str], max_tokens: int):
         parts: list[list[int]] = []
         for start in range(0, len(texts), 10_000):
             chunk = list(texts[start : start + 10_000])
-            parts += backbone.tokenizer(chunk, truncation=True, max_length=backbone.max_tokens)["input_ids"]
-        self.pad = backbone.tokenizer.pad_token_id
+            parts += tokenizer(chunk, truncation=True, max_length=max_tokens)["input_ids"]
+        self.pad = tokenizer.pad_token_id
         self.lengths = torch.tensor([len(part) for part in parts])
         self.ids = torch.tensor([token for part in parts for token in part], dtype=torch.int32)
         self.starts = torch.cumsum(self.lengths, 0) - self.lengths
+
+    @classmethod
+    def of(cls, autoencoder: TextAutoencoder, texts: Sequence[str]) -> "TokenStore":
+        """As the autoencoder reads them."""
+        return cls(autoencoder.backbone.tokenizer, texts, autoencoder.backbone.max_tokens)
 
     def gather(self, rows: Tensor) -> dict[str, Tensor]:
         """rows [B] -> input_ids and attention_mask, [B, longest]."""
@@ -59,9 +64,9 @@ class AutoencoderStage:
     def __init__(self, autoencoder: TextAutoencoder, train: Sequence[Row], valid: Sequence[Row], config: Any):
         self.module, self.config = autoencoder, config
         sources = dict.fromkeys(row["source"] for row in train if row.get("source"))
-        self.train_tokens = TokenStore(autoencoder, [row["text"] for row in train] + list(sources))
+        self.train_tokens = TokenStore.of(autoencoder, [row["text"] for row in train] + list(sources))
         self.valid_texts = [row["text"] for row in valid or train][:256]
-        self.valid_tokens = TokenStore(autoencoder, self.valid_texts)
+        self.valid_tokens = TokenStore.of(autoencoder, self.valid_texts)
 
     def batches(self, epoch: int) -> list[list[int]]:
         return epoch_batches(self.train_tokens.lengths.tolist(), self.config, epoch)
@@ -86,12 +91,13 @@ class AutoencoderStage:
 class ConditionStore:
     """Labels and sources of all rows, as tensors."""
 
-    def __init__(self, autoencoder: TextAutoencoder, rows: Sequence[Row], config: ConditionConfig):
+    def __init__(self, reader: SourceReader, rows: Sequence[Row]):
+        config = reader.config
         self.label_ids = config.label_ids([row.get("label") for row in rows]) if config.labels else None
         self.sources = None
         sources = [row.get("source") for row in rows]
         if config.source and any(source is not None for source in sources):
-            self.sources = SourceStore(autoencoder, sources, config.source_memory)
+            self.sources = SourceStore(reader, sources)
 
     def gather(self, rows: Tensor) -> RawCondition:
         """rows [B] -> their conditions."""

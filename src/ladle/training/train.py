@@ -20,6 +20,7 @@ from ladle.errors import UserError
 from ladle.files import atomic_folder, atomic_json, atomic_text
 from ladle.health.recovery import calibrated_shift
 from ladle.memory import keep_freed_memory
+from ladle.source import SourceEncoder, SourceReader
 from ladle.training.cache import VectorStore, count_cut, fit_normaliser, store_latents
 from ladle.training.data import Row, Splits, load_splits
 from ladle.training.joint import JointStage
@@ -69,6 +70,7 @@ class _Run:
         self.recipe, self.output, self.log = recipe, output, log
         self.given: ModelParts | None = None  # the model to start from
         self.prior: LatentDiffusionModel | None = None  # of that model, where it has one
+        self.source_encoder: SourceEncoder | None = None  # where it is not the backbone's
 
     def train(self, last_stages: tuple[str, ...]) -> Path:
         recipe = self.recipe
@@ -86,16 +88,19 @@ class _Run:
         self._describe()
         # Before the autoencoder trains: too many labels are said at once, and not an hour later.
         condition = self._condition(splits) if "diffusion" in last_stages else None
+        if condition is not None and condition.source and condition.source_encoder:
+            self.source_encoder = SourceEncoder.from_pretrained(condition.source_encoder)
         stages = tuple(s for s in STAGES if not (fixed and s == "autoencoder"))
         minutes: dict[str, float] = {}
         autoencoder = self._autoencoder(splits, stages, minutes)
-        self._say_cut(autoencoder, splits)
-        autoencoder.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        reader = SourceReader(autoencoder, condition or recipe.condition, self.source_encoder)
+        self._say_cut(reader, splits)
+        reader.to("cuda" if torch.cuda.is_available() else "cpu")
         if self.prior is None or recipe.own_vocabulary:  # else the latents stay as that denoiser knows them
             fit_normaliser(autoencoder, [row["text"] for row in splits.train])
         diffusion = None
         if condition is not None:
-            diffusion = self._later_stages(autoencoder, splits, condition, stages, last_stages, minutes)
+            diffusion = self._later_stages(reader, splits, stages, last_stages, minutes)
         source = recipe.data.id or Path(recipe.data.path or "").name
         info = {
             "data": [{"name": source, "rows": len(splits.train), "held out": len(splits.valid)}],
@@ -107,7 +112,7 @@ class _Run:
         if "decoder" not in minutes:  # not used to the prior's estimates
             sampling = sampling.to_the_end()
         judge = self._judge(splits) if diffusion is not None else None
-        parts = ModelParts(recipe.name, autoencoder, diffusion, sampling, info, judge)
+        parts = ModelParts(recipe.name, autoencoder, diffusion, sampling, info, judge, self.source_encoder)
         save_parts(parts, self.output / "final")
         return self.output / "final"
 
@@ -174,13 +179,13 @@ class _Run:
 
     def _later_stages(
         self,
-        autoencoder: TextAutoencoder,
+        reader: SourceReader,
         splits: Splits,
-        condition: ConditionConfig,
         stages: tuple[str, ...],
         last_stages: tuple[str, ...],
         minutes: dict[str, float],
     ) -> LatentDiffusionModel:
+        autoencoder, condition = reader.autoencoder, reader.config
         recipe = self._calibrated(autoencoder, splits)
         device = next(autoencoder.parameters()).device
         # A rare label may be in held-out rows only; the model cannot know it.
@@ -192,7 +197,7 @@ class _Run:
             condition,
             latent_dim=autoencoder.latent_dim,
             max_latents=autoencoder.max_latents,
-            source_dim=autoencoder.backbone.width if condition.source_memory == "states" else autoencoder.latent_dim,
+            source_dim=reader.dim,
             fixed_length=autoencoder.config.bottleneck.fixed_length,
         ).to(device)
         if self.prior is not None:
@@ -203,22 +208,22 @@ class _Run:
         }
         stores: tuple[Store, Store] | None = None
         if settings["diffusion"]:
-            stores = train_store, valid_store = self._stores(autoencoder, splits.train, valid_rows, condition)
+            stores = train_store, valid_store = self._stores(reader, splits.train, valid_rows)
             diffusion_stage = DiffusionStage(
                 diffusion, autoencoder, *train_store, valid_store, settings["diffusion"], recipe.sampling
             )
             self._train_stage("diffusion", diffusion_stage, settings["diffusion"], splits, minutes)
         if settings["joint"]:
             joint_stage = JointStage(
-                autoencoder, diffusion, splits.train, valid_rows, recipe.joint, settings["joint"], recipe.sampling
+                reader, diffusion, splits.train, valid_rows, recipe.joint, settings["joint"], recipe.sampling
             )
             self._train_stage("joint", joint_stage, settings["joint"], splits, minutes)
             fit_normaliser(autoencoder.eval(), [row["text"] for row in splits.train])
             stores = None
         if settings["decoder"]:
-            train_store, valid_store = stores or self._stores(autoencoder, splits.train, valid_rows, condition)
-            tokens = TokenStore(autoencoder, [row["text"] for row in splits.train])
-            valid_tokens = TokenStore(autoencoder, [row["text"] for row in valid_rows[:256]])
+            train_store, valid_store = stores or self._stores(reader, splits.train, valid_rows)
+            tokens = TokenStore.of(autoencoder, [row["text"] for row in splits.train])
+            valid_tokens = TokenStore.of(autoencoder, [row["text"] for row in valid_rows[:256]])
             decoder_stage = DecoderStage(
                 autoencoder, diffusion, tokens, *train_store, (valid_tokens, *valid_store), settings["decoder"],
                 recipe.sampling.guidance_scale, recipe.training.decoder.times,
@@ -262,16 +267,15 @@ class _Run:
         result = train_stage(stage, settings, self.output, identity=self._identity(splits, name), log=self.log)
         minutes[name] = round(result.seconds / 60, 2)
 
-    def _stores(
-        self, autoencoder: TextAutoencoder, train: list[Row], valid: list[Row], condition: ConditionConfig
-    ) -> tuple[Store, Store]:
+    def _stores(self, reader: SourceReader, train: list[Row], valid: list[Row]) -> tuple[Store, Store]:
         """Latents and conditions of the rows to train on, and of those held out."""
         self.log("encoding the texts into latents, once")
+        autoencoder = reader.autoencoder
         bf16 = use_bf16(self.recipe.training.precision, next(autoencoder.parameters()).device)
 
         def store(rows: list[Row]) -> Store:
             texts = [row["text"] for row in rows]
-            return store_latents(autoencoder, texts, bf16), ConditionStore(autoencoder, rows, condition)
+            return store_latents(autoencoder, texts, bf16), ConditionStore(reader, rows)
 
         return store(train), store(valid)
 
@@ -300,13 +304,12 @@ class _Run:
             self.log(f"words tell the label of {judge.real['value']:.1%} of {judge.real['n']:,} held-out texts")
         return judge
 
-    def _say_cut(self, autoencoder: TextAutoencoder, splits: Splits) -> None:
-        limits = {"text": autoencoder.backbone.max_tokens, "source": autoencoder.backbone.max_tokens}
-        if self.recipe.condition.source_memory == "states":
-            limits["source"] = min(limits["source"], self.recipe.condition.max_source_tokens)
-        for what, limit in limits.items():
+    def _say_cut(self, reader: SourceReader, splits: Splits) -> None:
+        backbone = reader.autoencoder.backbone
+        limits = {"text": (backbone.tokenizer, backbone.max_tokens), "source": (reader.tokenizer, reader.max_tokens)}
+        for what, (tokenizer, limit) in limits.items():
             values = [str(row.get(what)) for row in splits.train if row.get(what)]
-            cut = count_cut(autoencoder, values, limit)
+            cut = count_cut(tokenizer, values, limit)
             if cut:
                 self.log(f"{cut:,} of {len(values):,} {what}s are longer than {limit} tokens and were cut")
 
