@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter, Token
 
@@ -17,9 +17,6 @@ from ladle.errors import UserError
 from ladle.files import STDIO, check_writable, write_json, write_rows
 from ladle.memory import keep_freed_memory
 from ladle.sample_rows import TEXTS_AT_ONCE, Draw, Input, drawn_rows, progress_bar, read_inputs
-
-if TYPE_CHECKING:
-    from ladle.pipeline import LatentDiffusion
 
 MAX_SEED = 2**32 - 1
 DASH = "(standard input or output)"  # stands for a lone `-` while cyclopts, which takes that for an option, parses
@@ -143,6 +140,7 @@ def sample(
     decoder: Decoder | None = None,
     decoder_temperature: float | None = None,
     decoder_top_p: float | None = None,
+    num_beams: int | None = None,
     batch_size: int = 128,
 ) -> None:
     """Draw texts from a model. Rows: text, seed, what it was conditioned on, the model's digest.
@@ -166,11 +164,14 @@ def sample(
         decoder: What turns latents into words. Default: the model's own.
         decoder_temperature: How it draws them; 0 takes the likeliest. Default: the model's own.
         decoder_top_p: It draws among the likeliest words that have this probability together. Default: the model's own.
+        num_beams: Search for the likeliest text instead, so wide; needs --decoder-temperature 0. Default: the model's
+            own.
         batch_size: Texts at once; smaller takes less memory.
     """
-    _check_counts(
-        {"--num-samples": num_samples, "--steps": steps, "--candidates": candidates, "--batch-size": batch_size}
-    )
+    _check_counts({
+        "--num-samples": num_samples, "--steps": steps, "--candidates": candidates, "--num-beams": num_beams,
+        "--batch-size": batch_size,
+    })  # fmt: skip
     if guidance_scale is not None and not 0 <= guidance_scale < math.inf:
         raise UserError(f"--guidance-scale is {guidance_scale}: allowed are numbers from 0; 1 is off")
     if temperature is not None and not 0 <= temperature <= 2:
@@ -190,7 +191,9 @@ def sample(
     from ladle.pipeline import LatentDiffusion
 
     loaded = LatentDiffusion.from_pretrained(model)
-    _say_cut(loaded, [item.source for item in inputs if item.source is not None], "source texts")
+    reader = loaded.parts.reader()
+    sources = [item.source for item in inputs if item.source is not None]
+    _say_cut(reader.tokenizer, reader.max_tokens, sources, "source texts")
     draws: list[Draw] = []
     for item in inputs:
         for _ in range(num_samples):
@@ -200,7 +203,7 @@ def sample(
         "num_inference_steps": steps, "sampler": sampler, "guidance_scale": guidance_scale,
         "temperature": temperature, "candidates": candidates, "choose": choose, "label_confidence": label_confidence,
         "decoder": decoder, "decoder_temperature": decoder_temperature, "decoder_top_p": decoder_top_p,
-        "batch_size": batch_size,
+        "num_beams": num_beams, "batch_size": batch_size,
     }  # fmt: skip
     write_rows(output, drawn_rows(loaded, draws, options))
     _wrote(output, len(draws))
@@ -237,7 +240,7 @@ def reconstruct(
     for note in notes:
         _log(note)
     loaded = LatentDiffusion.from_pretrained(model)
-    _say_cut(loaded, originals, "texts")
+    _say_cut(loaded.autoencoder.backbone.tokenizer, loaded.max_tokens, originals, "texts")
     decoded: list[str] = []
 
     def rows() -> Iterator[Mapping[str, Any]]:
@@ -478,12 +481,12 @@ def _check_counts(counts: Mapping[str, int | None]) -> None:
             raise UserError(f"{name} is {value}: it must be at least 1")
 
 
-def _say_cut(model: "LatentDiffusion", texts: Sequence[str], what: str) -> None:
+def _say_cut(tokenizer: Any, limit: int, texts: Sequence[str], what: str) -> None:
     from ladle.training.cache import count_cut
 
-    cut = count_cut(model.autoencoder.backbone.tokenizer, list(texts), model.max_tokens)
+    cut = count_cut(tokenizer, list(texts), limit)
     if cut:
-        _log(f"{cut:,} of {len(texts):,} {what} are longer than the model's {model.max_tokens} tokens and were cut")
+        _log(f"{cut:,} of {len(texts):,} {what} are longer than the model's {limit} tokens and were cut")
 
 
 def _wrote(output: str, count: int) -> None:

@@ -126,6 +126,7 @@ class LatentDiffusion:
         decoder: Decoder | None = None,
         decoder_temperature: float | None = None,
         decoder_top_p: float | None = None,
+        num_beams: int | None = None,
         batch_size: int = 128,
         on_step: OnStep | None = None,
     ) -> list[str]:
@@ -148,6 +149,7 @@ class LatentDiffusion:
             decoder: `autoregressive` or `parallel`.
             decoder_temperature, decoder_top_p: how it draws words; 0 takes the likeliest. Those that the model was
                 saved with when None.
+            num_beams: search for the likeliest text instead, so wide (`decoder_temperature` 0).
             batch_size: samples at once.
             on_step: called with (steps done, steps in all, as far as is known: candidates may ask for another round).
 
@@ -162,7 +164,8 @@ class LatentDiffusion:
                 "num_inference_steps": num_inference_steps, "sampler": sampler, "guidance_scale": guidance_scale,
                 "temperature": temperature, "length_temperature": temperature, "free_temperature": temperature,
                 "decoder": decoder, "decoder_temperature": decoder_temperature, "decoder_top_p": decoder_top_p,
-                "candidates": candidates, "choose": choose, "label_confidence": label_confidence,
+                "num_beams": num_beams, "candidates": candidates, "choose": choose,
+                "label_confidence": label_confidence,
             }
         )  # fmt: skip
         self._check_decoder(sampling.decoder)
@@ -200,7 +203,9 @@ class LatentDiffusion:
         noise = [SampleNoise([seed]) for seed in request.seeds]
         latents = self._draw(noise, request, sampling, batch_size, on_step, candidates)
         how: dict[str, Any] = {}
-        if sampling.decoder_temperature:
+        if sampling.num_beams > 1:
+            how = {"num_beams": sampling.num_beams}
+        elif sampling.decoder_temperature:
             how = {"do_sample": True, "temperature": sampling.decoder_temperature, "top_p": sampling.decoder_top_p}
         return self._decode_many(latents, sampling.decoder, batch_size, noise=noise, **how)
 

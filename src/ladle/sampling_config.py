@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ladle.config import Config, nearest
 
@@ -15,7 +15,8 @@ class SamplingConfig(Config):
     diffusion time whose estimate of z0 is decoded; 0 goes on to the end (see `sampling_levels`). decoder: which of the
     autoencoder's decoders writes the text. decoder_temperature: how it chooses words: 0 takes the likeliest, 1 draws
     them as they are likely, among those that together have the probability `decoder_top_p`. Latents of an early stop
-    leave words open, and to draw those gives back the variety that the early stop costs. grid: whether the steps are
+    leave words open, and to draw those gives back the variety that the early stop costs. num_beams: search for the
+    likeliest text instead, so wide. grid: whether the steps are
     even in diffusion time, in log-SNR, or in quantiles of logit-normal times. candidates: how many are drawn for each
     text that is kept (see `LatentDiffusion.generate`). choose: which of them is kept: the one whose words go together
     best (`sound`), or the first that is what its label says (`label`), which costs fewer draws. label_confidence: how
@@ -42,6 +43,7 @@ class SamplingConfig(Config):
     decoder: Literal["autoregressive", "parallel"] = "autoregressive"
     decoder_temperature: float = Field(0.0, ge=0, le=2)
     decoder_top_p: float = Field(1.0, gt=0, le=1)
+    num_beams: int = Field(1, ge=1)
     grid: Literal["time", "log_snr", "logit_normal"] = "time"
     stop_time: float = Field(0.0, ge=0, lt=1)
     free_stop_time: float = Field(0.0, ge=0, lt=1)
@@ -49,6 +51,12 @@ class SamplingConfig(Config):
     def to_the_end(self) -> Self:
         """The same without early stops and without words left open: for a decoder that is not adapted to estimates."""
         return self.model_copy(update={"stop_time": 0.0, "free_stop_time": 0.0, "decoder_temperature": 0.0})
+
+    @model_validator(mode="after")
+    def _beams_or_draws(self) -> Self:
+        if self.num_beams > 1 and (self.decoder_temperature or self.decoder == "parallel"):
+            raise ValueError("num_beams needs decoder_temperature = 0 and the autoregressive decoder")
+        return self
 
     @field_validator("sampler")
     @classmethod

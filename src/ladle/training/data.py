@@ -140,11 +140,12 @@ def load_splits(config: DataConfig) -> Splits:
 
 
 def _to_rows(table: Table, columns: Columns, keep_empty: bool, notes: list[str]) -> list[Row]:
-    first = list(islice(table.records, _LOOK_AT))
+    records = ((number, _flat(record)) for number, record in table.records)
+    first = list(islice(records, _LOOK_AT))
     names = _resolve(table, columns, [record for _, record in first], notes)
     rows: list[Row] = []
     total = 0
-    for number, record in chain(first, table.records):
+    for number, record in chain(first, records):
         total += 1
         row = _to_row(record, names, table, number)
         if row["text"] or keep_empty:
@@ -156,9 +157,18 @@ def _to_rows(table: Table, columns: Columns, keep_empty: bool, notes: list[str])
     return rows
 
 
+def _flat(record: Record) -> Record:
+    """Parts of a column that holds an object, as translations do ({"translation": {"de": ..., "en": ...}}), stand
+    beside the columns as `translation.de` and `translation.en`."""
+    parts = {
+        f"{name}.{part}": v for name, value in record.items() if isinstance(value, dict) for part, v in value.items()
+    }
+    return parts | record if parts else record
+
+
 def _resolve(table: Table, columns: Columns, sample: list[Record], notes: list[str]) -> Columns:
     """The columns by the file's own names; `text` is always set in the result, `target` never."""
-    available = table.columns or list(dict.fromkeys(chain.from_iterable(sample)))
+    available = list(dict.fromkeys([*(table.columns or ()), *chain.from_iterable(sample)]))
     usual = {name.lower(): name for name in reversed(available)}
     if table.columns is None:  # JSON: a label or source may first come after the records looked at
         usual = {"label": "label", "source": "source"} | usual

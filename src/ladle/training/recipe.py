@@ -230,12 +230,33 @@ def load_recipe(path: str | Path | None = None, data: str | None = None, sets: l
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The settings of a recipe file, unchecked.
+    """The settings of a recipe file, unchecked. `extends` in it names another, beside it: what that one says holds
+    where this one says nothing.
 
     Raises:
-        UserError: no such file, or not TOML.
+        UserError: no such file, not TOML, recipes that extend each other in a circle.
     """
-    return read_toml(path, "recipe", "give a .toml file, or --data FILE alone")
+    return _extended(Path(path), ())
+
+
+def _extended(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+    values = read_toml(path, "recipe", "give a .toml file, or --data FILE alone")
+    name = values.pop("extends", None)
+    if name is None:
+        return values
+    if not isinstance(name, str):
+        raise UserError(f"{path}: extends is {name!r}, it has to be the name of another recipe")
+    extending = (*extending, path.resolve())
+    other = path.parent / name
+    if other.resolve() in extending:
+        raise UserError(f"{path}: extends '{name}', which extends this one")
+    return _merged(_extended(other, extending), values)
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`new` over `old`, group by group."""
+    both = {k: _merged(old[k], v) for k, v in new.items() if isinstance(v, dict) and isinstance(old.get(k), dict)}
+    return old | new | both
 
 
 def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
