@@ -63,7 +63,7 @@ def texts(tmp_path: Path) -> Path:
 
 def process(*words: object, **options: object) -> subprocess.Popen[str]:
     """The command line as a process of its own."""
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "ladle", *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
@@ -444,7 +444,7 @@ def test_a_closed_pipe_ends_quietly(model: Path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, the always full disk of Linux")
 def test_a_full_disk_under_standard_output_is_one_line(model: Path):
     """Python would otherwise complain a second time when it ends."""
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     with open("/dev/full", "w") as full:
         ended = subprocess.run(
             [sys.executable, "-m", "ladle", "inspect", "--model", str(model)],
@@ -503,7 +503,7 @@ def test_help_and_version_import_nothing_heavy_and_are_quick():
         "assert not heavy, heavy\n"
         "print(time.process_time())"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[2])}
     for words in (["--help"], ["sample", "--help"], ["--version"]):
         ended = subprocess.run(
             [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment, check=True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ladle.training.recipe import STAGES, load_recipe
+from ladle.training.recipe import STAGES, load_recipe, read_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
 
@@ -34,7 +34,7 @@ def test_it_is_read_with_a_file_in_place_of_its_data(path: Path) -> None:
 def test_it_names_public_data_or_says_where_they_come_from(path: Path) -> None:
     """A stranger must be able to run it: a data set on the hub, or a command in its head that makes the file."""
     text = path.read_text(encoding="utf-8")
-    assert 'id = "' in text or "--data" in text.split("[", 1)[0]
+    assert read_recipe(path).get("data", {}).get("id") or "--data" in text.split("[", 1)[0]
     assert text.startswith("#")
 
 

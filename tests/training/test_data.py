@@ -324,6 +324,38 @@ def test_a_folder_without_train_rows_or_with_two_such_files_is_an_error(tmp_path
     assert "two files of train rows, train.jsonl.gz and train.txt" in message_of(load_splits, config)
 
 
+def test_a_folder_may_hold_a_split_in_parts(tmp_path):
+    """As the hub's own files are named; in the order of their numbers, and what is named otherwise is not read."""
+    for number in range(3):
+        put_rows(tmp_path / f"train-0000{number}-of-00003.jsonl", [{"text": f"a{number}"}, {"text": f"b{number}"}])
+    put(tmp_path / "validation_1.csv", "text\nv\n")
+    put(tmp_path / "train_log.jsonl", "no rows\n")
+    splits = load_splits(DataConfig(path=str(tmp_path)))
+    assert texts(splits.train) == ["a0", "b0", "a1", "b1", "a2", "b2"] and texts(splits.valid) == ["v"]
+    assert splits.notes == [f"train: 3 files of {tmp_path}"]
+    put(tmp_path / "train-1.csv", "text\nx\n")  # of another kind: the same rows once more?
+    assert "two files of train rows" in message_of(load_splits, DataConfig(path=str(tmp_path)))
+
+
+def test_a_folder_of_files_of_any_names_is_all_trained_on(tmp_path):
+    for name in ("tales.txt", "fables.txt", ".hidden.txt", "notes.md"):
+        put(tmp_path / name, f"{name}\n")
+    splits = load_splits(DataConfig(path=str(tmp_path), valid_fraction=0))
+    assert texts(splits.train) == ["fables.txt", "tales.txt"]
+    assert splits.notes == [f"train: 2 files of {tmp_path}"]
+
+
+def test_a_part_of_a_column_that_holds_an_object_is_a_column(tmp_path):
+    """As translations come; the whole column is none."""
+    rows = [{"id": i, "translation": {"de": f"satz {i}", "en": f"sentence {i}"}} for i in range(3)]
+    path = str(put_rows(tmp_path / "a.jsonl", rows))
+    config = DataConfig(path=path, source="translation.en", text="translation.de", valid_fraction=0)
+    assert load_splits(config).train == [{"text": f"satz {i}", "source": f"sentence {i}"} for i in range(3)]
+    wrong = config.model_copy(update={"text": "translation.fr"})
+    assert "columns: id, translation, translation.de, translation.en" in message_of(load_splits, wrong)
+    assert "is {'de'" in message_of(load_splits, config.model_copy(update={"text": "translation"}))
+
+
 def test_no_data_at_all_is_an_error():
     assert "name a file or folder" in message_of(load_splits, DataConfig())
 

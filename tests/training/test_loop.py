@@ -1,6 +1,7 @@
 """The loop trains, ends where it should, and a training in pieces is the training in one."""
 
 import contextlib
+import itertools
 import json
 import math
 import multiprocessing
@@ -214,34 +215,37 @@ def saved_step(run_dir: Path) -> int:
     return 0
 
 
-def test_killed_at_random_moments_it_ends_as_the_unbroken_training(tmp_path: Path) -> None:
-    """kill -9, twice, while steps are made and states are written; then the same call to the end."""
+@pytest.mark.parametrize(
+    ("kills", "steps"), [(2, 150), pytest.param(20, 300, marks=pytest.mark.slow)], ids=["twice", "twenty-times"]
+)
+def test_killed_at_random_moments_it_ends_as_the_unbroken_training(tmp_path: Path, kills: int, steps: int) -> None:
+    """kill -9 while steps are made and states are written; then the same call to the end."""
     processes = multiprocessing.get_context("forkserver")  # imports torch once, then forks in no time
     processes.set_forkserver_preload(["torch", "accelerate", "accelerate.utils", "ladle.training.loop"])
-    settings: dict[str, Any] = {"steps": 150, "save_every_seconds": 0.0}
-    broken, steps = tmp_path / "broken", [0]
-    for _ in range(2):
-        slow = settings | {"pause": 0.004, "max_loads": 60}
+    settings: dict[str, Any] = {"steps": steps, "save_every_seconds": 0.0}
+    broken, saved = tmp_path / "broken", [0]
+    for _ in range(kills):
+        slow = settings | {"pause": 0.004, "max_loads": max(10, 120 // kills)}
         process = processes.Process(target=run, args=(str(broken),), kwargs=slow)
         process.start()
         deadline = time.monotonic() + 120
-        while saved_step(broken) <= steps[-1] and time.monotonic() < deadline:
+        while saved_step(broken) <= saved[-1] and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(random.uniform(0.0, 0.3))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        steps.append(saved_step(broken))
-    assert 0 < steps[1] < steps[2] < 150
+        saved.append(saved_step(broken))
+    assert all(one < next_one for one, next_one in itertools.pairwise(saved)) and saved[-1] < steps
     process = processes.Process(target=run, args=(str(broken),), kwargs=settings)
     process.start()
     process.join(120)
     assert process.exitcode == 0
 
-    run(str(tmp_path / "whole"), steps=150)
+    run(str(tmp_path / "whole"), steps=steps)
     parts = [tmp_path / which / "state" / "diffusion" / "ema.safetensors" for which in ("broken", "whole")]
-    assert parts[0].read_bytes() == parts[1].read_bytes(), f"killed after steps {steps}"
-    assert rows(broken) == rows(tmp_path / "whole"), f"killed after steps {steps}"
+    assert parts[0].read_bytes() == parts[1].read_bytes(), f"killed after steps {saved}"
+    assert rows(broken) == rows(tmp_path / "whole"), f"killed after steps {saved}"
     names = [sorted(path.name for path in (tmp_path / which / "samples").iterdir()) for which in ("broken", "whole")]
     assert names[0] == names[1]
 

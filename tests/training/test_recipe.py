@@ -7,8 +7,7 @@ import pytest
 
 from ladle.errors import UserError
 from ladle.sampling_config import SamplingConfig
-from ladle.training.recipe import DEFAULT_MINUTES, SAMPLING, Recipe, load_recipe
-from ladle.training.train import to_toml
+from ladle.training.recipe import DEFAULT_MINUTES, SAMPLING, Recipe, load_recipe, to_toml
 
 HUB = """
 name = "mine"
@@ -171,6 +170,36 @@ def test_the_recipes_path_opens_the_message(tmp_path: Path) -> None:
         load_recipe(recipe_file(tmp_path, "data = 5"), data="x.txt")
 
 
+def test_a_recipe_may_extend_another(tmp_path: Path) -> None:
+    """Group by group, through several files, in other folders too; settings given by hand are the last word."""
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "first.toml").write_text(
+        'name = "first"\n[data]\nid = "a/b"\ntext = "body"\n[training]\nminutes = 5\n[training.diffusion]\nlr = 1e-4\n'
+    )
+    (tmp_path / "second.toml").write_text('extends = "parts/first.toml"\n[training.diffusion]\nsteps = 7\n')
+    (tmp_path / "third.toml").write_text('extends = "second.toml"\nname = "third"\n[training]\nminutes = 6\n')
+    recipe = load_recipe(tmp_path / "third.toml")
+    assert (recipe.name, recipe.data.id, recipe.training.minutes) == ("third", "a/b", 6)
+    assert (recipe.training.diffusion.lr, recipe.training.diffusion.steps) == (1e-4, 7)
+    by_hand = load_recipe(tmp_path / "third.toml", data="rows.txt", sets=["training.diffusion.lr=3e-4"])
+    assert (by_hand.data.id, by_hand.data.text, by_hand.training.diffusion.lr) == (None, None, 3e-4)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ('extends = "b.toml"', 'extends = "a.toml"', "extends 'a.toml', which extends this one"),
+        ('extends = "c.toml"', "", "no recipe at '.*c.toml'"),
+        ("extends = 3", "", "extends is 3, it has to be the name of another recipe"),
+    ],
+)
+def test_what_cannot_be_extended_is_said(tmp_path: Path, first: str, second: str, message: str) -> None:
+    (tmp_path / "a.toml").write_text(first)
+    (tmp_path / "b.toml").write_text(second)
+    with pytest.raises(UserError, match=message):
+        load_recipe(tmp_path / "a.toml", data="rows.txt")
+
+
 def test_a_recipe_without_data_is_refused(tmp_path: Path) -> None:
     """It says both ways to name some."""
     with pytest.raises(UserError, match="no data: give --data FILE"):
@@ -257,9 +286,9 @@ def test_a_stage_gets_what_all_have_in_common_and_its_own() -> None:
 
 
 def test_a_wrong_choice_is_found_with_its_stage() -> None:
-    """The plan hands it on; the message says where it stood."""
-    with pytest.raises(UserError, match="training.decoder: lr_schedule"):
-        plan(steps=10, decoder={"lr_schedule": "cosin"}).stage("decoder", STAGES)
+    """When the recipe is read; the message says where it stood, and what is allowed."""
+    with pytest.raises(UserError, match="decoder.lr_schedule: .*'cosine'.*'trapezoid'"):
+        plan(steps=10, decoder={"lr_schedule": "cosin"})
 
 
 # ------------------------------------------------------------------------------------------------ writing

@@ -1,5 +1,7 @@
 """What each stage trains, on what, and what it leaves alone."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.source import SourceReader
 from ladle.training.cache import fit_normaliser, store_latents
 from ladle.training.data import Row
+from ladle.training.loop import train_stage
 from ladle.training.settings import TrainingConfig
 from ladle.training.stages import (
     NUM_SAMPLES,
@@ -99,6 +102,29 @@ def test_a_model_without_conditions_asks_for_none() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ all stages
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "diffusion"])
+def test_bf16_and_fp32_have_one_loss_curve(name: str, tmp_path: Path) -> None:
+    """The same batches and draws: apart by less than a curve moves between two seeds."""
+    curves: dict[tuple[str, int], list[float]] = {}
+    for precision, seed in (("fp32", 0), ("bf16", 0), ("fp32", 1)):
+        autoencoder = tiny.tiny_autoencoder()
+        config = TrainingConfig(
+            steps=100, lr=5e-3, max_tokens=400, precision=precision, seed=seed, validate_every=0, sample_every=0
+        )
+        stage: Any = diffusion_stage(autoencoder) if name == "diffusion" else None
+        if stage is None:
+            stage = AutoencoderStage(autoencoder, ROWS, ROWS[:9], config)
+        stage.config = config
+        train_stage(stage, config, tmp_path / f"{precision}-{seed}", log=lambda line: None)
+        rows = map(json.loads, (tmp_path / f"{precision}-{seed}" / "metrics.jsonl").read_text().splitlines())
+        curves[precision, seed] = [row["loss"] for row in rows if "loss" in row]
+    plain, mixed, other = curves["fp32", 0], curves["bf16", 0], curves["fp32", 1]
+    assert len(plain) == 2 and plain[1] < 0.95 * plain[0]
+    for i in range(2):
+        assert mixed[i] == pytest.approx(plain[i], rel=0.03)
+        assert abs(mixed[i] - plain[i]) < max(abs(other[i] - plain[i]), 0.03 * plain[i])
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "diffusion", "decoder"])

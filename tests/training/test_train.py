@@ -22,7 +22,8 @@ from ladle.health.recovery import advised_shift
 from ladle.pipeline import LatentDiffusion
 from ladle.training.cache import count_cut
 from ladle.training.recipe import Recipe, load_recipe
-from ladle.training.train import start_from, train
+from ladle.training.starting import start_from
+from ladle.training.train import train
 
 ROWS = [
     {"text": text, "label": tiny.LABELS[i % 2], "source": f"{text.split()[1]} {text.split()[2]}"}
@@ -331,8 +332,8 @@ def test_a_vocabulary_of_ones_own_wants_the_given_sizes(
         made = recipe(data, start=str(labelled[0]), own_vocabulary=True, autoencoder=sizes)
         with pytest.raises(UserError, match=f"does not fit this one: {reason}"):
             train(made, tmp_path / "refused", log=quiet)
-        monkeypatch.setattr("ladle.training.train.PRIOR", str(labelled[0] / "final"))
-        monkeypatch.setattr("ladle.training.train.OWN_CHARACTERS", 10)
+        monkeypatch.setattr("ladle.training.starting.PRIOR", str(labelled[0] / "final"))
+        monkeypatch.setattr("ladle.training.starting.OWN_CHARACTERS", 10)
         lines: list[str] = []
         train(recipe(data, start="auto", autoencoder=sizes), tmp_path / part, stage="autoencoder", log=lines.append)
         assert any(line.startswith("starting from nothing") and reason in line for line in lines)
@@ -449,12 +450,12 @@ def test_much_text_gets_a_vocabulary_of_its_own_and_little_the_priors(
 ) -> None:
     """What was chosen is said and written down, so that the run goes on as it began."""
     data = write(tmp_path / "rows.jsonl", ROWS, "text")
-    monkeypatch.setattr("ladle.training.train.PRIOR", str(labelled[0] / "final"))
+    monkeypatch.setattr("ladle.training.starting.PRIOR", str(labelled[0] / "final"))
     for limit, own, line in (
         (10, True, "are enough for a vocabulary of their own"),
         (10**6, False, "are little to learn a language from"),
     ):
-        monkeypatch.setattr("ladle.training.train.OWN_CHARACTERS", limit)
+        monkeypatch.setattr("ladle.training.starting.OWN_CHARACTERS", limit)
         lines: list[str] = []
         train(recipe(data, start="auto"), tmp_path / str(limit), stage="autoencoder", log=lines.append)
         assert any(line in said for said in lines)

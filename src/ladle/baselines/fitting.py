@@ -105,11 +105,7 @@ def fit_scorer(
 def autoregressive_settings(**budget: Any) -> TrainingConfig:
     """How these models are trained; budget: `minutes` or `steps`, `seed`. By Muon, as Ladle is: on E2E it reaches 1.90
     nats a token in 78 s where AdamW's best learning rate reaches 2.42 (benchmarks/LOG.md)."""
-    return TrainingConfig(
-        optimizer="muon",
-        max_tokens=4096, ema_decay=0.999, lr_schedule="trapezoid", cooldown=0.5, weight_decay=0.05, betas=(0.9, 0.98),
-        validate_every=0.05, sample_every=0.25, **budget,
-    )  # fmt: skip
+    return TrainingConfig(optimizer="muon", cooldown=0.5, warmup=0.02, validate_every=0.05, sample_every=0.25, **budget)
 
 
 def config_of_size(num_parameters: int, vocab_size: int, max_tokens: int = 96, **settings: Any) -> AutoregressiveConfig:

@@ -7,6 +7,7 @@ its text. Nothing here knows of tokens.
 import hashlib
 import importlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -47,10 +48,10 @@ class Columns:
 class DataConfig(Config):
     """Where the rows come from, which columns they have, and how many are held out."""
 
-    path: str | None = None  # a file, a folder of train/valid/test files, or "-"; wins over `id`
+    path: str | None = None  # a file, a folder of train/valid/test files (or of any files), or "-"; wins over `id`
     id: str | None = None  # a `datasets` hub id
     subset: str | None = None  # the hub data set's configuration name
-    text: str | None = None
+    text: str | None = None  # a column; of one that holds an object a part, "translation.de"
     label: str | None = None
     source: str | None = None
     target: str | None = None
@@ -120,7 +121,7 @@ def load_splits(config: DataConfig) -> Splits:
     else:
         raise UserError("no data: name a file or folder (--data), or a hub data set (data.id)")
     given = {"valid": config.valid_path, "test": config.test_path}
-    parts |= _read_parts({split: path for split, path in given.items() if path is not None}, config, notes)
+    parts |= _read_parts({split: [path] for split, path in given.items() if path is not None}, config, notes)
 
     train = parts["train"]
     if config.max_rows is not None and len(train) > config.max_rows:
@@ -161,9 +162,12 @@ def _flat(record: Record) -> Record:
     """Parts of a column that holds an object, as translations do ({"translation": {"de": ..., "en": ...}}), stand
     beside the columns as `translation.de` and `translation.en`."""
     parts = {
-        f"{name}.{part}": v for name, value in record.items() if isinstance(value, dict) for part, v in value.items()
+        f"{name}.{part}": inner
+        for name, value in record.items()
+        if isinstance(value, dict)
+        for part, inner in value.items()
     }
-    return parts | record if parts else record
+    return {**record, **parts, **record} if parts else record  # in this order, and no part takes a column's place
 
 
 def _resolve(table: Table, columns: Columns, sample: list[Record], notes: list[str]) -> Columns:
@@ -258,30 +262,48 @@ def _references(value: Any, table: Table, number: int) -> list[str]:
 # ------------------------------------------------------------------------------------------------ where rows are
 
 
-def _read_parts(paths: dict[str, str], config: DataConfig, notes: list[str]) -> dict[str, list[Row]]:
-    return {split: read_rows(path, config.columns, notes=notes) for split, path in paths.items()}
+def _read_parts(paths: dict[str, list[str]], config: DataConfig, notes: list[str]) -> dict[str, list[Row]]:
+    parts = {}
+    for split, files in paths.items():
+        if len(files) > 1:
+            notes.append(f"{split}: {len(files)} files of {Path(files[0]).parent}")
+        parts[split] = [row for path in files for row in read_rows(path, config.columns, notes=notes)]
+    return parts
 
 
-def _split_paths(path: str) -> dict[str, str]:
-    """{"train": path} for a file; for a folder the files named after splits, of any known kind."""
+def _split_paths(path: str) -> dict[str, list[str]]:
+    """{"train": [path]} for a file; for a folder the files of each split, of any known kind: one named after it, or
+    several parts of it (train-00000-of-00004.parquet); where none is named so, all are train files."""
     folder = Path(path)
     if path == STDIO or not folder.is_dir():
-        return {"train": path}
-    found: dict[str, str] = {}
+        return {"train": [path]}
+    found: dict[str, list[str]] = {}
     names = sorted(name for name in os.listdir(folder) if kind_of(name) and not name.startswith("."))
     for name in names:
-        split = next((split for split, stems in SPLIT_NAMES.items() if name.lower().split(".")[0] in stems), None)
+        split = _split_of(name)
         if split is None:
             continue
-        if split in found:
-            raise UserError(
-                f"{path} has two files of {split} rows, {Path(found[split]).name} and {name}; name one file"
-            )
-        found[split] = str(folder / name)
+        others = found.setdefault(split, [])
+        if others and (not _is_part(name) or not _is_part(others[0]) or kind_of(name) != kind_of(others[0])):
+            raise UserError(f"{path} has two files of {split} rows, {others[0]} and {name}; name one file")
+        others.append(name)
+    if names and not found:  # files of any names, all of them to train on
+        found["train"] = names
     if "train" not in found:
         has = f"it has {', '.join(names[:8])}" if names else "it has no data files"
         raise UserError(f"{path} has no train file (train.jsonl, say; {', '.join(ENDINGS)}, or + .gz): {has}")
-    return found
+    return {split: [str(folder / name) for name in files] for split, files in found.items()}
+
+
+def _split_of(name: str) -> str | None:
+    """The split that a file is named after: train.jsonl, or a part of it, train-00000-of-00004.parquet, train_2.csv."""
+    stem = re.sub(r"[-_]\d.*$", "", name.lower().split(".")[0])
+    return next((split for split, stems in SPLIT_NAMES.items() if stem in stems), None)
+
+
+def _is_part(name: str) -> bool:
+    """Whether the name is of one file of several, by its number."""
+    return bool(re.search(r"[-_]\d", name.split(".")[0]))
 
 
 def _hub_parts(config: DataConfig, notes: list[str]) -> dict[str, list[Row]]:

@@ -1,17 +1,19 @@
 """The one training loop: any stage, on accelerate, in steps or in minutes, resumable at any moment.
 
 A stage brings batches, a loss, a validation and samples; the loop brings everything that stages have in common:
-device and precision, accumulation, clipping, learning rate, EMA, run state, progress, metrics and signals.
+device and precision, processes, accumulation, clipping, learning rate, EMA, run state, progress, metrics and signals.
 """
 
+import io
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,8 +21,20 @@ from ladle.config import Config
 from ladle.errors import LadleError, UserError
 from ladle.training.best import BestWeights
 from ladle.training.ema import EMA
+from ladle.training.interface import Stage
 from ladle.training.interrupts import Interrupts
-from ladle.training.progress import Log, Progress, Record, collapse_warnings, duration, mean, sample_statistics, say
+from ladle.training.processes import Processes, main_first
+from ladle.training.progress import (
+    Log,
+    NoRecord,
+    Progress,
+    Record,
+    collapse_warnings,
+    duration,
+    mean,
+    sample_statistics,
+    say,
+)
 from ladle.training.settings import FREE_SETTINGS, TrainingConfig, build_optimizer, lr_factor, use_bf16
 from ladle.training.state import (
     Position,
@@ -31,42 +45,10 @@ from ladle.training.state import (
     seed_all,
     trained_tensors,
 )
+from ladle.training.trackers import Trackers
 
 MAX_BAD_STEPS = 20  # steps in a row with a loss or gradient that is not finite, before the training gives up
 LOG_EVERY = 50  # steps to a row of metrics.jsonl
-
-
-class Stage(Protocol):
-    """What the loop trains.
-
-    Random numbers come from torch's global generators and are drawn in `loss` (`load` may draw, but then in the same
-    order for the same batches). The loop moves `module` and every batch to the device.
-    """
-
-    name: str
-    """A folder's name, shown to the user: `autoencoder`, `diffusion`, `decoder`."""
-
-    progress: float
-    """The share of the budget that is spent, 0 to 1: set by the loop before each step, for what changes on the way."""
-
-    @property
-    def module(self) -> nn.Module:
-        """Its parameters that require a gradient are trained. Parts without any stay in eval mode."""
-
-    def batches(self, epoch: int) -> Sequence[Any]:
-        """What each batch of an epoch is made of (lists of row indices, say): cheap, the same at every call."""
-
-    def load(self, batch_spec: Any) -> Any:
-        """The tensors of one batch, in tuples, lists, mappings or objects with `.to(device)`."""
-
-    def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """The loss, a scalar, and scalar metrics for `metrics.jsonl`; `num_tokens` among them gives tokens a second."""
-
-    def validate(self) -> dict[str, float]:
-        """Metrics on held-out rows. Called with the averaged weights, in eval mode, without gradients, seeded."""
-
-    def sample(self) -> list[str]:
-        """A few texts to look at, or none. Called as `validate` is."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +76,8 @@ def train_stage(
     Writes `state/<stage>/`, rows of `metrics.jsonl` and `samples/<stage>-<step>.jsonl` under `run_dir`. A stage that
     is done is loaded and returned at once. On SIGINT or SIGTERM the step is ended, the state saved and
     KeyboardInterrupt raised. In float32 on a CPU, a training in pieces gives the weights of an unbroken one, bit by
-    bit. The caller's random generators are left as they were.
+    bit. The caller's random generators are left as they were. In P processes (torchrun) each takes its own batches, and
+    a step is of P times `gradient_accumulation`: as one process would take it that accumulates so many.
 
     Args:
         identity: what else defines the run: configs (the model's), or JSON values (a digest of the data). Settings, the
@@ -103,7 +86,7 @@ def train_stage(
         log: takes lines for the user (standard error by default).
 
     Raises:
-        UserError: the state belongs to other settings, data or model; no data; several processes.
+        UserError: the state belongs to other settings, data or model; no data.
         LadleError: the state is damaged or cannot be written; the loss is not finite many times in a row.
         ValueError: the module has nothing to train.
     """
@@ -122,7 +105,8 @@ def train_stage(
         },
         {key: type(value).model_construct().model_dump(mode="json") for key, value in configs.items()},
     )
-    finished = folder.finished(stage.module)
+    with main_first():  # (it mends what a killed run left)
+        finished = folder.finished(stage.module)
     if finished is not None:
         position, metrics = finished
         stage.module.eval()
@@ -142,15 +126,21 @@ class _Run:
 
     def __init__(self, stage: Stage, config: TrainingConfig, run_dir: Path, folder: StateFolder, log: Log) -> None:
         from accelerate import Accelerator  # two seconds that a finished stage does not need
+        from accelerate.utils import DistributedDataParallelKwargs
 
-        self.stage, self.config, self.folder, self.log = stage, config, folder, log
+        self.stage, self.config, self.folder = stage, config, folder
         # Precision is not accelerate's: it fixes that once for the whole process, and stages may differ in it.
-        self.accelerator = Accelerator(mixed_precision="no", gradient_accumulation_steps=config.gradient_accumulation)
-        if self.accelerator.num_processes > 1:
-            raise UserError(
-                f"training runs in one process, not in {self.accelerator.num_processes}; start it without torchrun"
-            )
+        self.accelerator = Accelerator(
+            mixed_precision="no",
+            gradient_accumulation_steps=config.gradient_accumulation,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # what is dropped at random
+        )
         self.device = self.accelerator.device
+        self.processes = Processes(self.device)
+        if self.processes.count != self.accelerator.num_processes:
+            seen = self.accelerator.num_processes
+            raise LadleError(f"started as {self.processes.count} processes, accelerate sees {seen}: use torchrun")
+        self.log = log if self.processes.main else _silent
         self.bf16 = use_bf16(config.precision, self.device)
         self.objective = self.accelerator.prepare_model(_Objective(stage, self.autocast))
         self.trained = [parameter for parameter in stage.module.parameters() if parameter.requires_grad]
@@ -161,18 +151,22 @@ class _Run:
         self.saved_step = 0
 
     def train(self) -> TrainingResult:
-        with preserved_random(self.device), Interrupts() as self.signals:
+        names = self.config.trackers if self.processes.main else ()
+        self.trackers = Trackers(names, self.stage.name, self.run_dir)
+        with preserved_random(self.device), Interrupts() as self.signals, closing(self.trackers):
             self._start()
-            with Progress(self.stage.name, self.share, self.log) as progress:
+            stream = None if self.processes.main else io.StringIO()
+            with Progress(self.stage.name, self.share, self.log, stream=stream) as progress:
                 try:
+                    self._look()  # where an earlier run was stopped between a step and what was due after it
                     while self.share < 1 and not self.best.out_of_patience:
-                        before = self._tick()
+                        self._tick()
                         with self.signals.held():
                             self._train_step()
-                            after = self._tick()
+                            self._tick()
+                            self.signals.received = self.processes.any(self.signals.received)
                             self._report(progress)
-                        if self.share < 1:
-                            self._look(before, after)
+                        self._look()
                     with self.signals.held():
                         if self.position.window:
                             self._write_row()
@@ -192,8 +186,8 @@ class _Run:
     # ---------------------------------------------------------------------------------------- the course of it
 
     def _start(self) -> None:
-        seed_all(self.config.seed)
-        restored = self.folder.restore(self.stage.module, self.optimizer, self.ema)
+        with main_first():
+            restored = self.folder.restore(self.stage.module, self.optimizer, self.ema)
         self.position = restored or Position()
         self.began = time.monotonic() - self.position.seconds
         self.saved_at, self.save_cost = time.monotonic(), 0.0
@@ -202,7 +196,8 @@ class _Run:
         self.specs = self.stage.batches(self.position.epoch)
         if not len(self.specs):
             raise UserError(f"{self.stage.name}: there is nothing to train on (0 batches); give more rows")
-        self.record = Record(self.run_dir, self.stage.name, self.position.num_rows, self.position.step)
+        record = Record if self.processes.main else NoRecord
+        self.record = record(self.run_dir, self.stage.name, self.position.num_rows, self.position.step)
         _set_modes(self.stage.module)
         size = sum(parameter.numel() for parameter in self.trained) / 1e6
         budget = f"{self.config.steps} steps" if self.config.steps else duration(60 * (self.config.minutes or 0))
@@ -219,7 +214,8 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         loss_sum: Tensor | float = 0.0
-        for _ in range(self.config.gradient_accumulation):
+        for number in range(self.config.gradient_accumulation):
+            seed_all(_batch_seed(self.config.seed, position.step, self._own_number(number)))
             batch = send_to_device(self.stage.load(self._next_spec()), self.device, non_blocking=True)
             with self.accelerator.accumulate(self.objective):
                 loss, metrics = self.objective(batch)
@@ -230,7 +226,7 @@ class _Run:
                 window.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
         norm = self.accelerator.clip_grad_norm_(self.trained, self.config.grad_clip or math.inf)
         window.setdefault("grad_norm", []).append(norm)
-        bad = 1.0 - torch.isfinite(norm + loss_sum).float().to(self.device)
+        bad = self.processes.worst(1.0 - torch.isfinite(norm + loss_sum).float().to(self.device))
         self.bad_steps = (self.bad_steps + 1) * bad
         window.setdefault("skipped", []).append(bad)
         # The fused step (GradScaler's way) does nothing where this is 1, without a look from here.
@@ -248,10 +244,13 @@ class _Run:
             self._write_row()
         progress.update(self.share, position.step, self._recent_loss)
 
-    def _look(self, before: tuple[float, float], after: tuple[float, float]) -> None:
-        if _due(self.config.validate_every, before, after):
+    def _look(self) -> None:
+        """What is due now but at the end, where it is done in any case."""
+        if self.share == 1:
+            return
+        if _due(self.config.validate_every, self.position.validated, self._now):
             self._validate()
-        if _due(self.config.sample_every, before, after):
+        if _due(self.config.sample_every, self.position.sampled, self._now):
             self._sample()
         # A large state on a slow disk is saved less often, so that saving takes a tenth of the time at most.
         if time.monotonic() - self.saved_at >= max(self.config.save_every_seconds, 10 * self.save_cost):
@@ -261,7 +260,8 @@ class _Run:
         position, module = self.position, self.stage.module
         self.ema.copy_to_module()
         module.eval()
-        self.folder.finish(position, module, self.ema, metrics)
+        if self.processes.main:
+            self.folder.finish(position, module, self.ema, metrics)
         self.log(
             f"{self.stage.name}: done, {position.step} steps in {duration(position.seconds)}, "
             + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
@@ -277,10 +277,14 @@ class _Run:
             return min(1.0, self.position.step / self.config.steps)
         return min(1.0, self.position.seconds / (60 * (self.config.minutes or math.inf)))
 
-    def _tick(self) -> tuple[float, float]:
-        """Bring the position's clock up to now; the share and the seconds."""
-        self.position.seconds = time.monotonic() - self.began
-        return self.share, self.position.seconds
+    @property
+    def _now(self) -> list[float]:
+        """Share of the budget and seconds at the last tick."""
+        return [self.share, self.position.seconds]
+
+    def _tick(self) -> None:
+        """Bring the position's clock up to now."""
+        self.position.seconds = self.processes.of_main(time.monotonic() - self.began)
 
     def _recent_loss(self) -> float | None:
         values = self.position.window.get("loss")
@@ -294,7 +298,15 @@ class _Run:
         # The middle of the step, so that neither the first nor the last is wasted on a learning rate of 0.
         return (self.position.step + 0.5) / self.config.steps if self.config.steps else self.share
 
+    def _own_number(self, number: int) -> int:
+        """Of a step's batches: the `number`th of this process among those of all."""
+        return number * self.processes.count + self.processes.rank
+
     def _next_spec(self) -> Any:
+        """This process's next batch; the processes take them in turn."""
+        return [self._advance() for _ in range(self.processes.count)][self.processes.rank]
+
+    def _advance(self) -> Any:
         position = self.position
         if position.batch == len(self.specs):
             position.epoch, position.batch = position.epoch + 1, 0
@@ -312,9 +324,9 @@ class _Run:
 
     def _write_row(self) -> None:
         position = self.position
-        window = {name: _floats(values) for name, values in position.window.items()}
+        window = self.processes.together({name: _floats(values) for name, values in position.window.items()})
         num_tokens = sum(window.pop("num_tokens", []))
-        num_skipped = round(sum(window.pop("skipped")))
+        num_skipped = round(sum(window.pop("skipped")) / self.processes.count)
         values: dict[str, Any] = {"step": position.step, "epoch": position.epoch, "progress": self.share}
         values |= {name: mean(numbers) for name, numbers in window.items()}
         values |= {"lr": self.optimizer.param_groups[-1]["lr"], "seconds": round(position.seconds, 3)}
@@ -324,38 +336,46 @@ class _Run:
             values["num_skipped"] = num_skipped
             self.log(f"warning: {self.stage.name}, step {position.step}: {num_skipped} steps skipped, not finite")
         self.record.row(values)
+        self.trackers.log(values, position.step)
         position.window, position.window_start, position.loss = {}, position.seconds, values["loss"]
 
     def _validate(self) -> dict[str, float]:
-        with self._averaged():
-            metrics = {name: float(value) for name, value in self.stage.validate().items()}
-        if metrics:
-            self._event({"validation": metrics})
-        with self.signals.held():
+        metrics = {}
+        if self.processes.main:
+            with self._averaged():
+                metrics = {name: float(value) for name, value in self.stage.validate().items()}
+        metrics = self.processes.of_main(metrics)
+        with self.signals.held():  # all of it or nothing: what is interrupted is done again
+            if metrics:
+                self._event({"validation": metrics})
             self.best.compare(self.stage.name, metrics, self.stage.module, self.ema)
+            self.position.validated = self._now
         return metrics
 
     def _sample(self) -> None:
-        with self._averaged():
-            texts = self.stage.sample()
-        if not texts:
-            return
-        self.record.samples(self.position.step, texts)
-        self._event({"samples": sample_statistics(texts)})
+        texts: list[str] = []
+        if self.processes.main:
+            with self._averaged():
+                texts = self.stage.sample()
+        with self.signals.held():
+            if texts:
+                self.record.samples(self.position.step, texts)
+                self._event({"samples": sample_statistics(texts)})
+            self.position.sampled = self._now
         for warning in collapse_warnings(texts):
             self.log(f"warning: {self.stage.name}, step {self.position.step}: {warning}")
 
     def _event(self, values: dict[str, Any]) -> None:
         position = self.position
         seconds = round(time.monotonic() - self.began, 3)
-        with self.signals.held():
-            self.record.row({"step": position.step, "epoch": position.epoch, **values, "seconds": seconds})
+        self.record.row({"step": position.step, "epoch": position.epoch, **values, "seconds": seconds})
+        self.trackers.log(values, position.step)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Averaged weights, eval mode, no gradients, the same random numbers every time; all undone afterwards."""
+        """Averaged weights, eval mode, no gradients, the same random numbers every time. (A batch has its own.)"""
         module = self.stage.module
-        with preserved_random(self.device), self.ema.applied(), torch.no_grad(), self.autocast():
+        with self.ema.applied(), torch.no_grad(), self.autocast():
             seed_all(self.config.seed)
             module.eval()
             try:
@@ -364,10 +384,10 @@ class _Run:
                 _set_modes(module)
 
     def _save(self) -> None:
-        if self.position.step == self.saved_step:
+        if self.position.step == self.saved_step or not self.processes.main:
             return
         began = time.monotonic()
-        self._tick()
+        self.position.seconds = began - self.began
         self.position.num_rows = self.record.num_rows
         self.position.window = {name: _floats(values) for name, values in self.position.window.items()}
         self.folder.save(self.position, self.stage.module, self.optimizer, self.ema, self.best.tensors)
@@ -388,6 +408,15 @@ class _Objective(nn.Module):
             return self._loss(batch)
 
 
+def _batch_seed(seed: int, step: int, number: int) -> int:
+    """Of the random numbers of a batch: the `number`th of an optimiser step."""
+    return int(np.random.SeedSequence([seed, step, number]).generate_state(1)[0])
+
+
+def _silent(line: str) -> None:
+    """What other processes than the first say."""
+
+
 def _set_modes(module: nn.Module) -> None:
     """Train mode, but eval mode for parts whose parameters are all frozen."""
     module.train()
@@ -397,7 +426,7 @@ def _set_modes(module: nn.Module) -> None:
             part.eval()
 
 
-def _due(every: float, before: tuple[float, float], after: tuple[float, float]) -> bool:
+def _due(every: float, before: Sequence[float], after: Sequence[float]) -> bool:
     """Whether a multiple of `every` lies between two moments, each (share of the budget, seconds)."""
     if not every:
         return False

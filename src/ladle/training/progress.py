@@ -126,6 +126,19 @@ class Record:
         write_rows(self._samples / f"{self._stage}-{step}.jsonl", ({"text": text} for text in texts))
 
 
+class NoRecord(Record):
+    """Of a process that writes nothing."""
+
+    def __init__(self, run_dir: Path, stage: str, num_rows: int = 0, step: int = 0) -> None:
+        self.num_rows = num_rows
+
+    def row(self, values: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def samples(self, step: int, texts: Sequence[str]) -> None:
+        """Nothing."""
+
+
 def sample_statistics(texts: Sequence[str]) -> dict[str, float]:
     """How far samples have collapsed, as shares in [0, 1]; {} for no samples.
 

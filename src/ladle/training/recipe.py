@@ -1,9 +1,11 @@
 """A recipe: everything that one trained model depends on, in one TOML file."""
 
+import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -16,14 +18,14 @@ from ladle.errors import UserError
 from ladle.files import read_toml
 from ladle.training.data import DataConfig
 from ladle.training.joint import JointConfig
-from ladle.training.settings import TrainingConfig
+from ladle.training.settings import Optimisation, TrainingConfig
 
 STAGES = ("autoencoder", "diffusion", "joint", "decoder")
 EXCLUSIVE = {"training.minutes": "steps", "training.steps": "minutes"}
 HUB_KEYS = ("id", "subset", "text", "label", "source", "target")
 
 
-class StageTraining(Config):
+class StageTraining(Optimisation):
     """How one stage is trained; budget from `TrainingPlan` by `share`, unless `steps` or `minutes` are given here.
     start_share: in place of a share that is not given, where the autoencoder was trained before; None: the same."""
 
@@ -32,19 +34,8 @@ class StageTraining(Config):
     steps: int | None = Field(None, ge=0)
     minutes: float | None = Field(None, ge=0)
     lr: float | None = Field(gt=0)
-    optimizer: str | None = "adamw"
-    muon_scale: float = Field(5.0, gt=0)
+    optimizer: Literal["adamw", "muon"] | None = "adamw"
     max_tokens: int = Field(ge=1)
-    warmup: float = Field(0.03, ge=0)
-    lr_schedule: str = "trapezoid"
-    cooldown: float = Field(0.2, gt=0, le=1)
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    grad_clip: float = Field(1.0, ge=0)
-    gradient_accumulation: int = Field(1, ge=1)
-    keep_best: str | None = None
-    patience: int | None = Field(None, ge=1)
 
     def budget_share(self, started: bool) -> float:
         """The stage's part of the budget, relative to the others'. started: the autoencoder was trained before."""
@@ -61,7 +52,7 @@ class AutoencoderTraining(StageTraining):
 
     share: float = Field(0.4, ge=0)
     start_share: float | None = Field(0.12, ge=0)
-    optimizer: str | None = None
+    optimizer: Literal["adamw", "muon"] | None = None
     lr: float | None = Field(None, gt=0)
     max_tokens: int = Field(4096, ge=1)
 
@@ -75,7 +66,7 @@ class DiffusionTraining(StageTraining):
     """About 250 E2E texts to a batch. Muon against AdamW at equal time: benchmarks/LOG.md."""
 
     share: float = Field(0.6, ge=0)
-    optimizer: str = "muon"
+    optimizer: Literal["adamw", "muon"] | None = "muon"
     cooldown: float = Field(0.5, gt=0, le=1)
     lr: float = Field(1e-3, gt=0)
     max_tokens: int = Field(8192, ge=1)
@@ -86,7 +77,7 @@ class JointTraining(StageTraining):
     in place of the diffusion stage or after it, as that one's share says."""
 
     share: float = Field(0.0, ge=0)
-    optimizer: str = "muon"
+    optimizer: Literal["adamw", "muon"] | None = "muon"
     cooldown: float = Field(0.5, gt=0, le=1)
     lr: float = Field(1e-3, gt=0)
     max_tokens: int = Field(4096, ge=1)
@@ -124,12 +115,13 @@ class TrainingPlan(Config):
     minutes: float | None = Field(None, gt=0)
     steps: int | None = Field(None, gt=0)
     seed: int = Field(0, ge=0, lt=2**32)
-    precision: str = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     num_threads: int | None = Field(None, ge=1)
     calibrate: bool = False
     save_every_seconds: float = Field(45, ge=0)
     validate_every: float = Field(0.2, ge=0)
     sample_every: float = Field(0.25, ge=0)
+    trackers: tuple[str, ...] = ()
     autoencoder: AutoencoderTraining = AutoencoderTraining()
     diffusion: DiffusionTraining = DiffusionTraining()
     joint: JointTraining = JointTraining()
@@ -156,7 +148,15 @@ class TrainingPlan(Config):
             return None
         common = {
             key: getattr(self, key)
-            for key in ("seed", "precision", "num_threads", "save_every_seconds", "validate_every", "sample_every")
+            for key in (
+                "seed",
+                "precision",
+                "num_threads",
+                "save_every_seconds",
+                "validate_every",
+                "sample_every",
+                "trackers",
+            )
         }
         own = plan.model_dump(include=set(TrainingConfig.model_fields) - {"steps", "minutes"})
         if name == "autoencoder":
@@ -176,7 +176,7 @@ class Recipe(Config):
     """One trained model.
 
     start: the model to begin with: a shipped name, a model folder, "nothing", or "auto": `prior-en`, with a vocabulary
-    of its own where the text is much (`ladle.training.train.OWN_CHARACTERS`), and nothing where `autoencoder` asks for
+    of its own where the text is much (`training.starting.OWN_CHARACTERS`), and nothing where `autoencoder` asks for
     other sizes than it has. Its autoencoder is used, and its denoiser where `diffusion` asks for one of the same sizes
     and prediction. Not read where `autoencoder.backbone.pretrained` names a pre-trained encoder-decoder.
     own_vocabulary: give that autoencoder a vocabulary from the data (`ladle.autoencoder.transfer`) and train it on, as
@@ -250,12 +250,12 @@ def _extended(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     other = path.parent / name
     if other.resolve() in extending:
         raise UserError(f"{path}: extends '{name}', which extends this one")
-    return _merged(_extended(other, extending), values)
+    return merged(_extended(other, extending), values)
 
 
-def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`new` over `old`, group by group."""
-    both = {k: _merged(old[k], v) for k, v in new.items() if isinstance(v, dict) and isinstance(old.get(k), dict)}
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Settings of `new` over those of `old`, group by group."""
+    both = {k: merged(old[k], v) for k, v in new.items() if isinstance(v, dict) and isinstance(old.get(k), dict)}
     return old | new | both
 
 
@@ -284,3 +284,19 @@ def _set(values: dict[str, Any], item: str) -> None:
         values[last] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         values[last] = text
+
+
+def to_toml(values: dict[str, Any], prefix: str = "") -> str:
+    """Nested settings as TOML; None (which TOML lacks) is left out."""
+    lines = [f"{_toml_key(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
+             if value is not None and not isinstance(value, dict)]  # fmt: skip
+    text = "\n".join(lines)
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            name = prefix + _toml_key(key)
+            text += f"\n\n[{name}]\n" + to_toml(value, f"{name}.")
+    return text + ("" if prefix else "\n")
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)

@@ -11,59 +11,31 @@ from torch import Tensor, nn
 from ladle.config import Config
 
 # What one may change between two runs of one training: it does not touch the weights.
-FREE_SETTINGS = {"save_every_seconds", "validate_every", "sample_every", "num_threads"}
+FREE_SETTINGS = {"save_every_seconds", "validate_every", "sample_every", "num_threads", "trackers"}
 
 
-class TrainingConfig(Config):
-    """How a stage is trained."""
+class Optimisation(Config):
+    """How steps are made: what recipes set for each stage."""
 
-    steps: int | None = Field(None, ge=1)
-    """The budget in optimiser steps, or"""
-    minutes: float | None = Field(None, gt=0, validate_default=True)
-    """in minutes of this loop (with its validations and samples), over all runs together. Exactly one of the two."""
-    lr: float = Field(5e-4, gt=0)
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: the matrices of repeated blocks by Muon (arXiv 2502.16982), everything else by AdamW."""
     muon_scale: float = Field(5.0, gt=0)
     """Muon's learning rate, in multiples of `lr`."""
-    warmup: float = Field(0.02, ge=0)
+    warmup: float = Field(0.03, ge=0)
     """Linear warm-up: a share of the budget if under 1, otherwise a number of steps."""
-    lr_schedule: Literal["cosine", "linear", "constant", "trapezoid"] = "cosine"
+    lr_schedule: Literal["cosine", "linear", "constant", "trapezoid"] = "trapezoid"
     cooldown: float = Field(0.2, gt=0, le=1)
     """The share of the budget, at its end, over which `trapezoid` comes down to 0."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
     """Of matrices; vectors (biases, gains) are not decayed."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[float, float] = (0.9, 0.98)
     grad_clip: float = Field(1.0, ge=0)
     """The largest norm of the gradient; 0 is off."""
-    ema_decay: float = Field(0.9999, ge=0, lt=1)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
     gradient_accumulation: int = Field(1, ge=1)
     """Batches to a step."""
-    max_tokens: int = Field(4096, ge=1)
-    """Size of a batch, in tokens with padding; read by the stages."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the products of matrices (weights stay float32). auto: bf16 where the processor has units for it."""
-    save_every_seconds: float = Field(45, ge=0)
-    validate_every: float = Field(0.1, ge=0)
-    """A share of the budget if at most 1, otherwise seconds; 0: only at the end."""
-    sample_every: float = Field(0.1, ge=0)
-    """As `validate_every`."""
     keep_best: str | None = None
     """A validation metric: the result is the averaged weights with its lowest value, in place of the last ones."""
     patience: int | None = Field(None, ge=1)
     """With `keep_best`: end after so many validations in a row without a new lowest value."""
-    seed: int = Field(0, ge=0, lt=2**32)
-    num_threads: int | None = Field(None, ge=1)
-    """torch's threads; None leaves them as they are."""
-
-    @field_validator("minutes")
-    @classmethod
-    def _one_budget(cls, minutes: float | None, info: ValidationInfo) -> float | None:
-        if "steps" in info.data and (minutes is None) == (
-            info.data["steps"] is None
-        ):  # absent: said to be wrong already
-            raise ValueError("give either steps or minutes, " + ("one of them" if minutes is None else "not both"))
-        return minutes
 
     @field_validator("patience")
     @classmethod
@@ -78,6 +50,41 @@ class TrainingConfig(Config):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError("both must be at least 0 and under 1")
         return betas
+
+
+class TrainingConfig(Optimisation):
+    """How a stage is trained."""
+
+    steps: int | None = Field(None, ge=1)
+    """The budget in optimiser steps, or"""
+    minutes: float | None = Field(None, gt=0, validate_default=True)
+    """in minutes of this loop (with its validations and samples), over all runs together. Exactly one of the two."""
+    lr: float = Field(5e-4, gt=0)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: the matrices of repeated blocks by Muon (arXiv 2502.16982), everything else by AdamW."""
+    max_tokens: int = Field(4096, ge=1)
+    """Size of a batch, in tokens with padding; read by the stages."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the products of matrices (weights stay float32). auto: bf16 where the processor has units for it."""
+    save_every_seconds: float = Field(45, ge=0)
+    validate_every: float = Field(0.1, ge=0)
+    """A share of the budget if at most 1, otherwise seconds; 0: only at the end."""
+    sample_every: float = Field(0.1, ge=0)
+    """As `validate_every`."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    num_threads: int | None = Field(None, ge=1)
+    """torch's threads; None leaves them as they are."""
+    trackers: tuple[str, ...] = ()
+    """What is told what metrics.jsonl is told: `tensorboard`, `wandb` and others, as accelerate names them."""
+
+    @field_validator("minutes")
+    @classmethod
+    def _one_budget(cls, minutes: float | None, info: ValidationInfo) -> float | None:
+        if "steps" in info.data and (minutes is None) == (
+            info.data["steps"] is None
+        ):  # absent: said to be wrong already
+            raise ValueError("give either steps or minutes, " + ("one of them" if minutes is None else "not both"))
+        return minutes
 
 
 LR_SCHEDULES: dict[str, Callable[[float, float], float]] = {  # of the share used up and the cooldown

@@ -1,9 +1,9 @@
 """Run state: everything a killed training needs in order to go on as if nothing had happened.
 
 `state/<stage>/` holds, while a stage trains, `model.safetensors` (trained parameters and buffers), `ema.safetensors`,
-`optimizer.safetensors`, `random.safetensors`, with `keep_best` also `best.safetensors`, and `state.json` (position,
-Python's and NumPy's generators, what the run was started with); once it is done, `ema.safetensors` and `state.json`
-only. Frozen parameters are not in it: they come from where they came from at the start. Nothing is pickled. The
+`optimizer.safetensors`, with `keep_best` also `best.safetensors`, and `state.json` (position, what the run was started
+with); once it is done, `ema.safetensors` and `state.json` only. Random generators are not in it, since each batch has a
+seed of its own; nor frozen parameters, which come from where they came from at the start. Nothing is pickled. The
 folder is replaced as a whole (`files.atomic_folder`).
 """
 
@@ -41,6 +41,8 @@ class Position:
     window_start: float = 0.0  # `seconds` at that row
     loss: float | None = None  # in that row
     num_rows: int = 0  # rows of this stage in metrics.jsonl
+    validated: list[float] = field(default_factory=lambda: [0.0, 0.0])  # when last: share of the budget, seconds
+    sampled: list[float] = field(default_factory=lambda: [0.0, 0.0])
     best: dict[str, float] | None = None  # the validation with the lowest value of `keep_best`
     num_stale: int = 0  # validations since
 
@@ -71,24 +73,18 @@ class StateFolder:
         Raises:
             LadleError: full disk or no permission; the earlier state is intact.
         """
-        values = {
-            "position": asdict(position),
-            "ema_updates": ema.num_updates,
-            "python_random": random.getstate(),
-            "numpy_random": _numpy_state(),
-        }
+        values = {"position": asdict(position), "ema_updates": ema.num_updates}
         tensors = {
             "model": trained_tensors(module),
             "ema": ema.tensors(),
             "optimizer": _optimizer_tensors(module, optimizer),
-            "random": _torch_random(_device(module)),
         }
         if best is not None:
             tensors["best"] = dict(best)
         self._write(values, tensors)
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA) -> Position | None:
-        """Fill the module, the optimiser, the averages and all random generators; None when there is no state.
+        """Fill the module, the optimiser and the averages; None when there is no state.
 
         Raises:
             UserError: the state was made with other settings, data or model.
@@ -101,12 +97,7 @@ class StateFolder:
             fill_module(module, self._tensors("model"))
             ema.load(self._tensors("ema"), values["ema_updates"])
             _load_optimizer(module, optimizer, self._tensors("optimizer"))
-            position = Position(**values["position"])
-            version, numbers, gauss = values["python_random"]
-            random.setstate((version, tuple(numbers), gauss))
-            np.random.set_state(values["numpy_random"])
-            _set_torch_random(_device(module), self._tensors("random"))
-        return position
+            return Position(**values["position"])
 
     def best(self) -> dict[str, Tensor] | None:
         """What was given to `save` as the best; None where there is none.
@@ -284,15 +275,6 @@ def _load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
-
-
-def _numpy_state() -> list[Any]:
-    name, keys, *rest = np.random.get_state()
-    return [name, np.asarray(keys).tolist(), *rest]
-
-
 def _torch_random(device: torch.device) -> dict[str, Tensor]:
     states = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
@@ -302,7 +284,7 @@ def _torch_random(device: torch.device) -> dict[str, Tensor]:
 
 def _set_torch_random(device: torch.device, states: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(states["cpu"])
-    if device.type in states and device.type != "cpu":  # a run may go on on another kind of device
+    if device.type != "cpu":
         torch.get_device_module(device).set_rng_state(states[device.type])
 
 

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ladle.autoencoder.autoencoder import SIZES, AutoencoderConfig, TextAutoencoder
+from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import Backbone, train_tokenizer
-from ladle.autoencoder.transfer import cannot_transfer, transfer
+from ladle.autoencoder.transfer import transfer
 from ladle.checkpoint import ModelParts, load_parts, resolve_model, save_parts
 from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import LatentDiffusionModel
@@ -23,13 +22,17 @@ from ladle.memory import keep_freed_memory
 from ladle.source import SourceEncoder, SourceReader
 from ladle.training.cache import VectorStore, count_cut, fit_normaliser, store_latents
 from ladle.training.data import Row, Splits, load_splits
+from ladle.training.interface import Stage
 from ladle.training.joint import JointStage
-from ladle.training.loop import Stage, train_stage
+from ladle.training.loop import train_stage
+from ladle.training.processes import is_main, main_first, set_up
 from ladle.training.progress import say
-from ladle.training.recipe import STAGES, Recipe
+from ladle.training.recipe import STAGES, Recipe, to_toml
 from ladle.training.settings import TrainingConfig, use_bf16
 from ladle.training.stages import AutoencoderStage, ConditionStore, DecoderStage, DiffusionStage, TokenStore
+from ladle.training.starting import chosen_start, keep_autoencoder, start_from, usable_prior
 from ladle.training.state import digest
+from ladle.training.trackers import check_trackers
 
 if TYPE_CHECKING:
     from ladle.evaluation.judge import Judge
@@ -37,14 +40,12 @@ if TYPE_CHECKING:
 Store = tuple[VectorStore, ConditionStore]
 MAX_LABELS = 200
 TOKENIZER_ROWS = 200_000
-# What `start = "auto"` goes by, in texts to train on. Yelp sentences, benchmarks/LOG.md: with 50,000 characters what is
-# learnt from nothing repeats them by heart, where the prior does not; a vocabulary of their own was tried with 240,000.
-OWN_CHARACTERS = 150_000
-PRIOR = "prior-en"
 
 
 def train(recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[[str], None] = say) -> Path:
     """Train what `recipe` describes under `output`; the same call goes on where an interrupted one stopped.
+
+    In several processes (torchrun) the first alone writes and speaks; `output` has to be a folder that all of them see.
 
     Args:
         recipe: from `load_recipe`.
@@ -60,8 +61,9 @@ def train(recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[
     """
     if stage not in ("all", *STAGES):
         raise UserError(f"unknown stage '{stage}': allowed are all, {', '.join(STAGES)}")
+    set_up()
     keep_freed_memory()  # the command line has done so; this is for who calls it from Python
-    run = _Run(recipe, Path(output), log)
+    run = _Run(recipe, Path(output), log if is_main() else lambda line: None)
     return run.train(STAGES if stage == "all" else STAGES[: STAGES.index(stage) + 1])
 
 
@@ -74,17 +76,19 @@ class _Run:
 
     def train(self, last_stages: tuple[str, ...]) -> Path:
         recipe = self.recipe
+        check_trackers(recipe.training.trackers)
         splits = load_splits(recipe.data)
         for note in splits.notes:
             self.log(note)
         self.log(f"{len(splits.train):,} texts to train on, {len(splits.valid):,} held out")
         if recipe.start == "auto" and not recipe.autoencoder.backbone.pretrained:
-            recipe = self.recipe = recipe.model_copy(update=self._chosen_start(splits))
+            recipe, self.given = chosen_start(recipe, splits, self.log)
+            self.recipe = recipe
         if recipe.start != "nothing" and not recipe.autoencoder.backbone.pretrained:
             self.given = self.given or load_parts(resolve_model(recipe.start))
         fixed = self.given is not None and not recipe.own_vocabulary
-        if fixed:
-            recipe = self.recipe = recipe.model_copy(update={"autoencoder": self._kept(recipe.autoencoder)})
+        if self.given is not None and not recipe.own_vocabulary:
+            recipe = self.recipe = keep_autoencoder(recipe, self.given, self.log)
         self._describe()
         # Before the autoencoder trains: too many labels are said at once, and not an hour later.
         condition = self._condition(splits) if "diffusion" in last_stages else None
@@ -113,43 +117,18 @@ class _Run:
             sampling = sampling.to_the_end()
         judge = self._judge(splits) if diffusion is not None else None
         parts = ModelParts(recipe.name, autoencoder, diffusion, sampling, info, judge, self.source_encoder)
-        save_parts(parts, self.output / "final")
+        with main_first():
+            if is_main():
+                save_parts(parts, self.output / "final")
         return self.output / "final"
 
     # ------------------------------------------------------------------------------------------- the parts of it
-
-    def _chosen_start(self, splits: Splits) -> dict[str, Any]:
-        size = sum(len(row["text"]) for row in splits.train)
-        if size < OWN_CHARACTERS:
-            self.log(f"{size:,} characters are little to learn a language from: starting from '{PRIOR}'")
-            return {"start": PRIOR}
-        given = load_parts(resolve_model(PRIOR))
-        if refusal := cannot_transfer(given.autoencoder, self.recipe.autoencoder):
-            self.log(f"starting from nothing, not from '{PRIOR}': {refusal}")
-            return {"start": "nothing"}
-        self.log(f"{size:,} characters are enough for a vocabulary of their own")
-        self.given = given
-        return {"start": PRIOR, "own_vocabulary": True}
-
-    def _kept(self, asked: AutoencoderConfig) -> AutoencoderConfig:
-        """The settings of the autoencoder that is kept as it is: its own, but for those that the recipe gives and that
-        are about training."""
-        assert self.given is not None
-        own = self.given.autoencoder.config
-        given = asked.model_dump(exclude_unset=True)
-        unread = [name for name in SIZES & given.keys() if not _within(given[name], own.model_dump()[name])]
-        if unread:
-            names = " and ".join(f"autoencoder.{name}" for name in sorted(unread))
-            self.log(f"'{self.recipe.start}' keeps its own sizes: {names} of the recipe is not read")
-        own = own.model_copy(update={name: given[name] for name in given.keys() - SIZES})
-        self.given.autoencoder.config = own
-        return own
 
     def _autoencoder(self, splits: Splits, stages: tuple[str, ...], minutes: dict[str, float]) -> TextAutoencoder:
         recipe = self.recipe
         torch.manual_seed(recipe.training.seed)
         if self.given:
-            self.prior = self._usable(self.given.diffusion)
+            self.prior = usable_prior(recipe, self.given, self.log)
             what = "autoencoder and the denoiser" if self.prior else "autoencoder"
             self.log(f"starting from the {what} of '{recipe.start}'")
             if not recipe.own_vocabulary:
@@ -171,11 +150,15 @@ class _Run:
         from transformers import AutoTokenizer
 
         folder = self.output / "state" / "tokenizer"
+        with main_first():
+            self._make_tokenizer(splits, folder)
+        return AutoTokenizer.from_pretrained(folder)
+
+    def _make_tokenizer(self, splits: Splits, folder: Path) -> None:
         if not folder.exists():
             texts = [text for row in splits.train[:TOKENIZER_ROWS] for text in (row["text"], row.get("source")) if text]
             with atomic_folder(folder) as temporary:
                 train_tokenizer(texts, self.recipe.autoencoder.backbone.vocab_size).save_pretrained(temporary)
-        return AutoTokenizer.from_pretrained(folder)
 
     def _later_stages(
         self,
@@ -239,27 +222,18 @@ class _Run:
         given = "diffusion" in recipe.model_fields_set and "schedule" in recipe.diffusion.model_fields_set
         if not recipe.training.calibrate or self.prior is not None or (given and "shift" in schedule.model_fields_set):
             return recipe
-        if path.exists():
-            shift = float(json.loads(path.read_text(encoding="utf-8"))["shift"])
-        else:
-            shift, half = calibrated_shift(autoencoder, [row["text"] for row in splits.valid or splits.train])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_json(path, {"shift": shift, "half_log_snr": half})
-            self.log(f"half of the text is lost at log-SNR {half:.1f}: the noise schedule's shift is {shift:g}")
+        with main_first():
+            if not path.exists():
+                shift, half = calibrated_shift(autoencoder, [row["text"] for row in splits.valid or splits.train])
+                path.parent.mkdir(parents=True, exist_ok=True)
+                atomic_json(path, {"shift": shift, "half_log_snr": half})
+                self.log(f"half of the text is lost at log-SNR {half:.1f}: the noise schedule's shift is {shift:g}")
+        shift = float(json.loads(path.read_text(encoding="utf-8"))["shift"])
         schedule = schedule.model_copy(update={"shift": shift})
         diffusion = recipe.diffusion.model_copy(update={"schedule": schedule})
         self.recipe = recipe.model_copy(update={"diffusion": diffusion})
         self._describe()
         return self.recipe
-
-    def _usable(self, prior: LatentDiffusionModel | None) -> LatentDiffusionModel | None:
-        """The denoiser to start from, if it is of the kind that the recipe asks for."""
-        wanted = self.recipe.diffusion
-        if prior is None or (prior.config.denoiser, prior.config.prediction) == (wanted.denoiser, wanted.prediction):
-            return prior
-        name = self.recipe.start
-        self.log(f"the denoiser of '{name}' has other sizes or another prediction: starting without it")
-        return None
 
     def _train_stage(
         self, name: str, stage: Stage, settings: TrainingConfig, splits: Splits, minutes: dict[str, float]
@@ -333,6 +307,8 @@ class _Run:
         return identity
 
     def _describe(self) -> None:
+        if not is_main():
+            return
         self.output.mkdir(parents=True, exist_ok=True)
         config = self.recipe.model_dump(mode="json")
         atomic_json(self.output / "config.json", config)
@@ -343,56 +319,6 @@ class _Run:
             {"python": platform.python_version(), "platform": platform.platform()}
             | {name: _version(name) for name in packages},
         )
-
-
-def _within(part: Any, whole: Any) -> bool:
-    """Whether `whole` has every value of `part`, however deep."""
-    if isinstance(part, dict):
-        return all(_within(value, whole[key]) for key, value in part.items())
-    return bool(part == whole)
-
-
-@torch.no_grad()
-def start_from(prior: LatentDiffusionModel, diffusion: LatentDiffusionModel) -> None:
-    """Give `diffusion` the tensors of `prior`; those of its length model only if both have the same conditions.
-    A source, and having no label, begin by adding nothing, so that training starts from the prior's own estimates;
-    labels that it does not know begin apart, or short trainings hardly hear them (benchmarks/LOG.md)."""
-    old, new = prior.condition.config, diffusion.condition.config
-    same_labels = old.labels == new.labels
-    same_conditions = same_labels and old.source == new.source
-    known, own = prior.state_dict(), diffusion.state_dict()
-    shared = {
-        name: known[name]
-        for name, tensor in own.items()
-        if name in known
-        and known[name].shape == tensor.shape
-        and (same_conditions or not name.startswith("length."))
-        and (same_labels or not name.startswith("condition.label."))
-    }
-    diffusion.load_state_dict(shared, strict=False)
-    for name, tensor in diffusion.state_dict().items():
-        if name not in shared and name.startswith("condition.label."):
-            tensor[-1].zero_()
-        if name not in shared and name.startswith("condition.pool."):
-            tensor.zero_()
-        if name not in shared and ".cross_attention.output." in name:
-            tensor.zero_()
-
-
-def to_toml(values: dict[str, Any], prefix: str = "") -> str:
-    """Nested settings as TOML; None (which TOML lacks) is left out."""
-    lines = [f"{_toml_key(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
-             if value is not None and not isinstance(value, dict)]  # fmt: skip
-    text = "\n".join(lines)
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            name = prefix + _toml_key(key)
-            text += f"\n\n[{name}]\n" + to_toml(value, f"{name}.")
-    return text + ("" if prefix else "\n")
-
-
-def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
 
 
 def _version(package: str) -> str | None:

@@ -1,47 +1,19 @@
-"""The command line: each verb is one function below.
-
-Data go to standard output, bars and words to standard error. Nothing heavy is imported before a verb needs it.
-"""
+"""Verbs that make models and let them write: demo, train, sample, reconstruct, convert."""
 
 import json
 import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, Parameter, Token
+from cyclopts import App, Parameter
 
-from ladle import __version__, outcome
+from ladle.cli.app import Decoder, File, OutputFile, app, check_counts, log, say_cut, say_wrote
 from ladle.errors import UserError
-from ladle.files import STDIO, check_writable, write_json, write_rows
-from ladle.memory import keep_freed_memory
+from ladle.files import STDIO, check_writable, write_rows
 from ladle.sample_rows import TEXTS_AT_ONCE, Draw, Input, drawn_rows, progress_bar, read_inputs
 
 MAX_SEED = 2**32 - 1
-DASH = "(standard input or output)"  # stands for a lone `-` while cyclopts, which takes that for an option, parses
-
-
-def _file(_: type, tokens: Sequence[Token]) -> str:
-    return tokens[0].value.replace(DASH, STDIO)
-
-
-File = Annotated[str, Parameter(converter=_file)]
-Decoder = Literal["autoregressive", "parallel"]
-OutputFile = Annotated[str, Parameter(name=("--output", "-o"), converter=_file)]
-
-app = App(
-    name="ladle",
-    help="Latent diffusion for text: train it on a file of your own, then sample from it.",
-    help_epilogue="With any verb, --debug shows where an error comes from. `-` is standard input or output.",
-    help_format="plaintext",
-    version=__version__,
-    default_parameter=Parameter(negative=()),
-    suppress_keyboard_interrupt=False,
-)
-
-
-# ------------------------------------------------------------------------------------------------------- verbs
 
 
 @app.command(sort_key=1)
@@ -109,6 +81,7 @@ def train(
     if output is not None:
         check_writable(output, folder=True)
 
+    from ladle.training.processes import is_main
     from ladle.training.recipe import load_recipe
     from ladle.training.train import train as run_training
 
@@ -116,9 +89,10 @@ def train(
     if output is None:
         output = Path("runs") / resolved.name
         check_writable(output, folder=True)
-    model = run_training(resolved, output, stage=stage, log=_log)
-    _log(f"done; look at it with: ladle sample --model {model} -n 8")
-    print(model)
+    model = run_training(resolved, output, stage=stage, log=log)
+    if is_main():
+        log(f"done; look at it with: ladle sample --model {model} -n 8")
+        print(model)
 
 
 @app.command(sort_key=3)
@@ -168,7 +142,7 @@ def sample(
             own.
         batch_size: Texts at once; smaller takes less memory.
     """
-    _check_counts({
+    check_counts({
         "--num-samples": num_samples, "--steps": steps, "--candidates": candidates, "--num-beams": num_beams,
         "--batch-size": batch_size,
     })  # fmt: skip
@@ -193,7 +167,7 @@ def sample(
     loaded = LatentDiffusion.from_pretrained(model)
     reader = loaded.parts.reader()
     sources = [item.source for item in inputs if item.source is not None]
-    _say_cut(reader.tokenizer, reader.max_tokens, sources, "source texts")
+    say_cut(reader.tokenizer, reader.max_tokens, sources, "source texts")
     draws: list[Draw] = []
     for item in inputs:
         for _ in range(num_samples):
@@ -206,7 +180,7 @@ def sample(
         "num_beams": num_beams, "batch_size": batch_size,
     }  # fmt: skip
     write_rows(output, drawn_rows(loaded, draws, options))
-    _wrote(output, len(draws))
+    say_wrote(output, len(draws))
 
 
 @app.command(sort_key=4)
@@ -228,7 +202,7 @@ def reconstruct(
         decoder: What turns latents into words. Default: autoregressive.
         batch_size: Texts at once; smaller takes less memory.
     """
-    _check_counts({"--batch-size": batch_size})
+    check_counts({"--batch-size": batch_size})
     check_writable(output)
 
     from ladle.evaluation.overlap import CorpusBleu
@@ -238,9 +212,9 @@ def reconstruct(
     notes: list[str] = []
     originals = [row["text"] for row in read_rows(texts, notes=notes)]
     for note in notes:
-        _log(note)
+        log(note)
     loaded = LatentDiffusion.from_pretrained(model)
-    _say_cut(loaded.autoencoder.backbone.tokenizer, loaded.max_tokens, originals, "texts")
+    say_cut(loaded.autoencoder.backbone.tokenizer, loaded.max_tokens, originals, "texts")
     decoded: list[str] = []
 
     def rows() -> Iterator[Mapping[str, Any]]:
@@ -253,124 +227,10 @@ def reconstruct(
                 yield from ({"text": a, "reconstruction": b} for a, b in zip(part, decoded[start:], strict=True))
 
     write_rows(output, rows())
-    _wrote(output, len(decoded))
+    say_wrote(output, len(decoded))
     exact = sum(a == b for a, b in zip(originals, decoded, strict=True)) / len(originals)
     bleu = CorpusBleu(decoded, [[text] for text in originals]).score
-    _log(f"{len(originals):,} texts: BLEU {bleu:.1f}, {exact:.1%} of them exactly the same")
-
-
-@app.command(sort_key=5)
-def evaluate(
-    samples: File,
-    /,
-    *,
-    reference: File | None = None,
-    train: File | None = None,
-    output: OutputFile | None = None,
-    mauve_encoder: str | None = None,
-    scorer: str | None = None,
-    judge: list[Path] | None = None,
-    novelty: bool = False,
-    rouge: bool = False,
-    bertscore_encoder: str | None = None,
-    slots: bool = False,
-    model: str | None = None,
-    plots: Path | None = None,
-) -> None:
-    """Score samples, with real text beside them, scored alike. Prints a table; the whole report is JSON.
-
-    Args:
-        samples: What `ladle sample` wrote; - is standard input.
-        reference: Held-out texts, for BLEU, lengths, MAUVE, and the reference column.
-        train: Training texts, for what was memorised.
-        output: JSON file to write; - is standard output (then without the table).
-        mauve_encoder: Folder or hub id of the model whose features MAUVE and the Frechet distance compare.
-        scorer: What `ladle fit scorer` wrote, or a folder or hub id of a causal language model: gives perplexity.
-        judge: What `ladle fit judge` wrote: gives the share of samples that are what their label says. Twice: two.
-        novelty: Find for every sample the training text nearest to it and the longest run of words they share.
-        rouge: ROUGE-1, -2 and -L beside BLEU.
-        bertscore_encoder: Folder or hub id of the model for BERTScore, beside BLEU.
-        slots: The inputs are E2E's: gives the share of slots said, and wrong additions.
-        model: A Ladle model: its autoencoder's reconstructions of the reference texts stand beside, as the ceiling.
-        plots: Folder to draw into: lengths, quality against diversity and memorisation.
-    """
-    if output is not None:
-        check_writable(output)
-    if plots is not None:
-        check_writable(plots, folder=True)
-
-    from ladle.evaluation.evaluate import evaluate as run_evaluation
-    from ladle.evaluation.markdown import to_markdown
-
-    report = run_evaluation(
-        samples, reference, train, output, mauve_encoder, scorer, [str(path) for path in judge or ()], novelty,
-        rouge, bertscore_encoder, slots, model, plots,
-    )  # fmt: skip
-    if output != STDIO:
-        print(to_markdown(report), end="")
-
-
-fit = App(name="fit", help="Train what samples are measured by: a scorer (perplexity), a judge (labels).", sort_key=6)
-app.command(fit)
-
-
-@fit.command(name="scorer")
-def fit_scorer(
-    *,
-    data: File,
-    output: Annotated[Path, Parameter(name=("--output", "-o"))],
-    minutes: float = 10.0,
-    text: str | None = None,
-    seed: int = 0,
-) -> None:
-    """Train a small language model on a file of texts, for `ladle evaluate --scorer`.
-
-    Args:
-        data: Texts, as for `ladle train`. Give it text that the generator was not trained on where you can.
-        output: Folder of the run; the same command goes on from where it stopped.
-        minutes: Time.
-        text: Column of the texts. Default: text.
-        seed: Seed of everything random in the training.
-    """
-    if not 0 < minutes < math.inf:
-        raise UserError(f"--minutes is {minutes}: it must be greater than 0")
-    check_writable(output, folder=True)
-
-    from ladle.baselines.fitting import fit_scorer as run_fitting
-
-    loss = run_fitting(data, output, minutes=minutes, text=text, seed=seed, log=_log)
-    _log(f"perplexity on held-out texts {math.exp(loss):.2f} a token")
-    print(output / "final")
-
-
-@fit.command(name="judge")
-def fit_judge(
-    *,
-    data: File,
-    output: Annotated[Path, Parameter(name=("--output", "-o"))],
-    test: File | None = None,
-    kind: Literal["bigrams", "encoder"] = "bigrams",
-    encoder: str | None = None,
-) -> None:
-    """Train a classifier on labelled texts, for `ladle evaluate --judge`.
-
-    Args:
-        data: Rows with text and label, best ones that the generator was not trained on.
-        output: Folder to write.
-        test: Rows for the judge's own accuracy. Default: a fifth of the data, kept apart.
-        kind: What it looks at: bigrams (words and pairs of words) or encoder (features of a sentence encoder).
-        encoder: Folder or hub id of the sentence encoder.
-    """
-    check_writable(output, folder=True)
-
-    from ladle.evaluation.judge import fit_judge as run_fitting
-
-    judge = run_fitting(data, output, kind=kind, encoder=encoder, test=test)
-    real = judge.real
-    if real:
-        low, high = real["interval"]
-        _log(f"accuracy on {real['n']:,} real rows kept apart: {real['value']:.1%} [{low:.1%}, {high:.1%}]")
-    print(output)
+    log(f"{len(originals):,} texts: BLEU {bleu:.1f}, {exact:.1%} of them exactly the same")
 
 
 convert = App(name="convert", help="Take over models of other code.", sort_key=10)
@@ -400,120 +260,3 @@ def convert_ld4lg(
     from ladle.conversion import convert_ld4lg as run_conversion
 
     print(run_conversion(folder, output, autoencoder=autoencoder, backbone=backbone, labels=label or ()))
-
-
-@app.command(sort_key=7)
-def benchmark(
-    suite: Path,
-    /,
-    *,
-    budget: float | None = None,
-    output: Annotated[Path, Parameter(name=("--output", "-o"))] = Path("results"),
-    data: File | None = None,
-) -> None:
-    """Train several systems on the same rows, sample and score them alike: one table, and plots.
-
-    The same command goes on from where an interrupted one stopped, and does nothing twice.
-
-    Args:
-        suite: A TOML file: the data, the systems, what they are measured by. See benchmarks/suites.
-        budget: Minutes of training for each system, all its stages together. Default: the suite's.
-        output: Folder for the results, in a folder of the suite's name.
-        data: Folder of train, valid and test files in place of the suite's data.
-    """
-    from ladle.benchmark.run import run_benchmark
-
-    print(run_benchmark(suite, output, budget, data, log=_log))
-
-
-@app.command(sort_key=8)
-def inspect(
-    *,
-    model: str,
-    health: bool = False,
-    data: Path | None = None,
-    minutes: float = 2.0,
-    text: str | None = None,
-    seed: int = 0,
-    output: OutputFile | None = None,
-) -> None:
-    """Show a model's parts, sizes, training data and latent statistics; with --health, what its latents stand.
-
-    Args:
-        model: A model folder, a shipped model's name, or a hub id.
-        health: Noise the latents of --data, see how much of the texts comes back, and advise settings for a training.
-        data: A file of texts, or a folder with train and valid files, for --health.
-        minutes: Training of the denoiser that --health tries; 0 leaves it out.
-        text: The column of --data with the text.
-        seed: Of that training, the noise and the held-out rows.
-        output: JSON file for the figures of --health; - is standard output (then without the rest).
-    """
-    from ladle.inspection import describe
-
-    if not health:
-        if data is not None or output is not None:
-            raise UserError("--data and --output are for --health: add it")
-        print(describe(model))
-        return
-    if data is None:
-        raise UserError("--health needs texts: give --data FILE")
-    if not 0 <= minutes < math.inf:
-        raise UserError(f"--minutes is {minutes}: it must be 0 or more")
-    if output is not None:
-        check_writable(output)
-
-    from ladle.health.check import check_model_health
-    from ladle.health.report import describe_health
-
-    found = check_model_health(model, data, minutes=minutes, text=text, seed=seed, log=_log)
-    if output is not None:
-        write_json(output, found.as_json())
-    if output != STDIO:
-        print(describe(model) + "\n\n" + describe_health(found))
-
-
-# -------------------------------------------------------------------------------------------------- what verbs do
-
-
-def _check_counts(counts: Mapping[str, int | None]) -> None:
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}: it must be at least 1")
-
-
-def _say_cut(tokenizer: Any, limit: int, texts: Sequence[str], what: str) -> None:
-    from ladle.training.cache import count_cut
-
-    cut = count_cut(tokenizer, list(texts), limit)
-    if cut:
-        _log(f"{cut:,} of {len(texts):,} {what} are longer than the model's {limit} tokens and were cut")
-
-
-def _wrote(output: str, count: int) -> None:
-    if output != STDIO:
-        _log(f"{count:,} rows written to {output}")
-
-
-def _log(line: str) -> None:
-    from ladle.training.progress import say
-
-    say(line)
-
-
-# -------------------------------------------------------------------------------------------------------- start
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line on `arguments` (those of the process when None) and return the exit code."""
-    keep_freed_memory()
-    given = sys.argv[1:] if arguments is None else arguments
-    words = [DASH if word == STDIO else word for word in given if word != "--debug"]
-    return outcome.run(_call, words, debug="--debug" in given)
-
-
-def _call(words: Sequence[str]) -> None:
-    app(list(words), exit_on_error=False, print_error=False, result_action="return_value")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,25 @@
+"""The command line: each verb is one function in `models` or `measures`.
+
+Data go to standard output, bars and words to standard error. Nothing heavy is imported before a verb needs it.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from ladle import outcome
+from ladle.cli import measures, models  # noqa: F401 (their verbs)
+from ladle.cli.app import DASH, app
+from ladle.files import STDIO
+from ladle.memory import keep_freed_memory
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line on `arguments` (those of the process when None) and return the exit code."""
+    keep_freed_memory()
+    given = sys.argv[1:] if arguments is None else arguments
+    words = [DASH if word == STDIO else word for word in given if word != "--debug"]
+    return outcome.run(_call, words, debug="--debug" in given)
+
+
+def _call(words: Sequence[str]) -> None:
+    app(list(words), exit_on_error=False, print_error=False, result_action="return_value")

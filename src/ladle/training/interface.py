@@ -1,0 +1,40 @@
+"""What the loop trains: what a stage has to bring."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Stage(Protocol):
+    """What the loop trains.
+
+    Random numbers come from the global generators (torch's, NumPy's, Python's), in `load` and in `loss`; the loop seeds
+    them for each batch by its number, so that they are the same in whichever process and after whatever interruption.
+    The loop moves `module` and every batch to the device.
+    """
+
+    name: str
+    """A folder's name, shown to the user: `autoencoder`, `diffusion`, `decoder`."""
+
+    progress: float
+    """The share of the budget that is spent, 0 to 1: set by the loop before each step, for what changes on the way."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Its parameters that require a gradient are trained. Parts without any stay in eval mode."""
+
+    def batches(self, epoch: int) -> Sequence[Any]:
+        """What each batch of an epoch is made of (lists of row indices, say): cheap, the same at every call."""
+
+    def load(self, batch_spec: Any) -> Any:
+        """The tensors of one batch, in tuples, lists, mappings or objects with `.to(device)`."""
+
+    def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """The loss, a scalar, and scalar metrics for `metrics.jsonl`; `num_tokens` among them gives tokens a second."""
+
+    def validate(self) -> dict[str, float]:
+        """Metrics on held-out rows. Called with the averaged weights, in eval mode, without gradients, seeded."""
+
+    def sample(self) -> list[str]:
+        """A few texts to look at, or none. Called as `validate` is."""
