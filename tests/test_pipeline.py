@@ -267,6 +267,23 @@ def sound(
     return float(soundness(model.autoencoder, model.diffusion, tokens, raw, noise, guidance_scale, time))
 
 
+def test_beams_search_where_nothing_is_drawn(aligned: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The width gets to the decoder; with drawn words or all at once there is nothing to search for."""
+    given: list[dict[str, Any]] = []
+    decode = aligned.autoencoder.decode
+
+    def seen(latents: Latents, decoder: Any = None, **options: Any) -> torch.Tensor:
+        given.append({name: value for name, value in options.items() if name != "noise"})
+        return decode(latents, decoder, **options)
+
+    monkeypatch.setattr(aligned.autoencoder, "decode", seen)
+    assert len(aligned.generate(4, label="bad", num_beams=3, decoder_temperature=0.0)) == 4
+    assert given and all(options == {"num_beams": 3} for options in given)
+    for wrong in ({"decoder_temperature": 0.5}, {"decoder": "parallel"}):
+        with pytest.raises(UserError, match="num_beams needs decoder_temperature = 0"):
+            aligned.generate(1, num_beams=3, **wrong)
+
+
 @pytest.mark.parametrize("decoder", ["autoregressive", "parallel"])
 def test_words_drawn_follow_from_the_seed_and_not_from_the_batch(aligned: LatentDiffusion, decoder: str) -> None:
     """decoder_temperature: the same texts at every batch size; another seed draws other words from the same latents."""

@@ -27,7 +27,7 @@ AUTOENCODER_FOLDERS = ("backbone", "tokenizer", "bottleneck", "parallel_decoder"
 # Unknown to the first version, with what it did: models that still do it keep their digest.
 LATER_SETTINGS: dict[str, Any] = {
     "autoencoder.bottleneck.kl": None, "diffusion.denoiser.kind": "compact", "condition.plain_source": False,
-    "condition.source_encoder": None,
+    "condition.source_encoder": None, "diffusion.self_condition_guidance": 1.0,
 }  # fmt: skip
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 

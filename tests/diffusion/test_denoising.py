@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ladle.condition import ConditionConfig, RawCondition
 from ladle.diffusion.denoising import DiffusionBatch, DiffusionConfig, LatentDiffusionModel
-from ladle.diffusion.prediction import PREDICTIONS, to_z0
+from ladle.diffusion.prediction import PREDICTIONS, add_noise, eps_from_z0, target, to_z0
 from ladle.diffusion.samplers import SAMPLERS
 from ladle.diffusion.schedule import sampling_levels
 from ladle.diffusion.wrappers import guided
@@ -103,6 +103,36 @@ def test_self_conditioning_is_drawn_sample_by_sample() -> None:
     level = model.schedule.level_from_log_snr(first["log_snr"])
     torch.testing.assert_close(second["self_condition"][chosen], to_z0("v", output, first["zt"], level))
     assert not second["self_condition"][~chosen].any()
+
+
+@pytest.mark.parametrize("prediction", list(PREDICTIONS))
+def test_guidance_learnt_in_training_has_its_scale_as_fixed_point(prediction: str) -> None:
+    """A network that says `without + s (wanted - without)` on rows with an estimate has nothing to learn; the other
+    rows' target is the data's, as all are without guidance and on held-out rows."""
+    scale = 3.0
+    model = build(prediction=prediction, self_condition_guidance=scale)
+    z0, eps, previous = (torch.randn(4, 4, 3) for _ in range(3))
+    level = model.schedule.level(torch.tensor([0.2, 0.4, 0.6, 0.8]))
+    zt = add_noise(z0, eps, level)
+    chosen = torch.tensor([True, False, True, False])
+    wanted = target(prediction, z0, eps, level)
+    without = target(prediction, previous, eps_from_z0(zt, previous, level), level)
+    torch.testing.assert_close(to_z0(prediction, without, zt, level), previous, atol=1e-4, rtol=1e-4)
+    output = without + scale * (wanted - without)
+    moved = model._guided_target(wanted, output, zt, previous, level, chosen)
+    torch.testing.assert_close(moved[chosen], output[chosen], atol=1e-4, rtol=1e-4)
+    assert torch.equal(moved[~chosen], wanted[~chosen])
+    losses = []
+    for model in (build(prediction=prediction), build(prediction=prediction, self_condition_guidance=scale)):
+        torch.manual_seed(0)
+        torch.nn.init.normal_(model.denoiser.output.weight)
+        pair = []
+        for training in (True, False):
+            model.train(training)
+            torch.manual_seed(1)
+            pair.append(model.loss(a_batch(z0))[0].item())
+        losses.append(pair)
+    assert losses[0][0] != losses[1][0] and losses[0][1] == losses[1][1]
 
 
 def test_without_self_conditioning_the_last_estimate_is_not_read() -> None:

@@ -12,7 +12,7 @@ from ladle.condition import Condition, ConditionConfig, ConditionEncoder, RawCon
 from ladle.diffusion.lengths import LengthModel
 from ladle.diffusion.objective import AdaptiveTimes, ObjectiveConfig, draw_times, weighted_error
 from ladle.diffusion.paper_transformer import PaperTransformer
-from ladle.diffusion.prediction import add_noise, target, to_z0
+from ladle.diffusion.prediction import add_noise, eps_from_z0, target, to_z0
 from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule
 from ladle.diffusion.transformer import DenoiserConfig, DenoisingTransformer
 
@@ -24,11 +24,15 @@ class DiffusionConfig(ObjectiveConfig):
     """schedule, prediction, objective (`ObjectiveConfig`) and network of the diffusion over latents.
 
     self_condition_prob: share of training samples that see the model's own first estimate (arXiv 2208.04202).
+    self_condition_guidance: s, 1 is off: those samples learn what `sampling.self_condition_scale` = s would say, at the
+    cost of one call a step in place of two (ELF's guidance in training; the target is that of Tang et al., arXiv
+    2502.12154: it moves by (1 - 1/s) of the present output's distance from the output without the estimate).
     """
 
     schedule: ScheduleConfig = ScheduleConfig(shift=2.0)  # measured for latents of 64 channels
     prediction: Literal["v", "x0", "eps", "flow"] = "v"
     self_condition_prob: float = Field(0.5, ge=0, le=1)
+    self_condition_guidance: float = Field(1.0, ge=1, allow_inf_nan=False)
     denoiser: DenoiserConfig = DenoiserConfig()
 
 
@@ -110,6 +114,8 @@ class LatentDiffusionModel(nn.Module):
             zt, level.log_snr, mask=mask, condition=condition, self_condition=previous, self_condition_mask=chosen
         ).float()
         wanted = target(self.config.prediction, z0, eps, level)
+        if previous is not None and self.training:
+            wanted = self._guided_target(wanted, output.detach(), zt, previous, level, chosen)
         error = weighted_error(self.config, self.config.prediction, output, wanted, level)
         diffusion = error.mean(-1)[mask].mean()
         if adaptive is not None:
@@ -132,6 +138,17 @@ class LatentDiffusionModel(nn.Module):
             return to_z0(self.config.prediction, output.float(), zt, level) * mask[..., None]
 
         return denoise
+
+    def _guided_target(
+        self, wanted: Tensor, output: Tensor, zt: Tensor, previous: Tensor, level: Level, chosen: Tensor
+    ) -> Tensor:
+        """Where the rows that saw `previous` [B, L, D] learn to go (`DiffusionConfig.self_condition_guidance`). At its
+        fixed point, output - without = s (wanted - without)."""
+        share = 1 - 1 / self.config.self_condition_guidance
+        if not share:
+            return wanted
+        without = target(self.config.prediction, previous, eps_from_z0(zt, previous, level), level)
+        return wanted + share * (output - without) * chosen[:, None, None]
 
     @torch.no_grad()
     def _first_estimate(
