@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from ladle.benchmark import run as module
-from ladle.benchmark.results import mean_and_spread, paired_difference, to_markdown
+from ladle.benchmark.results import differences, mean_and_spread, paired_difference, to_markdown
 from ladle.benchmark.run import run_benchmark
 from ladle.benchmark.systems import AutoregressiveSystem, Draws, LadleSystem
 from ladle.cli import main
 from ladle.errors import UserError
 from ladle.files import write_rows
-from ladle.training.train import to_toml
+from ladle.training.data import read_rows
+from ladle.training.recipe import to_toml
 
 pytest.importorskip("matplotlib", reason="plots need the extra 'plots'")
 
@@ -41,6 +42,10 @@ def test_the_table_has_every_system_and_the_controls(finished: Path) -> None:
         assert system["minutes"] == pytest.approx(0.06, abs=0.1)
         assert list(system["speed"]) == list(system["settings"])[:1]  # (MAUVE is not measured in this suite)
         assert all(timed[size]["median"] > 0 for timed in system["speed"].values() for size in ("1", "64"))
+    bleu = result["systems"]["ladle"]["reconstruction"]
+    texts = list(dict.fromkeys(row["text"] for row in read_rows(TINY.parent / "tiny" / "test.jsonl")))
+    assert bleu == pytest.approx(LadleSystem(finished / "ladle" / "final").reconstruction(texts))
+    assert result["systems"]["rival"]["reconstruction"] is None
     sizes = [system["parameters"] for system in result["systems"].values()]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
     table = (finished / "table.md").read_text()
@@ -160,6 +165,20 @@ def test_differences_are_paired_by_seed() -> None:
     found = paired_difference([1.0, 2.0, 3.0], [0.0, 0.0, 0.0])
     assert found["interval"] == pytest.approx([2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5])
     assert paired_difference([1.0], [0.5]) == {"value": 0.5, "interval": None, "n": 1}
+
+
+def test_settings_of_all_seeds_are_compared_too() -> None:
+    """The first by the system's name, the next by their own; points of one seed are not."""
+
+    def rows(*values: float) -> list[dict[str, Any]]:
+        return [{"div": {"value": value}} for value in values]
+
+    ours = {"one": rows(0.5, 0.7), "two": rows(0.3, 0.4), "three": rows(0.9)}
+    systems = {"ladle": {"kind": "ladle", "settings": ours},
+               "rival": {"kind": "autoregressive", "settings": {"p": rows(0.4, 0.5), "q": rows(0.1, 0.1)}}}  # fmt: skip
+    found = differences({"suite": {"rival": None, "full_settings": 2}, "systems": systems})
+    assert {name: round(row["div"]["value"], 6) for name, row in found.items()} == {"ladle": 0.15, "ladle, two": -0.1}
+    assert list(differences({"suite": {"rival": None}, "systems": systems})) == ["ladle"]
 
 
 def test_means_leave_out_what_was_not_measured() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ladle.benchmark.suite import load_suite
+from ladle.benchmark.systems import recipe_of
 from ladle.errors import UserError
 
 SUITES = sorted((Path(__file__).parents[2] / "benchmarks" / "suites").glob("*.toml"))
@@ -21,11 +22,28 @@ def test_there_are_suites() -> None:
 def test_a_suite_can_be_read_and_its_recipes_are_there(path: Path) -> None:
     suite = load_suite(path)
     assert suite.name == path.stem
-    for system in suite.systems.values():
+    for name, system in suite.systems.items():
         assert system.recipe_file is None or Path(system.recipe_file).is_file()
+        if system.kind == "ladle" and system.model is None:
+            recipe = recipe_of(name, suite, 3.0, seed=2)
+            assert (recipe.name, recipe.training.minutes, recipe.training.seed) == (name, 3.0, 2)
     if path.stem in RIVALS:
         assert {system.kind for system in suite.systems.values()} == {"ladle", "autoregressive"}
         assert suite.reference_system == "rival"
+
+
+def test_settings_of_all_systems_give_way_to_a_systems_own(tmp_path: Path) -> None:
+    """From the suite, then from the recipe's file, then from the system; data and name are not theirs to give."""
+    (tmp_path / "r.toml").write_text("[training.diffusion]\nlr = 2e-4\nema_decay = 0.9\n")
+    common = "[recipe]\nstart = 'nothing'\ntraining.diffusion = { lr = 1e-4, cooldown = 0.3 }\n"
+    own = 'recipe_file = "r.toml"\nrecipe.training.diffusion.ema_decay = 0.8\n'
+    (tmp_path / "s.toml").write_text(HEAD + common + LADLE + own)
+    recipe = recipe_of("ladle", load_suite(tmp_path / "s.toml"), 4.0)
+    plan = recipe.training.diffusion
+    assert (recipe.start, plan.lr, plan.cooldown, plan.ema_decay) == ("nothing", 2e-4, 0.3, 0.8)
+    (tmp_path / "s.toml").write_text(HEAD + "[recipe.data]\npath = 'x'\n" + LADLE)
+    with pytest.raises(UserError, match=r"^recipe\.data: a system has the suite's data"):
+        recipe_of("ladle", load_suite(tmp_path / "s.toml"), 4.0)
 
 
 def test_paths_are_found_from_the_suite(tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[st
 
 
 def differences(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each system less the rival, by metric, at the settings of the table."""
+    """Each system less the rival, by metric, at the settings of the table; then at its others of all seeds, under
+    `system, settings`."""
     systems = result["systems"]
     rival = result["suite"]["rival"] or next((n for n, s in systems.items() if s["kind"] == "autoregressive"), None)
     if rival is None:
@@ -69,14 +70,15 @@ def differences(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     theirs = _main(systems[rival])
     found: dict[str, dict[str, Any]] = {}
     for name, system in systems.items():
-        ours = _main(system)
-        pairs = list(zip(ours, theirs, strict=False))
-        if name != rival and pairs:
-            found[name] = {"rival": rival}
+        for i, (setting, ours) in enumerate(system["settings"].items()):
+            pairs = list(zip(ours, theirs, strict=False))
+            if name == rival or not pairs or i >= result["suite"].get("full_settings", 1):
+                continue
+            gaps = found[f"{name}, {setting}" if i else name] = {"rival": rival}
             for metric in COMPARED:
                 values = [[row[metric]["value"] for row in pair if metric in row] for pair in pairs]
                 if all(len(pair) == 2 for pair in values):
-                    found[name][metric] = paired_difference(*zip(*values, strict=True))
+                    gaps[metric] = paired_difference(*zip(*values, strict=True))
     return found
 
 
@@ -106,14 +108,19 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     rows |= {name: _main(system) for name, system in systems.items()}
     columns = [name for name in COLUMNS if any(name in row for part in rows.values() for row in part)]
     batches = list(_main_speed(next(iter(systems.values()))))
-    head = ["system", "parameters", "minutes", *columns, *(f"tokens/s, batch {size}" for size in batches)]
+    of_systems = ["parameters", "minutes", "reconstruction"]
+    head = ["system", *of_systems, *columns, *(f"tokens/s, batch {size}" for size in batches)]
     lines = [f"# {suite['name']}", "", _about(result), "", _line(head), _line(["---"] * len(head))]
     for name, part in rows.items():
         system = systems.get(name)
-        own = [f"{system['parameters'] / 1e6:.2f}M", f"{system['minutes']:.1f}"] if system else ["-", "-"]
+        own = ["-"] * len(of_systems)
+        if system:
+            bleu = system.get("reconstruction")  # (results of earlier versions have none)
+            own = [f"{system['parameters'] / 1e6:.2f}M", f"{system['minutes']:.1f}", f"{bleu:.1f}" if bleu else "-"]
         speed = _speeds(_main_speed(system), batches) if system else ["-"] * len(batches)
         lines.append(_line([name, *own, *(_cell(part, metric) for metric in columns), *speed]))
-    lines += ["", "; ".join(f"{name}: {METRICS[name].says} ({METRICS[name].direction})" for name in columns) + "."]
+    says = [f"{name}: {METRICS[name].says} ({METRICS[name].direction})" for name in columns]
+    lines += ["", "; ".join(["reconstruction: BLEU of test texts through the autoencoder", *says]) + "."]
     lines += _difference_lines(result) + _speed_lines(result, batches)
     frontier = [
         (name, setting, part)

@@ -13,7 +13,7 @@ import torch
 
 from ladle.benchmark.results import write_results
 from ladle.benchmark.suite import SuiteConfig, load_suite, resolve_encoder
-from ladle.benchmark.systems import Draws, LadleSystem, System, trained
+from ladle.benchmark.systems import Draws, LadleSystem, System, recipe_of, trained
 from ladle.errors import UserError
 from ladle.evaluation.evaluate import environment
 from ladle.evaluation.mauve import Featuriser, load_mauve
@@ -29,6 +29,7 @@ from ladle.training.state import digest
 
 SEEDS_APART = 1_000_000  # between two seeds' first samples
 BATCH = 64
+RECONSTRUCTED = 250  # texts
 
 
 def run_benchmark(
@@ -78,6 +79,9 @@ class _Run:
                 "the suite's data have no test rows: give a folder of train and test files, or data.test_path"
             )
         self.conditions = self._conditions()
+        for name, system in suite.systems.items():  # as is a recipe that cannot be trained
+            if system.kind == "ladle" and system.model is None:
+                recipe_of(name, suite, minutes)
         if suite.ruler.other_path is not None:
             self._other_rows  # noqa: B018 (what is wrong with them is told before the work, not after)
 
@@ -89,7 +93,8 @@ class _Run:
         rows: dict[str, dict[str, list[Mapping[str, Any]]]] = {name: {} for name in self.suite.systems}
         for name in self.suite.systems:
             for i, (setting, values) in enumerate(self.suite.systems[name].settings.items()):
-                seeds = self.suite.seeds if i == 0 else min(self.suite.frontier_seeds, self.suite.seeds)
+                few = min(self.suite.frontier_seeds, self.suite.seeds)
+                seeds = self.suite.seeds if i < self.suite.full_settings else few
                 rows[name][setting] = [
                     self._row(name, systems[name][seed % len(systems[name])], setting, values, seed)
                     for seed in range(seeds)
@@ -111,6 +116,7 @@ class _Run:
                     "kind": self.suite.systems[name].kind,
                     "parameters": first[name].num_parameters,
                     "minutes": sum(training.minutes for training in systems[name]) / len(systems[name]),
+                    "reconstruction": self._reconstruction(name, systems[name]),
                     "digests": [training.digest for training in systems[name]],
                     "settings": rows[name],
                     "speed": speed[name],
@@ -179,6 +185,22 @@ class _Run:
         row = as_report({"row": self._ruler.measure(read_samples(path))})["row"]
         atomic_json(scores, {"drawn": drawn, "measured": measured, "row": row})
         return row
+
+    def _reconstruction(self, name: str, trainings: Sequence[System]) -> float | None:
+        """Mean over the trainings of a Ladle system."""
+        ours = [training for training in trainings if isinstance(training, LadleSystem)]
+        if not ours:
+            return None
+        texts = list(dict.fromkeys(row["text"] for row in self.test))[:RECONSTRUCTED]
+        key = digest([[training.digest for training in ours], texts])
+        path = self.folder / name / "reconstruction.json"
+        if _read(path).get("key") != key:
+            self.log(f"{name}: reconstructing {len(texts)} texts")
+            values = [training.reconstruction(texts) for training in ours]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_json(path, {"key": key, "values": values})
+        values = _read(path)["values"]
+        return float(sum(values) / len(values))
 
     # -------------------------------------------------------------------------------------------------------- scoring
 

@@ -76,9 +76,11 @@ class SuiteConfig(Config):
     """condition: what samples are drawn by: nothing, a label (as often as test rows have it), a test row's source.
 
     minutes: of training for each system, where `--budget` does not say. num_samples: a seed (with `source` the test
-    rows' inputs, at most so many). seeds: for the settings of the table; frontier_seeds: for the others.
+    rows' inputs, at most so many). seeds: for the first `full_settings` of each system, the first of which is the
+    table's; frontier_seeds: for the others.
     training_seeds: each system is trained so many times, and sample seed s is drawn by training s modulo that.
-    rival: the system that the others are compared with in pairs; the first autoregressive one when None.
+    rival: the system that the others are compared with in pairs; the first autoregressive one when None. recipe: of all
+    Ladle systems, where their own recipes say nothing.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
@@ -86,9 +88,11 @@ class SuiteConfig(Config):
     minutes: float = Field(15.0, gt=0)
     num_samples: int = Field(1000, ge=1)
     seeds: int = Field(5, ge=1)
+    full_settings: int = Field(1, ge=1)
     frontier_seeds: int = Field(1, ge=0)
     training_seeds: int = Field(1, ge=1)
     rival: str | None = None
+    recipe: dict[str, Any] = {}
     data: DataConfig
     ruler: RulerConfig = RulerConfig()
     speed: SpeedConfig = SpeedConfig()

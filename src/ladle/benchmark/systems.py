@@ -12,10 +12,11 @@ from ladle.benchmark.suite import SuiteConfig, SystemConfig
 from ladle.checkpoint import SamplingConfig, resolve_model
 from ladle.config import nearest
 from ladle.errors import UserError
+from ladle.evaluation.overlap import CorpusBleu
 from ladle.inspection import count_parameters
 from ladle.pipeline import LatentDiffusion
 from ladle.training.data import Splits
-from ladle.training.recipe import parse_recipe, read_recipe
+from ladle.training.recipe import Recipe, merged, parse_recipe, read_recipe
 from ladle.training.train import train
 
 Log = Callable[[str], None]
@@ -69,6 +70,10 @@ class LadleSystem:
         finally:
             self.model.parts.sampling = self.saved_with
 
+    def reconstruction(self, texts: Sequence[str]) -> float:
+        """BLEU (0 to 100) of `texts` through the autoencoder: what no sample can be better than."""
+        return float(CorpusBleu(self.model.reconstruct(texts), [[text] for text in texts]).score)
+
     def _sampling(self, settings: Mapping[str, Any]) -> SamplingConfig:
         return SamplingConfig.parse({**self.saved_with.model_dump(), **settings}, "settings")
 
@@ -120,31 +125,27 @@ def trained(
         found = resolve_model(system.model)
         return AutoregressiveSystem(found) if (found / RECORD).is_file() else LadleSystem(found)
     if system.kind == "ladle":
-        return LadleSystem(_train_ladle(name, suite, system, folder, minutes, log, seed))
+        return LadleSystem(train(recipe_of(name, suite, minutes, seed), folder, log=log))
     assert ladle is not None
     return AutoregressiveSystem(_train_rival(system, splits, folder, minutes, ladle, log, seed))
 
 
-def _train_ladle(
-    name: str, suite: SuiteConfig, system: SystemConfig, folder: Path, minutes: float, log: Log, seed: int
-) -> Path:
-    for key in ("data", "name"):
-        if key in system.recipe:
-            raise UserError(f"systems.{name}.recipe.{key}: a system has the suite's data and its own name")
-    values = _merged(read_recipe(system.recipe_file) if system.recipe_file else {}, system.recipe)
+def recipe_of(name: str, suite: SuiteConfig, minutes: float, seed: int = 0) -> Recipe:
+    """What the Ladle system `name` is trained by.
+
+    Raises:
+        UserError: a bad recipe, or one that names data of its own.
+    """
+    system = suite.systems[name]
+    for where, recipe in (("recipe", suite.recipe), (f"systems.{name}.recipe", system.recipe)):
+        for key in recipe.keys() & {"data", "name"}:
+            raise UserError(f"{where}.{key}: a system has the suite's data and its own name")
+    common = merged(suite.recipe, read_recipe(system.recipe_file) if system.recipe_file else {})
+    values = merged(common, system.recipe)
     plan = {key: value for key, value in values.get("training", {}).items() if key != "steps"}
     values["training"] = plan | {"minutes": minutes, "seed": plan.get("seed", 0) + seed}
     values |= {"name": name, "data": suite.data.model_dump()}
-    return train(parse_recipe(values, f"systems.{name}.recipe"), folder, log=log)
-
-
-def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings, those of `other` in place of `one`'s."""
-    merged = dict(one)
-    for key, value in other.items():
-        known = merged.get(key)
-        merged[key] = _merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
-    return merged
+    return parse_recipe(values, f"systems.{name}.recipe")
 
 
 def _train_rival(
