@@ -14,6 +14,7 @@ from tiny_stage import TinyStage
 from torch import nn
 
 from ladle.training.loop import TrainingConfig, train_stage
+from ladle.training.processes import Processes, is_main, several
 
 SETTINGS: dict[str, Any] = {
     "steps": 24, "precision": "fp32", "validate_every": 0.25, "keep_best": "mse", "lr": 0.01, "save_every_seconds": 0,
@@ -83,3 +84,11 @@ def test_two_processes_train_as_one_of_twice_the_batches(tmp_path: Path) -> None
     assert [row["step"] for row in ours] == [row["step"] for row in theirs]
     for mine, other in zip(ours, theirs, strict=True):
         assert figures(mine) == pytest.approx(figures(other), rel=1e-4)
+
+
+def test_a_cluster_that_counts_its_jobs_starts_no_second_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    processes = Processes(torch.device("cpu"))
+    assert not several() and is_main() and (processes.count, processes.rank) == (1, 0)
+    assert processes.of_main(3) == 3 and processes.together({"a": [1.0]}) == {"a": [1.0]}

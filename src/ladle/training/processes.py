@@ -13,13 +13,13 @@ import torch
 
 
 def several() -> bool:
-    """Whether torchrun or accelerate started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether torchrun or accelerate started this process as one of several. (A cluster may set WORLD_SIZE alone.)"""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ
 
 
 def is_main() -> bool:
     """Whether this process is the first, or the only one."""
-    return not several() or int(os.environ.get("RANK", "0")) == 0
+    return not several() or int(os.environ["RANK"]) == 0
 
 
 @contextmanager
@@ -54,8 +54,8 @@ class Processes:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.count = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0")) if self.count > 1 else 0
+        self.count = int(os.environ["WORLD_SIZE"]) if several() else 1
+        self.rank = int(os.environ["RANK"]) if several() else 0
 
     @property
     def main(self) -> bool:
