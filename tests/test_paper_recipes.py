@@ -14,7 +14,7 @@ from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.files import write_rows
 from ladle.pipeline import LatentDiffusion
-from ladle.source import SourceReader
+from ladle.source import SourceReader, learns_sources
 from ladle.training.cache import store_latents
 from ladle.training.data import Row
 from ladle.training.recipe import STAGES, Recipe, load_recipe
@@ -191,7 +191,7 @@ def test_ten_steps_of_each_stage_at_full_size(name: str) -> None:
         assert settings is not None and settings.optimizer == "adamw"
         stage: Any
         if stage_name == "autoencoder":
-            stage = AutoencoderStage(autoencoder, rows, rows, settings)
+            stage = AutoencoderStage(autoencoder, rows, rows, settings, learns_sources(autoencoder, recipe.condition))
         else:
             autoencoder.eval()
             store = (store_latents(autoencoder, [row["text"] for row in rows]), ConditionStore(reader, rows))

@@ -12,7 +12,10 @@ from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.pipeline import LatentDiffusion
 from ladle.request import Conditions, Request
-from ladle.source import SourceEncoder, SourceReader
+from ladle.source import SourceEncoder, SourceReader, learns_sources
+from ladle.training.data import Row
+from ladle.training.settings import TrainingConfig
+from ladle.training.stages import AutoencoderStage
 
 FAMILIES = tiny.PRETRAINED | {"bert": tiny.bert_folder}
 LONG = " ".join(["the old cat sat on a mat."] * 30)
@@ -96,6 +99,22 @@ def test_a_source_may_be_longer_than_a_text(tmp_path: Path) -> None:
     assert length(SourceReader(new, latents)) == new.max_latents
     bert = SourceEncoder.from_pretrained(tiny.bert_folder(tmp_path / "bert", places=40))
     assert length(SourceReader(new, ConditionConfig(source=True, max_source_tokens=1000), bert)) == 40
+
+
+def test_an_autoencoder_learns_the_sources_that_it_reads(tmp_path: Path) -> None:
+    """Not those that a frozen encoder reads: the paper's autoencoder of summaries has seen no article."""
+    folder = str(tiny.bart_folder(tmp_path / "bart"))
+    new, frozen = tiny.tiny_autoencoder(), tiny.tiny_autoencoder(pretrained=folder)
+    unfrozen = tiny.tiny_autoencoder(pretrained=folder, train_encoder=True)
+    states, latents = (ConditionConfig(source=True, source_memory=memory) for memory in ("states", "latents"))
+    other = ConditionConfig(source=True, source_encoder="bert")
+    assert [learns_sources(part, states) for part in (new, frozen, unfrozen)] == [True, False, True]
+    assert [learns_sources(part, latents) for part in (new, frozen, unfrozen)] == [True] * 3
+    assert [learns_sources(part, other) for part in (new, frozen, unfrozen)] == [False] * 3
+    rows = [Row(text=text, source="an article") for text in tiny.SENTENCES]
+    for with_sources, count in ((True, len(rows) + 1), (False, len(rows))):
+        stage = AutoencoderStage(new, rows, rows, TrainingConfig(steps=1), with_sources)
+        assert sorted(row for batch in stage.batches(0) for row in batch) == list(range(count))
 
 
 def test_what_is_no_encoder_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from ladle.autoencoder.backbone import Backbone
 from ladle.card import model_card
 from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import LatentDiffusionModel
-from ladle.errors import UserError
+from ladle.errors import UserError, first_line
 from ladle.files import atomic_folder
 from ladle.model_record import (
     BaseReference,
@@ -45,7 +45,6 @@ from ladle.source import SourceEncoder, SourceReader, auto_class
 from ladle.tensor_files import (
     WEIGHTS,
     fill,
-    first_line,
     live_tensors,
     load_language_model,
     read_tensors,

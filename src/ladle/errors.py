@@ -19,6 +19,11 @@ class UserError(LadleError):
     exit_code = 2
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in a line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @contextmanager
 def from_extra(needs: str, extra: str, package: str) -> Iterator[None]:
     """Around the import of a package that a plain install leaves out. needs: "MAUVE needs", say.

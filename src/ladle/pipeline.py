@@ -71,10 +71,9 @@ class LatentDiffusion:
     def to(self, device: str | torch.device) -> Self:
         """Move to a device; the model is in eval mode."""
         self.device = torch.device(device)
-        self.autoencoder.to(self.device).eval()
+        self.parts.reader().to(self.device)  # the autoencoder is in it
         if self.parts.diffusion is not None:
             self.parts.diffusion.to(self.device).eval()
-        self.parts.reader().to(self.device)
         return self
 
     @property

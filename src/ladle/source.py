@@ -66,6 +66,15 @@ def auto_class(config: Any) -> Any:
     return AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
 
 
+def learns_sources(autoencoder: TextAutoencoder, config: ConditionConfig) -> bool:
+    """Whether sources are read by what the autoencoder's training changes: its bottleneck (`latents`), or the encoder
+    of a backbone that is not frozen."""
+    if config.source_memory == "latents":
+        return True
+    model: Any = autoencoder.backbone.model
+    return config.source_encoder is None and any(p.requires_grad for p in model.get_encoder().parameters())
+
+
 class SourceReader:
     """Source texts -> memory, as `config` says.
 

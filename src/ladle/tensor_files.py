@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ladle.errors import UserError
+from ladle.errors import UserError, first_line
 from ladle.files import atomic_json
 from ladle.resolving import RECORD
 
@@ -123,8 +123,3 @@ def live_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The module's tensors that are saved, each once: of tied ones the first name."""
     unique = {id(tensor): (name, tensor) for name, tensor in reversed(module.state_dict(keep_vars=True).items())}
     return dict(reversed(unique.values()))
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in a line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from ladle.errors import LadleError, UserError
 from ladle.training.loop import TrainingConfig, TrainingResult, train_stage
-from ladle.training.progress import Progress, Record, collapse_warnings, duration, sample_statistics
+from ladle.training.progress import Progress, collapse_warnings, duration, sample_statistics
+from ladle.training.record import Record
 from ladle.training.settings import LR_SCHEDULES, lr_factor
 
 TIMINGS = {"seconds", "tokens_per_second"}

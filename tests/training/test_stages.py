@@ -106,25 +106,23 @@ def test_a_model_without_conditions_asks_for_none() -> None:
 
 @pytest.mark.parametrize("name", ["autoencoder", "diffusion"])
 def test_bf16_and_fp32_have_one_loss_curve(name: str, tmp_path: Path) -> None:
-    """The same batches and draws: apart by less than a curve moves between two seeds."""
-    curves: dict[tuple[str, int], list[float]] = {}
-    for precision, seed in (("fp32", 0), ("bf16", 0), ("fp32", 1)):
+    """The same batches and draws, so that rounding is all that tells them apart."""
+    curves: list[list[float]] = []
+    for precision in ("fp32", "bf16"):
         autoencoder = tiny.tiny_autoencoder()
         config = TrainingConfig(
-            steps=100, lr=5e-3, max_tokens=400, precision=precision, seed=seed, validate_every=0, sample_every=0
+            steps=100, lr=5e-3, max_tokens=400, precision=precision, validate_every=0, sample_every=0
         )
         stage: Any = diffusion_stage(autoencoder) if name == "diffusion" else None
         if stage is None:
             stage = AutoencoderStage(autoencoder, ROWS, ROWS[:9], config)
         stage.config = config
-        train_stage(stage, config, tmp_path / f"{precision}-{seed}", log=lambda line: None)
-        rows = map(json.loads, (tmp_path / f"{precision}-{seed}" / "metrics.jsonl").read_text().splitlines())
-        curves[precision, seed] = [row["loss"] for row in rows if "loss" in row]
-    plain, mixed, other = curves["fp32", 0], curves["bf16", 0], curves["fp32", 1]
+        train_stage(stage, config, tmp_path / precision, log=lambda line: None)
+        rows = map(json.loads, (tmp_path / precision / "metrics.jsonl").read_text().splitlines())
+        curves.append([row["loss"] for row in rows if "loss" in row])
+    plain, mixed = curves
     assert len(plain) == 2 and plain[1] < 0.95 * plain[0]
-    for i in range(2):
-        assert mixed[i] == pytest.approx(plain[i], rel=0.03)
-        assert abs(mixed[i] - plain[i]) < max(abs(other[i] - plain[i]), 0.03 * plain[i])
+    assert mixed == pytest.approx(plain, rel=0.03) and mixed != plain
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "diffusion", "decoder"])

@@ -5,10 +5,9 @@ its text. Nothing here knows of tokens.
 """
 
 import hashlib
-import importlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import Any, Self, TypedDict
 from pydantic import Field
 
 from ladle.config import Config, nearest
-from ladle.errors import LadleError, UserError
+from ladle.errors import UserError
 from ladle.files import STDIO, PathLike
 from ladle.tables import ENDINGS, Record, Table, kind_of, read_table
+from ladle.training.hub import hub_tables
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
 COLUMN_NAMES = frozenset({"text", "target", "source", "label"})  # read when no column is named
@@ -117,7 +117,8 @@ def load_splits(config: DataConfig) -> Splits:
     if config.path is not None:
         parts = _read_parts(_split_paths(config.path), config, notes)
     elif config.id is not None:
-        parts = _hub_parts(config, notes)
+        tables = hub_tables(config.id, config.subset, SPLIT_NAMES)
+        parts = {split: _to_rows(table, config.columns, False, notes) for split, table in tables.items()}
     else:
         raise UserError("no data: name a file or folder (--data), or a hub data set (data.id)")
     given = {"valid": config.valid_path, "test": config.test_path}
@@ -304,57 +305,6 @@ def _split_of(name: str) -> str | None:
 def _is_part(name: str) -> bool:
     """Whether the name is of one file of several, by its number."""
     return bool(re.search(r"[-_]\d", name.split(".")[0]))
-
-
-def _hub_parts(config: DataConfig, notes: list[str]) -> dict[str, list[Row]]:
-    try:
-        datasets = importlib.import_module("datasets")
-    except ImportError:
-        raise UserError(
-            f"the hub data set '{config.id}' needs an extra: pip install 'ladle[datasets]'; "
-            "or put a local file in its place (--data FILE)"
-        ) from None
-    loaded = _load_hub(datasets, config)
-    parts: dict[str, list[Row]] = {}
-    for split, stems in SPLIT_NAMES.items():
-        name = next((name for name in stems if name in loaded), None)
-        if name is not None:
-            data = loaded[name]
-            table = Table(f"{config.id} ({name})", _hub_records(data), list(data.column_names), by_line=False)
-            parts[split] = _to_rows(table, config.columns, False, notes)
-    if "train" not in parts:
-        raise UserError(f"the hub data set '{config.id}' has no train split: it has {', '.join(loaded)}")
-    return parts
-
-
-def _load_hub(datasets: Any, config: DataConfig) -> Any:
-    try:
-        try:
-            return datasets.load_dataset(config.id, config.subset)
-        except RuntimeError as error:
-            if "script" not in str(error):
-                raise
-            # Old sets (GEM's among them) are Python scripts, which `datasets` runs no more (issue 7693 there). The
-            # hub keeps their rows as Parquet on a branch, one folder a configuration (issue 8012 there).
-            return datasets.load_dataset(config.id, revision="refs/convert/parquet", data_dir=config.subset)
-    except ConnectionError as error:
-        raise LadleError(f"the hub cannot be reached for '{config.id}' ({_line(error)}); or use --data FILE") from None
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"hub data set '{config.id}': {_line(error)}; or use --data FILE") from None
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _hub_records(data: Any) -> Iterator[tuple[int, Record]]:
-    """The rows, with class numbers put back into class names (-1: not labelled)."""
-    classes = {name: feature.names for name, feature in data.features.items() if hasattr(feature, "int2str")}
-    for number, record in enumerate(data, start=1):
-        for name, labels in classes.items():
-            value = record[name]
-            record[name] = None if value is None or value < 0 else labels[value]
-        yield number, record
 
 
 # ------------------------------------------------------------------------------------------------ holding out

@@ -24,17 +24,8 @@ from ladle.training.ema import EMA
 from ladle.training.interface import Stage
 from ladle.training.interrupts import Interrupts
 from ladle.training.processes import Processes, main_first
-from ladle.training.progress import (
-    Log,
-    NoRecord,
-    Progress,
-    Record,
-    collapse_warnings,
-    duration,
-    mean,
-    sample_statistics,
-    say,
-)
+from ladle.training.progress import Log, Progress, collapse_warnings, duration, mean, sample_statistics, say
+from ladle.training.record import NoRecord, Record
 from ladle.training.settings import FREE_SETTINGS, TrainingConfig, build_optimizer, lr_factor, use_bf16
 from ladle.training.state import (
     Position,
@@ -45,7 +36,6 @@ from ladle.training.state import (
     seed_all,
     trained_tensors,
 )
-from ladle.training.trackers import Trackers
 
 MAX_BAD_STEPS = 20  # steps in a row with a loss or gradient that is not finite, before the training gives up
 LOG_EVERY = 50  # steps to a row of metrics.jsonl
@@ -151,12 +141,13 @@ class _Run:
         self.saved_step = 0
 
     def train(self) -> TrainingResult:
-        names = self.config.trackers if self.processes.main else ()
-        self.trackers = Trackers(names, self.stage.name, self.run_dir)
-        with preserved_random(self.device), Interrupts() as self.signals, closing(self.trackers):
+        stream = None if self.processes.main else io.StringIO()
+        with preserved_random(self.device), Interrupts() as self.signals:
             self._start()
-            stream = None if self.processes.main else io.StringIO()
-            with Progress(self.stage.name, self.share, self.log, stream=stream) as progress:
+            with (
+                closing(self.record),
+                Progress(self.stage.name, self.share, self.log, stream=stream) as progress,
+            ):
                 try:
                     self._look()  # where an earlier run was stopped between a step and what was due after it
                     while self.share < 1 and not self.best.out_of_patience:
@@ -197,7 +188,8 @@ class _Run:
         if not len(self.specs):
             raise UserError(f"{self.stage.name}: there is nothing to train on (0 batches); give more rows")
         record = Record if self.processes.main else NoRecord
-        self.record = record(self.run_dir, self.stage.name, self.position.num_rows, self.position.step)
+        position = self.position
+        self.record = record(self.run_dir, self.stage.name, position.num_rows, position.step, self.config.trackers)
         _set_modes(self.stage.module)
         size = sum(parameter.numel() for parameter in self.trained) / 1e6
         budget = f"{self.config.steps} steps" if self.config.steps else duration(60 * (self.config.minutes or 0))
@@ -336,7 +328,6 @@ class _Run:
             values["num_skipped"] = num_skipped
             self.log(f"warning: {self.stage.name}, step {position.step}: {num_skipped} steps skipped, not finite")
         self.record.row(values)
-        self.trackers.log(values, position.step)
         position.window, position.window_start, position.loss = {}, position.seconds, values["loss"]
 
     def _validate(self) -> dict[str, float]:
@@ -369,7 +360,6 @@ class _Run:
         position = self.position
         seconds = round(time.monotonic() - self.began, 3)
         self.record.row({"step": position.step, "epoch": position.epoch, **values, "seconds": seconds})
-        self.trackers.log(values, position.step)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

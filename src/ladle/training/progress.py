@@ -3,18 +3,13 @@
 Data go to files (`metrics.jsonl`, `samples/`), words to standard error.
 """
 
-import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Self, TextIO
+from collections.abc import Callable, Iterable, Sequence
+from typing import Self, TextIO
 
 from tqdm import tqdm
-
-from ladle.errors import LadleError
-from ladle.files import atomic_text, write_rows
 
 Log = Callable[[str], None]
 
@@ -76,69 +71,6 @@ class Progress:
         self._share = share
 
 
-class Record:
-    """`metrics.jsonl` and `samples/<stage>-<step>.jsonl` of one stage in a run folder.
-
-    Args:
-        run_dir: the run's folder.
-        stage: rows of other stages are left alone.
-        num_rows: rows of this stage that the restored state knows of; later ones came after it and are dropped, as
-            is a last line that was cut off. 0 for a new training.
-        step: the restored step; samples after it are deleted.
-
-    Raises:
-        LadleError: a file cannot be written (from every method).
-    """
-
-    def __init__(self, run_dir: Path, stage: str, num_rows: int = 0, step: int = 0) -> None:
-        self._path, self._samples, self._stage = run_dir / "metrics.jsonl", run_dir / "samples", stage
-        self.num_rows = 0
-        if self._path.exists():
-            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            kept = []
-            for line in lines:
-                owner = _stage_of(line)
-                if owner == stage and self.num_rows < num_rows:
-                    kept.append(line)
-                    self.num_rows += 1
-                elif owner not in (stage, None):
-                    kept.append(line)
-            if kept != lines:
-                atomic_text(self._path, "".join(kept))
-        for path in self._samples.glob(f"{stage}-*.jsonl"):
-            number = path.stem.removeprefix(f"{stage}-")
-            if number.isdigit() and int(number) > step:
-                path.unlink()
-
-    def row(self, values: Mapping[str, Any]) -> None:
-        """Append a row; NaN and infinities become null."""
-        row = {"stage": self._stage} | {key: _plain(value) for key, value in values.items()}
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise LadleError(f"cannot write {self._path}: {error.strerror or error}") from error
-        self.num_rows += 1
-
-    def samples(self, step: int, texts: Sequence[str]) -> None:
-        """Write the texts sampled at `step`, in place of earlier ones of that step."""
-        write_rows(self._samples / f"{self._stage}-{step}.jsonl", ({"text": text} for text in texts))
-
-
-class NoRecord(Record):
-    """Of a process that writes nothing."""
-
-    def __init__(self, run_dir: Path, stage: str, num_rows: int = 0, step: int = 0) -> None:
-        self.num_rows = num_rows
-
-    def row(self, values: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def samples(self, step: int, texts: Sequence[str]) -> None:
-        """Nothing."""
-
-
 def sample_statistics(texts: Sequence[str]) -> dict[str, float]:
     """How far samples have collapsed, as shares in [0, 1]; {} for no samples.
 
@@ -196,27 +128,11 @@ def mean(values: Iterable[float]) -> float | None:
     return sum(finite) / len(finite) if finite else None
 
 
-def _stage_of(line: str) -> str | None:
-    """The stage of a row of `metrics.jsonl`; None for a line that was cut off or is no row."""
-    try:
-        return str(json.loads(line)["stage"]) if line.endswith("\n") else None
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
 def _units(text: str) -> Sequence[str]:
     words = text.split()
     if len(words) >= 4:
         return words
     return text if len(words) == 1 and len(text) >= 8 else ()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value
 
 
 def _number(value: float | None) -> str:

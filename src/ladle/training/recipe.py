@@ -146,18 +146,8 @@ class TrainingPlan(Config):
             minutes = None
         if not (steps or minutes):
             return None
-        common = {
-            key: getattr(self, key)
-            for key in (
-                "seed",
-                "precision",
-                "num_threads",
-                "save_every_seconds",
-                "validate_every",
-                "sample_every",
-                "trackers",
-            )
-        }
+        of_all = TrainingPlan.model_fields.keys() & TrainingConfig.model_fields.keys() - {"steps", "minutes"}
+        common = {key: getattr(self, key) for key in of_all}
         own = plan.model_dump(include=set(TrainingConfig.model_fields) - {"steps", "minutes"})
         if name == "autoencoder":
             own |= self.autoencoder.chosen(from_nothing=not (started or pretrained))

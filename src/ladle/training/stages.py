@@ -55,15 +55,22 @@ class TokenStore:
 class AutoencoderStage:
     """Reconstruction from masked tokens and noised latents, by both decoders.
 
-    Source texts are among the texts, each once: the denoiser reads them through this encoder.
+    with_sources: source texts are among the texts, each once, as the denoiser reads them through what is trained here.
     """
 
     name = "autoencoder"
     progress = 0.0
 
-    def __init__(self, autoencoder: TextAutoencoder, train: Sequence[Row], valid: Sequence[Row], config: Any):
+    def __init__(
+        self,
+        autoencoder: TextAutoencoder,
+        train: Sequence[Row],
+        valid: Sequence[Row],
+        config: Any,
+        with_sources: bool = True,
+    ):
         self.module, self.config = autoencoder, config
-        sources = dict.fromkeys(row["source"] for row in train if row.get("source"))
+        sources = dict.fromkeys(row["source"] for row in train if row.get("source")) if with_sources else {}
         self.train_tokens = TokenStore.of(autoencoder, [row["text"] for row in train] + list(sources))
         self.valid_texts = [row["text"] for row in valid or train][:256]
         self.valid_tokens = TokenStore.of(autoencoder, self.valid_texts)

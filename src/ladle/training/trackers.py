@@ -44,9 +44,11 @@ class Trackers:
     def __init__(self, names: Sequence[str], stage: str, run_dir: Path) -> None:
         check_trackers(names)
         self._trackers: list[Any] = []
-        for name in dict.fromkeys(names):
-            from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+        if not names:
+            return
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS  # two seconds that most trainings do not need
 
+        for name in dict.fromkeys(names):
             kind = LOGGER_TYPE_TO_CLASS[name]
             folder = [str(run_dir / "trackers")] if kind.requires_logging_directory else []
             self._trackers.append(kind(f"ladle-{stage}", *folder))

@@ -19,7 +19,7 @@ from ladle.errors import UserError
 from ladle.files import atomic_folder, atomic_json, atomic_text
 from ladle.health.recovery import calibrated_shift
 from ladle.memory import keep_freed_memory
-from ladle.source import SourceEncoder, SourceReader
+from ladle.source import SourceEncoder, SourceReader, learns_sources
 from ladle.training.cache import VectorStore, count_cut, fit_normaliser, store_latents
 from ladle.training.data import Row, Splits, load_splits
 from ladle.training.interface import Stage
@@ -142,7 +142,8 @@ class _Run:
             "autoencoder", stages, started=self.given is not None, pretrained=config.backbone.pretrained is not None
         )
         if settings is not None:
-            stage = AutoencoderStage(autoencoder, splits.train, splits.valid, settings)
+            with_sources = learns_sources(autoencoder, recipe.condition)
+            stage = AutoencoderStage(autoencoder, splits.train, splits.valid, settings, with_sources)
             self._train_stage("autoencoder", stage, settings, splits, minutes)
         return autoencoder.eval()
 
