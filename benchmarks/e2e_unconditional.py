@@ -24,7 +24,7 @@ from ladle.evaluation.mauve import MIN_TEXTS, Featuriser, mauve_scores, offline_
 from ladle.evaluation.metrics import Score
 from ladle.evaluation.samples import read_samples
 from ladle.files import atomic_json
-from ladle.training.data import Row, read_rows
+from ladle.rows import Row, read_rows
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

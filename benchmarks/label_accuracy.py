@@ -22,7 +22,7 @@ from ladle.evaluation.markdown import format_percent
 from ladle.evaluation.samples import read_samples
 from ladle.evaluation.text_stats import copy_key
 from ladle.files import atomic_json
-from ladle.training.data import read_rows
+from ladle.rows import read_rows
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

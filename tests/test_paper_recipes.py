@@ -14,9 +14,9 @@ from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.files import write_rows
 from ladle.pipeline import LatentDiffusion
+from ladle.rows import Row
 from ladle.source import SourceReader, learns_sources
 from ladle.training.cache import store_latents
-from ladle.training.data import Row
 from ladle.training.recipe import STAGES, Recipe, load_recipe
 from ladle.training.settings import build_optimizer
 from ladle.training.stages import AutoencoderStage, ConditionStore, DiffusionStage

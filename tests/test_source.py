@@ -12,8 +12,8 @@ from ladle.diffusion.denoising import LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.pipeline import LatentDiffusion
 from ladle.request import Conditions, Request
+from ladle.rows import Row
 from ladle.source import SourceEncoder, SourceReader, learns_sources
-from ladle.training.data import Row
 from ladle.training.settings import TrainingConfig
 from ladle.training.stages import AutoencoderStage
 

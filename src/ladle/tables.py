@@ -10,11 +10,12 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from ladle.errors import UserError
+from ladle.errors import UserError, first_line
 from ladle.files import STDIO, PathLike, name_of, open_bytes, read_lines
 
 ENDINGS = {
@@ -200,11 +201,22 @@ def _parquet(path: PathLike) -> Table:
         arrow_error = importlib.import_module("pyarrow").ArrowException
     except ImportError:
         raise UserError(f"reading {name} needs pyarrow: pip install 'ladle[parquet]'") from None
-    with open_bytes(path) as stream:
-        data = stream.read()
-    try:
-        table = parquet.read_table(io.BytesIO(data))
-    except (arrow_error, OSError) as error:
-        raise UserError(f"{name} is not a whole Parquet file ({str(error).splitlines()[0]})") from None
-    rows = chain.from_iterable(batch.to_pylist() for batch in table.to_batches(max_chunksize=1000))
-    return Table(name, enumerate(rows, start=1), list(table.column_names), by_line=False)
+    stack = ExitStack()
+    with stack:
+        stream = stack.enter_context(open_bytes(path))
+        try:
+            here = isinstance(stream.raw, io.FileIO) and stream.seekable()  # else piped or packed
+            file = parquet.ParquetFile(stream if here else io.BytesIO(stream.read()))
+        except (arrow_error, OSError) as error:
+            raise UserError(f"{name} is not a whole Parquet file ({first_line(error)})") from None
+        opened = stack.pop_all()
+
+    def records() -> Iterator[tuple[int, Record]]:
+        with opened:
+            rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(1000))
+            try:
+                yield from enumerate(rows, start=1)
+            except (arrow_error, OSError) as error:
+                raise UserError(f"{name} is not a whole Parquet file ({first_line(error)})") from None
+
+    return Table(name, records(), list(file.schema_arrow.names), by_line=False)

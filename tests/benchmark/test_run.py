@@ -14,7 +14,7 @@ from ladle.benchmark.systems import AutoregressiveSystem, Draws, LadleSystem
 from ladle.cli import main
 from ladle.errors import UserError
 from ladle.files import write_rows
-from ladle.training.data import read_rows
+from ladle.rows import read_rows
 from ladle.training.recipe import to_toml
 
 pytest.importorskip("matplotlib", reason="plots need the extra 'plots'")

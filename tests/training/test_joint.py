@@ -9,8 +9,8 @@ from torch import Tensor
 import tiny
 from ladle.checkpoint import SamplingConfig
 from ladle.errors import LadleError
+from ladle.rows import Row
 from ladle.source import SourceReader
-from ladle.training.data import Row
 from ladle.training.joint import JointConfig, JointRows, JointStage, num_directions
 from ladle.training.settings import TrainingConfig
 from ladle.training.stages import ConditionStore

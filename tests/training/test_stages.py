@@ -13,9 +13,9 @@ from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.checkpoint import SamplingConfig
 from ladle.condition import ConditionConfig
 from ladle.diffusion.denoising import LatentDiffusionModel
+from ladle.rows import Row
 from ladle.source import SourceReader
 from ladle.training.cache import fit_normaliser, store_latents
-from ladle.training.data import Row
 from ladle.training.loop import train_stage
 from ladle.training.settings import TrainingConfig
 from ladle.training.stages import (

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.checkpoint import load_parts, resolve_model
+from ladle.rows import Row
 from ladle.training.batching import epoch_batches
-from ladle.training.data import DataConfig, Row, load_splits
+from ladle.training.data import DataConfig, load_splits
 from ladle.training.loop import train_stage
 from ladle.training.progress import say
 from ladle.training.settings import TrainingConfig

@@ -23,7 +23,8 @@ from ladle.evaluation.ruler import Ruler, as_report
 from ladle.evaluation.samples import gather, read_samples
 from ladle.files import PathLike, atomic_json, check_writable, write_rows
 from ladle.memory import keep_freed_memory
-from ladle.training.data import Row, load_splits, read_rows
+from ladle.rows import Row, read_rows
+from ladle.training.data import load_splits
 from ladle.training.progress import duration, say
 from ladle.training.state import digest
 

@@ -207,7 +207,7 @@ def reconstruct(
 
     from ladle.evaluation.overlap import CorpusBleu
     from ladle.pipeline import LatentDiffusion
-    from ladle.training.data import read_rows
+    from ladle.rows import read_rows
 
     notes: list[str] = []
     originals = [row["text"] for row in read_rows(texts, notes=notes)]

@@ -27,7 +27,7 @@ from ladle.evaluation.samples import (
 )
 from ladle.evaluation.slots import parse_mr
 from ladle.files import PathLike, name_of, write_json
-from ladle.training.data import read_rows
+from ladle.rows import read_rows
 
 if TYPE_CHECKING:
     from ladle.evaluation.judge import Judge

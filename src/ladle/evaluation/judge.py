@@ -19,7 +19,7 @@ from ladle.evaluation.intervals import wilson_interval
 from ladle.evaluation.mauve import Featuriser, shown_name
 from ladle.evaluation.text_stats import is_empty, tokenise
 from ladle.files import PathLike, atomic_folder, atomic_json
-from ladle.training.data import Row, read_rows
+from ladle.rows import Row, read_rows
 
 RECORD, WEIGHTS = "judge.json", "model.safetensors"
 Kind = Literal["bigrams", "encoder"]

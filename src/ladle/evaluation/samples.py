@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from ladle.errors import UserError
 from ladle.files import PathLike, name_of
+from ladle.rows import Row, read_rows
 from ladle.tables import read_table
-from ladle.training.data import Row, read_rows
 
 Groups = list[list[str]]  # texts by input
 

@@ -1,48 +1,24 @@
-"""From a file, a folder or a hub data set to rows, and from rows to train, valid and test.
-
-A row is a dict with `text` and, where the data have them, `label`, `source` and `references`. A pair's `target` is
-its text. Nothing here knows of tokens.
-"""
+"""From a file, a folder or a hub data set to rows to train on, to choose by and to report on."""
 
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import Self
 
 from pydantic import Field
 
-from ladle.config import Config, nearest
+from ladle.config import Config
 from ladle.errors import UserError
-from ladle.files import STDIO, PathLike
-from ladle.tables import ENDINGS, Record, Table, kind_of, read_table
+from ladle.files import STDIO
+from ladle.rows import Columns, Row, iter_rows, open_table
+from ladle.tables import ENDINGS, Table, kind_of
 from ladle.training.hub import hub_tables
+from ladle.training.portions import Portions
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
-COLUMN_NAMES = frozenset({"text", "target", "source", "label"})  # read when no column is named
-_LOOK_AT = 1000  # records looked at to learn the columns of a file without a header
-
-
-class Row(TypedDict, total=False):
-    """One text. Always `text`; the rest where the data have it."""
-
-    text: str
-    label: str
-    source: str
-    references: list[str]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which column holds what. None: the usual name, where there is one. "" : leave it out. `target` means `text`."""
-
-    text: str | None = None
-    label: str | None = None
-    source: str | None = None
-    target: str | None = None
 
 
 class DataConfig(Config):
@@ -60,6 +36,7 @@ class DataConfig(Config):
     valid_fraction: float = Field(0.05, ge=0, le=0.5)  # of the train rows, when no valid rows are given
     max_valid_rows: int = Field(2000, ge=0)
     max_rows: int | None = Field(None, ge=1)  # train rows used, chosen by the seed
+    rows_in_memory: int | None = Field(None, ge=1)  # train rows held at once, others in each epoch; None: all
     seed: int = 0
 
     @property
@@ -75,32 +52,18 @@ class DataConfig(Config):
 
 @dataclass(frozen=True)
 class Splits:
-    """Rows to train on, to choose by, and to report on (may be empty); `notes` are one line each, to be told."""
+    """Rows to train on, to choose by, and to report on (may be empty); `notes` are one line each, to be told. Of rows
+    that are read in portions, `train` is the first."""
 
     train: list[Row]
     valid: list[Row]
     test: list[Row]
     notes: list[str] = field(default_factory=list)
+    portions: Portions[Row] | None = None
 
-
-def read_rows(
-    path: PathLike, columns: Columns | None = None, *, keep_empty: bool = False, notes: list[str] | None = None
-) -> list[Row]:
-    """Read the rows of one file (`-`: standard input): JSON Lines, CSV, TSV, plain text, Parquet; gzipped or not.
-
-    Texts lose the white space at their ends. Without a named column the text is `text`, else `target`, else the only
-    column that holds text (so a file of sources only reads as texts). A plain text file is one text a line.
-
-    Args:
-        columns: the column names; the usual ones when None.
-        keep_empty: keep rows whose text is empty, as scoring must; else they are dropped and counted in `notes`.
-        notes: lines to be told to the user are appended here.
-
-    Raises:
-        UserError: every kind of bad input, in one line, as `file:line` where a line is to blame.
-    """
-    table = read_table(path, COLUMN_NAMES | {str(name).lower() for name in vars(columns or Columns()).values() if name})
-    return _to_rows(table, columns or Columns(), keep_empty, [] if notes is None else notes)
+    def of_epoch(self, epoch: int) -> list[Row]:
+        """The rows to train on in that epoch, 0 the first."""
+        return self.portions(epoch) if self.portions else self.train
 
 
 def load_splits(config: DataConfig) -> Splits:
@@ -114,16 +77,9 @@ def load_splits(config: DataConfig) -> Splits:
         LadleError: the hub cannot be reached.
     """
     notes: list[str] = []
-    if config.path is not None:
-        parts = _read_parts(_split_paths(config.path), config, notes)
-    elif config.id is not None:
-        tables = hub_tables(config.id, config.subset, SPLIT_NAMES)
-        parts = {split: _to_rows(table, config.columns, False, notes) for split, table in tables.items()}
-    else:
-        raise UserError("no data: name a file or folder (--data), or a hub data set (data.id)")
-    given = {"valid": config.valid_path, "test": config.test_path}
-    parts |= _read_parts({split: [path] for split, path in given.items() if path is not None}, config, notes)
-
+    if config.rows_in_memory is not None:
+        return _load_in_portions(config, config.rows_in_memory, notes)
+    parts = {split: list(_rows(tables, config, notes)) for split, tables in _tables(config, notes).items()}
     train = parts["train"]
     if config.max_rows is not None and len(train) > config.max_rows:
         notes.append(f"train: {config.max_rows:,} of {len(train):,} rows used (max_rows)")
@@ -132,144 +88,72 @@ def load_splits(config: DataConfig) -> Splits:
         valid = parts["valid"]
     else:
         train, valid = _split_off(train, config, notes)
-    if len(valid) > config.max_valid_rows:  # (all rows of one source: the rest is not trained on either)
-        notes.append(f"valid: {config.max_valid_rows:,} of {len(valid):,} rows used (max_valid_rows)")
-        valid = _choose(valid, config.max_valid_rows, config.seed)
-    return Splits(train, valid, parts.get("test", []), notes)
+    # (Of a source whose rows are held out, those that are too many are not trained on either.)
+    return Splits(train, _limited(valid, config, notes), parts.get("test", []), notes)
 
 
-# ------------------------------------------------------------------------------------------------ records to rows
+def _load_in_portions(config: DataConfig, size: int, notes: list[str]) -> Splits:
+    """As `load_splits`, but a row is held out by its own hash alone, whatever the others are: among `size` rows about
+    `valid_fraction` are; those of the first portion are the valid rows, others are not trained on."""
+    if config.path == STDIO:
+        raise UserError("standard input cannot be read twice, as data.rows_in_memory needs: name a file")
+    if config.max_rows is not None:
+        raise UserError("data.max_rows chooses among all rows and data.rows_in_memory never has them all: give one")
+    tables = _tables(config, notes)
+    parts = {split: list(_rows(its, config, notes)) for split, its in tables.items() if split != "train"}
+    fraction = config.valid_fraction if "valid" not in parts and config.max_valid_rows else 0.0
+    held_out: list[Row] = []
+
+    def read() -> Iterator[Row]:
+        for row in _rows(_tables(config, [])["train"], config, []):
+            if int.from_bytes(_rank(config.seed, _group(row, by_source=True))) >= fraction * 2**64:
+                yield row
+            elif len(held_out) < config.max_valid_rows:
+                held_out.append(row)
+
+    portions = Portions(read, size)
+    train = portions(0)
+    if not train:
+        raise UserError("all rows are held out; lower data.valid_fraction or give more rows")
+    valid = _limited(parts["valid"], config, notes) if "valid" in parts else list(held_out)
+    notes.append(f"train: {len(train):,} rows at a time, others in each epoch (rows_in_memory)")
+    return Splits(train, valid, parts.get("test", []), notes, portions)
 
 
-def _to_rows(table: Table, columns: Columns, keep_empty: bool, notes: list[str]) -> list[Row]:
-    records = ((number, _flat(record)) for number, record in table.records)
-    first = list(islice(records, _LOOK_AT))
-    names = _resolve(table, columns, [record for _, record in first], notes)
-    rows: list[Row] = []
-    total = 0
-    for number, record in chain(first, records):
-        total += 1
-        row = _to_row(record, names, table, number)
-        if row["text"] or keep_empty:
-            rows.append(row)
-    if not rows:
-        raise UserError(f"{table.name} has no rows with text (rows: {total:,}, text column: '{names.text}')")
-    if len(rows) < total:
-        notes.append(f"{table.name}: {total - len(rows):,} of {total:,} rows dropped, their text is empty")
-    return rows
-
-
-def _flat(record: Record) -> Record:
-    """Parts of a column that holds an object, as translations do ({"translation": {"de": ..., "en": ...}}), stand
-    beside the columns as `translation.de` and `translation.en`."""
-    parts = {
-        f"{name}.{part}": inner
-        for name, value in record.items()
-        if isinstance(value, dict)
-        for part, inner in value.items()
-    }
-    return {**record, **parts, **record} if parts else record  # in this order, and no part takes a column's place
-
-
-def _resolve(table: Table, columns: Columns, sample: list[Record], notes: list[str]) -> Columns:
-    """The columns by the file's own names; `text` is always set in the result, `target` never."""
-    available = list(dict.fromkeys([*(table.columns or ()), *chain.from_iterable(sample)]))
-    usual = {name.lower(): name for name in reversed(available)}
-    if table.columns is None:  # JSON: a label or source may first come after the records looked at
-        usual = {"label": "label", "source": "source"} | usual
-    for name in (columns.text, columns.label, columns.source, columns.target):
-        if name and name not in available:
-            clause = nearest(name, available)
-            listed = f" (columns: {', '.join(available)})" if clause.startswith("did") else ""
-            raise UserError(f"{table.name} has no column '{name}': {clause}{listed}")
-    if columns.text and columns.target:
-        raise UserError(f"give a text column ('{columns.text}') or a target column ('{columns.target}'), not both")
-    text = columns.text or columns.target or usual.get("text") or usual.get("target")
-    label = usual.get("label") if columns.label is None else columns.label
-    source = usual.get("source") if columns.source is None else columns.source
-    if text is None:
-        others = [name for name in available if name not in (label, source) and any(_is_prose(r, name) for r in sample)]
-        if not others and source in available:
-            others = [source]  # a file of sources only, to sample from
-        if len(others) != 1:
-            where = "the first line must name the columns" if table.columns else "columns"
-            raise UserError(
-                f"{table.name} has no column 'text' or 'target'; {where}, and these are: {', '.join(available)}; "
-                "name the one to use (data.text) or rename it"
-            )
-        text = others[0]
-        notes.append(f"{table.name}: the text is in the column '{text}'")
-    return Columns(text, *(None if name in ("", text) else name for name in (label, source)))
-
-
-def _is_prose(record: Record, name: str) -> bool:
-    value = record.get(name)
-    if not isinstance(value, str) or not value.strip():
-        return False
-    try:
-        float(value)
-    except ValueError:
-        return True
-    return False
-
-
-def _to_row(record: Record, names: Columns, table: Table, number: int) -> Row:
-    assert names.text is not None
-    row = Row(text=_string(record, names.text, table, number))
-    if names.label is not None and (label := _label(record, names.label, table, number)):
-        row["label"] = label
-    if names.source is not None and (source := _string(record, names.source, table, number)):
-        row["source"] = source
-    if record.get("references") is not None and names.text != "references":
-        references = _references(record["references"], table, number)
-        if references:
-            row["references"] = references
-            row["text"] = row["text"] or references[0]
-    return row
-
-
-def _string(record: Record, name: str, table: Table, number: int) -> str:
-    value = record.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise UserError(f"{table.place(number)}: '{name}' is {value!r:.40}, not a string")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(f"{table.place(number)}: '{name}' holds half a surrogate pair (\\ud800-\\udfff)") from None
-    return value.strip()
-
-
-def _label(record: Record, name: str, table: Table, number: int) -> str:
-    value = record.get(name)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return str(value)
-    if isinstance(value, list | dict):
-        raise UserError(f"{table.place(number)}: '{name}' is {value!r:.40}, not one label")
-    return _string(record, name, table, number)
-
-
-def _references(value: Any, table: Table, number: int) -> list[str]:
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list):
-        raise UserError(f"{table.place(number)}: 'references' is {value!r:.40}, not a list of strings")
-    texts = (_string({"references": item}, "references", table, number) for item in values)
-    return [text for text in texts if text]
+def _limited(valid: list[Row], config: DataConfig, notes: list[str]) -> list[Row]:
+    if len(valid) <= config.max_valid_rows:
+        return valid
+    notes.append(f"valid: {config.max_valid_rows:,} of {len(valid):,} rows used (max_valid_rows)")
+    return _choose(valid, config.max_valid_rows, config.seed)
 
 
 # ------------------------------------------------------------------------------------------------ where rows are
 
 
-def _read_parts(paths: dict[str, list[str]], config: DataConfig, notes: list[str]) -> dict[str, list[Row]]:
-    parts = {}
+def _tables(config: DataConfig, notes: list[str]) -> dict[str, Iterator[Table]]:
+    """The tables of each split, every one opened when it is asked for."""
+    tables: dict[str, Iterator[Table]] = {}
+    paths: dict[str, list[str]] = {}
+    if config.path is not None:
+        paths = _split_paths(config.path)
+    elif config.id is not None:
+        streaming = config.rows_in_memory is not None
+        of_hub = hub_tables(config.id, config.subset, SPLIT_NAMES, streaming=streaming)
+        tables = {split: iter([table]) for split, table in of_hub.items()}
+    else:
+        raise UserError("no data: name a file or folder (--data), or a hub data set (data.id)")
+    given = {"valid": config.valid_path, "test": config.test_path}
+    paths |= {split: [path] for split, path in given.items() if path is not None}
     for split, files in paths.items():
         if len(files) > 1:
             notes.append(f"{split}: {len(files)} files of {Path(files[0]).parent}")
-        parts[split] = [row for path in files for row in read_rows(path, config.columns, notes=notes)]
-    return parts
+        tables[split] = (open_table(path, config.columns) for path in files)
+    return tables
+
+
+def _rows(tables: Iterable[Table], config: DataConfig, notes: list[str]) -> Iterator[Row]:
+    for table in tables:
+        yield from iter_rows(table, config.columns, notes=notes)
 
 
 def _split_paths(path: str) -> dict[str, list[str]]:

@@ -8,12 +8,15 @@ from ladle.errors import LadleError, UserError, first_line
 from ladle.tables import Record, Table
 
 
-def hub_tables(name: str, subset: str | None, splits: Mapping[str, tuple[str, ...]]) -> dict[str, Table]:
+def hub_tables(
+    name: str, subset: str | None, splits: Mapping[str, tuple[str, ...]], *, streaming: bool = False
+) -> dict[str, Table]:
     """The tables of a hub data set by split.
 
     Args:
         name: its id. subset: of its configurations one.
         splits: what each split may be called there.
+        streaming: rows come from the hub as they are asked for, and none is kept on disk.
 
     Raises:
         UserError: the extra is missing, no such data set, none to train on. LadleError: the hub cannot be reached.
@@ -25,28 +28,29 @@ def hub_tables(name: str, subset: str | None, splits: Mapping[str, tuple[str, ..
             f"the hub data set '{name}' needs an extra: pip install 'ladle[datasets]'; "
             "or put a local file in its place (--data FILE)"
         ) from None
-    loaded = _load(datasets, name, subset)
+    loaded = _load(datasets, name, subset, streaming)
     tables: dict[str, Table] = {}
     for split, known in splits.items():
         own = next((part for part in known if part in loaded), None)
         if own is not None:
             data = loaded[own]
-            tables[split] = Table(f"{name} ({own})", _records(data), list(data.column_names), by_line=False)
+            columns = data.column_names and list(data.column_names)  # None: a stream may not know them
+            tables[split] = Table(f"{name} ({own})", _records(data), columns, by_line=False)
     if "train" not in tables:
         raise UserError(f"the hub data set '{name}' has no train split: it has {', '.join(loaded)}")
     return tables
 
 
-def _load(datasets: Any, name: str, subset: str | None) -> Any:
+def _load(datasets: Any, name: str, subset: str | None, streaming: bool) -> Any:
     try:
         try:
-            return datasets.load_dataset(name, subset)
+            return datasets.load_dataset(name, subset, streaming=streaming)
         except RuntimeError as error:
             if "script" not in str(error):
                 raise
             # Old sets (GEM's among them) are Python scripts, which `datasets` runs no more (issue 7693 there). The
             # hub keeps their rows as Parquet on a branch, one folder a configuration (issue 8012 there).
-            return datasets.load_dataset(name, revision="refs/convert/parquet", data_dir=subset)
+            return datasets.load_dataset(name, revision="refs/convert/parquet", data_dir=subset, streaming=streaming)
     except ConnectionError as error:
         raise LadleError(f"the hub cannot be reached for '{name}' ({first_line(error)}); or use --data FILE") from None
     except (OSError, ValueError, RuntimeError) as error:
@@ -55,7 +59,7 @@ def _load(datasets: Any, name: str, subset: str | None) -> Any:
 
 def _records(data: Any) -> Iterator[tuple[int, Record]]:
     """The rows, with class numbers put back into class names (-1: not labelled)."""
-    classes = {name: feature.names for name, feature in data.features.items() if hasattr(feature, "int2str")}
+    classes = {name: feature.names for name, feature in (data.features or {}).items() if hasattr(feature, "int2str")}
     for number, record in enumerate(data, start=1):
         for name, labels in classes.items():
             value = record[name]

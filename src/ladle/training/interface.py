@@ -25,7 +25,8 @@ class Stage(Protocol):
         """Its parameters that require a gradient are trained. Parts without any stay in eval mode."""
 
     def batches(self, epoch: int) -> Sequence[Any]:
-        """What each batch of an epoch is made of (lists of row indices, say): cheap, the same at every call."""
+        """What each batch of an epoch is made of (lists of row indices, say), the same at every call. It may bring in
+        other rows: batches of the epoch before are not loaded any more."""
 
     def load(self, batch_spec: Any) -> Any:
         """The tensors of one batch, in tuples, lists, mappings or objects with `.to(device)`."""

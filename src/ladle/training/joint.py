@@ -9,7 +9,7 @@ decoder reads noised latents (`autoencoder.latent_noise`), times are drawn where
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,10 @@ from ladle.condition import RawCondition
 from ladle.config import Config
 from ladle.diffusion.denoising import DiffusionBatch, LatentDiffusionModel
 from ladle.errors import LadleError
+from ladle.rows import Row
 from ladle.source import SourceReader
 from ladle.training.batching import epoch_batches
-from ladle.training.data import Row
+from ladle.training.portions import PerPortion
 from ladle.training.stages import NUM_SAMPLES, TokenStore, drawn_texts
 
 NUM_LENGTH_ROWS = 64  # fewer than over cached latents: their sources are encoded at every step
@@ -167,7 +168,10 @@ class JointModel(nn.Module):
 
 
 class JointStage:
-    """The three losses over texts; the encoder runs at every step."""
+    """The three losses over texts; the encoder runs at every step.
+
+    rows_of: the rows of an epoch, where those are not always `train`.
+    """
 
     name = "joint"
     progress = 0.0
@@ -181,14 +185,17 @@ class JointStage:
         joint: JointConfig,
         config: Any,
         sampling: SamplingConfig,
+        rows_of: Callable[[int], Sequence[Row]] | None = None,
     ):
         self.module, self.config = JointModel(reader, diffusion, joint), config
-        self.train_rows, self.valid_rows = (JointRows(reader, rows) for rows in (train, valid[:256]))
+        self._rows_of = PerPortion(rows_of or (lambda epoch: train), lambda rows: JointRows(reader, rows))
+        self.train_rows, self.valid_rows = self._rows_of(0), JointRows(reader, valid[:256])
         self.sampling = sampling.to_the_end()  # the decoder is not adapted yet
         if diffusion.length is not None:
             diffusion.length.fit_base(self.train_rows.num_latents)
 
     def batches(self, epoch: int) -> list[list[int]]:
+        self.train_rows = self._rows_of(epoch)
         return epoch_batches(self.train_rows.tokens.lengths.tolist(), self.config, epoch)
 
     def load(self, rows: list[int]) -> JointBatch:

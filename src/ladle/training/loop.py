@@ -208,7 +208,7 @@ class _Run:
         loss_sum: Tensor | float = 0.0
         for number in range(self.config.gradient_accumulation):
             seed_all(_batch_seed(self.config.seed, position.step, self._own_number(number)))
-            batch = send_to_device(self.stage.load(self._next_spec()), self.device, non_blocking=True)
+            batch = send_to_device(self._next_batch(), self.device, non_blocking=True)
             with self.accelerator.accumulate(self.objective):
                 loss, metrics = self.objective(batch)
                 self.accelerator.backward(loss)
@@ -294,9 +294,14 @@ class _Run:
         """Of a step's batches: the `number`th of this process among those of all."""
         return number * self.processes.count + self.processes.rank
 
-    def _next_spec(self) -> Any:
-        """This process's next batch; the processes take them in turn."""
-        return [self._advance() for _ in range(self.processes.count)][self.processes.rank]
+    def _next_batch(self) -> Any:
+        """This process's next one; the processes take them in turn."""
+        batch: Any = None
+        for rank in range(self.processes.count):
+            spec = self._advance()
+            if rank == self.processes.rank:
+                batch = self.stage.load(spec)  # now: the next epoch may be of other rows
+        return batch
 
     def _advance(self) -> Any:
         position = self.position

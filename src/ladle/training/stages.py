@@ -4,7 +4,7 @@ autoencoder: text -> latents -> text. diffusion: latents <-> noise, autoencoder 
 latents that are as wrong as the prior's, encoder and prior fixed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,11 +17,12 @@ from ladle.condition import RawCondition
 from ladle.diffusion.denoising import DiffusionBatch, LatentDiffusionModel
 from ladle.generation import draw_latents, draw_lengths, noised_estimate
 from ladle.layers import lengths_to_mask
+from ladle.rows import Row
 from ladle.seeding import SampleNoise
 from ladle.source import SourceReader
 from ladle.training.batching import epoch_batches
 from ladle.training.cache import SourceStore, VectorStore
-from ladle.training.data import Row
+from ladle.training.portions import PerPortion
 
 NUM_SAMPLES = 32
 NUM_LENGTH_ROWS = 256
@@ -56,6 +57,7 @@ class AutoencoderStage:
     """Reconstruction from masked tokens and noised latents, by both decoders.
 
     with_sources: source texts are among the texts, each once, as the denoiser reads them through what is trained here.
+    rows_of: the rows of an epoch, where those are not always `train`.
     """
 
     name = "autoencoder"
@@ -68,14 +70,21 @@ class AutoencoderStage:
         valid: Sequence[Row],
         config: Any,
         with_sources: bool = True,
+        rows_of: Callable[[int], Sequence[Row]] | None = None,
     ):
         self.module, self.config = autoencoder, config
-        sources = dict.fromkeys(row["source"] for row in train if row.get("source")) if with_sources else {}
-        self.train_tokens = TokenStore.of(autoencoder, [row["text"] for row in train] + list(sources))
+
+        def tokens(rows: Sequence[Row]) -> TokenStore:
+            sources = dict.fromkeys(row["source"] for row in rows if row.get("source")) if with_sources else {}
+            return TokenStore.of(autoencoder, [row["text"] for row in rows] + list(sources))
+
+        self._tokens_of = PerPortion(rows_of or (lambda epoch: train), tokens)
+        self.train_tokens = self._tokens_of(0)
         self.valid_texts = [row["text"] for row in valid or train][:256]
         self.valid_tokens = TokenStore.of(autoencoder, self.valid_texts)
 
     def batches(self, epoch: int) -> list[list[int]]:
+        self.train_tokens = self._tokens_of(epoch)
         return epoch_batches(self.train_tokens.lengths.tolist(), self.config, epoch)
 
     def load(self, rows: list[int]) -> dict[str, Tensor]:
@@ -115,7 +124,10 @@ class ConditionStore:
 
 
 class DiffusionStage:
-    """The denoiser over cached latents."""
+    """The denoiser over cached latents.
+
+    store_of: latents and conditions of an epoch's rows, where those are not always the given ones.
+    """
 
     name = "diffusion"
     progress = 0.0
@@ -129,10 +141,12 @@ class DiffusionStage:
         valid: tuple[VectorStore, ConditionStore],
         config: Any,
         sampling: SamplingConfig,
+        store_of: Callable[[int], tuple[VectorStore, ConditionStore]] | None = None,
     ):
         self.module, self.autoencoder, self.config = diffusion, autoencoder, config
         self.sampling = sampling.to_the_end()  # the decoder is not adapted yet
         self.latents, self.conditions, self.valid = latents, conditions, valid
+        self._store_of = store_of or (lambda epoch: (latents, conditions))
         bottleneck = autoencoder.config.bottleneck
         # Batches are measured in tokens in every stage, so that one setting means one thing.
         self.tokens_per_latent = bottleneck.tokens_per_latent if bottleneck.kind == "aligned" else 1
@@ -140,6 +154,7 @@ class DiffusionStage:
             diffusion.length.fit_base(latents.lengths)
 
     def batches(self, epoch: int) -> list[list[int]]:
+        self.latents, self.conditions = self._store_of(epoch)
         return epoch_batches((self.latents.lengths * self.tokens_per_latent).tolist(), self.config, epoch)
 
     def load(self, rows: list[int]) -> DiffusionBatch:
@@ -176,6 +191,8 @@ class DecoderStage:
     estimate of z0 is decoded: the mean over what is still open there, of a text that is known. So the sampler may stop
     before its end (`SamplingConfig.stop_time`) and leave to the decoder, which knows how words go together, what is
     still open between neighbours. The encoder is fixed, so that latents keep their meaning.
+
+    store_of: tokens, latents and conditions of an epoch's rows, where those are not always the given ones.
     """
 
     name = "decoder"
@@ -193,10 +210,12 @@ class DecoderStage:
         config: Any,
         guidance_scale: float = 1.0,
         times: tuple[float, float] = (0.4, 0.8),
+        store_of: Callable[[int], tuple[TokenStore, VectorStore, ConditionStore]] | None = None,
     ):
         self.module, self.diffusion, self.config = autoencoder, diffusion, config
         self.guidance_scale, self.times = guidance_scale, times
         self.tokens, self.latents, self.conditions, self.valid = tokens, latents, conditions, valid
+        self._store_of = store_of or (lambda epoch: (tokens, latents, conditions))
         autoencoder.requires_grad_(False)
         for part in trained_for_decoding(autoencoder):
             part.requires_grad_(True)
@@ -204,6 +223,7 @@ class DecoderStage:
             diffusion.eval().requires_grad_(False)
 
     def batches(self, epoch: int) -> list[list[int]]:
+        self.tokens, self.latents, self.conditions = self._store_of(epoch)
         return epoch_batches(self.tokens.lengths.tolist(), self.config, epoch)
 
     def load(self, rows: list[int]) -> tuple[dict[str, Tensor], DiffusionBatch]:

@@ -21,11 +21,12 @@ def check_trackers(names: Sequence[str]) -> None:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
     from accelerate.utils import LoggerType
 
-    own = [name for name in LOGGER_TYPE_TO_CLASS if name not in list(LoggerType)]  # registered by the user's code
+    known = {str(kind.value) for kind in LoggerType}  # others are registered by the user's code
+    usable = {str(kind.value) for kind in get_available_trackers()} | (LOGGER_TYPE_TO_CLASS.keys() - known)
     for name in names:
         if name not in LOGGER_TYPE_TO_CLASS:
             raise UserError(f"unknown tracker '{name}': {nearest(name, list(LOGGER_TYPE_TO_CLASS))}")
-        if name not in own and name not in [str(known.value) for known in get_available_trackers()]:
+        if name not in usable:
             raise UserError(f"the tracker '{name}' is not installed: pip install {PACKAGES.get(name, name)}")
 
 

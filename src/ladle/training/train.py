@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,14 @@ from ladle.errors import UserError
 from ladle.files import atomic_folder, atomic_json, atomic_text
 from ladle.health.recovery import calibrated_shift
 from ladle.memory import keep_freed_memory
+from ladle.rows import Row
 from ladle.source import SourceEncoder, SourceReader, learns_sources
 from ladle.training.cache import VectorStore, count_cut, fit_normaliser, store_latents
-from ladle.training.data import Row, Splits, load_splits
+from ladle.training.data import Splits, load_splits
 from ladle.training.interface import Stage
 from ladle.training.joint import JointStage
 from ladle.training.loop import train_stage
+from ladle.training.portions import PerPortion
 from ladle.training.processes import is_main, main_first, set_up
 from ladle.training.progress import say
 from ladle.training.recipe import STAGES, Recipe, to_toml
@@ -106,8 +108,9 @@ class _Run:
         if condition is not None:
             diffusion = self._later_stages(reader, splits, stages, last_stages, minutes)
         source = recipe.data.id or Path(recipe.data.path or "").name
+        what = "rows at a time" if splits.portions else "rows"
         info = {
-            "data": [{"name": source, "rows": len(splits.train), "held out": len(splits.valid)}],
+            "data": [{"name": source, what: len(splits.train), "held out": len(splits.valid)}],
             "start": recipe.start if self.given else "nothing",
             "minutes": minutes,
             **recipe.card,
@@ -143,7 +146,9 @@ class _Run:
         )
         if settings is not None:
             with_sources = learns_sources(autoencoder, recipe.condition)
-            stage = AutoencoderStage(autoencoder, splits.train, splits.valid, settings, with_sources)
+            stage = AutoencoderStage(
+                autoencoder, splits.train, splits.valid, settings, with_sources, rows_of=splits.of_epoch
+            )
             self._train_stage("autoencoder", stage, settings, splits, minutes)
         return autoencoder.eval()
 
@@ -190,27 +195,32 @@ class _Run:
             name: recipe.training.stage(name, stages, self.given is not None) if name in last_stages else None
             for name in STAGES[1:]
         }
-        stores: tuple[Store, Store] | None = None
+        rows_of = PerPortion(splits.of_epoch, lambda rows: self._of_known_labels(rows, condition))
+        stores: tuple[PerPortion[Row, Store], Store] | None = None
         if settings["diffusion"]:
-            stores = train_store, valid_store = self._stores(reader, splits.train, valid_rows)
+            stores = latents_of, valid_store = self._stores(reader, rows_of, valid_rows)
             diffusion_stage = DiffusionStage(
-                diffusion, autoencoder, *train_store, valid_store, settings["diffusion"], recipe.sampling
+                diffusion, autoencoder, *latents_of(0), valid_store, settings["diffusion"], recipe.sampling, latents_of
             )
             self._train_stage("diffusion", diffusion_stage, settings["diffusion"], splits, minutes)
         if settings["joint"]:
             joint_stage = JointStage(
-                reader, diffusion, splits.train, valid_rows, recipe.joint, settings["joint"], recipe.sampling
+                reader, diffusion, splits.train, valid_rows, recipe.joint, settings["joint"], recipe.sampling, rows_of
             )
             self._train_stage("joint", joint_stage, settings["joint"], splits, minutes)
             fit_normaliser(autoencoder.eval(), [row["text"] for row in splits.train])
             stores = None
         if settings["decoder"]:
-            train_store, valid_store = stores or self._stores(reader, splits.train, valid_rows)
-            tokens = TokenStore.of(autoencoder, [row["text"] for row in splits.train])
+            latents_of, valid_store = stores or self._stores(reader, rows_of, valid_rows)
+            tokens_of = PerPortion(rows_of, lambda rows: TokenStore.of(autoencoder, [row["text"] for row in rows]))
+
+            def store_of(epoch: int) -> tuple[TokenStore, VectorStore, ConditionStore]:
+                return tokens_of(epoch), *latents_of(epoch)
+
             valid_tokens = TokenStore.of(autoencoder, [row["text"] for row in valid_rows[:256]])
             decoder_stage = DecoderStage(
-                autoencoder, diffusion, tokens, *train_store, (valid_tokens, *valid_store), settings["decoder"],
-                recipe.sampling.guidance_scale, recipe.training.decoder.times,
+                autoencoder, diffusion, *store_of(0), (valid_tokens, *valid_store), settings["decoder"],
+                recipe.sampling.guidance_scale, recipe.training.decoder.times, store_of,
             )  # fmt: skip
             self._train_stage("decoder", decoder_stage, settings["decoder"], splits, minutes)
         return diffusion.eval()
@@ -242,17 +252,31 @@ class _Run:
         result = train_stage(stage, settings, self.output, identity=self._identity(splits, name), log=self.log)
         minutes[name] = round(result.seconds / 60, 2)
 
-    def _stores(self, reader: SourceReader, train: list[Row], valid: list[Row]) -> tuple[Store, Store]:
-        """Latents and conditions of the rows to train on, and of those held out."""
+    def _of_known_labels(self, rows: Sequence[Row], condition: ConditionConfig) -> Sequence[Row]:
+        """Of a portion the rows that the model can learn; it has the labels of the first one."""
+        known = [row for row in rows if row.get("label") in (None, *condition.labels)]
+        if not known:
+            raise UserError(
+                "the labels of this portion of the rows are not among those of the first; shuffle the file, or give a "
+                "larger data.rows_in_memory"
+            )
+        if len(known) < len(rows):
+            self.log(f"warning: {len(rows) - len(known):,} rows left out, the first portion does not have their label")
+        return known
+
+    def _stores(
+        self, reader: SourceReader, rows_of: Callable[[int], Sequence[Row]], valid: Sequence[Row]
+    ) -> tuple[PerPortion[Row, Store], Store]:
+        """Latents and conditions of the rows to train on, by epoch, and of those held out."""
         self.log("encoding the texts into latents, once")
         autoencoder = reader.autoencoder
         bf16 = use_bf16(self.recipe.training.precision, next(autoencoder.parameters()).device)
 
-        def store(rows: list[Row]) -> Store:
+        def store(rows: Sequence[Row]) -> Store:
             texts = [row["text"] for row in rows]
             return store_latents(autoencoder, texts, bf16), ConditionStore(reader, rows)
 
-        return store(train), store(valid)
+        return PerPortion(rows_of, store), store(valid)
 
     def _condition(self, splits: Splits) -> ConditionConfig:
         """Labels and source as the data have them, in the recipe's settings."""
@@ -295,6 +319,8 @@ class _Run:
             "data.rows": digest([[row["text"], row.get("label"), row.get("source")] for row in splits.train]),
             "autoencoder": recipe.autoencoder,
         }
+        if splits.portions:
+            identity["data.rows_in_memory"] = recipe.data.rows_in_memory
         if recipe.own_vocabulary:
             identity["own_vocabulary"] = True
         if stage != "autoencoder":
