@@ -70,3 +70,13 @@ def test_every_equation_has_its_function(name: str) -> None:
         assert callable(found)
         return
     raise AssertionError(f"no module of {name}")
+
+
+PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "LOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        assert "://" in link or (page.parent / link).exists(), link
