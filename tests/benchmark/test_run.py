@@ -10,6 +10,7 @@ import pytest
 from ladle.benchmark import run as module
 from ladle.benchmark.results import differences, mean_and_spread, paired_difference, to_markdown
 from ladle.benchmark.run import run_benchmark
+from ladle.benchmark.speed import settings_to_time
 from ladle.benchmark.systems import AutoregressiveSystem, Draws, LadleSystem
 from ladle.cli import main
 from ladle.errors import UserError
@@ -69,7 +70,7 @@ def test_nothing_is_done_twice(finished: Path, monkeypatch: pytest.MonkeyPatch) 
     table = (finished / "table.md").read_text()
     for system in (LadleSystem, AutoregressiveSystem):
         monkeypatch.setattr(system, "draw", None)
-    monkeypatch.setattr(module, "Ruler", None)
+    monkeypatch.setattr("ladle.benchmark.scoring.Ruler", None)
     run_benchmark(TINY, finished.parent, 0.06, log=lambda line: None)
     assert (finished / "table.md").read_text() == table
     monkeypatch.undo()
@@ -115,14 +116,20 @@ def test_trainings_of_several_seeds_take_turns(tmp_path: Path, monkeypatch: pyte
     assert seeds == [0, 1]
 
 
+def test_a_table_says_what_the_budget_was(finished: Path) -> None:
+    result = json.loads((finished / "results.json").read_text())
+    assert "Budget: 0.06 minutes of training a system." in to_markdown(result)
+    assert "Budget: the steps that the suite's recipes give." in to_markdown(result | {"minutes": None})
+
+
 def test_the_cheapest_of_the_good_settings_are_timed() -> None:
     """Good: within 5 % of the best, judged on the seeds that every settings have."""
     values = {"own": (0.8, 0.1), "best": (0.9,), "quick": (0.86,), "poor": (0.85,), "slow": (0.9,)}
     rows = {name: [{"mauve": {"value": value}} for value in seeds] for name, seeds in values.items()}
     passes = {"own": 32, "best": 32, "quick": 16, "poor": 8, "slow": 64}
-    assert module.settings_to_time(rows, passes) == ["own", "quick"]
-    assert module.settings_to_time({"own": rows["own"], "slow": []}, passes) == ["own"]
-    assert module.settings_to_time({"own": [{}], "best": [{}]}, passes) == ["own"]
+    assert settings_to_time(rows, passes) == ["own", "quick"]
+    assert settings_to_time({"own": rows["own"], "slow": []}, passes) == ["own"]
+    assert settings_to_time({"own": [{}], "best": [{}]}, passes) == ["own"]
 
 
 def test_the_table_has_the_speed_at_cheaper_settings(finished: Path) -> None:

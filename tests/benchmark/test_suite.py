@@ -7,11 +7,15 @@ import pytest
 from ladle.benchmark.suite import load_suite
 from ladle.benchmark.systems import recipe_of
 from ladle.errors import UserError
+from ladle.training.recipe import in_steps
 
 SUITES = sorted((Path(__file__).parents[2] / "benchmarks" / "suites").glob("*.toml"))
 RIVALS = {"tiny", "e2e", "yelp", "roc"}
 HEAD = 'name = "s"\n[data]\npath = "rows"\n'
 LADLE, RIVAL = '[systems.ladle]\nkind = "ladle"\n', '[systems.rival]\nkind = "autoregressive"\n'
+
+
+IN_STEPS = {"joint", "parts", "remedies", "stages"}
 
 
 def test_there_are_suites() -> None:
@@ -28,6 +32,7 @@ def test_a_suite_can_be_read_and_its_recipes_are_there(path: Path) -> None:
             recipe = recipe_of(name, suite, 3.0, seed=2)
             own_seed = system.recipe.get("training", {}).get("seed", 0)
             assert (recipe.name, recipe.training.minutes, recipe.training.seed) == (name, 3.0, 2 + own_seed)
+            assert in_steps(recipe) == (path.stem in IN_STEPS), name
     if path.stem in RIVALS:
         assert {system.kind for system in suite.systems.values()} == {"ladle", "autoregressive"}
         assert suite.reference_system == "rival"

@@ -144,9 +144,11 @@ def to_markdown(result: Mapping[str, Any]) -> str:
 def _about(result: Mapping[str, Any]) -> str:
     suite, data = result["suite"], result["data"]
     condition = {"none": "without a condition", "label": "by label", "source": "by source"}[suite["condition"]]
+    minutes = result["minutes"]
+    budget = f"{minutes:g} minutes of training a system" if minutes else "the steps that the suite's recipes give"
     return (
         f"{data['train']:,} training rows, {data['valid']:,} to choose by, {data['test']:,} test rows. Budget: "
-        f"{result['minutes']:g} minutes of training a system. Texts {condition}: {suite['num_samples']:,} a seed, "
+        f"{budget}. Texts {condition}: {suite['num_samples']:,} a seed, "
         f"{suite['seeds']} seeds, ± their standard deviation. {result['environment']['threads']} threads, "
         f"{result['environment']['platform']}."
     )

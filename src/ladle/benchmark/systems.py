@@ -20,6 +20,7 @@ from ladle.training.recipe import Recipe, merged, parse_recipe, read_recipe
 from ladle.training.train import train
 
 Log = Callable[[str], None]
+Condition = tuple[str | None, str | None]  # label, source
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class Draws:
     seeds: Sequence[int]
     label: Sequence[str | None]
     source: Sequence[str | None]
+
+    @classmethod
+    def of(cls, conditions: Sequence[Condition], first_seed: int) -> "Draws":
+        """By each condition, with seeds that rise from the first."""
+        labels, sources = zip(*conditions, strict=True)
+        return cls(range(first_seed, first_seed + len(conditions)), labels, sources)
 
 
 class System(Protocol):

@@ -188,6 +188,14 @@ class Recipe(Config):
     card: dict[str, Any] = {}
 
 
+def in_steps(recipe: Recipe) -> bool:
+    """Whether no stage's budget is a time, so that the training comes out the same on a slower machine."""
+    given = recipe.start not in ("auto", "nothing") and not recipe.own_vocabulary
+    fixed = given and recipe.autoencoder.backbone.pretrained is None
+    plans = [recipe.training.stage(name, STAGES, started=given) for name in STAGES[1 if fixed else 0 :]]
+    return all(plan.steps for plan in plans if plan is not None)
+
+
 def load_recipe(path: str | Path | None = None, data: str | None = None, sets: list[str] | None = None) -> Recipe:
     """Read a recipe (the defaults when None), put `data` in place of its data and apply `sets`.
 

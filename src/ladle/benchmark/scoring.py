@@ -1,0 +1,135 @@
+"""The ruler of a suite: what its texts are measured against, and the scorer and judges that are trained for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ladle.benchmark.suite import SuiteConfig, resolve_encoder
+from ladle.benchmark.systems import Condition, LadleSystem, Log, System
+from ladle.errors import UserError
+from ladle.evaluation.mauve import Featuriser, load_mauve
+from ladle.evaluation.metrics import METRICS
+from ladle.evaluation.ruler import Ruler, as_report
+from ladle.evaluation.samples import gather, read_samples
+from ladle.files import atomic_json, known_json, write_rows
+from ladle.rows import Row, read_rows
+from ladle.training.data import Splits
+from ladle.training.state import digest
+
+
+class Scoring:
+    """Metrics of a suite. Scorer and judges are trained when they are first needed.
+
+    Args:
+        folder: of the suite's results; they are kept there.
+
+    Raises:
+        UserError: a missing extra or encoder, other rows that cannot be used: before the work, not after.
+    """
+
+    def __init__(self, suite: SuiteConfig, splits: Splits, folder: Path, log: Log) -> None:
+        self.suite, self.splits, self.test, self.folder, self.log = suite, splits, splits.test, folder, log
+        self.encoder = resolve_encoder(suite.ruler.mauve_encoder)
+        if self.encoder is not None:
+            load_mauve()
+        if suite.ruler.other_path is not None:
+            self.other_rows  # noqa: B018
+
+    @cached_property
+    def key(self) -> str:
+        """What a score depends on beside the texts."""
+        versions = {name: metric.version for name, metric in METRICS.items()}
+        rows = [[dict(row) for row in part] for part in (self.splits.train, self.test)]
+        return digest([rows, self.suite.ruler.model_dump(mode="json"), versions])
+
+    @cached_property
+    def ruler(self) -> Ruler:
+        """Against the test rows."""
+        config = self.suite.ruler
+        return Ruler(
+            reference=gather(self.test),
+            train=[row["text"] for row in self.splits.train],
+            featuriser=Featuriser.load(self.encoder) if self.encoder is not None else None,
+            scorer=self._scorer(),
+            judges=self._judges(),
+            rouge=config.rouge and self.suite.condition == "source",
+            slots=config.slots and self.suite.condition == "source",
+        )
+
+    @property
+    def warnings(self) -> list[str]:
+        """Of this run's measurements and of earlier ones."""
+        known = known_json(self.folder / "warnings.json").get("warnings", [])
+        if "ruler" in self.__dict__:
+            known = list(dict.fromkeys([*known, *self.ruler.warnings]))
+            atomic_json(self.folder / "warnings.json", {"warnings": known})
+        return known
+
+    @cached_property
+    def other_rows(self) -> list[Row]:
+        """What scorer and judges learn from."""
+        path = self.suite.ruler.other_path
+        if path is None:
+            return self.splits.train
+        used = {row["text"] for row in (*self.splits.train, *self.splits.valid, *self.test)}
+        rows = [row for row in read_rows(path) if row["text"] not in used]
+        if not rows:
+            raise UserError(f"ruler.other_path: every row of {path} is one that the systems learn from")
+        return rows
+
+    def controls(self, systems: Mapping[str, System], conditions: Sequence[Condition]) -> Mapping[str, Any]:
+        """The control rows, beside the first system's first samples, which were drawn by `conditions`."""
+        first = next(iter(self.suite.systems))
+        ladle = next((system for system in systems.values() if isinstance(system, LadleSystem)), None)
+        key = digest([self.key, conditions, ladle.digest if ladle else None])
+        path = self.folder / "controls.json"
+        known = known_json(path)
+        if known.get("key") != key:
+            self.log("controls: scoring")
+            setting = next(iter(self.suite.systems[first].settings))
+            samples = read_samples(self.folder / first / "settings" / setting / "samples-0.jsonl")
+            rows = self.ruler.controls(samples, ladle.model.reconstruct if ladle else None)
+            known = {"key": key, "rows": as_report(rows)}
+            atomic_json(path, known)
+        return known["rows"]
+
+    def _scorer(self) -> Any:
+        from ladle.baselines.autoregressive import AutoregressiveConfig
+        from ladle.baselines.fitting import fit_scorer
+        from ladle.evaluation.perplexity import Scorer
+
+        config = self.suite.ruler
+        if config.scorer is not None:
+            return Scorer.load(config.scorer)
+        if not config.scorer_minutes:
+            return None
+        folder, sizes = self.folder / "scorer", None
+        if config.scorer_config:
+            sizes = AutoregressiveConfig.parse(config.scorer_config, "ruler.scorer_config")
+        # (The fitting itself knows what is done already, and refuses a folder of other settings.)
+        write_rows(folder / "rows.jsonl", [{"text": row["text"]} for row in self.other_rows])
+        self.log("scorer: training")
+        fit_scorer(folder / "rows.jsonl", folder, minutes=config.scorer_minutes, config=sizes, log=self.log)
+        # Results are read elsewhere: they say which folder of theirs, not where this machine has it.
+        return replace(Scorer.load(str(folder)), name=folder.name)
+
+    def _judges(self) -> list[Any]:
+        from ladle.evaluation.judge import Judge, fit_rows
+
+        judges = []
+        rows = [row for row in self.other_rows if "label" in row]
+        for kind in self.suite.ruler.judges if self.suite.condition == "label" else ():
+            encoder = self.encoder if kind == "encoder" else None
+            # By what it is made from: other rows or another encoder give another judge.
+            made_from = digest([[dict(row) for row in part] for part in (rows, self.test)] + [encoder])
+            folder = self.folder / "judges" / f"{kind}-{made_from[:8]}"
+            if not folder.exists():
+                judge = fit_rows(rows, kind, encoder)
+                real = [row for row in self.test if row.get("label") in judge.labels]
+                judge.real = judge.accuracy([row["text"] for row in real], [row["label"] for row in real])
+                judge.save(folder)
+                self.log(f"judge, {kind}: {judge.real['value']:.1%} of {judge.real['n']:,} real test rows")
+            judges.append(Judge.load(folder))
+        return judges

@@ -1,0 +1,83 @@
+"""How quickly systems write: tokens of returned text a second, all of them in turn in one process."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ladle.benchmark.suite import SuiteConfig
+from ladle.benchmark.systems import Condition, Draws, LadleSystem, Log, System
+from ladle.files import atomic_json, known_json
+from ladle.training.state import digest
+
+
+def measured_speed(
+    suite: SuiteConfig,
+    systems: Mapping[str, System],
+    timed: Mapping[str, Sequence[str]],
+    conditions: Sequence[Condition],
+    path: Path,
+    log: Log,
+) -> dict[str, dict[str, Any]]:
+    """Tokens of returned text a second, without loading, all systems in turn in every round: by settings and batch size
+    the rounds' figures and their median. One tokenizer counts for all, that of the first Ladle system.
+
+    Args:
+        timed: by system the names of the settings that are timed.
+        conditions: texts are drawn by these, over again where more are drawn.
+        path: what was measured is kept there, and not measured again.
+    """
+    config = suite.speed
+    runs = [(name, s, suite.systems[name].settings[s]) for name, settings in timed.items() for s in settings]
+    key = digest([{name: system.digest for name, system in systems.items()}, runs, config.model_dump(),
+                  torch.get_num_threads()])  # fmt: skip
+    known = known_json(path)
+    if known.get("key") == key:
+        return known["systems"]
+    log("speed: measuring")
+    tokenizer = next(
+        (s.model.autoencoder.backbone.tokenizer for s in systems.values() if isinstance(s, LadleSystem)),
+        None,
+    )
+    found: dict[str, dict[str, Any]] = {name: {setting: {} for setting in timed[name]} for name in systems}
+    for batch_size, count in config.batches.items():
+        repeated = [conditions[i % len(conditions)] for i in range(count)]
+        rounds: dict[tuple[str, str], list[float]] = {(name, setting): [] for name, setting, _ in runs}
+        for number in range(-1, config.rounds):  # the first warms up
+            for name, setting, values in runs:
+                draws = Draws.of(repeated, (number + 1) * count)
+                start = time.perf_counter()
+                texts = systems[name].draw(draws, values, batch_size)
+                seconds = time.perf_counter() - start
+                if number >= 0:
+                    rounds[name, setting].append(_count_tokens(tokenizer, texts) / seconds)
+        for (name, setting), figures in rounds.items():
+            found[name][setting][str(batch_size)] = {
+                "median": sorted(figures)[len(figures) // 2],
+                "rounds": figures,
+                "texts": count,
+            }
+    atomic_json(path, {"key": key, "systems": found})
+    return found
+
+
+def settings_to_time(rows: Mapping[str, Sequence[Mapping[str, Any]]], passes: Mapping[str, int]) -> list[str]:
+    """The first settings, and the cheapest within 5 % of the best MAUVE (over the seeds that all settings share).
+
+    Args:
+        rows: by settings the scores of each seed.
+        passes: by settings, of the network for a text.
+    """
+    scored = {name: part for name, part in rows.items() if part and "mauve" in part[0]}
+    shared = min(map(len, scored.values()), default=0)
+    quality = {name: sum(row["mauve"]["value"] for row in part[:shared]) for name, part in scored.items()}
+    good = [name for name, value in quality.items() if value >= 0.95 * max(quality.values())]
+    return list(dict.fromkeys([next(iter(rows)), *sorted(good, key=passes.__getitem__)[:1]]))
+
+
+def _count_tokens(tokenizer: Any, texts: Sequence[str]) -> int:
+    if tokenizer is None:
+        return sum(len(text.split()) for text in texts)
+    return sum(map(len, tokenizer(list(texts), add_special_tokens=False)["input_ids"]))
