@@ -35,11 +35,14 @@ def nearest(word: str, allowed: list[str]) -> str:
 
 def _explain(cls: type[BaseModel], error: Any) -> str:
     location = [str(part) for part in error["loc"]]
-    key = ".".join(location) or "value"
+    key = ".".join(location)
     if error["type"] == "extra_forbidden":
         fields = _fields_at(cls, location[:-1])
         return f"unknown key '{key}': {nearest(location[-1], fields)}"
-    return f"{key}: {error['msg']} (given: {error['input']!r})"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    if not location:  # of several keys together
+        return message
+    return f"{key}: {message} (given: {error['input']!r})"
 
 
 def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:

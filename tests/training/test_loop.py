@@ -484,8 +484,8 @@ def test_warmup_is_a_share_or_a_number_of_steps() -> None:
     [
         ({}, "give either steps or minutes"),
         ({"steps": 1, "minutes": 1}, "give either steps or minutes"),
-        ({"steps": 0}, "steps: Input should be greater than or equal to 1"),
-        ({"minutes": 0}, "minutes: Input should be greater than 0"),
+        ({"steps": 0}, "steps: must be greater than or equal to 1"),
+        ({"minutes": 0}, "minutes: must be greater than 0"),
         ({"steps": 1, "lr": -1}, "lr: "),
         ({"steps": 1, "lr_schedule": "step"}, "lr_schedule: "),
         ({"steps": 1, "betas": [0.9, 1.0]}, "betas: "),
