@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -201,22 +201,22 @@ def _parquet(path: PathLike) -> Table:
         arrow_error = importlib.import_module("pyarrow").ArrowException
     except ImportError:
         raise UserError(f"reading {name} needs pyarrow: pip install 'ladle[parquet]'") from None
-    stack = ExitStack()
-    with stack:
-        stream = stack.enter_context(open_bytes(path))
+
+    @contextmanager
+    def told() -> Iterator[None]:
         try:
-            here = isinstance(stream.raw, io.FileIO) and stream.seekable()  # else piped or packed
-            file = parquet.ParquetFile(stream if here else io.BytesIO(stream.read()))
+            yield
         except (arrow_error, OSError) as error:
             raise UserError(f"{name} is not a whole Parquet file ({first_line(error)})") from None
+
+    with ExitStack() as stack, told():
+        stream = stack.enter_context(open_bytes(path))
+        here = isinstance(stream.raw, io.FileIO) and stream.seekable()  # else piped or packed
+        file = parquet.ParquetFile(stream if here else io.BytesIO(stream.read()))
         opened = stack.pop_all()
 
     def records() -> Iterator[tuple[int, Record]]:
-        with opened:
-            rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(1000))
-            try:
-                yield from enumerate(rows, start=1)
-            except (arrow_error, OSError) as error:
-                raise UserError(f"{name} is not a whole Parquet file ({first_line(error)})") from None
+        with opened, told():
+            yield from enumerate(chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(1000)), start=1)
 
     return Table(name, records(), list(file.schema_arrow.names), by_line=False)

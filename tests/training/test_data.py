@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 from collections import defaultdict
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ladle.config import Config
-from ladle.errors import UserError
+from ladle.errors import LadleError, UserError
 from ladle.training.data import DataConfig, load_splits
 from row_files import message_of, put, put_rows
 
@@ -208,6 +209,23 @@ def test_a_hub_set_without_the_extra_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     message = message_of(load_splits, DataConfig(id="GEM/e2e_nlg"))
     assert "GEM/e2e_nlg" in message and "pip install 'ladle[datasets]'" in message
+
+
+def test_a_stream_that_breaks_on_the_way_is_one_line(monkeypatch):
+    """Rows of a streamed set come over the network long after it was opened."""
+
+    class Stream(list):
+        column_names = ["text"]
+        features = None
+
+        def __iter__(self):
+            yield {"text": "one"}
+            raise ConnectionError("reset by peer")
+
+    library = types.SimpleNamespace(load_dataset=lambda *args, **options: {"train": Stream()})
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    with pytest.raises(LadleError, match=r"^the hub cannot be reached for 'me/set' \(reset by peer\)"):
+        load_splits(DataConfig(id="me/set", rows_in_memory=5))
 
 
 needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="needs the extra [datasets]")

@@ -2,6 +2,8 @@
 
 import importlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 from ladle.errors import LadleError, UserError, first_line
@@ -35,14 +37,25 @@ def hub_tables(
         if own is not None:
             data = loaded[own]
             columns = data.column_names and list(data.column_names)  # None: a stream may not know them
-            tables[split] = Table(f"{name} ({own})", _records(data), columns, by_line=False)
+            tables[split] = Table(f"{name} ({own})", _records(name, data), columns, by_line=False)
     if "train" not in tables:
         raise UserError(f"the hub data set '{name}' has no train split: it has {', '.join(loaded)}")
     return tables
 
 
-def _load(datasets: Any, name: str, subset: str | None, streaming: bool) -> Any:
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What goes wrong with the hub in the block, in one line."""
     try:
+        yield
+    except ConnectionError as error:
+        raise LadleError(f"the hub cannot be reached for '{name}' ({first_line(error)}); or use --data FILE") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"hub data set '{name}': {first_line(error)}; or use --data FILE") from None
+
+
+def _load(datasets: Any, name: str, subset: str | None, streaming: bool) -> Any:
+    with _told(name):
         try:
             return datasets.load_dataset(name, subset, streaming=streaming)
         except RuntimeError as error:
@@ -51,17 +64,20 @@ def _load(datasets: Any, name: str, subset: str | None, streaming: bool) -> Any:
             # Old sets (GEM's among them) are Python scripts, which `datasets` runs no more (issue 7693 there). The
             # hub keeps their rows as Parquet on a branch, one folder a configuration (issue 8012 there).
             return datasets.load_dataset(name, revision="refs/convert/parquet", data_dir=subset, streaming=streaming)
-    except ConnectionError as error:
-        raise LadleError(f"the hub cannot be reached for '{name}' ({first_line(error)}); or use --data FILE") from None
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"hub data set '{name}': {first_line(error)}; or use --data FILE") from None
 
 
-def _records(data: Any) -> Iterator[tuple[int, Record]]:
-    """The rows, with class numbers put back into class names (-1: not labelled)."""
-    classes = {name: feature.names for name, feature in (data.features or {}).items() if hasattr(feature, "int2str")}
-    for number, record in enumerate(data, start=1):
-        for name, labels in classes.items():
-            value = record[name]
-            record[name] = None if value is None or value < 0 else labels[value]
+def _records(name: str, data: Any) -> Iterator[tuple[int, Record]]:
+    """The rows, with class numbers put back into class names (-1: not labelled). A stream may break on the way."""
+    classes = {
+        column: feature.names for column, feature in (data.features or {}).items() if hasattr(feature, "int2str")
+    }
+    rows = iter(data)
+    for number in count(1):
+        with _told(name):
+            record = next(rows, None)
+        if record is None:
+            return
+        for column, labels in classes.items():
+            value = record[column]
+            record[column] = None if value is None or value < 0 else labels[value]
         yield number, record

@@ -178,8 +178,7 @@ class _Run:
         recipe = self._calibrated(autoencoder, splits)
         device = next(autoencoder.parameters()).device
         # A rare label may be in held-out rows only; the model cannot know it.
-        known = [row for row in splits.valid[:2000] if row.get("label") in (None, *condition.labels)]
-        valid_rows = known or splits.train[:256]
+        valid_rows = _with_known_labels(splits.valid[:2000], condition) or splits.train[:256]
         torch.manual_seed(recipe.training.seed)
         diffusion = LatentDiffusionModel(
             recipe.diffusion,
@@ -254,7 +253,7 @@ class _Run:
 
     def _of_known_labels(self, rows: Sequence[Row], condition: ConditionConfig) -> Sequence[Row]:
         """Of a portion the rows that the model can learn; it has the labels of the first one."""
-        known = [row for row in rows if row.get("label") in (None, *condition.labels)]
+        known = _with_known_labels(rows, condition)
         if not known:
             raise UserError(
                 "the labels of this portion of the rows are not among those of the first; shuffle the file, or give a "
@@ -346,6 +345,11 @@ class _Run:
             {"python": platform.python_version(), "platform": platform.platform()}
             | {name: _version(name) for name in packages},
         )
+
+
+def _with_known_labels(rows: Sequence[Row], condition: ConditionConfig) -> list[Row]:
+    labels = {None, *condition.labels}
+    return [row for row in rows if row.get("label") in labels]
 
 
 def _version(package: str) -> str | None:
