@@ -17,6 +17,7 @@ from ladle.pipeline import LatentDiffusion
 from ladle.rows import Row
 from ladle.source import SourceReader, learns_sources
 from ladle.training.cache import store_latents
+from ladle.training.portions import in_every_epoch
 from ladle.training.recipe import STAGES, Recipe, load_recipe
 from ladle.training.settings import build_optimizer
 from ladle.training.stages import AutoencoderStage, ConditionStore, DiffusionStage
@@ -191,11 +192,13 @@ def test_ten_steps_of_each_stage_at_full_size(name: str) -> None:
         assert settings is not None and settings.optimizer == "adamw"
         stage: Any
         if stage_name == "autoencoder":
-            stage = AutoencoderStage(autoencoder, rows, rows, settings, learns_sources(autoencoder, recipe.condition))
+            stage = AutoencoderStage(
+                autoencoder, in_every_epoch(rows), rows, settings, learns_sources(autoencoder, recipe.condition)
+            )
         else:
             autoencoder.eval()
             store = (store_latents(autoencoder, [row["text"] for row in rows]), ConditionStore(reader, rows))
-            stage = DiffusionStage(diffusion, autoencoder, *store, store, settings, recipe.sampling)
+            stage = DiffusionStage(diffusion, autoencoder, in_every_epoch(store), store, settings, recipe.sampling)
         stage.module.train()
         optimizer = build_optimizer(stage.module, settings)
         moved = [p for group in optimizer.param_groups for p in group["params"]]

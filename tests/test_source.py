@@ -14,6 +14,7 @@ from ladle.pipeline import LatentDiffusion
 from ladle.request import Conditions, Request
 from ladle.rows import Row
 from ladle.source import SourceEncoder, SourceReader, learns_sources
+from ladle.training.portions import in_every_epoch
 from ladle.training.settings import TrainingConfig
 from ladle.training.stages import AutoencoderStage
 
@@ -113,7 +114,7 @@ def test_an_autoencoder_learns_the_sources_that_it_reads(tmp_path: Path) -> None
     assert [learns_sources(part, other) for part in (new, frozen, unfrozen)] == [False] * 3
     rows = [Row(text=text, source="an article") for text in tiny.SENTENCES]
     for with_sources, count in ((True, len(rows) + 1), (False, len(rows))):
-        stage = AutoencoderStage(new, rows, rows, TrainingConfig(steps=1), with_sources)
+        stage = AutoencoderStage(new, in_every_epoch(rows), rows, TrainingConfig(steps=1), with_sources)
         assert sorted(row for batch in stage.batches(0) for row in batch) == list(range(count))
 
 

@@ -12,6 +12,7 @@ from ladle.errors import LadleError
 from ladle.rows import Row
 from ladle.source import SourceReader
 from ladle.training.joint import JointConfig, JointRows, JointStage, num_directions
+from ladle.training.portions import in_every_epoch
 from ladle.training.settings import TrainingConfig
 from ladle.training.stages import ConditionStore
 
@@ -24,7 +25,7 @@ def stage_of(rows: list[Row] = ROWS, **settings: Any) -> JointStage:
     joint, sampling = JointConfig(**settings), SamplingConfig(num_inference_steps=2)
     diffusion = tiny.tiny_diffusion(autoencoder)
     reader = SourceReader(autoencoder, diffusion.condition.config)
-    return JointStage(reader, diffusion, rows, rows[:9], joint, SETTINGS, sampling)
+    return JointStage(reader, diffusion, in_every_epoch(rows), rows[:9], joint, SETTINGS, sampling)
 
 
 def encoder_gradient(progress: float, **settings: Any) -> Tensor:

@@ -144,14 +144,10 @@ def made_stages() -> dict[str, Any]:
         return tokens_of(epoch), *latents_of(epoch)
 
     return {
-        "autoencoder": stages.AutoencoderStage(autoencoder, halves[0], ROWS[:5], SETTINGS, False, portion),
-        "diffusion": stages.DiffusionStage(
-            diffusion, autoencoder, *latents_of(0), latents_of(0), SETTINGS, sampling, latents_of
-        ),
-        "joint": JointStage(reader, diffusion, halves[0], ROWS[:5], JointConfig(), SETTINGS, sampling, portion),
-        "decoder": stages.DecoderStage(
-            autoencoder, diffusion, *both_of(0), both_of(0), SETTINGS, 1.0, (0.4, 0.8), both_of
-        ),
+        "autoencoder": stages.AutoencoderStage(autoencoder, portion, ROWS[:5], SETTINGS, False),
+        "diffusion": stages.DiffusionStage(diffusion, autoencoder, latents_of, latents_of(0), SETTINGS, sampling),
+        "joint": JointStage(reader, diffusion, portion, ROWS[:5], JointConfig(), SETTINGS, sampling),
+        "decoder": stages.DecoderStage(autoencoder, diffusion, both_of, both_of(0), SETTINGS),
     }
 
 

@@ -17,6 +17,7 @@ from ladle.rows import Row
 from ladle.source import SourceReader
 from ladle.training.cache import fit_normaliser, store_latents
 from ladle.training.loop import train_stage
+from ladle.training.portions import in_every_epoch
 from ladle.training.settings import TrainingConfig
 from ladle.training.stages import (
     NUM_SAMPLES,
@@ -41,14 +42,16 @@ def diffusion_stage(autoencoder: TextAutoencoder) -> DiffusionStage:
     fit_normaliser(autoencoder, tiny.SENTENCES)
     model = tiny.tiny_diffusion(autoencoder)
     train, valid = (stores(autoencoder, model.condition.config, rows) for rows in (ROWS, ROWS[:9]))
-    return DiffusionStage(model, autoencoder, *train, valid, SETTINGS, SamplingConfig(num_inference_steps=2))
+    return DiffusionStage(
+        model, autoencoder, in_every_epoch(train), valid, SETTINGS, SamplingConfig(num_inference_steps=2)
+    )
 
 
 def decoder_stage(autoencoder: TextAutoencoder, model: LatentDiffusionModel | None) -> DecoderStage:
     config = tiny.tiny_diffusion(autoencoder).condition.config
     tokens = TokenStore.of(autoencoder, tiny.SENTENCES)
     valid = (TokenStore.of(autoencoder, tiny.SENTENCES[:9]), *stores(autoencoder, config, ROWS[:9]))
-    return DecoderStage(autoencoder, model, tokens, *stores(autoencoder, config), valid, SETTINGS)
+    return DecoderStage(autoencoder, model, in_every_epoch((tokens, *stores(autoencoder, config))), valid, SETTINGS)
 
 
 def step(stage: Any, lr: float = 0.05) -> set[str]:
@@ -115,7 +118,7 @@ def test_bf16_and_fp32_have_one_loss_curve(name: str, tmp_path: Path) -> None:
         )
         stage: Any = diffusion_stage(autoencoder) if name == "diffusion" else None
         if stage is None:
-            stage = AutoencoderStage(autoencoder, ROWS, ROWS[:9], config)
+            stage = AutoencoderStage(autoencoder, in_every_epoch(ROWS), ROWS[:9], config)
         stage.config = config
         train_stage(stage, config, tmp_path / precision, log=lambda line: None)
         rows = map(json.loads, (tmp_path / precision / "metrics.jsonl").read_text().splitlines())
@@ -132,7 +135,7 @@ def test_an_epoch_holds_every_row_once_and_looking_changes_nothing(name: str) ->
     stage: Any
     texts = tiny.SENTENCES
     if name == "autoencoder":
-        stage = AutoencoderStage(autoencoder, ROWS, ROWS[:9], SETTINGS)
+        stage = AutoencoderStage(autoencoder, in_every_epoch(ROWS), ROWS[:9], SETTINGS)
         texts = texts + list(dict.fromkeys(row["source"] for row in ROWS))  # the encoder has to know them too
     else:
         stage = diffusion_stage(autoencoder) if name == "diffusion" else decoder_stage(autoencoder, None)
@@ -163,7 +166,7 @@ def test_an_epoch_holds_every_row_once_and_looking_changes_nothing(name: str) ->
 def test_the_autoencoder_stage_shows_reconstructions_of_held_out_texts() -> None:
     """By an autoencoder that has learnt them, exactly."""
     rows = [Row(text=text) for text in memorised.EIGHT]
-    stage = AutoencoderStage(memorised.memorised(), ROWS, rows, SETTINGS)
+    stage = AutoencoderStage(memorised.memorised(), in_every_epoch(ROWS), rows, SETTINGS)
     assert stage.sample() == memorised.EIGHT
     metrics = stage.validate()
     assert metrics["autoregressive_accuracy"] == metrics["parallel_accuracy"] == 1.0
@@ -171,7 +174,7 @@ def test_the_autoencoder_stage_shows_reconstructions_of_held_out_texts() -> None
 
 def test_without_held_out_rows_the_autoencoder_is_looked_at_on_training_rows() -> None:
     """Few texts, or valid_fraction = 0: no reason to stop."""
-    stage = AutoencoderStage(tiny.tiny_autoencoder(), ROWS, [], SETTINGS)
+    stage = AutoencoderStage(tiny.tiny_autoencoder(), in_every_epoch(ROWS), [], SETTINGS)
     with torch.no_grad():
         assert stage.validate()["autoregressive_loss"] > 0
         assert len(stage.sample()) == NUM_SAMPLES
@@ -283,7 +286,7 @@ def test_the_decoder_gets_better_at_latents_that_are_wrong() -> None:
     rows = [Row(text=text) for text in memorised.EIGHT]
     tokens = TokenStore.of(autoencoder, memorised.EIGHT)
     given = stores(autoencoder, ConditionConfig(), rows)
-    stage = DecoderStage(autoencoder, None, tokens, *given, (tokens, *given), SETTINGS)
+    stage = DecoderStage(autoencoder, None, in_every_epoch((tokens, *given)), (tokens, *given), SETTINGS)
 
     def loss() -> float:
         torch.manual_seed(0)

@@ -19,6 +19,7 @@ from ladle.pipeline import LatentDiffusion
 from ladle.source import SourceReader
 from ladle.training.cache import VectorStore, store_latents
 from ladle.training.data import DataConfig, load_splits
+from ladle.training.portions import in_every_epoch
 from ladle.training.settings import TrainingConfig
 from ladle.training.stages import ConditionStore, DiffusionStage, TokenStore
 
@@ -126,7 +127,12 @@ def _train_denoiser(
     settings = TrainingConfig(**plan | {"validate_every": 0, "sample_every": 0, "seed": seed, "minutes": minutes})
     nothing = ConditionStore(SourceReader(autoencoder, condition), [])
     stage = DiffusionStage(
-        model, autoencoder, known, nothing, (latents, nothing), settings, SamplingConfig(num_inference_steps=1)
+        model,
+        autoencoder,
+        in_every_epoch((known, nothing)),
+        (latents, nothing),
+        settings,
+        SamplingConfig(num_inference_steps=1),
     )
     with tempfile.TemporaryDirectory() as folder, torch.enable_grad():
         train_stage(stage, settings, Path(folder), log=log)

@@ -170,7 +170,7 @@ class JointModel(nn.Module):
 class JointStage:
     """The three losses over texts; the encoder runs at every step.
 
-    rows_of: the rows of an epoch, where those are not always `train`.
+    train: the rows of an epoch.
     """
 
     name = "joint"
@@ -180,15 +180,14 @@ class JointStage:
         self,
         reader: SourceReader,
         diffusion: LatentDiffusionModel,
-        train: Sequence[Row],
+        train: Callable[[int], Sequence[Row]],
         valid: Sequence[Row],
         joint: JointConfig,
         config: Any,
         sampling: SamplingConfig,
-        rows_of: Callable[[int], Sequence[Row]] | None = None,
     ):
         self.module, self.config = JointModel(reader, diffusion, joint), config
-        self._rows_of = PerPortion(rows_of or (lambda epoch: train), lambda rows: JointRows(reader, rows))
+        self._rows_of = PerPortion(train, lambda rows: JointRows(reader, rows))
         self.train_rows, self.valid_rows = self._rows_of(0), JointRows(reader, valid[:256])
         self.sampling = sampling.to_the_end()  # the decoder is not adapted yet
         if diffusion.length is not None:

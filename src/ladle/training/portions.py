@@ -45,6 +45,11 @@ class Portions(Generic[T]):
         return self._held
 
 
+def in_every_epoch(value: T) -> Callable[[int], T]:
+    """What a stage trains on where all of it is in memory."""
+    return lambda epoch: value
+
+
 class PerPortion(Generic[R, T]):
     """What a stage makes of the rows of an epoch, made anew when those are others.
 

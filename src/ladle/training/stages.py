@@ -56,8 +56,8 @@ class TokenStore:
 class AutoencoderStage:
     """Reconstruction from masked tokens and noised latents, by both decoders.
 
-    with_sources: source texts are among the texts, each once, as the denoiser reads them through what is trained here.
-    rows_of: the rows of an epoch, where those are not always `train`.
+    train: the rows of an epoch. with_sources: source texts are among the texts, each once, as the denoiser reads them
+    through what is trained here.
     """
 
     name = "autoencoder"
@@ -66,11 +66,10 @@ class AutoencoderStage:
     def __init__(
         self,
         autoencoder: TextAutoencoder,
-        train: Sequence[Row],
+        train: Callable[[int], Sequence[Row]],
         valid: Sequence[Row],
         config: Any,
         with_sources: bool = True,
-        rows_of: Callable[[int], Sequence[Row]] | None = None,
     ):
         self.module, self.config = autoencoder, config
 
@@ -78,9 +77,9 @@ class AutoencoderStage:
             sources = dict.fromkeys(row["source"] for row in rows if row.get("source")) if with_sources else {}
             return TokenStore.of(autoencoder, [row["text"] for row in rows] + list(sources))
 
-        self._tokens_of = PerPortion(rows_of or (lambda epoch: train), tokens)
+        self._tokens_of = PerPortion(train, tokens)
         self.train_tokens = self._tokens_of(0)
-        self.valid_texts = [row["text"] for row in valid or train][:256]
+        self.valid_texts = [row["text"] for row in valid or train(0)][:256]
         self.valid_tokens = TokenStore.of(autoencoder, self.valid_texts)
 
     def batches(self, epoch: int) -> list[list[int]]:
@@ -126,7 +125,7 @@ class ConditionStore:
 class DiffusionStage:
     """The denoiser over cached latents.
 
-    store_of: latents and conditions of an epoch's rows, where those are not always the given ones.
+    train: latents and conditions of an epoch's rows; valid: of those held out.
     """
 
     name = "diffusion"
@@ -136,25 +135,23 @@ class DiffusionStage:
         self,
         diffusion: LatentDiffusionModel,
         autoencoder: TextAutoencoder,
-        latents: VectorStore,
-        conditions: ConditionStore,
+        train: Callable[[int], tuple[VectorStore, ConditionStore]],
         valid: tuple[VectorStore, ConditionStore],
         config: Any,
         sampling: SamplingConfig,
-        store_of: Callable[[int], tuple[VectorStore, ConditionStore]] | None = None,
     ):
         self.module, self.autoencoder, self.config = diffusion, autoencoder, config
         self.sampling = sampling.to_the_end()  # the decoder is not adapted yet
-        self.latents, self.conditions, self.valid = latents, conditions, valid
-        self._store_of = store_of or (lambda epoch: (latents, conditions))
+        self._train, self.valid = train, valid
+        self.latents, self.conditions = train(0)
         bottleneck = autoencoder.config.bottleneck
         # Batches are measured in tokens in every stage, so that one setting means one thing.
         self.tokens_per_latent = bottleneck.tokens_per_latent if bottleneck.kind == "aligned" else 1
         if diffusion.length is not None:
-            diffusion.length.fit_base(latents.lengths)
+            diffusion.length.fit_base(self.latents.lengths)
 
     def batches(self, epoch: int) -> list[list[int]]:
-        self.latents, self.conditions = self._store_of(epoch)
+        self.latents, self.conditions = self._train(epoch)
         return epoch_batches((self.latents.lengths * self.tokens_per_latent).tolist(), self.config, epoch)
 
     def load(self, rows: list[int]) -> DiffusionBatch:
@@ -192,7 +189,7 @@ class DecoderStage:
     before its end (`SamplingConfig.stop_time`) and leave to the decoder, which knows how words go together, what is
     still open between neighbours. The encoder is fixed, so that latents keep their meaning.
 
-    store_of: tokens, latents and conditions of an epoch's rows, where those are not always the given ones.
+    train: tokens, latents and conditions of an epoch's rows; valid: of those held out.
     """
 
     name = "decoder"
@@ -203,19 +200,16 @@ class DecoderStage:
         self,
         autoencoder: TextAutoencoder,
         diffusion: LatentDiffusionModel | None,
-        tokens: TokenStore,
-        latents: VectorStore,
-        conditions: ConditionStore,
+        train: Callable[[int], tuple[TokenStore, VectorStore, ConditionStore]],
         valid: tuple[TokenStore, VectorStore, ConditionStore],
         config: Any,
         guidance_scale: float = 1.0,
         times: tuple[float, float] = (0.4, 0.8),
-        store_of: Callable[[int], tuple[TokenStore, VectorStore, ConditionStore]] | None = None,
     ):
         self.module, self.diffusion, self.config = autoencoder, diffusion, config
         self.guidance_scale, self.times = guidance_scale, times
-        self.tokens, self.latents, self.conditions, self.valid = tokens, latents, conditions, valid
-        self._store_of = store_of or (lambda epoch: (tokens, latents, conditions))
+        self._train, self.valid = train, valid
+        self.tokens, self.latents, self.conditions = train(0)
         autoencoder.requires_grad_(False)
         for part in trained_for_decoding(autoencoder):
             part.requires_grad_(True)
@@ -223,7 +217,7 @@ class DecoderStage:
             diffusion.eval().requires_grad_(False)
 
     def batches(self, epoch: int) -> list[list[int]]:
-        self.tokens, self.latents, self.conditions = self._store_of(epoch)
+        self.tokens, self.latents, self.conditions = self._train(epoch)
         return epoch_batches(self.tokens.lengths.tolist(), self.config, epoch)
 
     def load(self, rows: list[int]) -> tuple[dict[str, Tensor], DiffusionBatch]:

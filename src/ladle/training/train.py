@@ -146,9 +146,7 @@ class _Run:
         )
         if settings is not None:
             with_sources = learns_sources(autoencoder, recipe.condition)
-            stage = AutoencoderStage(
-                autoencoder, splits.train, splits.valid, settings, with_sources, rows_of=splits.of_epoch
-            )
+            stage = AutoencoderStage(autoencoder, splits.of_epoch, splits.valid, settings, with_sources)
             self._train_stage("autoencoder", stage, settings, splits, minutes)
         return autoencoder.eval()
 
@@ -199,12 +197,12 @@ class _Run:
         if settings["diffusion"]:
             stores = latents_of, valid_store = self._stores(reader, rows_of, valid_rows)
             diffusion_stage = DiffusionStage(
-                diffusion, autoencoder, *latents_of(0), valid_store, settings["diffusion"], recipe.sampling, latents_of
+                diffusion, autoencoder, latents_of, valid_store, settings["diffusion"], recipe.sampling
             )
             self._train_stage("diffusion", diffusion_stage, settings["diffusion"], splits, minutes)
         if settings["joint"]:
             joint_stage = JointStage(
-                reader, diffusion, splits.train, valid_rows, recipe.joint, settings["joint"], recipe.sampling, rows_of
+                reader, diffusion, rows_of, valid_rows, recipe.joint, settings["joint"], recipe.sampling
             )
             self._train_stage("joint", joint_stage, settings["joint"], splits, minutes)
             fit_normaliser(autoencoder.eval(), [row["text"] for row in splits.train])
@@ -218,8 +216,8 @@ class _Run:
 
             valid_tokens = TokenStore.of(autoencoder, [row["text"] for row in valid_rows[:256]])
             decoder_stage = DecoderStage(
-                autoencoder, diffusion, *store_of(0), (valid_tokens, *valid_store), settings["decoder"],
-                recipe.sampling.guidance_scale, recipe.training.decoder.times, store_of,
+                autoencoder, diffusion, store_of, (valid_tokens, *valid_store), settings["decoder"],
+                recipe.sampling.guidance_scale, recipe.training.decoder.times,
             )  # fmt: skip
             self._train_stage("decoder", decoder_stage, settings["decoder"], splits, minutes)
         return diffusion.eval()
