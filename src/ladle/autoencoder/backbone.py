@@ -164,6 +164,7 @@ class Backbone(nn.Module):
         return self.model.generate(
             encoder_outputs=self._outputs(memory),
             attention_mask=memory_mask.long(),
+            synced_gpus=False,  # else, in sharded training, the one process that samples would wait for the others
             **{"max_new_tokens": self.max_tokens, "do_sample": False, "num_beams": 1, **options},
         )
 

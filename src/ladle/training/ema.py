@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ladle.training.sharding import like
+
 
 class EMA:
     """Averages of the parameters that require a gradient, in float32 on the parameters' device.
@@ -60,7 +62,7 @@ class EMA:
             KeyError: a parameter's average is missing.
         """
         for name, average in self.tensors().items():
-            average.copy_(tensors[name])
+            average.copy_(like(tensors[name], average))
         self.num_updates = num_updates
 
     @torch.no_grad()

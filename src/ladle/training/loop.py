@@ -27,6 +27,7 @@ from ladle.training.processes import Processes, main_first
 from ladle.training.progress import Log, Progress, collapse_warnings, duration, mean, sample_statistics, say
 from ladle.training.record import NoRecord, Record
 from ladle.training.settings import FREE_SETTINGS, TrainingConfig, build_optimizer, lr_factor, use_bf16
+from ladle.training.sharding import dissolve, gathered, is_sharded, shard, touch, whole
 from ladle.training.state import (
     Position,
     StateFolder,
@@ -132,7 +133,11 @@ class _Run:
             raise LadleError(f"started as {self.processes.count} processes, accelerate sees {seen}: use torchrun")
         self.log = log if self.processes.main else _silent
         self.bf16 = use_bf16(config.precision, self.device)
-        self.objective = self.accelerator.prepare_model(_Objective(stage, self.autocast))
+        self.sharded = is_sharded()
+        self.agreed = False  # that all processes are interrupted at this step: they can only save together
+        objective = _Objective(stage, self.autocast, self.sharded)
+        self.objective = shard(objective, self.device) if self.sharded else self.accelerator.prepare_model(objective)
+        self.folder.writes = self.processes.main
         self.trained = [parameter for parameter in stage.module.parameters() if parameter.requires_grad]
         self.optimizer = build_optimizer(stage.module, config)
         self.ema = EMA(stage.module, config.ema_decay)
@@ -155,7 +160,7 @@ class _Run:
                         with self.signals.held():
                             self._train_step()
                             self._tick()
-                            self.signals.received = self.processes.any(self.signals.received)
+                            self.agreed = self.signals.received = self.processes.any(self.signals.received)
                             self._report(progress)
                         self._look()
                     with self.signals.held():
@@ -167,7 +172,7 @@ class _Run:
                     metrics = self.best.restore(self.stage.module, self.ema) or metrics
                     self._sample()
                 except KeyboardInterrupt:
-                    if not self.signals.inside:
+                    if not self.signals.inside and (self.agreed or self.processes.count == 1):
                         self._save()
                     raise
             if self.position.loss is not None:
@@ -180,6 +185,7 @@ class _Run:
         with main_first():
             restored = self.folder.restore(self.stage.module, self.optimizer, self.ema)
         self.position = restored or Position()
+        self._leave_window_to_main()
         self.began = time.monotonic() - self.position.seconds
         self.saved_at, self.save_cost = time.monotonic(), 0.0
         self.saved_step = self.position.step
@@ -216,7 +222,7 @@ class _Run:
             for name, value in {"loss": loss, **metrics}.items():
                 # Kept as tensors: reading a number would make a GPU wait at every step.
                 window.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
-        norm = self.accelerator.clip_grad_norm_(self.trained, self.config.grad_clip or math.inf)
+        norm = whole(nn.utils.clip_grad_norm_(self.trained, self.config.grad_clip or math.inf))
         window.setdefault("grad_norm", []).append(norm)
         bad = self.processes.worst(1.0 - torch.isfinite(norm + loss_sum).float().to(self.device))
         self.bad_steps = (self.bad_steps + 1) * bad
@@ -245,15 +251,16 @@ class _Run:
         if _due(self.config.sample_every, self.position.sampled, self._now):
             self._sample()
         # A large state on a slow disk is saved less often, so that saving takes a tenth of the time at most.
-        if time.monotonic() - self.saved_at >= max(self.config.save_every_seconds, 10 * self.save_cost):
+        due = time.monotonic() - self.saved_at >= max(self.config.save_every_seconds, 10 * self.save_cost)
+        if self.processes.of_main(due):
             self._save()
 
     def _finish(self, metrics: dict[str, float]) -> TrainingResult:
         position, module = self.position, self.stage.module
         self.ema.copy_to_module()
+        dissolve(module)
         module.eval()
-        if self.processes.main:
-            self.folder.finish(position, module, self.ema, metrics)
+        self.folder.finish(position, module, self.ema, metrics)
         self.log(
             f"{self.stage.name}: done, {position.step} steps in {duration(position.seconds)}, "
             + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
@@ -321,7 +328,7 @@ class _Run:
 
     def _write_row(self) -> None:
         position = self.position
-        window = self.processes.together({name: _floats(values) for name, values in position.window.items()})
+        window = self._window_of_all()
         num_tokens = sum(window.pop("num_tokens", []))
         num_skipped = round(sum(window.pop("skipped")) / self.processes.count)
         values: dict[str, Any] = {"step": position.step, "epoch": position.epoch, "progress": self.share}
@@ -337,8 +344,8 @@ class _Run:
 
     def _validate(self) -> dict[str, float]:
         metrics = {}
-        if self.processes.main:
-            with self._averaged():
+        with self._averaged() as here:
+            if here:
                 metrics = {name: float(value) for name, value in self.stage.validate().items()}
         metrics = self.processes.of_main(metrics)
         with self.signals.held():  # all of it or nothing: what is interrupted is done again
@@ -350,8 +357,8 @@ class _Run:
 
     def _sample(self) -> None:
         texts: list[str] = []
-        if self.processes.main:
-            with self._averaged():
+        with self._averaged() as here:
+            if here:
                 texts = self.stage.sample()
         with self.signals.held():
             if texts:
@@ -367,40 +374,52 @@ class _Run:
         self.record.row({"step": position.step, "epoch": position.epoch, **values, "seconds": seconds})
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Averaged weights, eval mode, no gradients, the same random numbers every time. (A batch has its own.)"""
+    def _averaged(self) -> Iterator[bool]:
+        """Averaged weights, eval mode, no gradients, the same random numbers every time. (A batch has its own.)
+
+        Yields whether this process is the one to use them.
+        """
         module = self.stage.module
-        with self.ema.applied(), torch.no_grad(), self.autocast():
+        with self.ema.applied(), gathered(self.objective), torch.no_grad(), self.autocast():
             seed_all(self.config.seed)
             module.eval()
             try:
-                yield
+                yield self.processes.main
             finally:
                 _set_modes(module)
 
     def _save(self) -> None:
-        if self.position.step == self.saved_step or not self.processes.main:
+        if self.position.step == self.saved_step:
             return
         began = time.monotonic()
         self.position.seconds = began - self.began
         self.position.num_rows = self.record.num_rows
-        self.position.window = {name: _floats(values) for name, values in self.position.window.items()}
+        self.position.window = self._window_of_all()
         self.folder.save(self.position, self.stage.module, self.optimizer, self.ema, self.best.tensors)
         self.saved_at, self.saved_step = time.monotonic(), self.position.step
         self.save_cost = self.saved_at - began
+        self._leave_window_to_main()
+
+    def _window_of_all(self) -> dict[str, list[float]]:
+        return self.processes.together({name: _floats(values) for name, values in self.position.window.items()})
+
+    def _leave_window_to_main(self) -> None:
+        if not self.processes.main:
+            self.position.window = {name: [] for name in self.position.window}
 
 
 class _Objective(nn.Module):
     """A stage's loss as a module's forward, in the run's precision: the form that accelerate prepares."""
 
-    def __init__(self, stage: Stage, autocast: Callable[[], torch.autocast]) -> None:
+    def __init__(self, stage: Stage, autocast: Callable[[], torch.autocast], touch_all: bool) -> None:
         super().__init__()
         self.module = stage.module
-        self._loss, self._autocast = stage.loss, autocast
+        self._loss, self._autocast, self._touch_all = stage.loss, autocast, touch_all
 
     def forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor | float]]:
         with self._autocast():
-            return self._loss(batch)
+            loss, metrics = self._loss(batch)
+        return (touch(loss, self.module) if self._touch_all else loss), metrics
 
 
 def _batch_seed(seed: int, step: int, number: int) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ladle.errors import LadleError, UserError
 from ladle.files import atomic_folder, recover_folder
 from ladle.training.ema import EMA
+from ladle.training.sharding import like, whole
 
 FORMAT = 1
 
@@ -59,6 +60,7 @@ class StateFolder:
     def __init__(self, path: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self.identity, self.defaults = identity, defaults or {}
+        self.writes = True  # False in processes that only bring their parts of tensors
 
     def save(
         self,
@@ -131,11 +133,14 @@ class StateFolder:
             return Position(**values["position"]), dict(values["metrics"])
 
     def _write(self, values: dict[str, Any], tensors: dict[str, dict[str, Tensor]]) -> None:
+        if not self.writes:
+            for group in tensors.values():
+                _apart(group, keep=False)
+            return
         try:
             with atomic_folder(self.path) as folder:
                 for name, group in tensors.items():
-                    # Clones: safetensors refuses two names for one memory, and a view would drag its base along.
-                    save_file({k: _apart(v) for k, v in group.items()}, folder / f"{name}.safetensors")
+                    save_file(_apart(group), folder / f"{name}.safetensors")
                 values = {"format": FORMAT, "identity": self.identity, **values}
                 (folder / "state.json").write_text(json.dumps(values), encoding="utf-8")
         except UserError:
@@ -219,7 +224,7 @@ def fill_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         KeyError: one is missing.
     """
     for name, target in _live_tensors(module).items():
-        target.copy_(tensors[name])
+        target.copy_(like(tensors[name], target))
 
 
 def seed_all(seed: int) -> None:
@@ -250,8 +255,14 @@ def _live_tensors(module: nn.Module) -> dict[str, Tensor]:
     return parameters | {name: buffer for name, buffer in module.named_buffers() if name in saved}
 
 
-def _apart(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def _apart(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+    """Whole copies: safetensors refuses two names for one memory, and a view would drag its base along."""
+    copies = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor.detach())
+        if keep:
+            copies[name] = full.to("cpu", copy=True).contiguous()
+    return copies
 
 
 def _parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
@@ -268,10 +279,14 @@ def _optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> d
 
 def _load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     indices = {name: i for i, name in enumerate(_parameter_names(module, optimizer))}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for full_name, tensor in tensors.items():
         name, key = full_name.rsplit("/", 1)
-        state.setdefault(indices[name], {})[key] = tensor
+        parameter = parameters[indices[name]]
+        state.setdefault(indices[name], {})[key] = (
+            like(tensor, parameter) if tensor.shape == parameter.shape else tensor
+        )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

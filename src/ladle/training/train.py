@@ -31,6 +31,7 @@ from ladle.training.processes import is_main, main_first, set_up
 from ladle.training.progress import say
 from ladle.training.recipe import STAGES, Recipe, to_toml
 from ladle.training.settings import TrainingConfig, use_bf16
+from ladle.training.sharding import check_sharding
 from ladle.training.stages import AutoencoderStage, ConditionStore, DecoderStage, DiffusionStage, TokenStore
 from ladle.training.starting import chosen_start, keep_autoencoder, start_from, usable_prior
 from ladle.training.state import digest
@@ -64,6 +65,7 @@ def train(recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[
     if stage not in ("all", *STAGES):
         raise UserError(f"unknown stage '{stage}': allowed are all, {', '.join(STAGES)}")
     set_up()
+    check_sharding()
     keep_freed_memory()  # the command line has done so; this is for who calls it from Python
     run = _Run(recipe, Path(output), log if is_main() else lambda line: None)
     return run.train(STAGES if stage == "all" else STAGES[: STAGES.index(stage) + 1])
