@@ -16,6 +16,7 @@ SIZES = {"width": 32, "num_layers": 2, "num_heads": 2, "dropout": 0.0, "max_toke
 ROWS = [
     {"text": text, "label": LABELS[i % 2], "source": " ".join(text.split()[1:4])} for i, text in enumerate(SENTENCES)
 ]
+LOG = "metrics.jsonl"
 
 
 def tiny(**changes: object) -> AutoregressiveModel:
@@ -90,6 +91,9 @@ def test_it_learns_its_conditions_and_is_saved(tmp_path: Path) -> None:
     )
     assert model.config.labels == tuple(sorted(LABELS))
     assert any("learning rate 1e-07" in line for line in lines)
+    # A trial is looked at once, at its end, the training on its way too.
+    validations = [path.read_text().count("validation") for path in (tmp_path / "trial-0.005" / LOG, tmp_path / LOG)]
+    assert validations == [1, 5]
     given = {"label": [row["label"] for row in ROWS], "source": [row["source"] for row in ROWS]}
     texts = model.generate(**given, temperature=0)
     assert sum(text == row["text"] for text, row in zip(texts, ROWS, strict=True)) > 0.7 * len(ROWS)

@@ -47,13 +47,13 @@ def train_autoregressive(
         "data.rows": digest([[row["text"], row.get("label"), row.get("source")] for row in train]),
     }
 
-    def fit(folder: Path, lr: float, share: float) -> tuple[AutoregressiveModel, float]:
+    def fit(folder: Path, lr: float, share: float, **looks: float) -> tuple[AutoregressiveModel, float]:
         torch.manual_seed(settings.seed)
         model = AutoregressiveModel(config, tokenizer)
         budget: dict[str, Any] = {"minutes": (settings.minutes or 0) * share or None}
         if settings.steps is not None:
             budget = {"steps": max(1, round(settings.steps * share)), "minutes": None}
-        own = settings.model_copy(update={"lr": lr, "keep_best": "nll", **budget})
+        own = settings.model_copy(update={"lr": lr, "keep_best": "nll", **budget, **looks})
         result = train_stage(AutoregressiveStage(model, train, valid, own), own, folder, identity=identity, log=log)
         seconds.append(result.seconds)
         return model.eval(), result.metrics["nll"]
@@ -62,7 +62,9 @@ def train_autoregressive(
     losses: dict[float, float] = {}
     if len(learning_rates) > 1:
         for lr in learning_rates:
-            losses[lr] = fit(output / f"trial-{lr:g}", lr, TRIAL_SHARE)[1]
+            # Looks on the way would take more of so short a time than its steps do.
+            looks = {"validate_every": 0.0, "sample_every": 0.0}
+            losses[lr] = fit(output / f"trial-{lr:g}", lr, TRIAL_SHARE, **looks)[1]
             log(f"autoregressive: learning rate {lr:g} reaches {losses[lr]:.4f} nats a token")
     best = min(losses, key=lambda lr: losses[lr]) if losses else learning_rates[0]
     model, _ = fit(output, best, 1 - TRIAL_SHARE * len(losses))

@@ -96,7 +96,8 @@ class LatentDiffusionModel(nn.Module):
         )  # fmt: skip
 
     def loss(self, batch: DiffusionBatch, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean error of the raw prediction over the latents that exist, plus the length model's cross-entropy.
+        """Mean error of the raw prediction over the latents that exist; its gradient is that of the length model's
+        cross-entropy too.
 
         In eval mode at uniform times. progress: the share of the training that is over, for the curriculum.
         """
@@ -125,7 +126,9 @@ class LatentDiffusionModel(nn.Module):
         loss = diffusion
         if self.length is not None:
             length = self.length.loss(self.condition.drop(batch.length_condition), batch.lengths)
-            loss = loss + length  # shares no parameter with the denoiser, so that it needs no weight
+            # It shares no parameter with the denoiser, so that it needs no weight. Its value, most of it the entropy of
+            # lengths, is left out of the sum: it would hide how the other falls.
+            loss = loss + length - length.detach()
             metrics["length_loss"] = length.detach()
         return loss, metrics
 
