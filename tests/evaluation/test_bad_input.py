@@ -46,7 +46,7 @@ def complaint(words: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("evaluate nothing.jsonl", "no such file: nothing.jsonl"),
         ("evaluate two.jsonl --reference empty.jsonl", "empty.jsonl is empty"),
         ("evaluate two.jsonl --train nothing.jsonl", "no such file: nothing.jsonl"),
-        ("evaluate two.jsonl --novelty", "give a training file"),
+        ("evaluate two.jsonl --novelty", "give some by --train"),
         ("evaluate two.jsonl --model e2e", "give a reference file"),
         ("evaluate two.jsonl --mauve-encoder x", "give a reference file"),
         ("evaluate two.jsonl --slots", "slot"),

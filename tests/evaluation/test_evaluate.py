@@ -204,7 +204,7 @@ def test_the_novelty_audit_names_the_worst_and_stands_beside_that_of_real_text(f
     assert report["samples"]["nearest"]["details"]["worst"][0]["nearest"] == TRAIN[0]
     assert report["samples"]["span"]["value"] > report["reference"]["span"]["value"]
     assert "nearest" not in evaluate(samples, reference, train, num_bootstrap=0)["rows"]["samples"]
-    with pytest.raises(UserError, match="give a training file"):
+    with pytest.raises(UserError, match="give some by --train"):
         evaluate(samples, reference, novelty=True)
 
 

@@ -94,7 +94,7 @@ def evaluate(
         load_mauve()  # a missing extra is told before the work, not after
     if novelty:
         if train_path is None:
-            raise UserError("the novelty audit compares with training texts: give a training file")
+            raise UserError("the novelty audit compares with training texts: give some by --train")
         load_rapidfuzz()
     if rouge:
         load_rouge()
