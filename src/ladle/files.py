@@ -31,6 +31,9 @@ PathLike = str | os.PathLike[str]
 _FOREIGN_ERRNO = re.compile(r"(?:os error|code:)\s*(\d+)")
 
 
+_TEMPORARY = ".tmp-"  # how the name of a file begins that `write_atomically` is still writing
+
+
 # ---------------------------------------------------------------------------------------------------- writing
 
 
@@ -52,7 +55,7 @@ def write_atomically(path: PathLike, write: Callable[[Path], None]) -> None:
             write(target)
         return
     real = Path(os.path.realpath(target))  # a link stays a link; what it points to is replaced
-    temporary = real.with_name(f".tmp-{secrets.token_hex(6)}{''.join(real.suffixes[-2:])}")
+    temporary = real.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}{''.join(real.suffixes[-2:])}")
     try:
         with _saying(target):
             real.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +64,12 @@ def write_atomically(path: PathLike, write: Callable[[Path], None]) -> None:
             os.replace(temporary, real)
     finally:
         _remove(temporary)
+
+
+def clear_temporaries(folder: Path) -> None:
+    """Delete the files that writers killed in the middle of `write_atomically` left in a folder that has one writer."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        _remove(path)
 
 
 def atomic_text(path: PathLike, text: str) -> None:

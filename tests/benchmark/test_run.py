@@ -40,7 +40,7 @@ def test_the_table_has_every_system_and_the_controls(finished: Path) -> None:
         assert len(rows) == result["suite"]["seeds"] == 2
         assert all(len(rows) == 1 for _, rows in others)
         assert {"perplexity", "div", "copies", "label_true"} <= set(rows[0])
-        assert 0.03 < system["minutes"] < 2  # (a step more than the budget, which on a loaded machine is long)
+        assert system["minutes"] == pytest.approx(0.06, abs=0.1)
         assert list(system["speed"]) == list(system["settings"])[:1]  # (MAUVE is not measured in this suite)
         assert all(timed[size]["median"] > 0 for timed in system["speed"].values() for size in ("1", "64"))
     bleu = result["systems"]["ladle"]["reconstruction"]

@@ -9,6 +9,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -548,8 +550,15 @@ def test_durations_read_as_people_say_them() -> None:
     assert [duration(seconds) for seconds in (5, 600, 3900)] == ["5 s", "10 min", "1 h 05 min"]
 
 
+KILLED = """
+import os, sys
+from ladle.files import write_atomically
+write_atomically(sys.argv[1], lambda temporary: (temporary.write_text("half"), os.kill(os.getpid(), 9)))
+"""
+
+
 def test_rows_after_the_restored_state_are_dropped(tmp_path: Path) -> None:
-    """With a line cut off by the kill, and never another stage's rows."""
+    """With a line and a file cut off by the kill, and never another stage's rows."""
     record = Record(tmp_path, "diffusion")
     record.row({"step": 50, "loss": math.nan})
     Record(tmp_path, "decoder").row({"step": 50, "loss": 1.0})
@@ -558,6 +567,8 @@ def test_rows_after_the_restored_state_are_dropped(tmp_path: Path) -> None:
         file.write('{"stage": "diffu')
     record.samples(50, ["early"])
     record.samples(100, ["late"])
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "samples" / "diffusion-150.jsonl"], check=False)
+    assert done.returncode == -signal.SIGKILL and len(list((tmp_path / "samples").iterdir())) == 3
     assert Record(tmp_path, "diffusion", num_rows=1, step=50).num_rows == 1
     assert [(row["stage"], row["step"]) for row in rows(tmp_path)] == [("diffusion", 50), ("decoder", 50)]
     assert rows(tmp_path)[0]["loss"] is None  # JSON has no NaN

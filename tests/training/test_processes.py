@@ -85,7 +85,7 @@ def train_model_in(run_dir: str) -> None:
     ]
     folder.joinpath("recipe.toml").write_text(RECIPE)
     folder.joinpath("texts.txt").write_text("\n".join(texts))
-    recipe = read_recipe(folder / "recipe.toml") | {"data": {"path": str(folder / "texts.txt")}, "name": "shared"}
+    recipe = read_recipe(folder / "recipe.toml") | {"data": {"path": str(folder / "texts.txt")}, "name": "sharded"}
     final = train(parse_recipe(recipe, "recipe"), run_dir)
     assert len(LatentDiffusion.from_pretrained(final).generate(num_samples=2)) == 2
 

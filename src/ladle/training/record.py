@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ladle.errors import LadleError
-from ladle.files import atomic_text, write_rows
+from ladle.files import atomic_text, clear_temporaries, write_rows
 from ladle.training.trackers import Trackers
 
 
@@ -18,7 +18,7 @@ class Record:
         stage: rows of other stages are left alone.
         num_rows: rows of this stage that the restored state knows of; later ones came after it and are dropped, as
             is a last line that was cut off. 0 for a new training.
-        step: the restored step; samples after it are deleted.
+        step: the restored step; samples after it are deleted, as is what a killed run was writing.
         trackers: by name; they are told every row too.
 
     Raises:
@@ -32,6 +32,8 @@ class Record:
         self._trackers = Trackers(trackers, stage, run_dir)
         self._path, self._samples, self._stage = run_dir / "metrics.jsonl", run_dir / "samples", stage
         self.num_rows = 0
+        for folder in (run_dir, self._samples):
+            clear_temporaries(folder)
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             kept = []

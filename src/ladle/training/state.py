@@ -135,7 +135,8 @@ class StateFolder:
     def _write(self, values: dict[str, Any], tensors: dict[str, dict[str, Tensor]]) -> None:
         if not self.writes:
             for group in tensors.values():
-                _apart(group, keep=False)
+                for tensor in group.values():
+                    whole(tensor.detach())
             return
         try:
             with atomic_folder(self.path) as folder:
@@ -255,14 +256,9 @@ def _live_tensors(module: nn.Module) -> dict[str, Tensor]:
     return parameters | {name: buffer for name, buffer in module.named_buffers() if name in saved}
 
 
-def _apart(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Whole copies: safetensors refuses two names for one memory, and a view would drag its base along."""
-    copies = {}
-    for name, tensor in tensors.items():
-        full = whole(tensor.detach())
-        if keep:
-            copies[name] = full.to("cpu", copy=True).contiguous()
-    return copies
+    return {name: whole(tensor.detach()).to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
