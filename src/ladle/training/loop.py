@@ -7,7 +7,7 @@ device and precision, processes, accumulation, clipping, learning rate, EMA, run
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,12 @@ from ladle.training.best import BestWeights
 from ladle.training.ema import EMA
 from ladle.training.interface import Stage
 from ladle.training.interrupts import Interrupts
+from ladle.training.objective import Objective, set_modes
 from ladle.training.processes import Processes, main_first
 from ladle.training.progress import Log, Progress, collapse_warnings, duration, mean, sample_statistics, say
 from ladle.training.record import NoRecord, Record
 from ladle.training.settings import FREE_SETTINGS, TrainingConfig, build_optimizer, lr_factor, use_bf16
-from ladle.training.sharding import dissolve, gathered, is_sharded, shard, touch, whole
+from ladle.training.sharding import dissolve, gathered, is_sharded, shard, whole
 from ladle.training.state import (
     Position,
     StateFolder,
@@ -135,7 +136,7 @@ class _Run:
         self.bf16 = use_bf16(config.precision, self.device)
         self.sharded = is_sharded()
         self.agreed = False  # that all processes are interrupted at this step: they can only save together
-        objective = _Objective(stage, self.autocast, self.sharded)
+        objective = Objective(stage, self.autocast, self.sharded)
         self.objective = shard(objective, self.device) if self.sharded else self.accelerator.prepare_model(objective)
         self.folder.writes = self.processes.main
         self.trained = [parameter for parameter in stage.module.parameters() if parameter.requires_grad]
@@ -196,7 +197,7 @@ class _Run:
         record = Record if self.processes.main else NoRecord
         position = self.position
         self.record = record(self.run_dir, self.stage.name, position.num_rows, position.step, self.config.trackers)
-        _set_modes(self.stage.module)
+        set_modes(self.stage.module)
         size = sum(parameter.numel() for parameter in self.trained) / 1e6
         budget = f"{self.config.steps} steps" if self.config.steps else duration(60 * (self.config.minutes or 0))
         where = f"{self.device.type}, {'bf16' if self.bf16 else 'fp32'}, {self.config.optimizer} at {self.config.lr:g}"
@@ -386,7 +387,7 @@ class _Run:
             try:
                 yield self.processes.main
             finally:
-                _set_modes(module)
+                set_modes(module)
 
     def _save(self) -> None:
         if self.position.step == self.saved_step:
@@ -408,20 +409,6 @@ class _Run:
             self.position.window = {name: [] for name in self.position.window}
 
 
-class _Objective(nn.Module):
-    """A stage's loss as a module's forward, in the run's precision: the form that accelerate prepares."""
-
-    def __init__(self, stage: Stage, autocast: Callable[[], torch.autocast], touch_all: bool) -> None:
-        super().__init__()
-        self.module = stage.module
-        self._loss, self._autocast, self._touch_all = stage.loss, autocast, touch_all
-
-    def forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor | float]]:
-        with self._autocast():
-            loss, metrics = self._loss(batch)
-        return (touch(loss, self.module) if self._touch_all else loss), metrics
-
-
 def _batch_seed(seed: int, step: int, number: int) -> int:
     """Of the random numbers of a batch: the `number`th of an optimiser step."""
     return int(np.random.SeedSequence([seed, step, number]).generate_state(1)[0])
@@ -429,15 +416,6 @@ def _batch_seed(seed: int, step: int, number: int) -> int:
 
 def _silent(line: str) -> None:
     """What other processes than the first say."""
-
-
-def _set_modes(module: nn.Module) -> None:
-    """Train mode, but eval mode for parts whose parameters are all frozen."""
-    module.train()
-    for part in module.modules():
-        parameters = list(part.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
-            part.eval()
 
 
 def _due(every: float, before: Sequence[float], after: Sequence[float]) -> bool:
