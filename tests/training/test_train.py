@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import memorised
 import tiny
-from ladle.checkpoint import load_parts
+from ladle.checkpoint import load_parts, save_parts
 from ladle.condition import LABEL_STD, RawCondition
 from ladle.errors import UserError
 from ladle.health.recovery import advised_shift
@@ -498,21 +500,21 @@ def test_lengths_are_taken_over_where_the_conditions_are_the_same() -> None:
 
 def test_the_shift_is_measured_where_none_is_given(tmp_path: Path, labelled: tuple[Path, Recipe, list[str]]) -> None:
     """What `inspect --health` would advise, once a run; a shift of one's own and a given denoiser's stay."""
-    rows = write(tmp_path / "rows.jsonl", ROWS, "text")
+    rows = write(tmp_path / "rows.jsonl", [{"text": text} for text in memorised.EIGHT], "text")
+    save_parts(replace(memorised.memorised_parts(), diffusion=None), tmp_path / "start")
     lines: list[str] = []
-    plan = {"calibrate": True}
-    train(recipe(rows, training=plan), tmp_path / "run", log=lines.append)
+    known: dict[str, Any] = {"start": str(tmp_path / "start"), "training": {"autoencoder": {"lr": 1e-5}}}
+    train(recipe(rows, **known), tmp_path / "run", log=lines.append)
     parts = load_parts(tmp_path / "run")
     assert parts.diffusion is not None
     shift = parts.diffusion.config.schedule.shift
-    (said,) = [line for line in lines if "the noise schedule's shift is" in line]
-    assert said.endswith(f" {shift:g}")
+    assert any(line.startswith(f"the noise schedule's shift is {shift:g}: half is lost") for line in lines)
     noted = json.loads((tmp_path / "run" / "state" / "shift.json").read_text())
     assert noted["shift"] == shift == advised_shift(noted["half_log_snr"])
     assert json.loads((tmp_path / "run" / "config.json").read_text())["diffusion"]["schedule"]["shift"] == shift
     lines.clear()
-    train(recipe(rows, training=plan), tmp_path / "run", log=lines.append)
-    assert not any("shift" in line for line in lines)  # and it went on: the stages' settings are the same
+    train(recipe(rows, **known), tmp_path / "run", log=lines.append)
+    assert not any("noise schedule" in line for line in lines)  # and it went on: the stages' settings are the same
 
     def of(**settings: Any) -> float:
         train(recipe(rows, **settings), tmp_path / "other", "diffusion", log=quiet)
@@ -522,9 +524,18 @@ def test_the_shift_is_measured_where_none_is_given(tmp_path: Path, labelled: tup
         return diffusion.config.schedule.shift
 
     denoiser = {"width": 32, "num_layers": 2, "num_skips": 1}
-    assert of(training=plan, diffusion={"denoiser": denoiser, "schedule": {"shift": 3.0}}) == 3
-    assert of(training=plan, start=str(labelled[0])) == 2
-    assert of() == 2
+    assert of(**known, diffusion={"denoiser": denoiser, "schedule": {"shift": 3.0}}) == 3
+    assert of(start=str(labelled[0])) == 2
+    assert of(start=known["start"], training={"calibrate": False}) == 2
+
+
+def test_the_shift_stays_where_the_autoencoder_has_learnt_too_little(tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", ROWS, "text")
+    lines: list[str] = []
+    train(recipe(rows), tmp_path / "run", log=lines.append)
+    assert "the noise schedule's shift is 2: too little comes back to measure it" in lines
+    diffusion = load_parts(tmp_path / "run").diffusion
+    assert diffusion is not None and diffusion.config.schedule.shift == 2
 
 
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from ladle.training.stages import TokenStore
 
 LOG_SNRS = (8.0, 6.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0)
 MAX_QUICK = 128  # texts, where it takes place within a training
+MIN_LOST = 0.25  # of the tokens: where noise takes less, it has no say in how much noise there should be
 
 Corruption = Callable[[Tensor, Tensor], Tensor]
 
@@ -101,12 +102,18 @@ def advised_shift(half_log_snr: float) -> float:
 
 
 @torch.no_grad()
-def calibrated_shift(autoencoder: TextAutoencoder, texts: Sequence[str], seed: int = 0) -> tuple[float, float]:
-    """(shift of the schedule, log-SNR at which half is lost) by the decoder alone, on `MAX_QUICK` texts at most."""
+def calibrated_shift(autoencoder: TextAutoencoder, texts: Sequence[str], seed: int = 0) -> tuple[float, float] | None:
+    """(shift of the schedule, log-SNR at which half is lost) by the decoder alone, on `MAX_QUICK` texts at most.
+
+    None where noise takes less than `MIN_LOST` of the tokens: the autoencoder has learnt too little.
+    """
     texts = [text for text in texts if text.strip()][:MAX_QUICK]
     tokens, latents = TokenStore.of(autoencoder, texts), store_latents(autoencoder, texts)
     curve = [(row.log_snr, row.decoder) for row in recovery_curve(autoencoder, tokens, latents, seed=seed)]
-    half = half_recovery(curve, accuracy(autoencoder, tokens, latents, lambda z0, mask: z0))
+    clean = accuracy(autoencoder, tokens, latents, lambda z0, mask: z0)
+    if clean - min(lost for _, lost in curve) < MIN_LOST:
+        return None
+    half = half_recovery(curve, clean)
     return advised_shift(half), half
 
 

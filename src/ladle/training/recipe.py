@@ -109,7 +109,7 @@ class TrainingPlan(Config):
     """The budget of all stages, in `minutes` or in `steps`, and what they have in common.
 
     calibrate: where `diffusion.schedule.shift` is not given and the denoiser begins from nothing, take the shift that
-    `inspect --health` advises for the trained autoencoder.
+    `inspect --health` advises for the trained autoencoder, if that gives enough back to tell.
     """
 
     minutes: float | None = Field(None, gt=0)
@@ -117,7 +117,7 @@ class TrainingPlan(Config):
     seed: int = Field(0, ge=0, lt=2**32)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     num_threads: int | None = Field(None, ge=1)
-    calibrate: bool = False
+    calibrate: bool = True
     save_every_seconds: float = Field(45, ge=0)
     validate_every: float = Field(0.2, ge=0)
     sample_every: float = Field(0.25, ge=0)

@@ -234,10 +234,12 @@ class _Run:
             return recipe
         with main_first():
             if not path.exists():
-                shift, half = calibrated_shift(autoencoder, [row["text"] for row in splits.valid or splits.train])
+                found = calibrated_shift(autoencoder, [row["text"] for row in splits.valid or splits.train])
+                shift, half = found or (schedule.shift, None)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 atomic_json(path, {"shift": shift, "half_log_snr": half})
-                self.log(f"half of the text is lost at log-SNR {half:.1f}: the noise schedule's shift is {shift:g}")
+                why = "too little comes back to measure it" if half is None else f"half is lost at log-SNR {half:.1f}"
+                self.log(f"the noise schedule's shift is {shift:g}: {why}")
         shift = float(json.loads(path.read_text(encoding="utf-8"))["shift"])
         schedule = schedule.model_copy(update={"shift": shift})
         diffusion = recipe.diffusion.model_copy(update={"schedule": schedule})
