@@ -508,7 +508,8 @@ def test_the_shift_is_measured_where_none_is_given(tmp_path: Path, labelled: tup
     parts = load_parts(tmp_path / "run")
     assert parts.diffusion is not None
     shift = parts.diffusion.config.schedule.shift
-    assert any(line.startswith(f"the noise schedule's shift is {shift:g}: half is lost") for line in lines)
+    said = [line for line in lines if "the noise schedule's shift is" in line]
+    assert len(said) == 1 and said[0].startswith(f"the noise schedule's shift is {shift:g}: half is lost at log-SNR ")
     noted = json.loads((tmp_path / "run" / "state" / "shift.json").read_text())
     assert noted["shift"] == shift == advised_shift(noted["half_log_snr"])
     assert json.loads((tmp_path / "run" / "config.json").read_text())["diffusion"]["schedule"]["shift"] == shift

@@ -22,7 +22,7 @@ from ladle.training.stages import TokenStore
 
 LOG_SNRS = (8.0, 6.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0)
 MAX_QUICK = 128  # texts, where it takes place within a training
-MIN_LOST = 0.25  # of the tokens: where noise takes less, it has no say in how much noise there should be
+MIN_LOST = 0.25  # of the tokens, see `noise_tells`
 
 Corruption = Callable[[Tensor, Tensor], Tensor]
 
@@ -95,6 +95,12 @@ def half_recovery(curve: Sequence[tuple[float, float]], clean: float) -> float:
     return points[0][0] if points[0][1] < middle else points[-1][0]
 
 
+def noise_tells(recovery: Sequence[Recovery], clean: float) -> bool:
+    """Whether noise takes so many of the tokens that come back from `clean` latents that the curve says how much of it
+    there should be. It does not where the autoencoder has learnt too little."""
+    return clean - min(recovery, key=lambda row: row.log_snr).decoder >= MIN_LOST
+
+
 def advised_shift(half_log_snr: float) -> float:
     """The schedule's shift that puts `half_log_snr` at t = .5, so that half of the times are spent on either side of
     the level where texts are decided (both kinds of schedule have log-SNR -2 log shift there)."""
@@ -105,15 +111,15 @@ def advised_shift(half_log_snr: float) -> float:
 def calibrated_shift(autoencoder: TextAutoencoder, texts: Sequence[str], seed: int = 0) -> tuple[float, float] | None:
     """(shift of the schedule, log-SNR at which half is lost) by the decoder alone, on `MAX_QUICK` texts at most.
 
-    None where noise takes less than `MIN_LOST` of the tokens: the autoencoder has learnt too little.
+    None where `noise_tells` nothing.
     """
     texts = [text for text in texts if text.strip()][:MAX_QUICK]
     tokens, latents = TokenStore.of(autoencoder, texts), store_latents(autoencoder, texts)
-    curve = [(row.log_snr, row.decoder) for row in recovery_curve(autoencoder, tokens, latents, seed=seed)]
+    recovery = recovery_curve(autoencoder, tokens, latents, seed=seed)
     clean = accuracy(autoencoder, tokens, latents, lambda z0, mask: z0)
-    if clean - min(lost for _, lost in curve) < MIN_LOST:
+    if not noise_tells(recovery, clean):
         return None
-    half = half_recovery(curve, clean)
+    half = half_recovery([(row.log_snr, row.decoder) for row in recovery], clean)
     return advised_shift(half), half
 
 

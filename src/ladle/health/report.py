@@ -7,7 +7,7 @@ from typing import Any
 from ladle.checkpoint import ModelParts
 from ladle.diffusion.denoising import DiffusionConfig
 from ladle.health.geometry import Spectrum
-from ladle.health.recovery import Recovery, advised_shift
+from ladle.health.recovery import Recovery, advised_shift, noise_tells
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,18 @@ class Health:
 def advice(health: Health, parts: ModelParts) -> dict[str, str]:
     """Setting -> what the figures say for it, each with its reason."""
     autoencoder, spectrum = parts.autoencoder.config, health.spectrum
-    shift = advised_shift(health.half_log_snr)
+    kept, half, noise = health.reconstruction["tokens"], health.half_log_snr, autoencoder.latent_noise
     present = (parts.diffusion.config.schedule if parts.diffusion is not None else DiffusionConfig().schedule).shift
-    found = {
-        "diffusion.schedule.shift": f"{shift:g} (now {present:g}): half of the text is lost at log-SNR "
-        f"{health.half_log_snr:.1f}, which it puts at t = .5"
-    }
-    kept = health.reconstruction["tokens"]
+    if noise_tells(health.recovery, kept):
+        where = f"half of the text is lost at log-SNR {half:.1f}"
+        shift = f"{advised_shift(half):g} (now {present:g}): {where}, which it puts at t = .5"
+        noised = f"as now ({noise:g}): the code stands noise as large as itself"
+        if half > 0:
+            more = max(1.5, 2 * noise)
+            noised = f"{more:g} (now {noise:g}): half of the text is lost under noise smaller than the latents"
+    else:
+        shift, noised = (f"as now ({now:g}): too little comes back to tell" for now in (present, noise))
+    found = {"diffusion.schedule.shift": shift}
     rank, channels = spectrum.effective_rank, spectrum.channels
     if kept >= 0.98:
         latents = f"as now: {kept:.1%} of tokens come back"
@@ -61,12 +66,7 @@ def advice(health: Health, parts: ModelParts) -> dict[str, str]:
     elif rank > 0.9 * channels and kept < 0.98:
         width = f"wider ({channels} now, all in use: effective rank {rank:.0f}) or more latents"
     found["autoencoder.bottleneck.latent_dim"] = width
-    noise = autoencoder.latent_noise
-    found["autoencoder.latent_noise"] = f"as now ({noise:g}): the code stands noise as large as itself"
-    if health.half_log_snr > 0:
-        found["autoencoder.latent_noise"] = (
-            f"{max(1.5, 2 * noise):g} (now {noise:g}): half of the text is lost under noise smaller than the latents"
-        )
+    found["autoencoder.latent_noise"] = noised
     return found
 
 

@@ -133,7 +133,7 @@ class StateFolder:
             return Position(**values["position"]), dict(values["metrics"])
 
     def _write(self, values: dict[str, Any], tensors: dict[str, dict[str, Tensor]]) -> None:
-        if not self.writes:
+        if not self.writes:  # still all processes have to ask for a whole tensor together
             for group in tensors.values():
                 for tensor in group.values():
                     whole(tensor.detach())
