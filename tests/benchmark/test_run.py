@@ -78,8 +78,10 @@ def test_nothing_is_done_twice(finished: Path, monkeypatch: pytest.MonkeyPatch) 
     known = path.read_bytes()
     path.unlink()
     (path.parent / "scores-0.json").write_text("{")  # what a killed run may leave
+    (path.parent / ".tmp-x").write_text("{")
     run_benchmark(TINY, finished.parent, 0.06, log=lambda line: None)
     assert path.read_bytes() == known
+    assert not list(finished.rglob(".tmp-*"))
     assert (finished / "table.md").read_text() == table
 
 

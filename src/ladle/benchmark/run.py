@@ -18,7 +18,7 @@ from ladle.evaluation.evaluate import environment
 from ladle.evaluation.plots import load_matplotlib
 from ladle.evaluation.ruler import as_report
 from ladle.evaluation.samples import read_samples
-from ladle.files import PathLike, atomic_json, check_writable, known_json, write_rows
+from ladle.files import PathLike, atomic_json, check_writable, clear_temporaries, known_json, write_rows
 from ladle.memory import keep_freed_memory
 from ladle.training.data import load_splits
 from ladle.training.progress import duration, say
@@ -84,6 +84,8 @@ class _Run:
         self.scoring = Scoring(suite, self.splits, folder, log)
 
     def run(self) -> Path:
+        for path in [self.folder, *self.folder.rglob("*/")]:  # what a killed run was writing
+            clear_temporaries(path)
         systems: dict[str, list[System]] = {}  # every training of each
         order = sorted(self.suite.systems, key=lambda name: self.suite.systems[name].kind != "ladle")
         for name in order:  # a rival takes its size from a Ladle system
