@@ -475,7 +475,11 @@ def test_everything_is_trained_in_one_stage(tmp_path: Path) -> None:
     made = recipe(data, training=training, joint={"reference_scale": 0.1, "min_directions": 0.0, "min_accuracy": 0.0})
     train(made, tmp_path / "run", log=quiet)
     assert steps_done(tmp_path / "run") == {"autoencoder": 2, "joint": 5, "decoder": 3}
-    assert set(load_parts(tmp_path / "run").info["minutes"]) == {"autoencoder", "joint", "decoder"}
+    parts = load_parts(tmp_path / "run")
+    assert set(parts.info["minutes"]) == {"autoencoder", "joint", "decoder"}
+    learnt = load_file(tmp_path / "run" / "state" / "joint" / "ema.safetensors")
+    for name, figures in parts.autoencoder.normaliser.state_dict().items():  # the denoiser's units are the latents'
+        assert torch.equal(figures, learnt[f"autoencoder.normaliser.{name}"]), name
     assert len(LatentDiffusion.from_pretrained(tmp_path / "run").generate(2, label="good", source="the cat")) == 2
     for stage in ("autoencoder", "joint", "all"):
         train(made, tmp_path / "parts", stage=stage, log=quiet)

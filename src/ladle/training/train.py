@@ -207,7 +207,9 @@ class _Run:
                 reader, diffusion, rows_of, valid_rows, recipe.joint, settings["joint"], recipe.sampling
             )
             self._train_stage("joint", joint_stage, settings["joint"], splits, minutes)
-            fit_normaliser(autoencoder.eval(), [row["text"] for row in splits.train])
+            # The normaliser followed the latents all along: fitting it again would move them from where the denoiser
+            # knows them.
+            autoencoder.eval()
             stores = None
         if settings["decoder"]:
             latents_of, valid_store = stores or self._stores(reader, rows_of, valid_rows)
