@@ -104,7 +104,7 @@ def test_looking_at_it_says_the_same_for_one_seed() -> None:
         with torch.no_grad():
             looks.append((stage.validate(), stage.sample()))
     assert looks[0] == looks[1]
-    assert {"autoregressive_loss", "diffusion_loss", "length_loss", "directions"} <= looks[0][0].keys()
+    assert {"autoregressive_loss", "diffusion_loss", "length_loss", "directions", "spread"} <= looks[0][0].keys()
     assert len(looks[0][1]) == 9
 
 
@@ -118,18 +118,21 @@ def test_directions_are_counted() -> None:
     assert num_directions(noise[:, :2] * shares) == pytest.approx(9 / 5, abs=0.05)
 
 
-@pytest.mark.parametrize("what", ["directions", "accuracy"])
+@pytest.mark.parametrize("what", ["directions", "accuracy", "spread"])
 def test_a_collapsing_training_ends_and_says_so(what: str) -> None:
-    """Latents on a line, or a decoder that knows nothing any more: one line, with what to do."""
-    limits = {"directions": {"min_directions": 0.5, "min_accuracy": 0.0}, "accuracy": {"min_directions": 0.0}}
-    stage = stage_of(**limits[what])
+    """Latents on a line, or all near one point, or a decoder that knows nothing any more: one line, with what to do."""
+    none = {"min_directions": 0.0, "min_accuracy": 0.0, "min_spread": 0.0}
+    stage = stage_of(**none | {f"min_{what}": 0.5})
     stage.module.eval()
     with torch.no_grad():
         stage.validate()
+        down = stage.module.autoencoder.bottleneck.down
         if what == "directions":
-            weight = stage.module.autoencoder.bottleneck.down.weight
-            weight.copy_(weight[:1].expand_as(weight) * torch.linspace(-1, 1, len(weight))[:, None])
-            stage.module.autoencoder.bottleneck.down.bias.zero_()
+            down.weight.copy_(down.weight[:1].expand_as(down.weight) * torch.linspace(-1, 1, len(down.weight))[:, None])
+            down.bias.zero_()
+        elif what == "spread":
+            down.weight.mul_(0.01)
+            down.bias.copy_(torch.linspace(-1, 1, len(down.bias)))
         else:
             stage.module.best[0] = 1.0
             stage.module.autoencoder.backbone.model.get_input_embeddings().weight.normal_()

@@ -472,7 +472,8 @@ def test_everything_is_trained_in_one_stage(tmp_path: Path) -> None:
         "steps": 10, "diffusion": {"share": 0}, "decoder": {"share": 0.3},
         "joint": {"share": 0.5, "max_tokens": 400}, "autoencoder": {"share": 0.2, "max_tokens": 400},
     }  # fmt: skip
-    made = recipe(data, training=training, joint={"reference_scale": 0.1, "min_directions": 0.0, "min_accuracy": 0.0})
+    unwatched = {"min_directions": 0.0, "min_accuracy": 0.0, "min_spread": 0.0}
+    made = recipe(data, training=training, joint={"reference_scale": 0.1, **unwatched})
     train(made, tmp_path / "run", log=quiet)
     assert steps_done(tmp_path / "run") == {"autoencoder": 2, "joint": 5, "decoder": 3}
     parts = load_parts(tmp_path / "run")

@@ -1,10 +1,10 @@
 """Stage `joint`: encoder, denoiser and decoder in one optimisation, and what keeps the latents from collapsing.
 
 L = L_reconstruction + L_KL + diffusion_scale * L_diffusion. By itself the diffusion loss asks the encoder for latents
-that are easy to denoise, and easiest are those that say nothing. What is known to help (LDLM; benchmarks/LOG.md for
-what each is worth here): its gradient reaches the encoder late (`encoder_warmup`) and weakened (`encoder_scale`), the
-decoder reads noised latents (`autoencoder.latent_noise`), times are drawn where the error is (`diffusion.times =
-"adaptive"`), latents stay near to where they began (`reference_scale`).
+that are easy to denoise, and easiest are those that say nothing, or say it in a whisper. What is known to help (LDLM;
+benchmarks/LOG.md for what each is worth here): its gradient reaches the encoder late (`encoder_warmup`) and weakened
+(`encoder_scale`), the decoder reads noised latents (`autoencoder.latent_noise`), times are drawn where the error is
+(`diffusion.times = "adaptive"`), latents stay near to where they began (`reference_scale`).
 """
 
 import copy
@@ -39,9 +39,9 @@ class JointConfig(Config):
     diffusion_scale: weight of the diffusion loss. encoder_scale: the part of its gradient that reaches the encoder in
     the end; 0: none, so that the encoder learns to reconstruct only. encoder_warmup: the share of the stage at which
     half of that part does, by a sigmoid; 0: all of it from the first step. reference_scale: weight of the mean squared
-    distance of z0 from what the autoencoder made of the text when the stage began. min_accuracy, min_directions: the
-    training ends, and says so, where fewer of the held-out tokens come back, or latents vary in fewer directions, than
-    this share of the best so far.
+    distance of z0 from what the autoencoder made of the text when the stage began. min_accuracy, min_directions,
+    min_spread: the training ends, and says so, where fewer of the held-out tokens come back, latents vary in fewer
+    directions, or less in each, than this share of the most so far.
     """
 
     diffusion_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
@@ -50,6 +50,7 @@ class JointConfig(Config):
     reference_scale: float = Field(0.0, ge=0, allow_inf_nan=False)
     min_accuracy: float = Field(0.5, ge=0, le=1)
     min_directions: float = Field(0.2, ge=0, le=1)
+    min_spread: float = Field(0.5, ge=0, le=1)
 
     def encoder_share(self, progress: float) -> float:
         """The part of the diffusion loss's gradient that reaches the encoder when `progress` of the stage is over."""
@@ -130,8 +131,8 @@ class JointModel(nn.Module):
         self.autoencoder, self.diffusion, self.config = reader.autoencoder, diffusion, config
         self.reader = reader
         self.reference = copy.deepcopy(self.autoencoder).requires_grad_(False) if config.reference_scale else None
-        # Of what collapse is measured by, tokens that come back and directions: saved with the weights.
-        self.register_buffer("best", torch.zeros(2))
+        # Of what collapse is measured by, tokens that come back, directions and spread: saved with the weights.
+        self.register_buffer("best", torch.zeros(3))
 
     def loss(self, batch: JointBatch, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor | float]]:
         """The sum of all losses; `progress` is the share of the stage that is over."""
@@ -217,7 +218,10 @@ class JointStage:
             z0 = self.module.autoencoder.encode(**batch.tokens)
             latents.append(z0.values.float()[z0.mask])
         metrics = {name: value / count for name, value in sums.items() if name != "encoder_share"}
-        metrics["directions"] = num_directions(torch.cat(latents))
+        found = torch.cat(latents)
+        metrics["directions"] = num_directions(found)
+        # In units of the normaliser, which follows latents that shrink too slowly to hide it.
+        metrics["spread"] = float(found.std(0, correction=0).mean())
         self._stop_collapsed(metrics)
         return metrics
 
@@ -228,14 +232,16 @@ class JointStage:
 
     def _stop_collapsed(self, metrics: dict[str, float]) -> None:
         config, best = self.module.config, self.module.best
-        accuracy, directions = metrics["autoregressive_accuracy"], metrics["directions"]
-        best.copy_(torch.maximum(best, torch.tensor([accuracy, directions], device=best.device)))
-        if accuracy < config.min_accuracy * float(best[0]) or directions < config.min_directions * float(best[1]):
+        now = [metrics[name] for name in ("autoregressive_accuracy", "directions", "spread")]
+        best.copy_(torch.maximum(best, torch.tensor(now, device=best.device)))
+        most = best.tolist()
+        least = (config.min_accuracy, config.min_directions, config.min_spread)
+        if any(value < share * top for value, share, top in zip(now, least, most, strict=True)):
             raise LadleError(
-                f"joint: the latents collapse: {accuracy:.0%} of held-out tokens come back (best "
-                f"{float(best[0]):.0%}), latents vary in {directions:.1f} directions (most {float(best[1]):.1f}); give "
-                "a lower joint.encoder_scale, a later joint.encoder_warmup or more autoencoder.latent_noise, and "
-                "another --output"
+                f"joint: the latents collapse: {now[0]:.0%} of held-out tokens come back (best {most[0]:.0%}), "
+                f"latents vary in {now[1]:.1f} directions (most {most[1]:.1f}), by {now[2]:.2f} of a unit (most "
+                f"{most[2]:.2f}); give joint.reference_scale=1, a lower joint.encoder_scale, a later "
+                "joint.encoder_warmup or more autoencoder.latent_noise, and another --output"
             )
 
 
