@@ -47,7 +47,7 @@ class JointConfig(Config):
     diffusion_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     encoder_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     encoder_warmup: float = Field(0.3, ge=0, lt=1)
-    reference_scale: float = Field(0.0, ge=0, allow_inf_nan=False)
+    reference_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     min_accuracy: float = Field(0.5, ge=0, le=1)
     min_directions: float = Field(0.2, ge=0, le=1)
     min_spread: float = Field(0.5, ge=0, le=1)
