@@ -39,9 +39,9 @@ class JointConfig(Config):
     diffusion_scale: weight of the diffusion loss. encoder_scale: the part of its gradient that reaches the encoder in
     the end; 0: none, so that the encoder learns to reconstruct only. encoder_warmup: the share of the stage at which
     half of that part does, by a sigmoid; 0: all of it from the first step. reference_scale: weight of the mean squared
-    distance of z0 from what the autoencoder made of the text when the stage began. min_accuracy, min_directions,
-    min_spread: the training ends, and says so, where fewer of the held-out tokens come back, latents vary in fewer
-    directions, or less in each, than this share of the most so far.
+    distance of z0 from what the autoencoder made of the text when the stage began; give 0 where it had learnt nothing
+    yet. min_accuracy, min_directions, min_spread: the training ends, and says so, where fewer of the held-out tokens
+    come back, latents vary in fewer directions, or less in each, than this share of the most so far.
     """
 
     diffusion_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
