@@ -218,10 +218,10 @@ class JointStage:
             z0 = self.module.autoencoder.encode(**batch.tokens)
             latents.append(z0.values.float()[z0.mask])
         metrics = {name: value / count for name, value in sums.items() if name != "encoder_share"}
-        found = torch.cat(latents)
-        metrics["directions"] = num_directions(found)
-        # In units of the normaliser, which follows latents that shrink too slowly to hide it.
-        metrics["spread"] = float(found.std(0, correction=0).mean())
+        held_out = torch.cat(latents)
+        metrics["directions"] = num_directions(held_out)
+        # In units of the normaliser: it follows too slowly to hide that latents shrink.
+        metrics["spread"] = float(held_out.std(0, correction=0).mean())
         self._stop_collapsed(metrics)
         return metrics
 

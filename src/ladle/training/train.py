@@ -207,9 +207,7 @@ class _Run:
                 reader, diffusion, rows_of, valid_rows, recipe.joint, settings["joint"], recipe.sampling
             )
             self._train_stage("joint", joint_stage, settings["joint"], splits, minutes)
-            # The normaliser followed the latents all along: fitting it again would move them from where the denoiser
-            # knows them.
-            autoencoder.eval()
+            # The normaliser is not fitted again: that would move the latents from where the denoiser knows them.
             stores = None
         if settings["decoder"]:
             latents_of, valid_store = stores or self._stores(reader, rows_of, valid_rows)
