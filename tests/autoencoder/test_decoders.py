@@ -26,6 +26,19 @@ def test_parallel_targets_ask_for_the_end_and_one_place_more() -> None:
     assert weights.tolist() == [[True] * 4 + [False] * 2, [True] * 6]
 
 
+@pytest.mark.parametrize("kind", ["aligned", "perceiver"])
+def test_the_first_places_alone_are_what_they_are_among_all(kind: str) -> None:
+    """Training reads out no more than its texts are long, a third of the places of a Perceiver's decoder."""
+    autoencoder = tiny.tiny_autoencoder(kind)
+    memory, mask = autoencoder.expand(tiny.latents(autoencoder, tiny.SENTENCES[:3]))
+    embedding = autoencoder.backbone.model.get_input_embeddings().weight
+    decoder = autoencoder.parallel_decoder
+    assert decoder is not None
+    all_places = decoder(memory, mask, embedding)
+    torch.testing.assert_close(decoder(memory, mask, embedding, 4), all_places[:, :4])
+    assert decoder(memory, mask, embedding, 500).shape == all_places.shape
+
+
 def test_parallel_targets_fit_the_places_that_there_are() -> None:
     """Aligned latents have no place beyond the text when its length is a multiple of theirs."""
     ids = torch.tensor([[5, 6, END]])
@@ -72,10 +85,10 @@ def learnt(request: pytest.FixtureRequest) -> TextAutoencoder:
     return memorised.memorised(request.param)
 
 
-def memory_of(autoencoder: TextAutoencoder, noise: float = 0.7) -> tuple[Tensor, Tensor]:
+def memory_of(autoencoder: TextAutoencoder, noise: float = 0.7, copies: int = 1) -> tuple[Tensor, Tensor]:
     """Memory of the eight sentences, noised, so that the decoder is not sure of itself."""
     torch.manual_seed(0)
-    latents = tiny.latents(autoencoder, memorised.EIGHT)
+    latents = tiny.latents(autoencoder, memorised.EIGHT * copies)
     with torch.no_grad():
         return autoencoder.expand(Latents(latents.values + noise * torch.randn_like(latents.values), latents.mask))
 
@@ -127,7 +140,7 @@ def test_the_end_token_decides_the_length(learnt: TextAutoencoder) -> None:
 
 def test_beams_find_texts_at_least_as_likely_as_greedy(learnt: TextAutoencoder) -> None:
     """`num_beams` reaches transformers and the memory is repeated for each beam."""
-    memory, mask = memory_of(learnt, noise=2.0)
+    memory, mask = memory_of(learnt, noise=3.0, copies=8)
     greedy = autoregressive_ids(learnt.backbone, memory, mask)
     beams = autoregressive_ids(learnt.backbone, memory, mask, num_beams=4, length_penalty=0.0)
     gain = log_probs(learnt, beams, memory, mask) - log_probs(learnt, greedy, memory, mask)

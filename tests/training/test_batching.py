@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ladle.errors import UserError
-from ladle.training.batching import fitting_max_tokens, token_batches
+from ladle.training.batching import epoch_batches, fitting_max_tokens, token_batches
+from ladle.training.settings import TrainingConfig
 
 LENGTHS = st.lists(st.integers(0, 80), max_size=200)
 BUDGET = st.integers(1, 300)
@@ -75,3 +76,8 @@ def test_small_data_get_smaller_batches() -> None:
     assert fitting_max_tokens([12] * 5_000, 8192) == 6000
     assert fitting_max_tokens([12] * 50, 8192) == 1024
     assert fitting_max_tokens([12] * 50, 256) == 256
+
+
+def test_a_stage_may_bound_the_texts_of_its_batches() -> None:
+    config = TrainingConfig(steps=1, max_tokens=1000, max_rows=8)
+    assert sorted(map(len, epoch_batches([3] * 100, config, 0))) == [4] + [8] * 12

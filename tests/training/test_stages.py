@@ -128,6 +128,16 @@ def test_bf16_and_fp32_have_one_loss_curve(name: str, tmp_path: Path) -> None:
     assert mixed == pytest.approx(plain, rel=0.03) and mixed != plain
 
 
+def test_a_batch_of_diffusion_holds_as_many_texts_whatever_the_latents() -> None:
+    """max_tokens counts tokens also where each text has six latents: before, such a batch was of max_tokens latents."""
+    stage = diffusion_stage(tiny.tiny_autoencoder("perceiver"))
+    mean = TokenStore.of(stage.autoencoder, tiny.SENTENCES).lengths.float().mean()
+    assert mean > 7
+    assert max(map(len, stage.batches(0))) == int(SETTINGS.max_tokens / mean)
+    batch = stage.load(stage.batches(0)[0])
+    assert stage.loss(batch)[1]["num_tokens"] == pytest.approx(len(stage.batches(0)[0]) * mean)
+
+
 @pytest.mark.parametrize("name", ["autoencoder", "diffusion", "decoder"])
 def test_an_epoch_holds_every_row_once_and_looking_changes_nothing(name: str) -> None:
     """Batches are within the budget of tokens and the same at every call; validation says the same for one seed."""

@@ -157,10 +157,11 @@ class TextAutoencoder(nn.Module):
         metrics = {"autoregressive_loss": autoregressive.detach(), "autoregressive_accuracy": accuracy}
         loss = autoregressive
         if self.parallel_decoder is not None and self.config.parallel_loss_scale:
-            logits = self.parallel_decoder(memory, memory_mask, self._embedding())
+            places = input_ids.shape[1] + 1  # a Perceiver's decoder has `max_tokens`, however short these texts are
+            logits = self.parallel_decoder(memory, memory_mask, self._embedding(), places)
             end = self.backbone.tokenizer.eos_token_id
             ids, weights = parallel_targets(input_ids, mask, logits.shape[1], end)
-            parallel, accuracy = _cross_entropy(logits[:, : ids.shape[1]], ids.masked_fill(~weights, -100))
+            parallel, accuracy = _cross_entropy(logits, ids.masked_fill(~weights, -100))
             loss = loss + self.config.parallel_loss_scale * parallel
             metrics |= {"parallel_loss": parallel.detach(), "parallel_accuracy": accuracy}
         return loss, metrics

@@ -36,10 +36,11 @@ class ParallelDecoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
-    def forward(self, memory: Tensor, mask: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, memory: Tensor, mask: Tensor, embedding: Tensor, num_places: int | None = None) -> Tensor:
         """memory [B, N, W], mask [B, N], embedding [V, W] (the backbone's, shared) -> logits [B, S, V].
 
-        S is N over aligned latents and `max_tokens` over a Perceiver's.
+        S is N over aligned latents and `max_tokens` over a Perceiver's, or `num_places`, if that is less: the first
+        ones, of which nothing else changes.
         """
         if self.queries is None:
             x = memory
@@ -49,7 +50,7 @@ class ParallelDecoder(nn.Module):
             x = self.queries.expand(memory.shape[0], -1, -1)
             for layer in self.layers:
                 x = layer(x, None, memory, mask)
-        return F.linear(self.norm(x), embedding, self.bias)
+        return F.linear(self.norm(x[:, :num_places]), embedding, self.bias)
 
 
 def parallel_targets(input_ids: Tensor, attention_mask: Tensor, size: int, end: int) -> tuple[Tensor, Tensor]:

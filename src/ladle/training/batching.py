@@ -51,7 +51,8 @@ def token_batches(
 
 def epoch_batches(lengths: Sequence[int], config: TrainingConfig, epoch: int) -> list[list[int]]:
     """`token_batches` of an epoch as a stage's settings ask for them, of a size that fits the data."""
-    return token_batches(lengths, fitting_max_tokens(lengths, config.max_tokens), seed=config.seed, epoch=epoch)
+    max_tokens = fitting_max_tokens(lengths, config.max_tokens)
+    return token_batches(lengths, max_tokens, seed=config.seed, epoch=epoch, max_rows=config.max_rows)
 
 
 def fitting_max_tokens(lengths: Sequence[int], max_tokens: int) -> int:

@@ -19,10 +19,11 @@ class VectorStore:
     Args:
         vectors: [T, C], all sequences one after another.
         lengths: [N], how many vectors each sequence has.
+        num_tokens: that were encoded into all of them; 0: not from texts.
     """
 
-    def __init__(self, vectors: Tensor, lengths: Tensor):
-        self.vectors, self.lengths = vectors, lengths
+    def __init__(self, vectors: Tensor, lengths: Tensor, num_tokens: int = 0):
+        self.vectors, self.lengths, self.num_tokens = vectors, lengths, num_tokens
         self.starts = torch.cumsum(lengths, 0) - lengths
 
     def __len__(self) -> int:
@@ -59,15 +60,17 @@ def store_texts(
     device = next(autoencoder.parameters()).device
     order = length_order(texts)
     parts: list[Tensor] = [torch.empty(0)] * len(texts)
+    num_tokens = 0
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         tokens = (tokenize or autoencoder.backbone.tokenize)(texts[i] for i in rows)
+        num_tokens += int(tokens["attention_mask"].sum())
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
             vectors, mask = encode({name: tensor.to(device) for name, tensor in tokens.items()})
         packed = vectors[mask].half().cpu().split(mask.sum(1).tolist())
         for row, part in zip(rows, packed, strict=True):
             parts[row] = part
-    return VectorStore(torch.cat(parts), torch.tensor([len(part) for part in parts]))
+    return VectorStore(torch.cat(parts), torch.tensor([len(part) for part in parts]), num_tokens)
 
 
 def store_latents(autoencoder: TextAutoencoder, texts: Sequence[str], bf16: bool = False) -> VectorStore:

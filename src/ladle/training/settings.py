@@ -30,6 +30,8 @@ class Optimisation(Config):
     grad_clip: float = Field(1.0, ge=0)
     """The largest norm of the gradient; 0 is off."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    max_rows: int | None = Field(None, ge=1)
+    """The most texts of a batch, however short (`max_tokens` is its most tokens)."""
     gradient_accumulation: int = Field(1, ge=1)
     """Batches to a step."""
     keep_best: str | None = None

@@ -145,14 +145,18 @@ class DiffusionStage:
         self._train, self.valid = train, valid
         self.latents, self.conditions = train(0)
         bottleneck = autoencoder.config.bottleneck
-        # Batches are measured in tokens in every stage, so that one setting means one thing.
-        self.tokens_per_latent = bottleneck.tokens_per_latent if bottleneck.kind == "aligned" else 1
+        # Batches are measured in tokens in every stage, so that one setting means one thing. Where every text has as
+        # many latents, a latent counts as many tokens as it holds on average.
+        self.tokens_per_latent: float = bottleneck.tokens_per_latent
+        if bottleneck.fixed_length:
+            self.tokens_per_latent = self.latents.num_tokens / len(self.latents.vectors)
         if diffusion.length is not None:
             diffusion.length.fit_base(self.latents.lengths)
 
     def batches(self, epoch: int) -> list[list[int]]:
         self.latents, self.conditions = self._train(epoch)
-        return epoch_batches((self.latents.lengths * self.tokens_per_latent).tolist(), self.config, epoch)
+        lengths = (self.latents.lengths * self.tokens_per_latent).round().long()
+        return epoch_batches(lengths.tolist(), self.config, epoch)
 
     def load(self, rows: list[int]) -> DiffusionBatch:
         others = torch.randint(len(self.latents), (min(NUM_LENGTH_ROWS, len(self.latents)),))
