@@ -175,7 +175,8 @@ def _diffusion(
     source = "seq2seq_proj.weight" in network
     config = DiffusionConfig.parse({
         "schedule": {"kind": schedule, "shift": 1 / float(args.get("scale", 1.0))},
-        "prediction": PREDICTIONS[objective], "loss": LOSSES.get(str(args.get("loss_type")), "l2"),
+        "prediction": PREDICTIONS[objective], "times": "uniform",
+        "loss": LOSSES.get(str(args.get("loss_type")), "l2"),
         "self_condition_prob": args.get("train_prob_self_cond", 0.5),
         "denoiser": {
             "kind": "paper", "width": width, "num_layers": depth, "num_heads": width // HEAD_SIZE,

@@ -98,6 +98,8 @@ def read_record(folder: str | Path) -> ModelRecord:
         raise UserError(f"{path}: malformed, no format number; give a folder that `ladle train` made")
     if found > FORMAT:
         raise UserError(f"{path}: format {found} is newer than this ladle, which reads up to {FORMAT}; upgrade ladle")
+    if isinstance(values.get("diffusion"), dict):
+        values["diffusion"].setdefault("times", "uniform")  # the default when models did not say it
     return ModelRecord.parse(values, where=str(path))
 
 

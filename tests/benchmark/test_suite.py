@@ -15,7 +15,7 @@ HEAD = 'name = "s"\n[data]\npath = "rows"\n'
 LADLE, RIVAL = '[systems.ladle]\nkind = "ladle"\n', '[systems.rival]\nkind = "autoregressive"\n'
 
 
-IN_STEPS = {"joint", "latents", "parts", "parts-long", "remedies", "stages"}
+IN_STEPS = {"joint", "latents", "parts", "parts-long", "remedies", "shapes", "stages"}
 
 
 def test_there_are_suites() -> None:

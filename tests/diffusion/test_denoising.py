@@ -61,7 +61,7 @@ def test_a_new_model_starts_from_v_equal_to_zero() -> None:
 
 def test_masked_latents_have_no_part_in_the_loss() -> None:
     """Neither as input nor as target."""
-    model = build()
+    model = build(times="uniform")
     torch.nn.init.normal_(model.denoiser.output.weight)
     z0, mask = torch.randn(6, 4, 3), torch.arange(4)[None] < torch.tensor([1, 2, 3, 4, 4, 1])[:, None]
     losses = []
@@ -73,7 +73,7 @@ def test_masked_latents_have_no_part_in_the_loss() -> None:
 
 def test_no_batch_misses_a_noise_level() -> None:
     """Times are U(0, 1) and evenly spread over each batch: the loss varies less."""
-    model = build(schedule={"kind": "flow"}, self_condition_prob=0.0)
+    model = build(schedule={"kind": "flow"}, times="uniform", self_condition_prob=0.0)
     calls = Calls(model)
     for _ in range(3):
         model.loss(a_batch(torch.randn(10, 4, 3)))

@@ -17,7 +17,7 @@ from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule
 from ladle.diffusion.transformer import DenoiserConfig, DenoisingTransformer
 
 Denoise = Callable[..., Tensor]
-UNIFORM_TIMES = ObjectiveConfig()
+UNIFORM_TIMES = ObjectiveConfig(times="uniform")
 
 
 class DiffusionConfig(ObjectiveConfig):

@@ -35,7 +35,7 @@ class ObjectiveConfig(Config):
         arXiv 2303.00848). l1 takes the root of it.
     """
 
-    times: Literal["uniform", "logit_normal", "adaptive"] = "uniform"
+    times: Literal["uniform", "logit_normal", "adaptive"] = "adaptive"
     time_mean: float = Field(0.0, allow_inf_nan=False)
     time_std: float = Field(1.0, gt=0, allow_inf_nan=False)
     curriculum: float = Field(0.0, ge=0, le=1)
