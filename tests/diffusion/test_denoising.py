@@ -60,15 +60,18 @@ def test_a_new_model_starts_from_v_equal_to_zero() -> None:
 
 
 def test_masked_latents_have_no_part_in_the_loss() -> None:
-    """Neither as input nor as target."""
-    model = build(times="uniform")
-    torch.nn.init.normal_(model.denoiser.output.weight)
+    """Neither as input nor as target, nor in what adaptive times learn from it."""
     z0, mask = torch.randn(6, 4, 3), torch.arange(4)[None] < torch.tensor([1, 2, 3, 4, 4, 1])[:, None]
-    losses = []
+    losses, errors = [], []
     for values in (z0, z0.masked_fill(~mask[..., None], 40.0)):
+        model = build(times="adaptive")
+        torch.nn.init.normal_(model.denoiser.output.weight)
         torch.manual_seed(1)
         losses.append(model.loss(a_batch(values, mask))[0])
+        errors.append(model.adaptive_times.error)
     torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(errors[0], errors[1])
+    assert errors[0].any()
 
 
 def test_no_batch_misses_a_noise_level() -> None:
