@@ -20,7 +20,7 @@ from sacrebleu.metrics import BLEU
 
 from ladle import LatentDiffusion
 from ladle.autoencoder.latents import Latents
-from ladle.rows import Columns, read_rows
+from ladle.data.rows import Columns, read_rows
 
 SENTENCE_END = re.compile(r'(?<=[.!?])["\')]* (?=[A-Z"\'])')
 LOG_SNRS = (8.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0)

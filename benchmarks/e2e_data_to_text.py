@@ -21,7 +21,7 @@ from ladle.evaluation.evaluate import environment
 from ladle.evaluation.markdown import format_percent, format_score
 from ladle.evaluation.references import score_bleu
 from ladle.evaluation.samples import read_reference, read_samples
-from ladle.files import atomic_json
+from ladle.storage.writing import atomic_json
 
 Texts = Mapping[str, Sequence[str]]  # input -> texts
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from ladle.data.rows import Row, read_rows
 from ladle.errors import LadleError, UserError
 from ladle.evaluation import metrics, text_stats
 from ladle.evaluation.evaluate import environment
 from ladle.evaluation.mauve import MIN_TEXTS, Featuriser, mauve_scores, offline_encoder
 from ladle.evaluation.metrics import Score
 from ladle.evaluation.samples import read_samples
-from ladle.files import atomic_json
-from ladle.rows import Row, read_rows
+from ladle.storage.writing import atomic_json
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Does a change of the code change what a model says, or how it learns? One file of outputs, to compare with another.
 
-    python benchmarks/equal_outputs.py before.json                      # on the commit before
-    python benchmarks/equal_outputs.py after.json --against before.json # on the commit after; exit code 1 if they differ
+    python benchmarks/equal_outputs.py before.json                          # on the commit before
+    python benchmarks/equal_outputs.py after.json --against before.json    # on the commit after; 1 if they differ
 
 It draws texts from the shipped models in the ways that there are, trains two small models for 60 steps each, and writes
 every text, every loss (to the last digit) and a hash of the weights. One thread, so that sums are made in one order. The

@@ -15,14 +15,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ladle.data.rows import read_rows
 from ladle.errors import LadleError, UserError
 from ladle.evaluation.evaluate import environment
 from ladle.evaluation.judge import fit_rows, labelled_rows
 from ladle.evaluation.markdown import format_percent
 from ladle.evaluation.samples import read_samples
 from ladle.evaluation.text_stats import copy_key
-from ladle.files import atomic_json
-from ladle.rows import read_rows
+from ladle.storage.writing import atomic_json
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 import ladle
-from ladle.checkpoint import SamplingConfig, load_parts, save_parts
+from ladle.sampling.options import SamplingOptions
+from ladle.storage.model_folder import load_parts, save_parts
 
 
 def main() -> None:
@@ -19,13 +20,15 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--base")
     parser.add_argument("--sampling", type=json.loads, default={}, help="JSON: the defaults to sample with")
-    parser.add_argument("--info", help="JSON file whose keys replace those of the model's info (see ladle.card)")
+    parser.add_argument(
+        "--info", help="JSON file whose keys replace those of the model's info (see ladle.storage.card)"
+    )
     arguments = parser.parse_args()
     parts = load_parts(arguments.model)
     parts.name = arguments.name
     if arguments.info:
         parts.info.update(json.loads(Path(arguments.info).read_text(encoding="utf-8")))
-    parts.sampling = SamplingConfig.parse(parts.sampling.model_dump() | arguments.sampling, "--sampling")
+    parts.sampling = SamplingOptions.parse(parts.sampling.model_dump() | arguments.sampling, "--sampling")
     folder = Path(ladle.__file__).parent / "models" / arguments.name
     save_parts(parts, folder, dtype=torch.float16, base=arguments.base)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -11,8 +11,8 @@ from hypothesis import settings
 
 import tiny
 from ladle.autoencoder.autoencoder import TextAutoencoder
-from ladle.checkpoint import ModelParts, save_parts
-from ladle.diffusion.denoising import LatentDiffusionModel
+from ladle.diffusion.model import LatentDiffusionModel
+from ladle.storage.model_folder import ModelParts, save_parts
 
 # A shell that starts the tests in the background makes them ignore Ctrl-C, and their child processes too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

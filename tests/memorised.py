@@ -7,8 +7,8 @@ import torch
 
 import tiny
 from ladle.autoencoder.autoencoder import TextAutoencoder
-from ladle.checkpoint import ModelParts
-from ladle.training.cache import fit_normaliser
+from ladle.autoencoder.encoding import fit_normaliser
+from ladle.storage.model_folder import ModelParts
 
 EIGHT = [
     "a cat.",

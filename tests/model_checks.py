@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import tiny
-from ladle.checkpoint import ModelParts, load_parts
-from ladle.condition import RawCondition
+from ladle.conditioning.encoder import RawCondition
 from ladle.errors import UserError
+from ladle.storage.model_folder import ModelParts, load_parts
 
 
 def assert_same_tensors(first: nn.Module, second: nn.Module) -> None:

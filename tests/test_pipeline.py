@@ -11,14 +11,15 @@ import torch
 import memorised
 import tiny
 from ladle.autoencoder.latents import Latents
-from ladle.candidates import Candidates
-from ladle.checkpoint import ModelParts, SamplingConfig
 from ladle.errors import UserError
 from ladle.evaluation.judge import fit_own
-from ladle.generation import PLAN_TIME, SOURCE_TIME, candidate_seeds, likeness_to_others, soundness
 from ladle.pipeline import LatentDiffusion
-from ladle.request import Conditions, Request
+from ladle.sampling.candidates import Candidates, candidate_seeds
+from ladle.sampling.options import SamplingOptions
+from ladle.sampling.request import Conditions, Request
+from ladle.sampling.soundness import PLAN_TIME, SOURCE_TIME, likeness_to_others, soundness
 from ladle.seeding import SampleNoise
+from ladle.storage.model_folder import ModelParts
 
 SOURCES = ["the old cat", None, "the red fox ran to the sea.", "the old cat"]
 
@@ -127,7 +128,7 @@ def test_an_empty_candidate_is_kept_only_where_all_are(aligned: LatentDiffusion)
 def among(model: LatentDiffusion, drawn: list[list[str]], **sampling: Any) -> Candidates:
     """The choice among texts that are given in rounds."""
     rounds = iter(drawn)
-    return Candidates(model, SamplingConfig(guidance_scale=2.0, **sampling), 8, lambda *args: next(rounds))
+    return Candidates(model, SamplingOptions(guidance_scale=2.0, **sampling), 8, lambda *args: next(rounds))
 
 
 def test_an_empty_text_has_no_label(aligned: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:

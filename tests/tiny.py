@@ -12,10 +12,11 @@ from torch import Tensor
 from ladle.autoencoder.autoencoder import AutoencoderConfig, TextAutoencoder
 from ladle.autoencoder.backbone import Backbone, train_tokenizer
 from ladle.autoencoder.latents import Latents
-from ladle.checkpoint import ModelParts, SamplingConfig
-from ladle.condition import ConditionConfig
-from ladle.diffusion.denoising import DiffusionConfig, LatentDiffusionModel
-from ladle.source import SourceReader
+from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.source_text import SourceReader
+from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
+from ladle.sampling.options import SamplingOptions
+from ladle.storage.model_folder import ModelParts
 
 MAX_TOKENS = 24
 SENTENCES = [
@@ -135,7 +136,7 @@ def tiny_diffusion(
 def tiny_parts(kind: str = "aligned", *, name: str = "tiny", seed: int = 0, **backbone: Any) -> ModelParts:
     """A whole tiny model with labels and a source."""
     autoencoder = tiny_autoencoder(kind, seed=seed, **backbone)
-    sampling = SamplingConfig(num_inference_steps=4, guidance_scale=1.5)
+    sampling = SamplingOptions(num_inference_steps=4, guidance_scale=1.5)
     return ModelParts(name, autoencoder, tiny_diffusion(autoencoder, seed=seed), sampling, {"rows": len(SENTENCES)})
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ladle.evaluation.evaluate import evaluate
     from ladle.pipeline import LatentDiffusion
     from ladle.training.recipe import Recipe, load_recipe
-    from ladle.training.train import train
+    from ladle.training.run import train
 
 __all__ = [
     "LadleError",
@@ -44,7 +44,7 @@ _HOME = {
     "UserError": "ladle.errors",
     "evaluate": "ladle.evaluation.evaluate",
     "load_recipe": "ladle.training.recipe",
-    "train": "ladle.training.train",
+    "train": "ladle.training.run",
 }
 
 

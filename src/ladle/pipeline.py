@@ -8,16 +8,19 @@ import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.latents import Latents
-from ladle.candidates import Candidates
-from ladle.checkpoint import ModelParts, SamplingConfig, load_parts, model_digest, resolve_model, save_parts
-from ladle.condition import RawCondition
+from ladle.conditioning.encoder import RawCondition
+from ladle.data.stores import length_order
 from ladle.diffusion.classifier import NUM_LEVELS, log_evidence
-from ladle.diffusion.denoising import LatentDiffusionModel
+from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError
-from ladle.generation import draw_latents, draw_lengths
-from ladle.request import Conditions, Request
+from ladle.sampling.candidates import Candidates
+from ladle.sampling.draw import draw_latents, draw_lengths
+from ladle.sampling.options import SamplingOptions
+from ladle.sampling.request import Conditions, Request
 from ladle.seeding import SampleNoise
-from ladle.training.cache import length_order
+from ladle.storage.model_folder import ModelParts, load_parts, save_parts
+from ladle.storage.names import resolve_model
+from ladle.storage.record import model_digest
 
 Decoder = Literal["autoregressive", "parallel"]
 OnStep = Callable[[int, int], None]
@@ -140,7 +143,7 @@ class LatentDiffusion:
             temperature: of the sampler's noise and of the lengths, with and without a condition; those that the model
                 was saved with when None.
             candidates: draw so many a sample and keep the one whose words go together best
-                (`ladle.generation.soundness`); as many as the model was saved with when None. With a source, where all
+                (`ladle.sampling.soundness.soundness`); as many as the model was saved with when None. With a source, where all
                 should say the same, being near to the others (minimum Bayes risk) and to the source counts as much.
                 With a label, those that are not what it says are passed over, where the model tells labels by words.
             choose: `label` keeps the first candidate that `classify` takes for its label instead.
@@ -196,7 +199,7 @@ class LatentDiffusion:
         return texts
 
     def _texts(
-        self, request: Request, sampling: SamplingConfig, batch_size: int, on_step: OnStep | None, candidates: int = 1
+        self, request: Request, sampling: SamplingOptions, batch_size: int, on_step: OnStep | None, candidates: int = 1
     ) -> list[str]:
         """One text a seed; `candidates` in a row are of one sample."""
         noise = [SampleNoise([seed]) for seed in request.seeds]
@@ -212,7 +215,7 @@ class LatentDiffusion:
         self,
         noise: list[SampleNoise],
         request: Request,
-        sampling: SamplingConfig,
+        sampling: SamplingOptions,
         batch_size: int,
         on_step: OnStep | None,
         candidates: int = 1,
@@ -253,9 +256,9 @@ class LatentDiffusion:
                 drawn[row] = values[:length]
         return drawn
 
-    def _sampling(self, given: dict[str, Any]) -> SamplingConfig:
+    def _sampling(self, given: dict[str, Any]) -> SamplingOptions:
         changed = {key: value for key, value in given.items() if value is not None}
-        return SamplingConfig.parse({**self.parts.sampling.model_dump(), **changed}, "sampling")
+        return SamplingOptions.parse({**self.parts.sampling.model_dump(), **changed}, "sampling")
 
     # --------------------------------------------------------------------------------------------- classification
 

@@ -12,8 +12,8 @@ from ladle.autoencoder.autoencoder import TextAutoencoder, divergence_from_unit_
 from ladle.autoencoder.backbone import Backbone
 from ladle.autoencoder.bottleneck import BottleneckConfig
 from ladle.autoencoder.latents import Latents
-from ladle.checkpoint import ModelParts, load_parts, save_parts
 from ladle.errors import UserError
+from ladle.storage.model_folder import ModelParts, load_parts, save_parts
 
 KINDS = ["aligned", "perceiver"]
 DECODERS = list(memorised.DECODERS)

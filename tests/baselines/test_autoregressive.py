@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.baselines.fitting import AutoregressiveStage, config_of_size, train_autoregressive
 from ladle.errors import UserError
-from ladle.training.settings import TrainingConfig
+from ladle.training.optimiser import TrainingConfig
 from tiny import LABELS, SENTENCES, tiny_tokenizer
 
 SIZES = {"width": 32, "num_layers": 2, "num_heads": 2, "dropout": 0.0, "max_tokens": 24, "max_source_tokens": 24}

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ladle.condition import ConditionConfig, RawCondition
+from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.encoder import RawCondition
 from ladle.diffusion.lengths import LengthModel
 
 NOTHING = RawCondition()

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ladle.condition import Condition, ConditionConfig, ConditionEncoder
-from ladle.diffusion.paper_transformer import PaperTransformer
+from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.encoder import Condition, ConditionEncoder
 from ladle.diffusion.transformer import DenoiserConfig, DenoisingTransformer
 from ladle.errors import UserError
+from ladle.paper.transformer import PaperTransformer
 
 DIM, WIDTH, MAX_LATENTS = 6, 32, 9
 MASK = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])

@@ -9,7 +9,7 @@ import pytest
 from ladle.errors import UserError
 from ladle.evaluation import judge as module
 from ladle.evaluation.judge import Judge, fit_judge
-from ladle.files import write_rows
+from ladle.storage.writing import write_rows
 
 GOOD, BAD = ["lovely", "great", "fresh"], ["awful", "stale", "rude"]
 

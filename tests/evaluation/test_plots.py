@@ -10,7 +10,7 @@ import pytest
 from ladle.errors import UserError
 from ladle.evaluation.evaluate import evaluate
 from ladle.evaluation.plots import Point, load_matplotlib, plot_curves, plot_frontier
-from ladle.files import write_rows
+from ladle.storage.writing import write_rows
 
 pytest.importorskip("matplotlib", reason="plots need the extra 'plots'")
 

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 import tiny
-from ladle.checkpoint import SamplingConfig
+from ladle.conditioning.source_text import SourceReader
+from ladle.conditioning.store import ConditionStore
+from ladle.data.row_portions import in_every_epoch
+from ladle.data.rows import Row
 from ladle.errors import LadleError
-from ladle.rows import Row
-from ladle.source import SourceReader
-from ladle.training.joint import JointConfig, JointRows, JointStage, num_directions
-from ladle.training.portions import in_every_epoch
-from ladle.training.settings import TrainingConfig
-from ladle.training.stages import ConditionStore
+from ladle.sampling.options import SamplingOptions
+from ladle.training.optimiser import TrainingConfig
+from ladle.training.stages.joint import JointConfig, JointRows, JointStage, num_directions
 
 SETTINGS = TrainingConfig(steps=1, max_tokens=200)
 ROWS = [Row(text=text, label=tiny.LABELS[i % 2], source=text.split()[1]) for i, text in enumerate(tiny.SENTENCES)]
@@ -22,7 +22,7 @@ ROWS = [Row(text=text, label=tiny.LABELS[i % 2], source=text.split()[1]) for i, 
 
 def stage_of(rows: list[Row] = ROWS, **settings: Any) -> JointStage:
     autoencoder = tiny.tiny_autoencoder()
-    joint, sampling = JointConfig(**settings), SamplingConfig(num_inference_steps=2)
+    joint, sampling = JointConfig(**settings), SamplingOptions(num_inference_steps=2)
     diffusion = tiny.tiny_diffusion(autoencoder)
     reader = SourceReader(autoencoder, diffusion.condition.config)
     return JointStage(reader, diffusion, in_every_epoch(rows), rows[:9], joint, SETTINGS, sampling)

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from ladle.errors import LadleError, UserError
 from ladle.training.loop import TrainingConfig, TrainingResult, train_stage
+from ladle.training.metrics_file import Record
+from ladle.training.optimiser import LR_SCHEDULES, lr_factor
 from ladle.training.progress import Progress, collapse_warnings, duration, sample_statistics
-from ladle.training.record import Record
-from ladle.training.settings import LR_SCHEDULES, lr_factor
 
 TIMINGS = {"seconds", "tokens_per_second"}
 
@@ -552,7 +552,7 @@ def test_durations_read_as_people_say_them() -> None:
 
 KILLED = """
 import os, sys
-from ladle.files import write_atomically
+from ladle.storage.writing import write_atomically
 write_atomically(sys.argv[1], lambda temporary: (temporary.write_text("half"), os.kill(os.getpid(), 9)))
 """
 

@@ -19,8 +19,8 @@ from ladle.pipeline import LatentDiffusion
 from ladle.training.loop import TrainingConfig, train_stage
 from ladle.training.processes import Processes, is_main, several
 from ladle.training.recipe import parse_recipe, read_recipe
+from ladle.training.run import train
 from ladle.training.sharding import check_sharding, is_sharded
-from ladle.training.train import train
 
 SETTINGS: dict[str, Any] = {
     "steps": 12, "precision": "fp32", "validate_every": 0.25, "keep_best": "mse", "lr": 0.01, "save_every_seconds": 0,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ladle.errors import UserError
-from ladle.sampling_config import SamplingConfig
+from ladle.sampling.options import SamplingOptions
 from ladle.training.recipe import DEFAULT_MINUTES, SAMPLING, Recipe, load_recipe, to_toml
 
 HUB = """
@@ -39,7 +39,7 @@ def test_a_data_file_alone_is_a_recipe() -> None:
     """Everything else has a default; the model is called after the file."""
     recipe = load_recipe(data="some/reviews.csv.gz")
     assert (recipe.name, recipe.data.path, recipe.start) == ("reviews", "some/reviews.csv.gz", "auto")
-    assert recipe == Recipe(name="reviews", data=recipe.data, sampling=SamplingConfig.parse(SAMPLING))
+    assert recipe == Recipe(name="reviews", data=recipe.data, sampling=SamplingOptions.parse(SAMPLING))
 
 
 def test_a_recipe_says_what_it_says_and_the_rest_is_default(tmp_path: Path) -> None:

@@ -10,23 +10,19 @@ import torch
 import memorised
 import tiny
 from ladle.autoencoder.autoencoder import TextAutoencoder
-from ladle.checkpoint import SamplingConfig
-from ladle.condition import ConditionConfig
-from ladle.diffusion.denoising import LatentDiffusionModel
-from ladle.rows import Row
-from ladle.source import SourceReader
-from ladle.training.cache import fit_normaliser, store_latents
+from ladle.autoencoder.encoding import fit_normaliser, store_latents, store_tokens
+from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.source_text import SourceReader
+from ladle.conditioning.store import ConditionStore
+from ladle.data.row_portions import in_every_epoch
+from ladle.data.rows import Row
+from ladle.diffusion.model import LatentDiffusionModel
+from ladle.sampling.options import SamplingOptions
 from ladle.training.loop import train_stage
-from ladle.training.portions import in_every_epoch
-from ladle.training.settings import TrainingConfig
-from ladle.training.stages import (
-    NUM_SAMPLES,
-    AutoencoderStage,
-    ConditionStore,
-    DecoderStage,
-    DiffusionStage,
-    TokenStore,
-)
+from ladle.training.optimiser import TrainingConfig
+from ladle.training.stages.autoencoder import AutoencoderStage
+from ladle.training.stages.decoder import DecoderStage
+from ladle.training.stages.diffusion import NUM_SAMPLES, DiffusionStage
 
 SETTINGS = TrainingConfig(steps=1, max_tokens=120)
 ROWS = [Row(text=text, label=tiny.LABELS[i % 2], source=text.split()[1]) for i, text in enumerate(tiny.SENTENCES)]
@@ -43,14 +39,14 @@ def diffusion_stage(autoencoder: TextAutoencoder) -> DiffusionStage:
     model = tiny.tiny_diffusion(autoencoder)
     train, valid = (stores(autoencoder, model.condition.config, rows) for rows in (ROWS, ROWS[:9]))
     return DiffusionStage(
-        model, autoencoder, in_every_epoch(train), valid, SETTINGS, SamplingConfig(num_inference_steps=2)
+        model, autoencoder, in_every_epoch(train), valid, SETTINGS, SamplingOptions(num_inference_steps=2)
     )
 
 
 def decoder_stage(autoencoder: TextAutoencoder, model: LatentDiffusionModel | None) -> DecoderStage:
     config = tiny.tiny_diffusion(autoencoder).condition.config
-    tokens = TokenStore.of(autoencoder, tiny.SENTENCES)
-    valid = (TokenStore.of(autoencoder, tiny.SENTENCES[:9]), *stores(autoencoder, config, ROWS[:9]))
+    tokens = store_tokens(autoencoder, tiny.SENTENCES)
+    valid = (store_tokens(autoencoder, tiny.SENTENCES[:9]), *stores(autoencoder, config, ROWS[:9]))
     return DecoderStage(autoencoder, model, in_every_epoch((tokens, *stores(autoencoder, config))), valid, SETTINGS)
 
 
@@ -73,7 +69,7 @@ def test_tokens_are_gathered_as_the_tokenizer_pads_them() -> None:
     """In any order, the longest text among them too."""
     autoencoder = tiny.tiny_autoencoder()
     texts = [*memorised.EIGHT, "the old cat " * 30]
-    store = TokenStore.of(autoencoder, texts)
+    store = store_tokens(autoencoder, texts)
     for rows in ([5, 0, 3], [8], [8, 5]):
         batch, expected = store.gather(torch.tensor(rows)), tiny.tokens(autoencoder, [texts[i] for i in rows])
         assert torch.equal(batch["attention_mask"], expected["attention_mask"])
@@ -131,7 +127,7 @@ def test_bf16_and_fp32_have_one_loss_curve(name: str, tmp_path: Path) -> None:
 def test_a_batch_of_diffusion_holds_as_many_texts_whatever_the_latents() -> None:
     """max_tokens counts tokens also where each text has six latents: before, such a batch was of max_tokens latents."""
     stage = diffusion_stage(tiny.tiny_autoencoder("perceiver"))
-    mean = TokenStore.of(stage.autoencoder, tiny.SENTENCES).lengths.float().mean()
+    mean = store_tokens(stage.autoencoder, tiny.SENTENCES).lengths.float().mean()
     assert mean > 7
     assert max(map(len, stage.batches(0))) == int(SETTINGS.max_tokens / mean)
     batch = stage.load(stage.batches(0)[0])
@@ -153,7 +149,7 @@ def test_an_epoch_holds_every_row_once_and_looking_changes_nothing(name: str) ->
     assert sorted(row for batch in batches for row in batch) == list(range(len(texts)))
     assert batches == stage.batches(3)
     assert batches != stage.batches(4)
-    lengths = TokenStore.of(autoencoder, texts).lengths
+    lengths = store_tokens(autoencoder, texts).lengths
     if name == "diffusion":
         lengths = 3 * -(-lengths // 3)
     assert all(len(batch) * int(lengths[batch].max()) <= SETTINGS.max_tokens for batch in batches)
@@ -294,7 +290,7 @@ def test_the_decoder_gets_better_at_latents_that_are_wrong() -> None:
     autoencoder = memorised.memorised()
     autoencoder.config = autoencoder.config.model_copy(update={"latent_noise": 2.0})
     rows = [Row(text=text) for text in memorised.EIGHT]
-    tokens = TokenStore.of(autoencoder, memorised.EIGHT)
+    tokens = store_tokens(autoencoder, memorised.EIGHT)
     given = stores(autoencoder, ConditionConfig(), rows)
     stage = DecoderStage(autoencoder, None, in_every_epoch((tokens, *given)), (tokens, *given), SETTINGS)
 

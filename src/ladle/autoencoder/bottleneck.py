@@ -149,7 +149,7 @@ class PerceiverBottleneck(nn.Module):
 
 
 def _paper(config: BottleneckConfig, width: int, max_tokens: int) -> nn.Module:
-    from ladle.autoencoder.paper_bottleneck import PaperBottleneck  # it takes its config from here
+    from ladle.paper.bottleneck import PaperBottleneck  # it takes its config from here
 
     return PaperBottleneck(config, width, max_tokens)
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from ladle.autoencoder.decoders import chosen_ids
 from ladle.config import Config, nearest
 from ladle.errors import UserError
-from ladle.files import atomic_folder, atomic_json
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
+from ladle.storage.writing import atomic_folder, atomic_json
 
 RECORD, WEIGHTS = "autoregressive.json", "model.safetensors"
 ATTENTION = "eager"  # a step of training takes .63 of what it takes with torch's fused one (two cores, bf16, 60 tokens)

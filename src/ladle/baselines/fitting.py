@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
-from ladle.checkpoint import load_parts, resolve_model
-from ladle.rows import Row
-from ladle.training.batching import epoch_batches
-from ladle.training.data import DataConfig, load_splits
+from ladle.data.batching import epoch_batches
+from ladle.data.rows import Row
+from ladle.data.splits import DataConfig, load_splits
+from ladle.storage.model_folder import load_parts
+from ladle.storage.names import resolve_model
 from ladle.training.loop import train_stage
+from ladle.training.optimiser import TrainingConfig
 from ladle.training.progress import say
-from ladle.training.settings import TrainingConfig
 from ladle.training.state import digest
 
 LEARNING_RATES = (2.5e-4, 5e-4, 1e-3)  # 2e-3 wins the short trials and loses the training (benchmarks/LOG.md)

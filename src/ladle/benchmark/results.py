@@ -9,7 +9,7 @@ import numpy as np
 
 from ladle.evaluation.metrics import METRICS
 from ladle.evaluation.plots import Point, plot_curves, plot_frontier
-from ladle.files import atomic_json, atomic_text
+from ladle.storage.writing import atomic_json, atomic_text
 
 # The columns of the first table, where they were measured; the second has every metric.
 COLUMNS = (

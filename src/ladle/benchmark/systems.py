@@ -9,15 +9,16 @@ from typing import Any, Protocol
 from ladle.baselines.autoregressive import RECORD, AutoregressiveConfig, AutoregressiveModel
 from ladle.baselines.fitting import autoregressive_settings, config_of_size, train_autoregressive
 from ladle.benchmark.suite import SuiteConfig, SystemConfig
-from ladle.checkpoint import SamplingConfig, resolve_model
 from ladle.config import nearest
+from ladle.data.splits import Splits
 from ladle.errors import UserError
 from ladle.evaluation.overlap import CorpusBleu
-from ladle.inspection import count_parameters
 from ladle.pipeline import LatentDiffusion
-from ladle.training.data import Splits
+from ladle.sampling.options import SamplingOptions
+from ladle.storage.description import count_parameters
+from ladle.storage.names import resolve_model
 from ladle.training.recipe import Recipe, merged, parse_recipe, read_recipe
-from ladle.training.train import train
+from ladle.training.run import train
 
 Log = Callable[[str], None]
 Condition = tuple[str | None, str | None]  # label, source
@@ -70,7 +71,7 @@ class LadleSystem:
         return sampling.num_inference_steps * sampling.candidates
 
     def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
-        """As `LatentDiffusion.generate`, by any key of `SamplingConfig`."""
+        """As `LatentDiffusion.generate`, by any key of `SamplingOptions`."""
         self.model.parts.sampling = self._sampling(settings)
         try:
             return self.model.generate(**vars(draws), batch_size=batch_size)
@@ -81,8 +82,8 @@ class LadleSystem:
         """BLEU (0 to 100) of `texts` through the autoencoder: what no sample can be better than."""
         return float(CorpusBleu(self.model.reconstruct(texts), [[text] for text in texts]).score)
 
-    def _sampling(self, settings: Mapping[str, Any]) -> SamplingConfig:
-        return SamplingConfig.parse({**self.saved_with.model_dump(), **settings}, "settings")
+    def _sampling(self, settings: Mapping[str, Any]) -> SamplingOptions:
+        return SamplingOptions.parse({**self.saved_with.model_dump(), **settings}, "settings")
 
 
 class AutoregressiveSystem:

@@ -1,4 +1,4 @@
-"""The command line: each verb is one function in `models` or `measures`.
+"""The command line: each verb is one function in the file of its name.
 
 Data go to standard output, bars and words to standard error. Nothing heavy is imported before a verb needs it.
 """
@@ -6,11 +6,10 @@ Data go to standard output, bars and words to standard error. Nothing heavy is i
 import sys
 from collections.abc import Sequence
 
-from ladle import outcome
-from ladle.cli import measures, models  # noqa: F401 (their verbs)
+from ladle.cli import benchmark, convert, evaluate, exit_codes, inspect, sample, train  # noqa: F401 (their verbs)
+from ladle.cli.allocator import keep_freed_memory
 from ladle.cli.app import DASH, app
-from ladle.files import STDIO
-from ladle.memory import keep_freed_memory
+from ladle.data.files import STDIO
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     given = sys.argv[1:] if arguments is None else arguments
     words = [DASH if word == STDIO else word for word in given if word != "--debug"]
-    return outcome.run(_call, words, debug="--debug" in given)
+    return exit_codes.run(_call, words, debug="--debug" in given)
 
 
 def _call(words: Sequence[str]) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter, Token
 
 from ladle import __version__
+from ladle.data.files import STDIO
 from ladle.errors import UserError
-from ladle.files import STDIO
 
 DASH = "(standard input or output)"  # stands for a lone `-` while cyclopts, which takes that for an option, parses
 
@@ -40,7 +40,7 @@ def check_counts(counts: Mapping[str, int | None]) -> None:
 
 def say_cut(tokenizer: Any, limit: int, texts: Sequence[str], what: str) -> None:
     """Say how many texts are longer than `limit` tokens."""
-    from ladle.training.cache import count_cut
+    from ladle.data.stores import count_cut
 
     cut = count_cut(tokenizer, list(texts), limit)
     if cut:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ladle.condition import ConditionConfig, RawCondition
+from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.encoder import RawCondition
 
 
 class LengthModel(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ladle.condition import Condition
+from ladle.conditioning.encoder import Condition
 from ladle.config import Config
 from ladle.layers import Attention, feed_forward, sinusoids
 

@@ -1,6 +1,6 @@
 """`ladle evaluate`: `samples.jsonl` -> `report.json`, a table and plots, with the control rows beside.
 
-A report is a plain dict: `rows` holds one system each (the samples and the controls of `ladle.evaluation.ruler`), a
+A report is a plain dict: `rows` holds one system each (the samples and the controls of `ladle.evaluation.measurement`), a
 system is metric name -> score. Later kinds of rows only add keys.
 """
 
@@ -9,14 +9,16 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from ladle.data.files import PathLike, name_of
+from ladle.data.rows import read_rows
 from ladle.errors import UserError
 from ladle.evaluation.bertscore import load_bert_score
 from ladle.evaluation.mauve import Featuriser, load_mauve
+from ladle.evaluation.measurement import JUDGED, Measurement, Reconstruct, as_report
 from ladle.evaluation.metrics import Resampling
 from ladle.evaluation.novelty import load_rapidfuzz
 from ladle.evaluation.overlap import load_rouge
 from ladle.evaluation.plots import load_matplotlib, plot_report
-from ladle.evaluation.ruler import JUDGED, Reconstruct, Ruler, as_report
 from ladle.evaluation.samples import (
     Sample,
     count_labels,
@@ -26,8 +28,7 @@ from ladle.evaluation.samples import (
     references_by_source,
 )
 from ladle.evaluation.slots import parse_mr
-from ladle.files import PathLike, name_of, write_json
-from ladle.rows import read_rows
+from ladle.storage.writing import write_json
 
 if TYPE_CHECKING:
     from ladle.evaluation.judge import Judge
@@ -113,7 +114,7 @@ def evaluate(
     if (rouge or slots or bertscore_encoder) and not references_by_source(samples, reference):
         raise UserError("no sample has an input with references: ROUGE, BERTScore and slots compare with them")
     train = [row["text"] for row in read_rows(train_path)] if train_path is not None else None
-    ruler = Ruler(
+    ruler = Measurement(
         reference=reference,
         train=train,
         featuriser=Featuriser.load(mauve_encoder) if mauve_encoder is not None else None,

@@ -14,12 +14,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ladle.data.files import PathLike
+from ladle.data.rows import Row, read_rows
 from ladle.errors import UserError
 from ladle.evaluation.intervals import wilson_interval
 from ladle.evaluation.mauve import Featuriser, shown_name
 from ladle.evaluation.text_stats import is_empty, tokenise
-from ladle.files import PathLike, atomic_folder, atomic_json
-from ladle.rows import Row, read_rows
+from ladle.storage.writing import atomic_folder, atomic_json
 
 RECORD, WEIGHTS = "judge.json", "model.safetensors"
 Kind = Literal["bigrams", "encoder"]

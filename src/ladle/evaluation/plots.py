@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ladle.data.files import PathLike
 from ladle.errors import LadleError, from_extra
 from ladle.evaluation import text_stats
 from ladle.evaluation.metrics import METRICS
-from ladle.files import PathLike, check_writable
+from ladle.storage.writing import check_writable
 
 QUALITY = ("mauve", "perplexity", "bleu")  # the first that is known is the frontier's height
 BESIDE = ("div", "copies", "mem")

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ladle.data.files import PathLike, name_of
+from ladle.data.rows import Row, read_rows
+from ladle.data.tables import read_table
 from ladle.errors import UserError
-from ladle.files import PathLike, name_of
-from ladle.rows import Row, read_rows
-from ladle.tables import read_table
 
 Groups = list[list[str]]  # texts by input
 

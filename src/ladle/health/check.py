@@ -7,21 +7,23 @@ from pathlib import Path
 import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
-from ladle.checkpoint import SamplingConfig
-from ladle.condition import ConditionConfig
-from ladle.diffusion.denoising import DiffusionConfig, LatentDiffusionModel
+from ladle.autoencoder.encoding import store_latents, store_tokens
+from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.source_text import SourceReader
+from ladle.conditioning.store import ConditionStore
+from ladle.data.row_portions import in_every_epoch
+from ladle.data.splits import DataConfig, load_splits
+from ladle.data.stores import VectorStore
+from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.evaluation.overlap import CorpusBleu
 from ladle.health.geometry import channel_spectrum, midpoint_distances
 from ladle.health.recovery import accuracy, half_recovery, recovery_curve
 from ladle.health.report import Health, advice
 from ladle.pipeline import LatentDiffusion
-from ladle.source import SourceReader
-from ladle.training.cache import VectorStore, store_latents
-from ladle.training.data import DataConfig, load_splits
-from ladle.training.portions import in_every_epoch
-from ladle.training.settings import TrainingConfig
-from ladle.training.stages import ConditionStore, DiffusionStage, TokenStore
+from ladle.sampling.options import SamplingOptions
+from ladle.training.optimiser import TrainingConfig
+from ladle.training.stages.diffusion import DiffusionStage
 
 MAX_TEXTS = 512  # that are decoded at each level
 MAX_KNOWN = 50_000  # texts that the denoiser learns from
@@ -54,7 +56,7 @@ def check_health(
         raise UserError("--health needs texts to learn from and others, held out: give a larger --data")
     autoencoder, parts = model.autoencoder, model.parts
     measured = held_out[:MAX_TEXTS]
-    tokens, latents = TokenStore.of(autoencoder, measured), store_latents(autoencoder, measured)
+    tokens, latents = store_tokens(autoencoder, measured), store_latents(autoencoder, measured)
     known = store_latents(autoencoder, texts)
     small = None
     if denoiser_minutes:
@@ -132,7 +134,7 @@ def _train_denoiser(
         in_every_epoch((known, nothing)),
         (latents, nothing),
         settings,
-        SamplingConfig(num_inference_steps=1),
+        SamplingOptions(num_inference_steps=1),
     )
     with tempfile.TemporaryDirectory() as folder, torch.enable_grad():
         train_stage(stage, settings, Path(folder), log=log)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.encoding import store_latents, store_tokens
 from ladle.autoencoder.latents import Latents
-from ladle.condition import RawCondition
-from ladle.diffusion.denoising import LatentDiffusionModel
-from ladle.generation import noised_estimate
-from ladle.training.cache import VectorStore, store_latents
-from ladle.training.stages import TokenStore
+from ladle.conditioning.encoder import RawCondition
+from ladle.data.stores import TokenStore, VectorStore
+from ladle.diffusion.model import LatentDiffusionModel
+from ladle.sampling.soundness import noised_estimate
 
 LOG_SNRS = (8.0, 6.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0)
 MAX_QUICK = 128  # texts, where it takes place within a training
@@ -114,7 +114,7 @@ def calibrated_shift(autoencoder: TextAutoencoder, texts: Sequence[str], seed: i
     None where `noise_tells` nothing.
     """
     texts = [text for text in texts if text.strip()][:MAX_QUICK]
-    tokens, latents = TokenStore.of(autoencoder, texts), store_latents(autoencoder, texts)
+    tokens, latents = store_tokens(autoencoder, texts), store_latents(autoencoder, texts)
     recovery = recovery_curve(autoencoder, tokens, latents, seed=seed)
     clean = accuracy(autoencoder, tokens, latents, lambda z0, mask: z0)
     if not noise_tells(recovery, clean):

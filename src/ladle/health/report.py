@@ -4,10 +4,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ladle.checkpoint import ModelParts
-from ladle.diffusion.denoising import DiffusionConfig
+from ladle.diffusion.model import DiffusionConfig
 from ladle.health.geometry import Spectrum
 from ladle.health.recovery import Recovery, advised_shift, noise_tells
+from ladle.storage.model_folder import ModelParts
 
 
 @dataclass(frozen=True)

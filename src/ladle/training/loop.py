@@ -19,16 +19,16 @@ from torch import Tensor, nn
 
 from ladle.config import Config
 from ladle.errors import LadleError, UserError
-from ladle.training.best import BestWeights
+from ladle.training.best_weights import BestWeights
 from ladle.training.ema import EMA
-from ladle.training.interface import Stage
 from ladle.training.interrupts import Interrupts
-from ladle.training.objective import Objective, set_modes
+from ladle.training.metrics_file import NoRecord, Record
+from ladle.training.optimiser import FREE_SETTINGS, TrainingConfig, build_optimizer, lr_factor, use_bf16
 from ladle.training.processes import Processes, main_first
 from ladle.training.progress import Log, Progress, collapse_warnings, duration, mean, sample_statistics, say
-from ladle.training.record import NoRecord, Record
-from ladle.training.settings import FREE_SETTINGS, TrainingConfig, build_optimizer, lr_factor, use_bf16
 from ladle.training.sharding import dissolve, gathered, is_sharded, shard, whole
+from ladle.training.stage_loss import Objective, set_modes
+from ladle.training.stages.interface import Stage
 from ladle.training.state import (
     Position,
     StateFolder,
@@ -108,12 +108,12 @@ def train_stage(
     try:
         if config.num_threads:
             torch.set_num_threads(config.num_threads)
-        return _Run(stage, config, run_dir, folder, log).train()
+        return _Training(stage, config, run_dir, folder, log).train()
     finally:
         torch.set_num_threads(threads)
 
 
-class _Run:
+class _Training:
     """One call of `train_stage` that has something to do."""
 
     def __init__(self, stage: Stage, config: TrainingConfig, run_dir: Path, folder: StateFolder, log: Log) -> None:

@@ -10,15 +10,15 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from ladle.autoencoder.autoencoder import AutoencoderConfig
-from ladle.checkpoint import SamplingConfig
-from ladle.condition import ConditionConfig
+from ladle.conditioning.config import ConditionConfig
 from ladle.config import Config
-from ladle.diffusion.denoising import DiffusionConfig
+from ladle.data.files import read_toml
+from ladle.data.splits import DataConfig
+from ladle.diffusion.model import DiffusionConfig
 from ladle.errors import UserError
-from ladle.files import read_toml
-from ladle.training.data import DataConfig
-from ladle.training.joint import JointConfig
-from ladle.training.settings import Optimisation, TrainingConfig
+from ladle.sampling.options import SamplingOptions
+from ladle.training.optimiser import Optimisation, TrainingConfig
+from ladle.training.stages.joint import JointConfig
 
 STAGES = ("autoencoder", "diffusion", "joint", "decoder")
 EXCLUSIVE = {"training.minutes": "steps", "training.steps": "minutes"}
@@ -73,7 +73,7 @@ class DiffusionTraining(StageTraining):
 
 
 class JointTraining(StageTraining):
-    """Autoencoder and denoiser together (`ladle.training.joint`): not unless it is given a share or a budget, and then
+    """Autoencoder and denoiser together (`ladle.training.stages.joint`): not unless it is given a share or a budget, and then
     in place of the diffusion stage or after it, as that one's share says."""
 
     share: float = Field(0.0, ge=0)
@@ -183,7 +183,7 @@ class Recipe(Config):
     condition: ConditionConfig = ConditionConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     joint: JointConfig = JointConfig()
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: SamplingOptions = SamplingOptions()
     training: TrainingPlan = TrainingPlan()
     card: dict[str, Any] = {}
 

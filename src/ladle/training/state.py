@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ladle.errors import LadleError, UserError
-from ladle.files import atomic_folder, recover_folder
+from ladle.storage.writing import atomic_folder, recover_folder
 from ladle.training.ema import EMA
 from ladle.training.sharding import like, whole
 

@@ -1,0 +1,37 @@
+"""Verb `convert`: models of other code."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from ladle.cli.app import app
+from ladle.storage.writing import check_writable
+
+convert = App(name="convert", help="Take over models of other code.", sort_key=10)
+app.command(convert)
+
+
+@convert.command(name="ld4lg")
+def convert_ld4lg(
+    folder: Path,
+    *,
+    output: Annotated[Path, Parameter(name=("--output", "-o"))],
+    autoencoder: Path | None = None,
+    backbone: str | None = None,
+    label: list[str] | None = None,
+) -> None:
+    """Turn a checkpoint of the paper's code (arXiv 2212.09462) into a Ladle model.
+
+    Args:
+        folder: The diffusion model's folder, with args.json and model.pt.
+        output: Model folder to write.
+        autoencoder: Folder of its autoencoder, with the same two files. Default: what args.json names.
+        backbone: Folder or hub id of the encoder-decoder (its config and tokenizer). Default: what args.json names.
+        label: Name of a class; once for each, in their order. Default: their numbers.
+    """
+    check_writable(output, folder=True)
+
+    from ladle.paper.conversion import convert_ld4lg as run_conversion
+
+    print(run_conversion(folder, output, autoencoder=autoencoder, backbone=backbone, labels=label or ()))

@@ -1,0 +1,86 @@
+"""`ladle demo`: what the two shipped models do, in under a minute, without a network."""
+
+import shutil
+import textwrap
+import time
+
+from ladle.errors import LadleError
+from ladle.pipeline import LatentDiffusion
+from ladle.storage.names import shipped_models
+
+GENERATOR, AUTOENCODER = "e2e", "base-en"
+NUM_SAMPLES = 5
+CANDIDATES = 8
+
+SOURCES = (
+    "name[The Vaults], eatType[pub], food[Italian], priceRange[moderate], area[riverside], familyFriendly[yes], "
+    "near[Café Rouge]",
+    "name[Cotto], eatType[coffee shop], food[Japanese], customer rating[low], area[city centre]",
+)
+SENTENCES = (
+    "The lamp in the harbour was lit long before the first boats came home.",
+    "Copper conducts electricity well, which is why most cables are made of it.",
+    "She read the letter twice, folded it, and said nothing for the rest of the day.",
+)
+
+
+def run_demo() -> None:
+    """Print samples, data to text, and reconstructions, with a word on each.
+
+    Raises:
+        LadleError: this installation lacks a shipped model.
+    """
+    known = shipped_models()
+    for name in (GENERATOR, AUTOENCODER):
+        if name not in known:
+            raise LadleError(f"this installation has no shipped model '{name}' for the demo; install it again")
+    begun = time.monotonic()
+    _say(
+        "Ladle writes text by diffusion: noise becomes latent vectors, and these become words. Two of the models in it:"
+    )
+
+    model = LatentDiffusion.from_pretrained(known[GENERATOR])
+    _title(f"1. {GENERATOR}: descriptions of restaurants, out of nothing but noise")
+    for seed, text in enumerate(model.generate(num_samples=NUM_SAMPLES)):
+        _item(f"seed {seed}", text)
+
+    _title("2. The same weights, told what to say")
+    _say(f"Each is the best of {CANDIDATES} draws: the one most like the others.")
+    texts = model.generate(source=list(SOURCES), candidates=CANDIDATES)
+    for source, text in zip(SOURCES, texts, strict=True):
+        print()
+        _item("data", source)
+        _item("text", text)
+
+    _title(f"3. {AUTOENCODER}: any English sentence to a few vectors, and back")
+    autoencoder = LatentDiffusion.from_pretrained(known[AUTOENCODER])
+    latents = autoencoder.encode(SENTENCES)
+    for sentence, text, mask in zip(SENTENCES, autoencoder.decode(latents), latents.mask, strict=True):
+        print()
+        _item("text", sentence)
+        same = text == sentence
+        _item("back", "the same" if same else text)
+        _item("", f"through {int(mask.sum())} vectors of {latents.values.shape[-1]} numbers")
+
+    _title(f"That took {time.monotonic() - begun:.0f} s. Next:")
+    print(f"  ladle sample --model {GENERATOR} -n 20                       more of these, as JSON Lines")
+    print("  ladle train --data FILE --output runs/mine            a model of your own texts")
+    print("  ladle --help")
+
+
+def _title(text: str) -> None:
+    print(f"\n{text}\n{'-' * len(text)}", flush=True)
+
+
+def _say(text: str) -> None:
+    print(textwrap.fill(text, _width()), flush=True)
+
+
+def _item(label: str, text: str) -> None:
+    indent = " " * 10
+    first = f"  {label}".ljust(len(indent))
+    print(textwrap.fill(text, _width(), initial_indent=first, subsequent_indent=indent), flush=True)
+
+
+def _width() -> int:
+    return min(100, shutil.get_terminal_size((100, 24)).columns)

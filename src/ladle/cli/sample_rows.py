@@ -1,0 +1,104 @@
+"""`ladle sample`: from seeds and rows to condition on to rows of drawn texts."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ladle.data.files import name_of
+from ladle.data.tables import read_table
+from ladle.errors import UserError
+
+if TYPE_CHECKING:
+    from ladle.pipeline import LatentDiffusion
+
+TEXTS_AT_ONCE = 1024  # texts drawn between two writes: enough to sort them by length, few enough for the memory
+
+
+@dataclass(frozen=True)
+class Input:
+    """A row to condition on; all empty for an unconditional sample."""
+
+    source: str | None = None
+    label: str | None = None
+    references: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One text to be drawn."""
+
+    seed: int
+    label: str | None
+    input: Input
+
+    def row(self, text: str, digest: str | None) -> dict[str, Any]:
+        """The row that is written; what it was not conditioned on is left out."""
+        condition = {"label": self.label, "source": self.input.source, "references": list(self.input.references)}
+        return {"text": text, "seed": self.seed} | {k: v for k, v in condition.items() if v} | {"model": digest}
+
+
+def drawn_rows(model: "LatentDiffusion", draws: Sequence[Draw], options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Draw the texts, in the order given, and yield their rows.
+
+    Args:
+        model: what they are drawn from.
+        draws: seeds and conditions.
+        options: other arguments of `LatentDiffusion.generate`, `batch_size` and `candidates` among them.
+
+    Raises:
+        UserError: a condition or an option that the model has not.
+    """
+    size = max(options["batch_size"], TEXTS_AT_ONCE // (options["candidates"] or model.parts.sampling.candidates))
+    with progress_bar(len(draws)) as bar:
+        for start in range(0, len(draws), size):
+            part = draws[start : start + size]
+
+            def show(done: int, total: int, start: int = start, count: int = len(part)) -> None:
+                # Decoding comes after the last step; another round of candidates must not take the bar back.
+                bar.n = max(bar.n, start + count * done // (total + 1))
+                bar.refresh()
+
+            texts = model.generate(
+                seeds=[draw.seed for draw in part],
+                label=[draw.label for draw in part],
+                source=[draw.input.source for draw in part],
+                on_step=None if bar.disable else show,
+                **options,
+            )
+            bar.n = start + len(part)
+            bar.clear()  # rows may go to the same terminal
+            yield from (draw.row(text, model.digest) for draw, text in zip(part, texts, strict=True))
+
+
+def read_inputs(path: str) -> list[Input]:
+    """Rows to condition on: the column `source` with `label` and `references` beside it, or one source a line.
+
+    Raises:
+        UserError: a missing, empty or malformed file, or a row without a source (`file:line`).
+    """
+    table = read_table(path, frozenset({"source"}))
+    plain = table.columns == ["text"]
+    inputs = []
+    for number, record in table.records:
+        source = record.get("text" if plain else "source")
+        if plain and not str(source).strip():
+            continue
+        if not isinstance(source, str) or not source.strip():
+            given = f"'source' is {source!r:.40}" if "source" in record else f"no 'source' among {', '.join(record)}"
+            raise UserError(f"{table.place(number)}: {given}; give rows with a text in 'source', or one source a line")
+        references = record.get("references") or ()
+        if not isinstance(references, list | tuple) or not all(isinstance(item, str) for item in references):
+            raise UserError(f"{table.place(number)}: 'references' is {references!r:.40}, not a list of strings")
+        label = record.get("label")
+        inputs.append(Input(source.strip(), str(label) if label not in (None, "") else None, tuple(references)))
+    if not inputs:
+        raise UserError(f"{name_of(path)} has no rows")
+    return inputs
+
+
+def progress_bar(total: int) -> Any:
+    """A bar of `total` texts on standard error, where that is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=" texts", file=sys.stderr, disable=None, leave=False)

@@ -1,0 +1,82 @@
+"""Verb `train`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from ladle.cli.app import File, app, log
+from ladle.errors import UserError
+from ladle.storage.writing import check_writable
+
+
+@app.command(sort_key=2)
+def train(
+    recipe: Path | None = None,
+    /,
+    *,
+    data: File | None = None,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    stage: Literal["all", "autoencoder", "diffusion", "joint", "decoder"] = "all",
+    settings: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    minutes: float | None = None,
+    from_scratch: Annotated[bool, Parameter(show_default=False)] = False,
+    backbone: str | None = None,
+    text: str | None = None,
+    label: str | None = None,
+    source: str | None = None,
+    target: str | None = None,
+    seed: int | None = None,
+) -> None:
+    """Train a model on a file of texts. The same command goes on from where an interrupted one stopped.
+
+    Args:
+        recipe: A TOML file of settings; without one, sizes and minutes that fit most files.
+        data: Texts to learn from: JSON Lines, CSV, TSV or text, gzipped or not, or a folder of train/valid/test files.
+        output: Folder of the run; the model is in final/ in it. Default: runs/NAME.
+        stage: Stop after this stage: autoencoder, diffusion, joint or decoder.
+        settings: KEY=VALUE in place of the recipe's, such as diffusion.schedule.shift=3. May be repeated.
+        minutes: Time for all stages together.
+        from_scratch: Train everything from nothing, where the default starts from prior-en.
+        backbone: A pre-trained encoder-decoder to build on, such as facebook/bart-base: a folder or a hub id.
+        text: Column of the texts. Default: text.
+        label: Column of the class labels; "" leaves them out. Default: label, if there is one.
+        source: Column of the source texts to condition on; "" leaves them out. Default: source, if there is one.
+        target: Column of the texts that belong to the sources. Default: target, if there is one.
+        seed: Seed of everything random in the training.
+    """
+    if recipe is not None:
+        from ladle.data.tables import kind_of
+
+        if kind_of(recipe) is not None:
+            raise UserError(f"{recipe} is not a recipe but looks like data: ladle train --data {recipe}")
+    if from_scratch and backbone is not None:
+        raise UserError("--from-scratch and --backbone exclude each other: give one of them")
+    given: dict[str, Any] = {
+        "training.minutes": minutes,
+        "training.seed": seed,
+        "start": "nothing" if from_scratch else None,
+        "autoencoder.backbone.pretrained": backbone,
+        "data.text": text,
+        "data.label": label,
+        "data.source": source,
+        "data.target": target,
+    }
+    # JSON writes strings and numbers as TOML reads them.
+    flags = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items() if value is not None]
+    if output is not None:
+        check_writable(output, folder=True)
+
+    from ladle.training.processes import is_main
+    from ladle.training.recipe import load_recipe
+    from ladle.training.run import train as run_training
+
+    resolved = load_recipe(recipe, data=data, sets=[*flags, *(settings or [])])
+    if output is None:
+        output = Path("runs") / resolved.name
+        check_writable(output, folder=True)
+    model = run_training(resolved, output, stage=stage, log=log)
+    if is_main():
+        log(f"done; look at it with: ladle sample --model {model} -n 8")
+        print(model)

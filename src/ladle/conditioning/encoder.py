@@ -1,0 +1,148 @@
+"""What a sample is conditioned on: nothing, a class label, a source text, or both at once.
+
+Each condition is dropped per sample in training, so that one model samples with and without it.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ladle.conditioning.config import ConditionConfig
+from ladle.layers import Block, sinusoids
+
+# A channel of a label's vector at the start: as much as the noise level's, to which it is added, moves from level to
+# level (.17 in `prior-en`). From .02 a training of minutes hardly hears it (benchmarks/LOG.md).
+LABEL_STD = 0.2
+
+
+@dataclass(frozen=True)
+class RawCondition:
+    """What the user gave, as tensors. label_ids: [B], -1 for none. source: [B, M, C] with source_mask [B, M]
+    (a row without True has no source)."""
+
+    label_ids: Tensor | None = None
+    source: Tensor | None = None
+    source_mask: Tensor | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether any row has a label or a source."""
+        return any(bool(rows.any()) for rows in self._given())
+
+    def given_rows(self, batch: int) -> Tensor:
+        """Which of the `batch` rows have a label or a source, bool [B] on the CPU."""
+        given = torch.zeros(batch, dtype=torch.bool)
+        for rows in self._given():
+            given |= rows.cpu()
+        return given
+
+    def and_without(self) -> "RawCondition":
+        """All rows, then all of them once more without any condition: [2B]."""
+        label = None if self.label_ids is None else torch.cat([self.label_ids, torch.full_like(self.label_ids, -1)])
+        if self.source is None or self.source_mask is None:
+            return RawCondition(label)
+        mask = torch.cat([self.source_mask, torch.zeros_like(self.source_mask)])
+        return RawCondition(label, self.source.repeat(2, 1, 1), mask)
+
+    def _given(self) -> list[Tensor]:
+        """Which rows have a label, and which a source, bool [B] each; none of what no row has."""
+        label = [] if self.label_ids is None else [self.label_ids >= 0]
+        return label + ([] if self.source_mask is None else [self.source_mask.any(1)])
+
+    def to(self, device: torch.device | str) -> "RawCondition":
+        """All tensors on `device`."""
+        return RawCondition(
+            *(None if x is None else x.to(device) for x in (self.label_ids, self.source, self.source_mask))
+        )
+
+    def __getitem__(self, rows: Tensor | slice) -> "RawCondition":
+        return RawCondition(*(None if x is None else x[rows] for x in (self.label_ids, self.source, self.source_mask)))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the denoiser reads: an optional vector [B, W], an optional memory [B, M, W] with its mask [B, M]."""
+
+    vector: Tensor | None = None
+    memory: Tensor | None = None
+    memory_mask: Tensor | None = None
+
+    def __getitem__(self, rows: Tensor | slice) -> "Condition":
+        return Condition(*(None if x is None else x[rows] for x in (self.vector, self.memory, self.memory_mask)))
+
+
+class ConditionEncoder(nn.Module):
+    """RawCondition -> Condition, with learned stand-ins for what is absent.
+
+    Args:
+        config: which conditions there are.
+        width: W of the denoiser.
+        source_dim: C, channels of the source's states or latents.
+    """
+
+    def __init__(self, config: ConditionConfig, width: int, source_dim: int):
+        super().__init__()
+        self.config = config
+        self.label = None
+        if config.labels:
+            self.label = nn.Embedding(len(config.labels) + 1, width)  # the last row stands for "no label"
+            nn.init.normal_(self.label.weight, std=LABEL_STD)
+        self.project = None
+        if config.source:
+            plain = config.plain_source
+            self.project = nn.Sequential(
+                nn.Identity() if plain else nn.LayerNorm(source_dim), nn.Linear(source_dim, width)
+            )
+            self.no_source = nn.Parameter(0.02 * torch.randn(width))
+            positions = None if plain else nn.Parameter(sinusoids(config.max_source_tokens, width))
+            self.register_parameter("positions", positions)
+            self.layers = nn.ModuleList(
+                Block(width, config.num_heads) for _ in range(0 if plain else config.source_layers)
+            )
+            self.norm = nn.Identity() if plain else nn.LayerNorm(width)
+            self.pool = None if plain else nn.Linear(width, width)
+
+    def encode(self, raw: RawCondition, batch: int) -> Condition:
+        """raw -> Condition of `batch` rows; what `raw` lacks is filled with the learned stand-ins."""
+        vector = memory = mask = None
+        if self.label is not None:
+            ids = torch.full((batch,), -1) if raw.label_ids is None else raw.label_ids
+            ids = ids.to(self.label.weight.device)
+            vector = self.label(torch.where(ids < 0, len(self.config.labels), ids))
+        if self.project is not None:
+            memory, mask = self._source(raw, batch)
+        if memory is not None and mask is not None and self.pool is not None:
+            pooled = self.pool((memory * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+            vector = pooled if vector is None else vector + pooled
+        return Condition(vector, memory, mask)
+
+    def null(self, batch: int) -> Condition:
+        """The condition of `batch` samples that have none."""
+        return self.encode(RawCondition(), batch)
+
+    def drop(self, raw: RawCondition) -> RawCondition:
+        """Each condition of each sample lost with probability `drop_prob` (torch's global generator)."""
+        if raw.label_ids is not None:
+            lost = torch.rand(raw.label_ids.shape, device=raw.label_ids.device) < self.config.drop_prob
+            raw = replace(raw, label_ids=raw.label_ids.masked_fill(lost, -1))
+        if raw.source_mask is not None:
+            lost = torch.rand(len(raw.source_mask), 1, device=raw.source_mask.device) < self.config.drop_prob
+            raw = replace(raw, source_mask=raw.source_mask & ~lost)
+        return raw
+
+    def _source(self, raw: RawCondition, batch: int) -> tuple[Tensor, Tensor]:
+        x = self.no_source.expand(batch, 1, -1)
+        mask = torch.ones(batch, 1, dtype=torch.bool, device=self.no_source.device)
+        if raw.source is not None:
+            longest = self.config.max_source_tokens
+            source, source_mask = (part[:, :longest] for part in (raw.source, raw.source_mask))
+            states = self.project(source.to(self.no_source.dtype))
+            if self.positions is not None:
+                states = states + self.positions[: source.shape[1]]
+            # The stand-in is a first token that only the rows without a source may read.
+            x = torch.cat([x.to(states), states], dim=1)
+            mask = torch.cat([~source_mask.any(1, keepdim=True), source_mask], dim=1)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.norm(x), mask

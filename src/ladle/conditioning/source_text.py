@@ -1,0 +1,136 @@
+"""What the denoiser reads of a source text: states of the backbone's encoder or of another model's, or latents."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.conditioning.config import ConditionConfig
+from ladle.errors import UserError
+
+
+class SourceEncoder(nn.Module):
+    """A frozen encoder of source texts that is not the backbone's: BERT, RoBERTa, T5, BART, anything of transformers'
+    that gives a state for each token.
+
+    Args:
+        model: a transformers encoder or encoder-decoder (of which the encoder alone is run).
+        tokenizer: its tokenizer, with a padding token.
+    """
+
+    model: Any  # transformers' own types say less than is known here
+
+    def __init__(self, model: nn.Module, tokenizer: Any):
+        super().__init__()
+        self.model, self.tokenizer = model.requires_grad_(False), tokenizer
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> Self:
+        """Load with transformers from a folder or a hub id; only safetensors weights are read.
+
+        Raises:
+            UserError: no such model, or none that encodes text.
+        """
+        from transformers import AutoConfig, AutoTokenizer
+
+        try:
+            kind = auto_class(AutoConfig.from_pretrained(source))
+            model = kind.from_pretrained(source, use_safetensors=True, attn_implementation="eager", dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"cannot load the source's encoder '{source}': {reason}") from None
+        if tokenizer.pad_token_id is None:
+            raise UserError(f"cannot use '{source}' as the source's encoder: its tokenizer has no padding token")
+        return cls(model, tokenizer).eval()
+
+    @property
+    def width(self) -> int:
+        """C, channels of the token states."""
+        return int(self.model.config.hidden_size)
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """input_ids [B, S], attention_mask [B, S] -> token states [B, S, C]."""
+        encoder = self.model.get_encoder() if self.model.config.is_encoder_decoder else self.model
+        states: Tensor = encoder(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
+        return states
+
+
+def auto_class(config: Any) -> Any:
+    """The class of transformers' that loads an encoder of this config: without its decoder, where there is one such."""
+    from transformers import AutoModel, AutoModelForTextEncoding
+
+    return AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
+
+
+def learns_sources(autoencoder: TextAutoencoder, config: ConditionConfig) -> bool:
+    """Whether sources are read by what the autoencoder's training changes: its bottleneck (`latents`), or the encoder
+    of a backbone that is not frozen."""
+    if config.source_memory == "latents":
+        return True
+    model: Any = autoencoder.backbone.model
+    return config.source_encoder is None and any(p.requires_grad for p in model.get_encoder().parameters())
+
+
+class SourceReader:
+    """Source texts -> memory, as `config` says.
+
+    Args:
+        autoencoder: the model's; it stays as it is.
+        config: which memory, and how much of it.
+        encoder: what gives the states in place of the backbone's encoder.
+    """
+
+    def __init__(self, autoencoder: TextAutoencoder, config: ConditionConfig, encoder: SourceEncoder | None = None):
+        self.autoencoder, self.config = autoencoder, config
+        self.encoder = encoder if config.source_memory == "states" else None
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the source texts."""
+        return self.autoencoder.backbone.tokenizer if self.encoder is None else self.encoder.tokenizer
+
+    @property
+    def dim(self) -> int:
+        """C, channels of the memory."""
+        if self.encoder is not None:
+            return self.encoder.width
+        states = self.config.source_memory == "states"
+        return self.autoencoder.backbone.width if states else self.autoencoder.latent_dim
+
+    @property
+    def max_tokens(self) -> int:
+        """What is read of a source, in tokens. Of states as many as the encoder has places for, which may be more than
+        a text to be written has."""
+        backbone = self.autoencoder.backbone
+        if self.config.source_memory == "latents":
+            return backbone.max_tokens
+        model = backbone.model if self.encoder is None else self.encoder.model
+        places = getattr(model.config, "max_position_embeddings", None) or self.config.max_source_tokens
+        return min(self.config.max_source_tokens, places, self.tokenizer.model_max_length)
+
+    def tokenize(self, texts: Iterable[str]) -> dict[str, Tensor]:
+        """texts -> input_ids [B, S] and attention_mask [B, S] (bool), cut at `max_tokens`, end token kept."""
+        encoded = self.tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"].bool()}
+
+    def to(self, device: torch.device | str) -> Self:
+        """Autoencoder and encoder on `device`, in evaluation mode."""
+        self.autoencoder.to(device).eval()
+        if self.encoder is not None:
+            self.encoder.to(device).eval()
+        return self
+
+    @torch.no_grad()
+    def read(self, tokens: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokens [B, S] on the model's device -> memory [B, M, C] and its mask [B, M]."""
+        if self.config.source_memory == "latents":
+            latents = self.autoencoder.encode(**tokens)
+            return latents.values, latents.mask
+        encode = self.autoencoder.backbone.encode if self.encoder is None else self.encoder.encode
+        return encode(**tokens), tokens["attention_mask"]

@@ -1,0 +1,90 @@
+"""Batches of rows of like length, so that few positions are padding. Knows lengths only, not texts."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from ladle.errors import UserError
+
+BATCHES_IN_POOL = 50  # sorted together: more waste less padding, fewer mix lengths better in a batch's company
+BATCHES_IN_EPOCH = 10  # at least, where that leaves batches of
+LEAST_TOKENS = 1024
+
+
+def token_batches(
+    lengths: Sequence[int], max_tokens: int, *, seed: int, epoch: int, max_rows: int | None = None
+) -> list[list[int]]:
+    """Put every row into one batch with rows * longest <= max_tokens; the order is decided by (seed, epoch) alone.
+
+    Rows are shuffled, cut into pools of about fifty batches, sorted by length within a pool, cut into batches; then
+    the batches are shuffled.
+
+    Args:
+        lengths: tokens of each row; a length of 0 counts as 1.
+        max_tokens: the most positions of a batch, padding included. A longer row is a batch of its own.
+        max_rows: the most rows of a batch, without limit when None.
+
+    Returns:
+        Batches of row indices; every index stands exactly once.
+
+    Raises:
+        UserError: `max_tokens` or `max_rows` is below 1.
+    """
+    for name, value in (("max_tokens", max_tokens), ("max_rows", max_rows)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}: it must be at least 1")
+    sizes = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
+    if sizes.size == 0:
+        return []
+    rng = np.random.default_rng([seed % 2**63, epoch])
+    rows_of_batch = max(1, int(max_tokens / sizes.mean()))
+    pool_size = BATCHES_IN_POOL * min(rows_of_batch, max_rows or rows_of_batch)
+    order = rng.permutation(sizes.size)
+    batches: list[list[int]] = []
+    for start in range(0, sizes.size, pool_size):
+        pool = order[start : start + pool_size]
+        pool = pool[np.argsort(sizes[pool], kind="stable")]
+        batches += _cut(pool.tolist(), sizes[pool].tolist(), max_tokens, max_rows or sizes.size)
+    return [batches[index] for index in rng.permutation(len(batches))]
+
+
+class BatchSettings(Protocol):
+    """The settings of a training that say how rows are put into batches."""
+
+    @property
+    def max_tokens(self) -> int:
+        """The most positions of a batch, padding included."""
+
+    @property
+    def max_rows(self) -> int | None:
+        """The most rows of a batch."""
+
+    @property
+    def seed(self) -> int:
+        """Of the order."""
+
+
+def epoch_batches(lengths: Sequence[int], config: BatchSettings, epoch: int) -> list[list[int]]:
+    """`token_batches` of an epoch as a stage's settings ask for them, of a size that fits the data."""
+    max_tokens = fitting_max_tokens(lengths, config.max_tokens)
+    return token_batches(lengths, max_tokens, seed=config.seed, epoch=epoch, max_rows=config.max_rows)
+
+
+def fitting_max_tokens(lengths: Sequence[int], max_tokens: int) -> int:
+    """`max_tokens`, or less where a small data set would make an epoch of a handful of batches: a noisy gradient often
+    is worth more than a precise one seldom."""
+    return min(max_tokens, max(LEAST_TOKENS, sum(lengths) // BATCHES_IN_EPOCH))
+
+
+def _cut(pool: list[int], sizes: list[int], max_tokens: int, max_rows: int) -> list[list[int]]:
+    """Cut rows that stand by rising length, so that a batch's longest row is its last."""
+    batches: list[list[int]] = []
+    current: list[int] = []
+    for index, size in zip(pool, sizes, strict=True):
+        if current and (len(current) == max_rows or (len(current) + 1) * size > max_tokens):
+            batches.append(current)
+            current = []
+        current.append(index)
+    batches.append(current)
+    return batches

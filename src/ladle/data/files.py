@@ -1,0 +1,129 @@
+"""Reading files: lines, bytes, TOML and JSON, gzipped or not. `-` is standard input."""
+
+import gzip
+import io
+import json
+import os
+import sys
+import tomllib
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from ladle.errors import UserError
+
+STDIO = "-"  # the path that means standard input or standard output
+
+
+PathLike = str | os.PathLike[str]
+
+
+@contextmanager
+def open_bytes(path: PathLike) -> Iterator[io.BufferedReader]:
+    """Open a file (`-`: standard input) for reading, unpacked if it is gzip by its content, whatever its name.
+
+    Raises:
+        UserError: it is missing, a folder, may not be read, or is named `.gz` and is no gzip file. Also when gzip
+            data turn out to be cut short or damaged while the block reads.
+    """
+    name = name_of(path)
+    try:
+        opened = nullcontext(sys.stdin.buffer) if os.fspath(path) == STDIO else open(path, "rb")  # noqa: SIM115
+    except FileNotFoundError:
+        raise UserError(f"no such file: {name}") from None
+    except IsADirectoryError:
+        raise UserError(f"{name} is a folder; give a file") from None
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror or error}") from None
+    with opened as raw:
+        source = cast(io.BufferedReader, raw)
+        try:
+            head = source.peek(2)[:2]
+            if head == b"\x1f\x8b":
+                with gzip.GzipFile(fileobj=source, mode="rb") as unpacked:
+                    yield io.BufferedReader(cast(io.RawIOBase, unpacked), 1 << 16)
+            elif head and name.endswith(".gz"):
+                raise UserError(f"{name} is not a gzip file, though its name ends in .gz; rename it or pack it again")
+            else:
+                yield source
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(f"{name} is a damaged or cut-off gzip file ({error}); copy or pack it again") from None
+
+
+def read_lines(path: PathLike) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file with their ends; `-` is standard input; gzip is unpacked, a BOM is dropped.
+
+    Only `\\n` ends a line: other separators that Unicode knows stay in the text.
+
+    Raises:
+        UserError: as `open_bytes`, or a line that is not UTF-8 text (`file:line`).
+    """
+    name = name_of(path)
+    with open_bytes(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            yield decode_line(line, f"{name}:{number}", first=number == 1)
+
+
+@contextmanager
+def open_text(path: PathLike) -> Iterator[TextIO]:
+    """Open a UTF-8 file for reading as one stream (gzip and `-` as in `open_bytes`, line ends as they are).
+
+    Raises:
+        UserError: as `open_bytes`, or the text is not UTF-8. `read_lines` names the line.
+    """
+    with open_bytes(path) as stream:
+        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+        try:
+            yield text
+        except UnicodeDecodeError:
+            raise UserError(f"{name_of(path)}: {NOT_UTF8}") from None
+        finally:
+            text.detach()  # else closing the wrapper would close standard input
+
+
+NOT_UTF8 = "not UTF-8 text; convert it first: iconv -f ENCODING -t UTF-8 FILE"
+
+
+def decode_line(line: bytes, where: str, *, first: bool = False) -> str:
+    """Decode one line; `where` (`file:line`) opens the message, `first` drops a byte order mark.
+
+    Raises:
+        UserError: the bytes are not UTF-8, or hold a NUL (UTF-16 or no text at all).
+    """
+    try:
+        text = line.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: {NOT_UTF8}") from None
+    if "\0" in text:
+        raise UserError(f"{where}: {NOT_UTF8}")
+    return text
+
+
+def read_toml(path: PathLike, what: str, hint: str) -> dict[str, Any]:
+    """The tables of a TOML file. what: what it is, for the message; hint: what to do where there is none.
+
+    Raises:
+        UserError: no such file, or not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no {what} at '{path}': {hint}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read the {what} '{path}': {error}") from None
+
+
+def name_of(path: PathLike) -> str:
+    """The path as messages show it."""
+    return "standard input" if os.fspath(path) == STDIO else os.fspath(path)
+
+
+def known_json(path: Path) -> dict[str, Any]:
+    """The JSON object that an earlier run left at `path`; {} where it left none, or half of one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

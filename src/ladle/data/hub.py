@@ -1,0 +1,83 @@
+"""Data sets on the hub, by the library `datasets`, as the tables that files are read into too."""
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+from ladle.data.tables import Record, Table
+from ladle.errors import LadleError, UserError, first_line
+
+
+def hub_tables(
+    name: str, subset: str | None, splits: Mapping[str, tuple[str, ...]], *, streaming: bool = False
+) -> dict[str, Table]:
+    """The tables of a hub data set by split.
+
+    Args:
+        name: its id. subset: of its configurations one.
+        splits: what each split may be called there.
+        streaming: rows come from the hub as they are asked for, and none is kept on disk.
+
+    Raises:
+        UserError: the extra is missing, no such data set, none to train on. LadleError: the hub cannot be reached.
+    """
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError:
+        raise UserError(
+            f"the hub data set '{name}' needs an extra: pip install 'ladle[datasets]'; "
+            "or put a local file in its place (--data FILE)"
+        ) from None
+    loaded = _load(datasets, name, subset, streaming)
+    tables: dict[str, Table] = {}
+    for split, known in splits.items():
+        own = next((part for part in known if part in loaded), None)
+        if own is not None:
+            data = loaded[own]
+            columns = data.column_names and list(data.column_names)  # None: a stream may not know them
+            tables[split] = Table(f"{name} ({own})", _records(name, data), columns, by_line=False)
+    if "train" not in tables:
+        raise UserError(f"the hub data set '{name}' has no train split: it has {', '.join(loaded)}")
+    return tables
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """What goes wrong with the hub in the block, in one line."""
+    try:
+        yield
+    except ConnectionError as error:
+        raise LadleError(f"the hub cannot be reached for '{name}' ({first_line(error)}); or use --data FILE") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"hub data set '{name}': {first_line(error)}; or use --data FILE") from None
+
+
+def _load(datasets: Any, name: str, subset: str | None, streaming: bool) -> Any:
+    with _told(name):
+        try:
+            return datasets.load_dataset(name, subset, streaming=streaming)
+        except RuntimeError as error:
+            if "script" not in str(error):
+                raise
+            # Old sets (GEM's among them) are Python scripts, which `datasets` runs no more (issue 7693 there). The
+            # hub keeps their rows as Parquet on a branch, one folder a configuration (issue 8012 there).
+            return datasets.load_dataset(name, revision="refs/convert/parquet", data_dir=subset, streaming=streaming)
+
+
+def _records(name: str, data: Any) -> Iterator[tuple[int, Record]]:
+    """The rows, with class numbers put back into class names (-1: not labelled). A stream may break on the way."""
+    classes = {
+        column: feature.names for column, feature in (data.features or {}).items() if hasattr(feature, "int2str")
+    }
+    rows = iter(data)
+    for number in count(1):
+        with _told(name):
+            record = next(rows, None)
+        if record is None:
+            return
+        for column, labels in classes.items():
+            value = record[column]
+            record[column] = None if value is None or value < 0 else labels[value]
+        yield number, record

@@ -1,0 +1,237 @@
+"""From a file, a folder or a hub data set to rows to train on, to choose by and to report on."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field
+
+from ladle.config import Config
+from ladle.data.files import STDIO
+from ladle.data.hub import hub_tables
+from ladle.data.row_portions import Portions
+from ladle.data.rows import Columns, Row, iter_rows, open_table
+from ladle.data.tables import ENDINGS, Table, kind_of
+from ladle.errors import UserError
+
+SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
+
+
+class DataConfig(Config):
+    """Where the rows come from, which columns they have, and how many are held out."""
+
+    path: str | None = None  # a file, a folder of train/valid/test files (or of any files), or "-"; wins over `id`
+    id: str | None = None  # a `datasets` hub id
+    subset: str | None = None  # the hub data set's configuration name
+    text: str | None = None  # a column; of one that holds an object a part, "translation.de"
+    label: str | None = None
+    source: str | None = None
+    target: str | None = None
+    valid_path: str | None = None
+    test_path: str | None = None
+    valid_fraction: float = Field(0.05, ge=0, le=0.5)  # of the train rows, when no valid rows are given
+    max_valid_rows: int = Field(2000, ge=0)
+    max_rows: int | None = Field(None, ge=1)  # train rows used, chosen by the seed
+    rows_in_memory: int | None = Field(None, ge=1)  # train rows held at once, others in each epoch; None: all
+    seed: int = 0
+
+    @property
+    def columns(self) -> Columns:
+        """The four column names."""
+        return Columns(self.text, self.label, self.source, self.target)
+
+    def at(self, path: str) -> Self:
+        """This config with a local file or folder in place of its data: a hub set's column names do not go with it."""
+        data_of_its_own = ("id", "subset", "text", "label", "source", "target", "valid_path", "test_path")
+        return self.model_copy(update={"path": path} | dict.fromkeys(data_of_its_own))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows to train on, to choose by, and to report on (may be empty); `notes` are one line each, to be told. Of rows
+    that are read in portions, `train` is the first."""
+
+    train: list[Row]
+    valid: list[Row]
+    test: list[Row]
+    notes: list[str] = field(default_factory=list)
+    portions: Portions[Row] | None = None
+
+    def of_epoch(self, epoch: int) -> list[Row]:
+        """The rows to train on in that epoch, 0 the first."""
+        return self.portions(epoch) if self.portions else self.train
+
+
+def load_splits(config: DataConfig) -> Splits:
+    """Read all rows that a run needs. Valid rows are split off the train rows where none are given.
+
+    All rows of one source, else of one text, stay on one side of the split. Which, is decided by a hash of the source
+    or text and the seed: the same on every machine, and in whatever order the rows stand.
+
+    Raises:
+        UserError: bad input, no train rows, no data named at all.
+        LadleError: the hub cannot be reached.
+    """
+    notes: list[str] = []
+    if config.rows_in_memory is not None:
+        return _load_in_portions(config, config.rows_in_memory, notes)
+    parts = {split: list(_rows(tables, config, notes)) for split, tables in _tables(config, notes).items()}
+    train = parts["train"]
+    if config.max_rows is not None and len(train) > config.max_rows:
+        notes.append(f"train: {config.max_rows:,} of {len(train):,} rows used (max_rows)")
+        train = _choose(train, config.max_rows, config.seed)
+    if "valid" in parts:
+        valid = parts["valid"]
+    else:
+        train, valid = _split_off(train, config, notes)
+    # (Of a source whose rows are held out, those that are too many are not trained on either.)
+    return Splits(train, _limited(valid, config, notes), parts.get("test", []), notes)
+
+
+def _load_in_portions(config: DataConfig, size: int, notes: list[str]) -> Splits:
+    """As `load_splits`, but a row is held out by its own hash alone, whatever the others are: among `size` rows about
+    `valid_fraction` are; those of the first portion are the valid rows, others are not trained on."""
+    if config.path == STDIO:
+        raise UserError("standard input cannot be read twice, as data.rows_in_memory needs: name a file")
+    if config.max_rows is not None:
+        raise UserError("data.max_rows chooses among all rows and data.rows_in_memory never has them all: give one")
+    tables = _tables(config, notes)
+    parts = {split: list(_rows(its, config, notes)) for split, its in tables.items() if split != "train"}
+    fraction = config.valid_fraction if "valid" not in parts and config.max_valid_rows else 0.0
+    held_out: list[Row] = []
+
+    def read() -> Iterator[Row]:
+        for row in _rows(_tables(config, [])["train"], config, []):
+            if int.from_bytes(_rank(config.seed, _group(row, by_source=True))) >= fraction * 2**64:
+                yield row
+            elif len(held_out) < config.max_valid_rows:
+                held_out.append(row)
+
+    portions = Portions(read, size)
+    train = portions(0)
+    if not train:
+        raise UserError("all rows are held out; lower data.valid_fraction or give more rows")
+    valid = _limited(parts["valid"], config, notes) if "valid" in parts else list(held_out)
+    notes.append(f"train: {len(train):,} rows at a time, others in each epoch (rows_in_memory)")
+    return Splits(train, valid, parts.get("test", []), notes, portions)
+
+
+def _limited(valid: list[Row], config: DataConfig, notes: list[str]) -> list[Row]:
+    if len(valid) <= config.max_valid_rows:
+        return valid
+    notes.append(f"valid: {config.max_valid_rows:,} of {len(valid):,} rows used (max_valid_rows)")
+    return _choose(valid, config.max_valid_rows, config.seed)
+
+
+# ------------------------------------------------------------------------------------------------ where rows are
+
+
+def _tables(config: DataConfig, notes: list[str]) -> dict[str, Iterator[Table]]:
+    """The tables of each split, every one opened when it is asked for."""
+    tables: dict[str, Iterator[Table]] = {}
+    paths: dict[str, list[str]] = {}
+    if config.path is not None:
+        paths = _split_paths(config.path)
+    elif config.id is not None:
+        streaming = config.rows_in_memory is not None
+        of_hub = hub_tables(config.id, config.subset, SPLIT_NAMES, streaming=streaming)
+        tables = {split: iter([table]) for split, table in of_hub.items()}
+    else:
+        raise UserError("no data: name a file or folder (--data), or a hub data set (data.id)")
+    given = {"valid": config.valid_path, "test": config.test_path}
+    paths |= {split: [path] for split, path in given.items() if path is not None}
+    for split, files in paths.items():
+        if len(files) > 1:
+            notes.append(f"{split}: {len(files)} files of {Path(files[0]).parent}")
+        tables[split] = (open_table(path, config.columns) for path in files)
+    return tables
+
+
+def _rows(tables: Iterable[Table], config: DataConfig, notes: list[str]) -> Iterator[Row]:
+    for table in tables:
+        yield from iter_rows(table, config.columns, notes=notes)
+
+
+def _split_paths(path: str) -> dict[str, list[str]]:
+    """{"train": [path]} for a file; for a folder the files of each split, of any known kind: one named after it, or
+    several parts of it (train-00000-of-00004.parquet); where none is named so, all are train files."""
+    folder = Path(path)
+    if path == STDIO or not folder.is_dir():
+        return {"train": [path]}
+    found: dict[str, list[str]] = {}
+    names = sorted(name for name in os.listdir(folder) if kind_of(name) and not name.startswith("."))
+    for name in names:
+        split = _split_of(name)
+        if split is None:
+            continue
+        others = found.setdefault(split, [])
+        if others and (not _is_part(name) or not _is_part(others[0]) or kind_of(name) != kind_of(others[0])):
+            raise UserError(f"{path} has two files of {split} rows, {others[0]} and {name}; name one file")
+        others.append(name)
+    if names and not found:  # files of any names, all of them to train on
+        found["train"] = names
+    if "train" not in found:
+        has = f"it has {', '.join(names[:8])}" if names else "it has no data files"
+        raise UserError(f"{path} has no train file (train.jsonl, say; {', '.join(ENDINGS)}, or + .gz): {has}")
+    return {split: [str(folder / name) for name in files] for split, files in found.items()}
+
+
+def _split_of(name: str) -> str | None:
+    """The split that a file is named after: train.jsonl, or a part of it, train-00000-of-00004.parquet, train_2.csv."""
+    stem = re.sub(r"[-_]\d.*$", "", name.lower().split(".")[0])
+    return next((split for split, stems in SPLIT_NAMES.items() if stem in stems), None)
+
+
+def _is_part(name: str) -> bool:
+    """Whether the name is of one file of several, by its number."""
+    return bool(re.search(r"[-_]\d", name.split(".")[0]))
+
+
+# ------------------------------------------------------------------------------------------------ holding out
+
+
+def _split_off(rows: list[Row], config: DataConfig, notes: list[str]) -> tuple[list[Row], list[Row]]:
+    wanted = min(config.max_valid_rows, max(1, round(len(rows) * config.valid_fraction)))
+    if config.valid_fraction == 0 or wanted == 0:
+        return rows, []
+    by_source = any("source" in row for row in rows)
+    groups: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(_group(row, by_source), []).append(index)
+    what = "source" if by_source else "text"
+    if len(groups) < 2:
+        notes.append(f"valid: none, since all rows have the same {what}")
+        return rows, []
+    held_out: list[int] = []
+    ranked = sorted(groups, key=lambda group: _rank(config.seed, group))
+    for group in ranked:
+        if len(held_out) + len(groups[group]) <= wanted:
+            held_out += groups[group]
+    if not held_out:  # every group is larger than what was wanted: one whole group it is
+        held_out = groups[min(ranked, key=lambda group: len(groups[group]))]
+    chosen = set(held_out)
+    train = [row for index, row in enumerate(rows) if index not in chosen]
+    valid = [row for index, row in enumerate(rows) if index in chosen]
+    notes.append(f"valid: {len(valid):,} of {len(rows):,} rows split off by {what}, no {what} on both sides")
+    return train, valid
+
+
+def _group(row: Row, by_source: bool) -> str:
+    """Rows that must stay together have one group; case and spacing make no difference between two texts."""
+    kind, value = ("source", row["source"]) if by_source and "source" in row else ("text", row["text"])
+    return f"{kind}\0{' '.join(value.casefold().split())}"
+
+
+def _rank(seed: int, key: str | int) -> bytes:
+    """A random-looking sort key that is the same on every machine and for every version of Python."""
+    return hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest()
+
+
+def _choose(rows: list[Row], count: int, seed: int) -> list[Row]:
+    """`count` of the rows, in their order; random, since files often stand in some order (by book, by label)."""
+    chosen: Iterable[int] = sorted(range(len(rows)), key=lambda index: _rank(seed, index))[:count]
+    return [rows[index] for index in sorted(chosen)]

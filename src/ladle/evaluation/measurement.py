@@ -1,0 +1,270 @@
+"""What every row of a report is measured by, loaded once: the texts compared with, the models that judge.
+
+The samples are one row. The controls stand beside it and are measured as if they had been generated: held-out text
+(`reference`), the same with its words shuffled (`shuffled`), training rows played back (`training`) and, with an
+autoencoder, what it makes of the held-out text (`ceiling`).
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ladle.evaluation import metrics, references, text_stats
+from ladle.evaluation.mauve import MIN_TEXTS, Featuriser
+from ladle.evaluation.metrics import DEFAULT, Resampling, Score
+from ladle.evaluation.samples import (
+    Reference,
+    Sample,
+    draws_by_source,
+    halves,
+    references_by_source,
+    spread,
+    with_words_shuffled,
+)
+
+if TYPE_CHECKING:
+    from ladle.evaluation.judge import Judge
+    from ladle.evaluation.perplexity import Scorer
+
+Row = dict[str, Score]
+Reconstruct = Callable[[Sequence[str]], Sequence[str]]
+
+MIN_LABEL_TEXTS = 50  # of one label, for a MAUVE of its own
+JUDGED = ("label_true", "label_true_2")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Reference texts for figures that compare distributions: `shown` stand for samples, `against` is what all rows
+    are compared with. Disjoint; `shown` may be empty. halves: all texts that the two were taken from."""
+
+    shown: list[str]
+    against: list[str]
+    halves: tuple[list[str], list[str]]
+
+
+@dataclass
+class Measurement:
+    """Measures rows. Whatever is None, empty or False is left out.
+
+    reference: held-out texts. train: training texts. featuriser: for MAUVE, the Frechet distance and the nearest
+    meaning. scorer: for perplexity. judges: at most two, for labels. bertscore_encoder: folder or hub id. slots: the
+    inputs are E2E's. rouge: where there are references. novelty: the audit. seeds: clusterings of MAUVE. warnings: what
+    the reader of the figures should know, gathered while measuring.
+    """
+
+    reference: Reference | None = None
+    train: Sequence[str] | None = None
+    featuriser: Featuriser | None = None
+    scorer: "Scorer | None" = None
+    judges: Sequence["Judge"] = ()
+    bertscore_encoder: str | None = None
+    slots: bool = False
+    rouge: bool = False
+    novelty: bool = False
+    seeds: int = 3
+    resampling: Resampling = DEFAULT
+    warnings: list[str] = field(default_factory=list)
+
+    def measure(self, samples: Sequence[Sample]) -> Row:
+        """The row of generated texts."""
+        texts = [sample.text for sample in samples]
+        row = self._alone(texts) | self._memory(texts, self.novelty) | self._fluency(texts)
+        draws = draws_by_source(samples)
+        if any(len(group) > 1 for group in draws.values()):
+            row |= named(metrics.score_div_per_input(list(draws.values()), self.resampling))
+        answers = references_by_source(samples, self.reference)
+        if answers:
+            known = [sample for sample in samples if sample.source in answers]
+            if len(known) < len(samples):
+                missing = len(samples) - len(known)
+                self.warn(f"{missing} of {len(samples)} samples have an input without references: not in BLEU")
+            keys = [str(sample.source) for sample in known]
+            row |= self._against_references([s.text for s in known], [answers[key] for key in keys], keys)
+            if self.slots:
+                row |= named(*references.scores_of_slots([s.text for s in known], keys, self.resampling))
+        labelled = [sample for sample in samples if sample.label is not None]
+        for name, judge in zip(JUDGED, self.judges, strict=False):
+            labels = [str(sample.label) for sample in labelled]
+            row |= named(metrics.score_label_true([s.text for s in labelled], labels, judge, name))
+        split = self.split(samples)
+        if split is not None:
+            chosen = random.Random(self.resampling.seed).sample(texts, len(split.against))
+            row |= self._distribution(texts, chosen, split) | self._by_label(samples, split)
+        return row
+
+    def controls(self, samples: Sequence[Sample], reconstruct: Reconstruct | None = None) -> dict[str, Row]:
+        """The rows beside `samples`, as many texts each where there are so many."""
+        rows: dict[str, Row] = {"reference": {}}
+        split = self.split(samples)
+        count, generator = len(samples), random.Random(self.resampling.seed)
+        if self.reference is not None:
+            beside = spread(list(self.reference.texts.values()), count, generator)
+            if len(beside) < count:
+                self.warn(
+                    f"{len(beside)} reference texts beside {count} samples: Div and distinct texts fall with the "
+                    "number of texts, so these two are not comparable"
+                )
+            shown = split.shown if split is not None else []
+            rows["reference"] = self._control(beside, shown, split, self.novelty) | self._first_against_others(samples)
+            if split is not None and any(sample.label is not None for sample in samples):
+                real = [Sample(text, label=self.reference.labels.get(text)) for text in split.halves[0]]
+                rows["reference"] |= self._by_label(real, split)
+            mixed = [with_words_shuffled(texts, generator) for texts in (beside, shown)]
+            rows["shuffled"] = self._control(mixed[0], mixed[1], split)
+        for name, judge in zip(JUDGED, self.judges, strict=False):
+            if judge.real:  # on real rows kept apart when it was trained
+                rows["reference"] |= named(metrics.label_true_score(judge.real, judge, name))
+        if self.train:
+            replayed = generator.sample(list(self.train), min(count, len(self.train)))
+            again = generator.sample(list(self.train), min(len(split.shown), len(self.train))) if split else []
+            rows["training"] = self._control(replayed, again, split)
+        if reconstruct is not None and self.reference is not None:
+            different = list(dict.fromkeys([*beside, *shown]))
+            decoded = dict(zip(different, reconstruct(different), strict=True))
+            made, made_shown = ([decoded[text] for text in texts] for texts in (beside, shown))
+            rows["ceiling"] = self._control(made, made_shown, split)
+            rows["ceiling"] |= named(references.score_bleu(made, [[text] for text in beside], self.resampling))
+        return {name: row for name, row in rows.items() if row}
+
+    def split(self, samples: Sequence[Sample]) -> Split | None:
+        """Two parts of the reference texts, of one size with what is taken of `samples`; None without reference."""
+        if self.reference is None:
+            return None
+        generator = random.Random(self.resampling.seed)
+        within = bool(references_by_source(samples, self.reference))
+        one, other = halves(self.reference, within=within, generator=generator)
+        count = min(len(samples), *(sum(map(len, half)) for half in (one, other) if half))
+        if not one:
+            self.warn("too few reference texts to split: MAUVE, frechet and lengths have no reference row")
+        if count < MIN_TEXTS and self.featuriser is not None:
+            self.warn(f"MAUVE on {count} texts: under {MIN_TEXTS} it is high for any two sets and moves with its seed")
+        if within is False and self.reference.by_source and draws_by_source(samples):
+            self.warn("no input of the samples is in the reference file: BLEU is left out")
+        every = [text for group in one for text in group], [text for group in other for text in group]
+        return Split(spread(one, count, generator), spread(other, count, generator), every)
+
+    def warn(self, line: str) -> None:
+        """Keep a warning, once."""
+        if line not in self.warnings:
+            self.warnings.append(line)
+
+    # ------------------------------------------------------------------------------------------------- parts of a row
+
+    def _control(self, texts: Sequence[str], shown: Sequence[str], split: Split | None, audit: bool = False) -> Row:
+        row = self._alone(texts) | self._memory(texts, audit) | self._fluency(texts)
+        return row | (self._distribution(texts, shown, split) if split is not None and shown else {})
+
+    def _alone(self, texts: Sequence[str]) -> Row:
+        """The metrics that need nothing but the texts."""
+        return named(
+            metrics.score_empty(texts, self.resampling),
+            metrics.score_distinct(texts, self.resampling),
+            metrics.score_div(texts, self.resampling),
+            *metrics.scores_of_ngrams(texts, self.resampling),
+            metrics.score_self_bleu(texts, self.resampling),
+            metrics.score_length(texts, self.resampling),
+        )
+
+    @cached_property
+    def _training_ngrams(self) -> set[tuple[str, ...]]:
+        return text_stats.ngram_set(self.train or [])
+
+    def _memory(self, texts: Sequence[str], audit: bool) -> Row:
+        """What the training text holds of these; with `audit` each one's nearest neighbours in it."""
+        if self.train is None:
+            return {}
+        row = named(
+            metrics.score_mem(texts, self._training_ngrams, self.resampling),
+            metrics.score_copies(texts, self.train, self.resampling),
+        )
+        if audit:
+            row |= named(*metrics.scores_of_audit(texts, self.train, self.resampling))
+            if self.featuriser is not None:
+                row |= named(metrics.score_meaning(texts, self.train, self.featuriser, self.resampling))
+        return row
+
+    def _fluency(self, texts: Sequence[str]) -> Row:
+        return named(metrics.score_perplexity(texts, self.scorer, self.resampling)) if self.scorer is not None else {}
+
+    def _distribution(self, texts: Sequence[str], chosen: Sequence[str], split: Split) -> Row:
+        """Distances to `split.against`: of `chosen`, as many texts, where the number matters; else of all `texts`."""
+        row = named(metrics.score_length_distance(texts, split.against, self.resampling))
+        if self.featuriser is not None:
+            row |= named(
+                metrics.score_mauve(chosen, split.against, self.featuriser, seeds=self.seeds),
+                metrics.score_frechet(chosen, split.against, self.featuriser),
+            )
+        return row
+
+    def _by_label(self, samples: Sequence[Sample], split: Split) -> Row:
+        """MAUVE of each label's texts against the held-out ones of that label in the second half, where both are
+        enough; one size for the samples' row and for the reference's, which is made of the first half."""
+        assert self.reference is not None
+        labels, generator = self.reference.labels, random.Random(self.resampling.seed)
+        if self.featuriser is None or not labels:
+            return {}
+        scores = {}
+        for label in sorted({sample.label for sample in samples if sample.label is not None}):
+            ours = [sample.text for sample in samples if sample.label == label]
+            shown, theirs = ([text for text in half if labels.get(text) == label] for half in split.halves)
+            count = min(len(ours), len(shown), len(theirs))
+            if count >= MIN_LABEL_TEXTS:
+                sets = (generator.sample(ours, count), generator.sample(theirs, count))
+                scores[label] = metrics.score_mauve(*sets, self.featuriser, seeds=self.seeds)
+        if not scores:
+            return {}
+        details = {"by_label": {label: {"value": s.value, "n": s.n} for label, s in scores.items()}}
+        mean = sum(score.value for score in scores.values()) / len(scores)
+        return named(Score("mauve_by_label", mean, sum(score.n for score in scores.values()), details=details))
+
+    def _against_references(
+        self, texts: Sequence[str], answers: Sequence[Sequence[str]], groups: Sequence[str] | None = None
+    ) -> Row:
+        row = named(
+            references.score_bleu(texts, answers, self.resampling, groups=groups),
+            references.score_chrf(texts, answers, self.resampling, groups=groups),
+        )
+        if self.rouge:
+            row |= named(*references.scores_of_rouge(texts, answers, self.resampling, groups=groups))
+        if self.bertscore_encoder is not None:
+            row |= named(
+                references.score_bertscore(texts, answers, self.bertscore_encoder, self.resampling, groups=groups)
+            )
+        return row
+
+    def _first_against_others(self, samples: Sequence[Sample]) -> Row:
+        """Each input's first reference against its others, and Div of as many references of an input as it has
+        draws."""
+        answers = references_by_source(samples, self.reference)
+        several = {source: texts for source, texts in answers.items() if len(texts) > 1}
+        if not several:
+            return {}
+        row = self._against_references(
+            [texts[0] for texts in several.values()], [texts[1:] for texts in several.values()]
+        )
+        if self.slots:
+            row |= named(
+                *references.scores_of_slots([texts[0] for texts in several.values()], list(several), self.resampling)
+            )
+        draws = max((len(group) for group in draws_by_source(samples).values()), default=0)
+        full = [texts[:draws] for texts in several.values() if len(texts) >= draws]
+        if draws > 1 and full:
+            row |= named(metrics.score_div_per_input(full, self.resampling))
+        return row
+
+
+def named(*scores: Score) -> Row:
+    """Scores by the name of their metric."""
+    return {score.metric: score for score in scores}
+
+
+def as_report(rows: Mapping[str, Row]) -> dict[str, dict[str, dict[str, object]]]:
+    """Rows as they stand in `report.json`, the metrics in the order of `METRICS`."""
+    return {
+        name: {metric: row[metric].to_dict() for metric in metrics.METRICS if metric in row}
+        for name, row in rows.items()
+        if row
+    }

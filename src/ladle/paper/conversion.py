@@ -1,0 +1,265 @@
+"""`ladle convert ld4lg`: checkpoints of the paper's code (arXiv 2212.09462) as Ladle models.
+
+A diffusion folder of that code holds `args.json` and `model.pt`, and names the folder of its autoencoder, which holds
+the same two. Their networks are `PaperTransformer` and `PaperBottleneck`; what remains is names. Of a `.pt` file only
+tensors are read: it is a pickle, and anything else in it is refused.
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ladle.autoencoder.autoencoder import AutoencoderConfig, TextAutoencoder
+from ladle.autoencoder.backbone import Backbone
+from ladle.conditioning.config import ConditionConfig
+from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
+from ladle.errors import UserError
+from ladle.sampling.options import SamplingOptions
+from ladle.storage.model_folder import ModelParts, save_parts
+
+HEAD_SIZE = 64
+PREDICTIONS = {"pred_v": "v", "pred_noise": "eps", "pred_x0": "x0"}
+LOSSES = {"l2": "l2", "l1": "l1", "smooth_l1": "huber"}
+SCHEDULES = ("cosine", "sigmoid")
+SAMPLERS = {"ddpm": "ddpm", "ddim": "ddim", "dpmpp": "dpmpp_2m"}
+
+# Theirs -> ours, as regular expressions; a tensor whose name fits none of them is an error.
+DENOISER = {
+    r"input_proj\.(.+)": r"denoiser.input.\1",
+    r"init_self_cond": r"denoiser.no_self_condition",
+    r"pos_emb\.emb\.weight": r"denoiser.positions.weight",
+    r"time_mlp\.1\.(.+)": r"denoiser.level.0.\1",
+    r"time_mlp\.3\.(.+)": r"denoiser.level.2.\1",
+    r"time_pos_embed_mlp\.1\.(.+)": r"denoiser.level_to_input.\1",
+    r"class_embedding\.0\.weight": r"condition.label.weight",
+    r"class_embedding\.1\.(.+)": r"denoiser.vector.\1",
+    r"null_embedding_seq2seq\.weight": r"condition.no_source",
+    r"seq2seq_proj\.(.+)": r"condition.project.1.\1",
+    r"encoder\.dense_projections\.(\d+)\.(.+)": r"denoiser.skips.\1.\2",
+    r"norm\.(.+)": r"denoiser.norm.\1",
+    r"output_proj\.(.+)": r"denoiser.output.\1",
+}
+LAYERS = {  # of an attention (to itself, to the source) and of a feed-forward
+    "attention": {r"0\.0\.(.+)": r"attention_norm.\1", r"1\.to_(.+)": r"attention.to_\1"},
+    "cross": {r"0\.0\.(.+)": r"cross_norm.\1", r"1\.to_(.+)": r"cross_attention.to_\1"},
+    "feed": {
+        r"0\.0\.(.+)": r"feed_norm.\1",
+        r"0\.1\.(.+)": r"fed_norm.\1",
+        r"1\.ff\.0\.proj\.(.+)": r"feed_in.\1",
+        r"1\.ff\.3\.(.+)": r"feed_out.\1",
+        r"2\.scale_shift\.time_mlp\.1\.(.+)": r"modulation.\1",
+    },
+}
+BOTTLENECK = {
+    r"perceiver_encoder\.pos_emb\.emb\.weight": r"token_positions.weight",
+    r"perceiver_encoder\.latents": r"queries",
+    r"perceiver_encoder\.final_norm\.(.+)": r"norm_latents.\1",
+    r"perceiver_encoder\.layers\.(\d+)\.0\.norm\.(.+)": r"readers.\1.states_norm.\2",
+    r"perceiver_encoder\.layers\.(\d+)\.0\.norm_latents\.(.+)": r"readers.\1.latents_norm.\2",
+    r"perceiver_encoder\.layers\.(\d+)\.0\.(query|key)_norm\.gamma": r"readers.\1.\2_gain",
+    r"perceiver_encoder\.layers\.(\d+)\.0\.to_q\.weight": r"readers.\1.query.weight",
+    r"perceiver_encoder\.layers\.(\d+)\.0\.to_kv\.weight": r"readers.\1.key_value.weight",
+    r"perceiver_encoder\.layers\.(\d+)\.0\.latent_to_kv\.weight": r"readers.\1.latent_key_value.weight",
+    r"perceiver_encoder\.layers\.(\d+)\.0\.to_out\.0\.(.+)": r"readers.\1.output.\2",
+    r"perceiver_decoder\.pos_emb\.emb\.weight": r"positions.weight",
+    r"perceiver_decoder\.input_proj\.(.+)": r"up.\1",
+    r"perceiver_decoder\.final_norm\.(.+)": r"norm_out.\1",
+    r"perceiver_decoder\.layers\.(\d+)\.0\.norm\.(.+)": r"layers.\1.attention_norm.\2",
+    r"perceiver_decoder\.layers\.(\d+)\.0\.(query|key)_norm\.gamma": r"layers.\1.attention.\2_gain",
+    r"perceiver_decoder\.layers\.(\d+)\.0\.to_(q|k|v|out)\.(.+)": r"layers.\1.attention.to_\2.\3",
+    **{
+        rf"perceiver_{theirs}\.layers\.(\d+)\.1\.{old}\.(.+)": rf"{ours}.\1.{new}.\2"
+        for theirs, ours in (("encoder", "readers"), ("decoder", "layers"))
+        for old, new in (("0", "feed_norm"), ("1", "feed.0"), ("4", "feed.2"))
+    },
+}
+
+
+def convert_ld4lg(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    autoencoder: str | Path | None = None,
+    backbone: str | Path | None = None,
+    labels: Sequence[str] = (),
+) -> Path:
+    """Write the Ladle model of a diffusion checkpoint, by its averaged weights.
+
+    Args:
+        folder: with args.json and model.pt, as the paper's code wrote them.
+        output: the model folder.
+        autoencoder: the folder of its autoencoder; what args.json names when None.
+        backbone: folder or hub id of the encoder-decoder, for its config and tokenizer; what args.json names when None.
+        labels: names of the classes, in the order of their numbers; "0", "1" and so on when empty.
+
+    Returns:
+        `output`.
+
+    Raises:
+        UserError: a missing or malformed file, something in it that is no tensor, a network or a schedule that Ladle
+            has not, another number of labels.
+    """
+    args, saved = _read(Path(folder))
+    latent_folder = Path(autoencoder or _required(args, "latent_model_path", folder))
+    text_autoencoder = _autoencoder(latent_folder, backbone)
+    tensors = _part(saved["ema"] if "ema" in saved else saved["model"], "ema_model." if "ema" in saved else "")
+    diffusion = _diffusion(args, tensors, text_autoencoder, labels, folder)
+    mean, scale = tensors["latent_mean"], tensors["latent_scale"]
+    figures = {"mean": mean, "std": scale.clamp(min=1e-5).expand_as(mean)}  # one scale for all channels
+    text_autoencoder.normaliser.load_state_dict(figures)
+    sampling = SamplingOptions(
+        sampler=SAMPLERS.get(str(args.get("sampler")), "ddpm"),
+        num_inference_steps=int(args.get("sampling_timesteps", 250)),
+        guidance_scale=2.0 if diffusion.condition.config.source else 1.0,
+    )
+    name = str(args.get("dataset_name") or Path(folder).name)
+    info = {"converted": "LD4LG (arXiv 2212.09462)", "data": [{"name": name}]}
+    save_parts(ModelParts(name, text_autoencoder.eval(), diffusion.eval(), sampling, info), output)
+    return Path(output)
+
+
+def _autoencoder(folder: Path, backbone: str | Path | None) -> TextAutoencoder:
+    args, saved = _read(folder)
+    tensors = saved["model"]
+    source = backbone or _required(args, "enc_dec_model", folder)
+    max_tokens = len(tensors["perceiver_ae.perceiver_encoder.pos_emb.emb.weight"])
+    language_model = Backbone.from_config(source, max_tokens)
+    width = language_model.width
+    config = AutoencoderConfig.parse({
+        "max_tokens": max_tokens, "token_mask_prob": 0.0, "latent_noise": 0.0, "parallel_decoder": {"num_layers": 0},
+        "backbone": {"pretrained": str(source)},
+        "bottleneck": {
+            "kind": "paper", "latent_dim": _required(args, "dim_ae", folder),
+            "num_latents": _required(args, "num_encoder_latents", folder), "num_heads": width // HEAD_SIZE,
+            "num_layers": _required(args, "num_layers", folder), "norm": bool(args.get("l2_normalize_latents")),
+        },
+    })  # fmt: skip
+    autoencoder = TextAutoencoder(config, language_model)
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith("perceiver_ae.")}
+    missing, unknown = language_model.model.load_state_dict(own, strict=False)
+    tied = set(getattr(language_model.model, "_tied_weights_keys", None) or ())
+    if unknown or set(missing) - tied:
+        raise UserError(f"{folder / 'model.pt'}: not the weights of '{source}': {sorted({*unknown, *missing})[0]}")
+    names = _renamed(_part(tensors, "perceiver_ae."), BOTTLENECK, folder)
+    _load(autoencoder.bottleneck, names, folder)
+    return autoencoder
+
+
+def _diffusion(
+    args: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    autoencoder: TextAutoencoder,
+    labels: Sequence[str],
+    folder: str | Path,
+) -> LatentDiffusionModel:
+    where = Path(folder) / "args.json"
+    network = _part(tensors, "diffusion_model.")
+    if not (args.get("scale_shift") and args.get("self_condition")):
+        raise UserError(f"{where}: only networks with scale_shift and self_condition are known")
+    schedule = args.get("train_schedule")
+    if schedule not in SCHEDULES:
+        raise UserError(f"{where}: train_schedule is {schedule!r}: known are {', '.join(SCHEDULES)}")
+    objective = args.get("objective")
+    if objective not in PREDICTIONS:
+        raise UserError(f"{where}: objective is {objective!r}: known are {', '.join(PREDICTIONS)}")
+    width, depth = _required(args, "tx_dim", folder), _required(args, "tx_depth", folder)
+    num_labels = len(network["class_embedding.0.weight"]) - 1 if "class_embedding.0.weight" in network else 0
+    names = tuple(labels) or tuple(str(number) for number in range(num_labels))
+    if len(names) != num_labels:
+        raise UserError(f"{len(names)} labels given: the checkpoint has {num_labels}")
+    source = "seq2seq_proj.weight" in network
+    config = DiffusionConfig.parse({
+        "schedule": {"kind": schedule, "shift": 1 / float(args.get("scale", 1.0))},
+        "prediction": PREDICTIONS[objective], "times": "uniform",
+        "loss": LOSSES.get(str(args.get("loss_type")), "l2"),
+        "self_condition_prob": args.get("train_prob_self_cond", 0.5),
+        "denoiser": {
+            "kind": "paper", "width": width, "num_layers": depth, "num_heads": width // HEAD_SIZE,
+            "num_skips": args.get("num_dense_connections", 0),
+        },
+    })  # fmt: skip
+    condition = ConditionConfig(
+        labels=names, source=source, plain_source=source, max_source_tokens=max(autoencoder.backbone.max_tokens, 1)
+    )
+    diffusion = LatentDiffusionModel(
+        config, condition, latent_dim=autoencoder.latent_dim, max_latents=autoencoder.max_latents,
+        source_dim=autoencoder.backbone.width, fixed_length=True,
+    )  # fmt: skip
+    found = _renamed(network, DENOISER | _layers(depth, source), folder)
+    found["denoiser.positions.weight"] = found["denoiser.positions.weight"][: autoencoder.max_latents]
+    for name in ("denoiser.no_self_condition", "condition.no_source"):
+        if name in found:
+            found[name] = found[name][0]
+    _load(diffusion, found, folder)
+    return diffusion
+
+
+def _layers(depth: int, source: bool) -> dict[str, str]:
+    """Names in the layers, which follow each other without a block around them."""
+    kinds = ["attention", "cross", "feed"] if source else ["attention", "feed"]
+    return {
+        rf"encoder\.layers\.{block * len(kinds) + place}\.{old}": f"denoiser.blocks.{block}.{new}"
+        for block in range(depth)
+        for place, kind in enumerate(kinds)
+        for old, new in LAYERS[kind].items()
+    }
+
+
+def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str], folder: str | Path) -> dict[str, Tensor]:
+    """The tensors under our names; queries, keys and values as our attention keeps them."""
+    found = {}
+    for name, tensor in tensors.items():
+        new = next((m.expand(ours) for theirs, ours in names.items() if (m := re.fullmatch(theirs, name))), None)
+        if new is None:
+            raise UserError(f"{Path(folder) / 'model.pt'}: no network of Ladle's has a place for the tensor '{name}'")
+        found[new] = tensor
+    for name in [name for name in found if name.endswith(".to_k.weight")]:
+        group = name.removesuffix("to_k.weight")
+        parts = {part: found.pop(f"{group}to_{part}.weight") for part in ("q", "k", "v", "out")}
+        found[group + "query.weight"] = parts["q"]
+        found[group + "key_value.weight"] = torch.cat([parts["k"], parts["v"]])
+        found[group + "output.weight"] = parts["out"]
+        if f"{group}to_out.bias" in found:
+            found[group + "output.bias"] = found.pop(f"{group}to_out.bias")
+    return found
+
+
+def _load(module: nn.Module, tensors: Mapping[str, Tensor], folder: str | Path) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"{Path(folder) / 'model.pt'}: does not fit its args.json: {reason}") from None
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose name begins with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """args.json and model.pt of a folder."""
+    try:
+        args = json.loads((folder / "args.json").read_text(encoding="utf-8"))
+        saved = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is missing: give a folder with args.json and model.pt") from None
+    except (OSError, ValueError, RuntimeError, EOFError) as error:
+        raise UserError(f"cannot read {folder}: {str(error).splitlines()[0]}") from None
+    except pickle.UnpicklingError:
+        raise UserError(f"{folder / 'model.pt'} is damaged, or holds more than tensors and numbers") from None
+    if not isinstance(saved, dict) or "model" not in saved:
+        raise UserError(f"{folder / 'model.pt'} is no checkpoint of the paper's code: it has no 'model'")
+    return args, saved
+
+
+def _required(args: Mapping[str, Any], key: str, folder: str | Path) -> Any:
+    if args.get(key) is None:
+        raise UserError(f"{Path(folder) / 'args.json'} has no '{key}'")
+    return args[key]

@@ -1,0 +1,127 @@
+"""The paper's denoiser (arXiv 2212.09462, appendix), parameter by parameter: what its checkpoints fit into.
+
+It differs from `DenoisingTransformer` in what it hears of the noise level: every feed-forward's output has a scale and
+a shift of its own, which takes 38 % of the parameters; and in GeGLU, a norm after each feed-forward, no number of
+latents.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ladle.conditioning.encoder import Condition
+from ladle.diffusion.transformer import DenoiserConfig, with_last_estimate
+from ladle.layers import Attention
+
+EXPANSION = 4
+
+
+class PaperBlock(nn.Module):
+    """Self-attention, cross-attention where there is a memory, GeGLU; the level scales and shifts the last one's
+    output."""
+
+    def __init__(self, config: DenoiserConfig, reads_memory: bool):
+        super().__init__()
+        width = config.width
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, config.num_heads, bias=False, dropout=config.dropout)
+        self.cross_norm = nn.LayerNorm(width) if reads_memory else None
+        self.cross_attention = (
+            Attention(width, config.num_heads, width, bias=False, dropout=config.dropout) if reads_memory else None
+        )
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed_in = nn.Linear(width, 2 * EXPANSION * width)
+        self.feed_out = nn.Linear(EXPANSION * width, width)
+        self.fed_norm = nn.LayerNorm(width)
+        self.modulation = nn.Linear(EXPANSION * width, 2 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, level: Tensor, condition: Condition) -> Tensor:
+        """x [B, L, W], mask [B, L], level [B, 4W], after its GELU."""
+        x = x + self.attention(self.attention_norm(x), mask=mask)
+        if self.cross_attention is not None and self.cross_norm is not None and condition.memory is not None:
+            x = x + self.cross_attention(self.cross_norm(x), condition.memory, condition.memory_mask)
+        value, gate = self.feed_in(self.feed_norm(x)).chunk(2, dim=-1)
+        fed = self.fed_norm(self.feed_out(self.dropout(value * F.gelu(gate))))
+        scale, shift = self.modulation(level)[:, None].chunk(2, dim=-1)
+        return x + fed * (scale + 1) + shift
+
+
+class PaperTransformer(nn.Module):
+    """A pre-norm transformer over L latents with self-conditioning by concatenation and a zero-initialised output.
+
+    Args:
+        config: sizes; `conditioning`, `cross_every` and `qk_norm` are not read.
+        latent_dim: D.
+        max_latents: longest sequence of latents.
+        reads_memory: whether conditions bring a token memory [B, M, W]; each block reads it.
+        reads_vector: whether they bring a vector [B, W].
+    """
+
+    def __init__(
+        self,
+        config: DenoiserConfig,
+        latent_dim: int,
+        max_latents: int,
+        reads_memory: bool = False,
+        reads_vector: bool = False,
+    ):
+        super().__init__()
+        self.config = config
+        width = config.width
+        wide = EXPANSION * width
+        self.no_self_condition = nn.Parameter(0.02 * torch.randn(latent_dim))
+        self.input = nn.Linear(2 * latent_dim, width)
+        self.positions = nn.Embedding(max_latents, width)
+        self.level = nn.Sequential(nn.Linear(width, wide), nn.GELU(), nn.Linear(wide, wide))
+        self.level_to_input = nn.Linear(wide, width)
+        self.vector = nn.Linear(width, wide) if reads_vector else None
+        self.blocks = nn.ModuleList(PaperBlock(config, reads_memory) for _ in range(config.num_layers))
+        num_skips = min(config.num_skips, config.num_layers // 2)
+        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(num_skips))
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, latent_dim)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(
+        self,
+        zt: Tensor,
+        log_snr: Tensor,
+        *,
+        mask: Tensor,
+        condition: Condition,
+        self_condition: Tensor | None = None,
+        self_condition_mask: Tensor | None = None,
+    ) -> Tensor:
+        """As `DenoisingTransformer.forward`."""
+        level = self.level(sinusoids_of(1000 * log_snr.expand(len(zt)).sigmoid(), self.config.width).to(zt))
+        if self.vector is not None and condition.vector is not None:
+            level = level + self.vector(condition.vector)
+        level = F.gelu(level)
+        x = self.input(with_last_estimate(zt, self.no_self_condition, self_condition, self_condition_mask))
+        x = x + self.positions.weight[: zt.shape[1]] * self.config.width**-0.5 + self.level_to_input(level)[:, None]
+        keys_mask = None if bool(mask.all()) else mask
+        saved: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            if len(self.blocks) - i <= len(self.skips):
+                skip = self.skips[i - len(self.blocks) + len(self.skips)]
+                x = skip(torch.cat([x, saved.pop()], dim=-1))
+            x = block(x, keys_mask, level, condition)
+            # As in the paper's code, and so in its weights: what a skip took off the stack is replaced at once, so that
+            # the first skip joins an early block's output to x, and the others join x to itself.
+            if len(saved) < len(self.skips):
+                saved.append(x)
+        return self.output(self.norm(x))
+
+
+def sinusoids_of(values: Tensor, width: int) -> Tensor:
+    """values [B] -> [B, width]: sines, then cosines, of frequencies from 1 to 1/10,000 (arXiv 1706.03762)."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(10_000) / (half - 1) * torch.arange(half, device=values.device))
+    angles = values.float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -1,0 +1,93 @@
+"""How well does a text go together, and how like is it to others? What candidates are chosen by."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.latents import Latents
+from ladle.conditioning.encoder import RawCondition
+from ladle.diffusion.model import LatentDiffusionModel
+from ladle.diffusion.prediction import add_noise
+from ladle.diffusion.schedule import Level
+from ladle.diffusion.wrappers import guided
+from ladle.seeding import SampleNoise
+
+# Diffusion times at which a text is judged: from its own plan (.7 to .9 choose alike), and, where there is a source,
+# from next to nothing but that (benchmarks/LOG.md).
+PLAN_TIME, SOURCE_TIME = 0.8, 0.97
+
+
+def noised_estimate(
+    diffusion: LatentDiffusionModel,
+    z0: torch.Tensor,
+    mask: torch.Tensor,
+    raw: RawCondition,
+    level: Level,
+    noise: torch.Tensor,
+    guidance_scale: float,
+) -> torch.Tensor:
+    """What the prior makes of latents z0 [B, L, D] noised to `level`: guided, and with its own last estimate to go by,
+    as a sampler that stops there would hand it on."""
+    zt = add_noise(z0, noise, level)
+    denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, len(z0)))
+    previous = denoise(zt, level)
+    if raw.given and guidance_scale != 1:
+        denoise = guided(denoise, diffusion.denoise(mask, diffusion.condition.null(len(z0))), guidance_scale)
+    return denoise(zt, level, previous)
+
+
+@torch.no_grad()
+def soundness(
+    autoencoder: TextAutoencoder,
+    diffusion: LatentDiffusionModel,
+    tokens: dict[str, torch.Tensor],
+    raw: RawCondition,
+    noise: SampleNoise,
+    guidance_scale: float,
+    time: float = PLAN_TIME,
+) -> torch.Tensor:
+    """How well each text goes together: [B], the mean log-probability of its tokens under the autoregressive decoder,
+    read from what the prior makes of the text's own latents at diffusion time `time`.
+
+    Of the latents only a rough plan is left there, so what counts is whether the decoder would have put it in these
+    words. It finds faulty joints that the distance between latents and text does not (benchmarks/LOG.md). Near 1 not
+    even the plan is left: then it tells how well the text goes with its condition.
+
+    Args:
+        autoencoder, diffusion: in eval mode; the decoder should be adapted to estimates.
+        tokens: input_ids and attention_mask, [B, S].
+        raw: conditions of the rows.
+        noise: one stream a row; of one seed for texts that are to be compared.
+        guidance_scale: as in sampling.
+        time: diffusion time in (0, 1].
+    """
+    z0 = autoencoder.encode(**tokens)
+    level = diffusion.schedule.level(z0.values.new_full((len(z0.values),), time))
+    shapes = [(int(length), diffusion.latent_dim) for length in z0.mask.sum(1)]
+    drawn = noise.normal(shapes).to(z0.values)
+    estimate = noised_estimate(diffusion, z0.values, z0.mask, raw, level, drawn, guidance_scale)
+    return autoencoder.log_likelihood(Latents(estimate * z0.mask[..., None], z0.mask), **tokens)
+
+
+def likeness_to_others(candidates: Sequence[str]) -> list[float]:
+    """Mean similarity of each candidate to the others, 0 to 1; the highest is the choice of minimum Bayes risk
+    (arXiv 2212.09462, section 5).
+
+    The similarity is sentence BLEU (sacrebleu, effective order). Empty texts are like nothing.
+    """
+    from sacrebleu.metrics import BLEU
+
+    metric = BLEU(effective_order=True)
+    counts: dict[str, int] = {}
+    for text in candidates:
+        counts[text] = counts.get(text, 0) + 1
+    texts = [text for text in counts if text.strip()]
+
+    def value(text: str) -> float:
+        same = 100.0 * (counts[text] - 1)
+        others = sum(counts[o] * metric.sentence_score(text, [o]).score for o in texts if o != text)
+        return (same + others) / 100 / max(1, len(candidates) - 1)
+
+    values = {text: value(text) for text in texts}
+    return [values.get(text, 0.0) for text in candidates]

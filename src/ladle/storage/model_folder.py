@@ -1,0 +1,333 @@
+"""Models on disk: a folder a component, weights in safetensors, settings in model.json, a card in README.md.
+
+A model that is complete in itself:
+
+    README.md  model.json  backbone/ (config, weights)  tokenizer/  bottleneck/ (and normaliser)  parallel_decoder/
+    denoiser/  condition/ (condition encoder and length model)  judge/ (which words tell labels apart)
+    source_encoder/  source_tokenizer/ (where sources are read by another model than the backbone)
+
+A model built on a shipped one (`base`) stores, of the autoencoder, only the tensors that differ, in
+`autoencoder_changes.safetensors`, and has neither backbone/ nor tokenizer/.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ladle import __version__
+from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.backbone import Backbone
+from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.source_text import SourceEncoder, SourceReader, auto_class
+from ladle.diffusion.model import LatentDiffusionModel
+from ladle.errors import UserError, first_line
+from ladle.sampling.options import SamplingOptions
+from ladle.storage.card import model_card
+from ladle.storage.names import RECORD, resolve_model, shipped_model, shipped_models
+from ladle.storage.record import (
+    BaseReference,
+    ModelRecord,
+    autoencoder_digest,
+    check_files,
+    hash_files,
+    model_digest,
+    read_record,
+    refuse_pickles,
+    write_record,
+)
+from ladle.storage.tensors import (
+    WEIGHTS,
+    fill,
+    live_tensors,
+    load_language_model,
+    read_tensors,
+    save_language_model,
+    save_tensors,
+    stored,
+    write_tensors,
+)
+from ladle.storage.writing import atomic_folder
+
+if TYPE_CHECKING:
+    from ladle.evaluation.judge import Judge
+
+__all__ = [
+    "ModelParts",
+    "SamplingOptions",
+    "load_parts",
+    "model_digest",
+    "read_record",
+    "resolve_model",
+    "save_parts",
+    "shipped_models",
+]
+
+CHANGES = "autoencoder_changes.safetensors"
+JUDGE = "judge"
+BACKBONE, SOURCE_ENCODER = ("backbone", "tokenizer"), ("source_encoder", "source_tokenizer")  # model, tokenizer
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+# Folder -> beginnings of the names of the tensors that it holds. A folder without tensors is not written.
+AUTOENCODER_PARTS = {"bottleneck": ("bottleneck.", "normaliser."), "parallel_decoder": ("parallel_decoder.",)}
+DIFFUSION_PARTS = {"denoiser": ("denoiser.", "adaptive_times."), "condition": ("condition.", "length.")}
+
+
+@dataclass
+class ModelParts:
+    """Everything that a model folder holds, in memory.
+
+    diffusion: None for an autoencoder alone. info: JSON values for the card and `ladle inspect` (see `ladle.storage.card`).
+    judge: tells the labels of texts by their words; None where there are none, or none was trained. source_encoder:
+    reads the source texts in place of the backbone's encoder.
+    """
+
+    name: str
+    autoencoder: TextAutoencoder
+    diffusion: LatentDiffusionModel | None = None
+    sampling: SamplingOptions = SamplingOptions()
+    info: dict[str, Any] = field(default_factory=dict)
+    judge: "Judge | None" = None
+    source_encoder: SourceEncoder | None = None
+
+    def reader(self) -> SourceReader:
+        """What turns source texts into the denoiser's memory."""
+        condition = ConditionConfig() if self.diffusion is None else self.diffusion.condition.config
+        return SourceReader(self.autoencoder, condition, self.source_encoder)
+
+
+# ----------------------------------------------------------------------------------------------------- saving
+
+
+def save_parts(
+    parts: ModelParts,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    base: str | None = None,
+    shipped: Path | None = None,
+) -> None:
+    """Write a model folder, whole or not at all. An earlier model folder of that name is replaced.
+
+    Args:
+        parts: the model, on any device.
+        folder: where to.
+        dtype: float type of the stored weights: float32 (default), float16 or bfloat16. The normaliser stays float32.
+        base: a shipped model; the autoencoder's tensors that equal its own, as stored, are left out.
+        shipped: folder of the shipped models, the package's own when None.
+
+    Raises:
+        UserError: `folder` is a file or a folder that holds no model; no such `base`, or one with another backbone or
+            tokenizer; a weight that is too large for `dtype`.
+        LadleError: it could not be written; the earlier folder is untouched.
+        TypeError: `info` holds something that JSON has no form for.
+        ValueError: another dtype.
+    """
+    dtype = dtype or torch.float32
+    if dtype not in DTYPES.values():
+        raise ValueError(f"weights are stored as {', '.join(DTYPES)}, not as {dtype}")
+    json.dumps(parts.info)  # before anything is written
+    reference, changes = (None, {}) if base is None else _changes(parts.autoencoder, base, dtype, shipped)
+    with atomic_folder(folder, marker=RECORD) as new:
+        if reference is None:
+            backbone = parts.autoencoder.backbone
+            save_language_model(backbone.model, backbone.tokenizer, new, BACKBONE, dtype)
+            _save_groups(parts.autoencoder, AUTOENCODER_PARTS, new, dtype)
+        elif changes:
+            write_tensors(changes, new / CHANGES)
+        if parts.diffusion is not None:
+            _save_groups(parts.diffusion, DIFFUSION_PARTS, new, dtype)
+        if parts.source_encoder is not None:
+            encoder = parts.source_encoder
+            save_language_model(encoder.model, encoder.tokenizer, new, SOURCE_ENCODER, dtype)
+        if parts.judge is not None:
+            parts.judge.save(new / JUDGE)
+        write_record(_record(parts, dtype, reference, hash_files(new)), new)
+        (new / "README.md").write_text(model_card(parts, base=base), encoding="utf-8")
+
+
+def _record(
+    parts: ModelParts, dtype: torch.dtype, reference: BaseReference | None, files: dict[str, str]
+) -> ModelRecord:
+    diffusion = parts.diffusion
+    return ModelRecord(
+        ladle=__version__,
+        name=parts.name,
+        dtype=str(dtype).removeprefix("torch."),
+        base=reference,
+        autoencoder=parts.autoencoder.config,
+        diffusion=None if diffusion is None else diffusion.config,
+        condition=ConditionConfig() if diffusion is None else diffusion.condition.config,
+        max_latents=None if diffusion is None else diffusion.max_latents,
+        fixed_length=diffusion is not None and diffusion.length is None,
+        sampling=parts.sampling,
+        info=parts.info,
+        files=files,
+    )
+
+
+def _save_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folder: Path, dtype: torch.dtype) -> None:
+    tensors = {name: tensor for name, tensor in live_tensors(module).items() if not name.startswith("backbone.")}
+    homeless = [name for name in tensors if not name.startswith(tuple(p for group in groups.values() for p in group))]
+    if homeless:
+        raise RuntimeError(f"no folder of the model holds '{homeless[0]}': give it one in checkpoint.py")
+    for name, prefixes in groups.items():
+        group = {key: tensor for key, tensor in tensors.items() if key.startswith(prefixes)}
+        if group:
+            (folder / name).mkdir()
+            save_tensors(group, folder / name / WEIGHTS, dtype)
+
+
+def _changes(
+    autoencoder: TextAutoencoder, base: str, dtype: torch.dtype, shipped: Path | None
+) -> tuple[BaseReference, dict[str, Tensor]]:
+    """What tells `autoencoder` from that of the shipped model `base`."""
+    record, original = _load_base(base, shipped)
+    ours, theirs = autoencoder.backbone, original.backbone
+    if (
+        ours.model.config.model_type != theirs.model.config.model_type
+        or _shapes(ours) != _shapes(theirs)
+        or ours.tokenizer.get_vocab() != theirs.tokenizer.get_vocab()
+    ):
+        raise UserError(
+            f"the autoencoder has another backbone or tokenizer than '{base}'; save the model without a base"
+        )
+    old = {name: stored(name, tensor, dtype) for name, tensor in live_tensors(original).items()}
+    new = {name: stored(name, tensor, dtype) for name, tensor in live_tensors(autoencoder).items()}
+    changes = {name: t for name, t in new.items() if name not in old or not torch.equal(t, old[name])}
+    return BaseReference(name=base, digest=autoencoder_digest(record)), changes
+
+
+# ---------------------------------------------------------------------------------------------------- loading
+
+
+def load_parts(name_or_path: str | Path, *, shipped: Path | None = None) -> ModelParts:
+    """Read a model: on the CPU, in float32, in evaluation mode. Random generators are left as they were.
+
+    Args:
+        name_or_path: as for `resolve_model`.
+        shipped: folder of the shipped models, the package's own when None.
+
+    Raises:
+        UserError: no such model; a file of it is missing, cut short, of the wrong shape, not the one that was saved,
+            or may hold a pickle; model.json is malformed or of an unknown format; its base is not installed as it was.
+    """
+    folder = resolve_model(name_or_path, shipped=shipped)
+    record = read_record(folder)
+    refuse_pickles(folder)
+    check_files(folder, record, weights=False)
+    with torch.random.fork_rng(devices=[]):
+        autoencoder = _load_autoencoder(folder, record, shipped)
+        source_encoder = _load_source_encoder(folder, record)
+        diffusion = _load_diffusion(folder, record, autoencoder, source_encoder)
+    # After the shapes, so that a wrong one is called by its name.
+    check_files(folder, record, weights=True)
+    judge = _load_judge(folder, record)
+    return ModelParts(record.name, autoencoder, diffusion, record.sampling, record.info, judge, source_encoder)
+
+
+def _load_autoencoder(folder: Path, record: ModelRecord, shipped: Path | None) -> TextAutoencoder:
+    if record.base is not None:
+        return _load_on_base(folder, record, record.base, shipped)
+    from transformers import AutoModelForSeq2SeqLM
+
+    model, tokenizer = load_language_model(folder, BACKBONE, lambda config: AutoModelForSeq2SeqLM)
+    backbone = Backbone(model, tokenizer, record.autoencoder.max_tokens).eval()
+    with _saying_unfit(folder):
+        autoencoder = TextAutoencoder(record.autoencoder, backbone).eval()
+    _load_groups(autoencoder, AUTOENCODER_PARTS, folder)
+    return autoencoder
+
+
+def _load_source_encoder(folder: Path, record: ModelRecord) -> SourceEncoder | None:
+    if not any(name.startswith(f"{SOURCE_ENCODER[0]}/") for name in record.files):
+        return None
+    return SourceEncoder(*load_language_model(folder, SOURCE_ENCODER, auto_class)).eval()
+
+
+def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference, shipped: Path | None) -> TextAutoencoder:
+    installed, original = _load_base(reference.name, shipped, wanted_by=folder)
+    if autoencoder_digest(installed) != reference.digest:
+        raise UserError(
+            f"{folder / RECORD}: built on another '{reference.name}' (digest {reference.digest}) than is installed "
+            f"({autoencoder_digest(installed)}); install the ladle that it was made with ({record.ladle})"
+        )
+    path = folder / CHANGES
+    changes = read_tensors(path) if CHANGES in record.files else {}
+    original.backbone.max_tokens = record.autoencoder.max_tokens
+    inherited = {
+        name: tensor.detach().clone() for name, tensor in live_tensors(original).items() if name not in changes
+    }
+    with _saying_unfit(folder):
+        autoencoder = TextAutoencoder(record.autoencoder, original.backbone).eval()
+    targets = autoencoder.state_dict(keep_vars=True)
+    # Settings may differ from the base's (another parallel decoder, say): of its tensors, those that fit count.
+    fitting = {name: t for name, t in inherited.items() if name in targets and t.shape == targets[name].shape}
+    fill(targets, fitting | changes, path)
+    return autoencoder
+
+
+def _load_base(name: str, shipped: Path | None, wanted_by: Path | None = None) -> tuple[ModelRecord, TextAutoencoder]:
+    try:
+        folder = shipped_model(name, shipped)
+    except UserError as error:
+        raise UserError(f"{wanted_by / RECORD}: {error}; upgrade ladle" if wanted_by else str(error)) from None
+    record = read_record(folder)
+    if record.base is not None:
+        raise UserError(f"'{name}' is built on '{record.base.name}' itself; a base must be complete")
+    return record, load_parts(folder, shipped=shipped).autoencoder
+
+
+def _load_diffusion(
+    folder: Path, record: ModelRecord, autoencoder: TextAutoencoder, source_encoder: SourceEncoder | None
+) -> LatentDiffusionModel | None:
+    if record.diffusion is None:
+        return None
+    with _saying_unfit(folder):
+        diffusion = LatentDiffusionModel(
+            record.diffusion,
+            record.condition,
+            latent_dim=autoencoder.latent_dim,
+            max_latents=autoencoder.max_latents if record.max_latents is None else record.max_latents,
+            source_dim=SourceReader(autoencoder, record.condition, source_encoder).dim,
+            fixed_length=record.fixed_length,
+        ).eval()
+    _load_groups(diffusion, DIFFUSION_PARTS, folder)
+    return diffusion
+
+
+def _load_judge(folder: Path, record: ModelRecord) -> "Judge | None":
+    if not any(name.startswith(f"{JUDGE}/") for name in record.files):
+        return None
+    from ladle.evaluation.judge import Judge
+
+    return Judge.load(folder / JUDGE, remedy="copy or download the model folder again")
+
+
+def _load_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folder: Path) -> None:
+    tensors = module.state_dict(keep_vars=True)
+    for name, prefixes in groups.items():
+        group = {key: tensor for key, tensor in tensors.items() if key.startswith(prefixes)}
+        if group:
+            path = folder / name / WEIGHTS
+            fill(group, read_tensors(path), path)
+
+
+# ---------------------------------------------------------------------------------------------------- helpers
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in live_tensors(module).items()}
+
+
+@contextmanager
+def _saying_unfit(folder: Path) -> Iterator[None]:
+    """Sizes that no network can have, or that do not fit into memory, are a fault of model.json."""
+    try:
+        yield
+    except (ValueError, RuntimeError, MemoryError, ZeroDivisionError) as error:
+        raise UserError(f"{folder / RECORD}: no model can be built from it: {first_line(error)}") from None

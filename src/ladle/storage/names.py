@@ -1,0 +1,76 @@
+"""From what the user calls a model to its folder: an existing path, then a shipped name, then a hub id."""
+
+import os
+import re
+from importlib import resources
+from pathlib import Path
+
+from ladle.config import nearest
+from ladle.errors import UserError
+from ladle.storage.writing import recover_folder
+
+RECORD = "model.json"  # what makes a folder a model folder
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_FILES = ("*.safetensors", "*.json", "*.md")  # all that a model folder holds; no pickle is ever fetched
+
+
+def shipped_models(shipped: Path | None = None) -> dict[str, Path]:
+    """Names and folders of the models in `shipped`, by default those inside the package (`ladle/models/`)."""
+    root = Path(str(resources.files("ladle"))) / "models" if shipped is None else shipped
+    if not root.is_dir():
+        return {}
+    return {path.name: path for path in sorted(root.iterdir()) if (path / RECORD).is_file()}
+
+
+def resolve_model(name_or_path: str | os.PathLike[str], *, shipped: Path | None = None) -> Path:
+    """The folder of a model. Of a run's folder, the finished model in it (`final/`).
+
+    Args:
+        name_or_path: a path; else the name of a shipped model; else a hub id `owner/name`, which is downloaded. A
+            folder that has a shipped model's name and holds no model (a data folder, say) does not hide the model.
+        shipped: the folder of shipped models, the package's own when None.
+
+    Raises:
+        UserError: there is no such model (with the nearest shipped name), or it cannot be downloaded.
+    """
+    name = os.fspath(name_or_path)
+    if not name.strip():
+        raise UserError(f"no model is given; give a folder, a hub id or a shipped model ({_shipped_names(shipped)})")
+    path, known = Path(name), shipped_models(shipped)
+    for folder in (path, path / "final"):
+        if not folder.exists():
+            recover_folder(folder)
+        if (folder / RECORD).is_file():
+            return folder
+    if name in known:
+        return known[name]
+    if path.is_dir():
+        raise UserError(f"{path / RECORD} is missing, so {path} is no model folder; give one that `ladle train` made")
+    if path.exists():
+        raise UserError(f"{path} is a file; give a model folder, a hub id or a shipped model")
+    if HUB_ID.fullmatch(name):
+        return _download(name)
+    hint = nearest(name, list(known)) if known else "this installation ships no models"
+    raise UserError(f"no model '{name}': neither a folder nor a shipped model; {hint}")
+
+
+def shipped_model(name: str, shipped: Path | None = None) -> Path:
+    """The folder of a shipped model by its name alone. Raises UserError when there is none."""
+    known = shipped_models(shipped)
+    if name not in known:
+        raise UserError(f"there is no shipped model '{name}' (shipped: {_shipped_names(shipped)})")
+    return known[name]
+
+
+def _shipped_names(shipped: Path | None) -> str:
+    return ", ".join(shipped_models(shipped)) or "none in this installation"
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # of many kinds: no such repository, no network, no space, offline mode
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"no model '{hub_id}': no such folder, and not to be had from the hub: {reason[0]}") from None

@@ -1,0 +1,180 @@
+"""model.json, the page that says what a model folder holds: settings, where it comes from, a hash of every file.
+
+Nothing but JSON, Markdown and safetensors is read from a model folder; one that holds a pickle is refused as a whole.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import reduce
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from ladle.autoencoder.autoencoder import AutoencoderConfig
+from ladle.conditioning.config import ConditionConfig
+from ladle.config import Config
+from ladle.diffusion.loss import ObjectiveConfig
+from ladle.diffusion.model import DiffusionConfig
+from ladle.errors import UserError
+from ladle.sampling.options import SamplingOptions
+from ladle.storage.names import RECORD
+from ladle.storage.writing import atomic_json
+
+FORMAT: Literal[1] = 1
+AUTOENCODER_FOLDERS = ("backbone", "tokenizer", "bottleneck", "parallel_decoder")
+# Unknown to the first version, with what it did: models that still do it keep their digest.
+LATER_SETTINGS: dict[str, Any] = {
+    "autoencoder.bottleneck.kl": None, "diffusion.denoiser.kind": "compact", "condition.plain_source": False,
+    "condition.source_encoder": None, "diffusion.self_condition_guidance": 1.0,
+}  # fmt: skip
+PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
+
+
+class BaseReference(Config):
+    """The shipped model whose autoencoder this one builds on. digest: `autoencoder_digest` of it when it was saved."""
+
+    name: str
+    digest: str
+
+
+class ModelRecord(Config):
+    """The content of model.json.
+
+    format: of the folder. ladle: version that wrote it. dtype: of the stored weights (the normaliser's are float32).
+    base: None for a folder that is complete in itself. max_latents, fixed_length: how the diffusion model was built.
+    info: data, licence, figures and so on (see `ladle.storage.card`). files: sha256 of every other file but the card.
+    """
+
+    format: Literal[1] = FORMAT
+    ladle: str
+    name: str
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    base: BaseReference | None = None
+    autoencoder: AutoencoderConfig
+    diffusion: DiffusionConfig | None = None
+    condition: ConditionConfig = ConditionConfig()
+    max_latents: int | None = None
+    fixed_length: bool = False
+    sampling: SamplingOptions = SamplingOptions()
+    info: dict[str, Any] = {}
+    files: dict[str, str]
+
+    @field_validator("files")
+    @classmethod
+    def _inside_the_folder(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"'{name}' is not inside the model folder")
+        return files
+
+
+def write_record(record: ModelRecord, folder: Path) -> None:
+    """Write model.json. Raises TypeError when `info` holds what JSON has no form for, and as `atomic_json`."""
+    atomic_json(folder / RECORD, record.model_dump(mode="json"))
+
+
+def read_record(folder: str | Path) -> ModelRecord:
+    """Read and validate model.json.
+
+    Raises:
+        UserError: no folder, no model.json in it, malformed JSON, unknown keys or values, or an unknown format.
+    """
+    folder = Path(folder)
+    path = folder / RECORD
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give a model folder")
+    if not path.is_file():
+        raise UserError(f"{path} is missing, so {folder} is not a model folder; give one that `ladle train` made")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: malformed JSON ({error.msg}); copy the model folder again") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    found = values.get("format") if isinstance(values, dict) else None
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise UserError(f"{path}: malformed, no format number; give a folder that `ladle train` made")
+    if found > FORMAT:
+        raise UserError(f"{path}: format {found} is newer than this ladle, which reads up to {FORMAT}; upgrade ladle")
+    if isinstance(values.get("diffusion"), dict):
+        values["diffusion"].setdefault("times", "uniform")  # the default when models did not say it
+    return ModelRecord.parse(values, where=str(path))
+
+
+def model_digest(folder: str | Path) -> str:
+    """Sixteen hex digits that tell one model from another: its weight and tokenizer files and its settings.
+
+    The name, the card, `info`, the sampling defaults and what the denoiser was trained for do not count (but `loss`
+    does, as in the first version). The hashes are those in model.json, which `load_parts` checks against the files.
+
+    Raises:
+        UserError: as `read_record`.
+    """
+    record = read_record(folder)
+    counted = {"files", "base", "autoencoder", "diffusion", "condition", "max_latents", "fixed_length"}
+    values = record.model_dump(mode="json", include=counted)
+    for path, default in LATER_SETTINGS.items():
+        *groups, name = path.split(".")
+        place = reduce(lambda part, group: part and part[group], groups, values)
+        if place and place[name] == default:
+            del place[name]
+    if values["diffusion"] is not None:
+        for name in ObjectiveConfig.model_fields.keys() - {"loss"}:
+            del values["diffusion"][name]
+    return _short_hash(values)
+
+
+def autoencoder_digest(record: ModelRecord) -> str:
+    """Sixteen hex digits of the autoencoder's files alone: what a model built on it needs to find unchanged."""
+    return _short_hash({name: h for name, h in record.files.items() if name.split("/")[0] in AUTOENCODER_FOLDERS})
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """sha256 of each file under `folder`, by its path there, sorted."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+
+
+def check_files(folder: Path, record: ModelRecord, *, weights: bool) -> None:
+    """Compare the files with the hashes in model.json: the weights, or all the others.
+
+    Raises:
+        UserError: a file is missing, may not be read, or is not the one that was saved.
+    """
+    for name, expected in record.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing; copy or download the model folder again")
+        if weights != (path.suffix == ".safetensors"):
+            continue
+        try:
+            found = _sha256(path)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+        if found != expected:
+            raise UserError(f"{path} is not the file that was saved (its sha256 differs); copy the model folder again")
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raises UserError when a file in `folder` is of a kind that runs code when it is read."""
+    for path in _files(folder):
+        if path.suffix.lower() in PICKLES:
+            raise UserError(f"{path} may run code when it is read; only safetensors are read: remove it from the model")
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return sorted(path for path in folder.rglob("*") if not path.is_dir())
+
+
+def _sha256(path: Path) -> str:
+    if path.suffix == ".safetensors":
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    # Git may change the line ends of text files when it checks them out.
+    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+
+
+def _short_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

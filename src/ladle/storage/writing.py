@@ -1,0 +1,279 @@
+"""Writing whole files and folders: the one way in which Ladle puts anything on the disk.
+
+Writes go to a temporary name beside the target and are renamed. So a killed run leaves the earlier file or the new one,
+never half of either. `-` is standard output.
+"""
+
+import gzip
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from ladle.data.files import STDIO, PathLike
+from ladle.errors import LadleError, UserError
+
+# safetensors reports a full disk by an error type of its own; this is the trace of the system's error in its message.
+_FOREIGN_ERRNO = re.compile(r"(?:os error|code:)\s*(\d+)")
+
+
+_TEMPORARY = ".tmp-"  # how the name of a file begins that `write_atomically` is still writing
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def write_atomically(path: PathLike, write: Callable[[Path], None]) -> None:
+    """Call `write(temporary)` on a new name in the same folder, then rename it to `path`.
+
+    The temporary name keeps the ending of `path`, for writers that go by it. Missing folders are made. A path that
+    exists and is not a plain file (a pipe, `/dev/null`) cannot be replaced, so it is written directly.
+
+    Raises:
+        UserError: `path` is a folder.
+        LadleError: it could not be written (full disk, no permission); the earlier file is untouched.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise UserError(f"cannot write {target}: it is a folder; give the name of a file")
+    if target.exists() and not target.is_file():
+        with _saying(target):
+            write(target)
+        return
+    real = Path(os.path.realpath(target))  # a link stays a link; what it points to is replaced
+    temporary = real.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}{''.join(real.suffixes[-2:])}")
+    try:
+        with _saying(target):
+            real.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            _flush(temporary)
+            os.replace(temporary, real)
+    finally:
+        _remove(temporary)
+
+
+def clear_temporaries(folder: Path) -> None:
+    """Delete the files that writers killed in the middle of `write_atomically` left in a folder that has one writer."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        _remove(path)
+
+
+def atomic_text(path: PathLike, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all. Raises as `write_atomically`."""
+    data = text.encode("utf-8")
+    write_atomically(path, lambda temporary: _write_bytes(temporary, data))
+
+
+def atomic_json(path: PathLike, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all; NaN and infinities become null, as in JavaScript.
+
+    Raises:
+        TypeError: `value` holds something that JSON has no form for.
+        UserError, LadleError: as `write_atomically`.
+    """
+    atomic_text(path, _to_json(value, indent=2) + "\n")
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """As `atomic_json`; `-` is standard output."""
+    if str(path) == STDIO:
+        print(_to_json(value, indent=2))
+    else:
+        atomic_json(path, value)
+
+
+@contextmanager
+def atomic_folder(path: PathLike, *, marker: str | None = None) -> Iterator[Path]:
+    """Yield a new empty folder beside `path`; when the block ends well it takes the place of `path`.
+
+    An earlier folder is moved aside, then removed. The names used are fixed (`.NAME.tmp`, `.NAME.old`), so what a
+    killed run left is cleared by the next one; `recover_folder` undoes a kill between the two renames. One writer at
+    a time for a path.
+
+    Args:
+        marker: a name that an earlier folder must hold to be replaced (`model.json`, say), so that a folder of the
+            user's own is never deleted by mistake. None replaces any folder. An empty folder is always replaced.
+
+    Raises:
+        UserError: `path` is a file, or a folder without the marker.
+        LadleError: it could not be written (full disk, no permission); the earlier folder is untouched.
+    """
+    target = Path(os.path.realpath(path))
+    temporary, aside = _beside(target, "tmp"), _beside(target, "old")
+    try:
+        with _saying(Path(path)):
+            recover_folder(target)
+            if target.exists():
+                _check_replaceable(target, marker)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _remove(temporary)
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _flush(file)
+            if not target.exists():
+                os.rename(temporary, target)
+                return
+            os.rename(target, aside)
+            try:
+                os.rename(temporary, target)
+            except BaseException:
+                os.rename(aside, target)
+                raise
+    finally:
+        _remove(temporary)
+        if target.exists():
+            _remove(aside)
+
+
+def recover_folder(path: PathLike) -> None:
+    """Put the earlier folder back if a run was killed while `atomic_folder` was exchanging it. Call before reading."""
+    target = Path(os.path.realpath(path))
+    aside = _beside(target, "old")
+    if aside.exists():
+        if target.exists():
+            _remove(aside)
+        else:
+            os.rename(aside, target)
+
+
+def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows as JSON Lines and return how many; `-` is standard output, an ending `.gz` compresses.
+
+    A file appears when the last row is written, or not at all. Standard output is flushed after every row, so that a
+    reader sees rows as they come. The same rows give the same bytes, compressed or not.
+
+    Raises:
+        BrokenPipeError: the reader of standard output has gone; the command line ends quietly on it.
+        UserError, LadleError: as `write_atomically`.
+    """
+    count = 0
+
+    def write_to(stream: BinaryIO, *, flush: bool = False) -> None:
+        nonlocal count
+        for row in rows:
+            stream.write((_to_json(dict(row)) + "\n").encode("utf-8"))
+            count += 1
+            if flush:
+                stream.flush()
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            if os.fspath(path).endswith(".gz"):
+                with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+                    write_to(cast(BinaryIO, packed))
+            else:
+                write_to(file)
+
+    if os.fspath(path) != STDIO:
+        write_atomically(path, write)
+        return count
+    with _saying("standard output"):
+        sys.stdout.flush()
+        write_to(sys.stdout.buffer, flush=True)  # bytes, since JSON Lines are UTF-8 whatever the terminal speaks
+    return count
+
+
+def check_writable(path: PathLike, *, folder: bool = False) -> None:
+    """See that a file (or a folder, with what is in it) can be written, before the work begins. Leaves no trace.
+
+    Raises:
+        UserError: `path` is a folder (a file), or lies where nothing can be written.
+    """
+    if os.fspath(path) == STDIO and not folder:
+        return
+    target = Path(path)
+    if not folder and target.is_dir():
+        raise UserError(f"cannot write {target}: it is a folder; give the name of a file")
+    if folder and target.exists() and not target.is_dir():
+        raise UserError(f"cannot write into {target}: it is a file; give the name of a folder")
+    if target.exists() and not target.is_dir() and not target.is_file():
+        return  # a device or a pipe
+    place = target if target.is_dir() else target.parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}; give another place") from None
+
+
+# ---------------------------------------------------------------------------------------------------- helpers
+
+
+@contextmanager
+def _saying(target: Path | str) -> Iterator[None]:
+    """Turn a failure of the disk into one line that names what could not be written, and why."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise LadleError(f"cannot write {target}: {error.strerror or error}") from error
+    except Exception as error:
+        reason = _foreign_reason(error)
+        if reason is None:
+            raise
+        raise LadleError(f"cannot write {target}: {reason}") from error
+
+
+def _foreign_reason(error: Exception) -> str | None:
+    match = _FOREIGN_ERRNO.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+    return os.strerror(int(match[1])) if match else None
+
+
+def _check_replaceable(target: Path, marker: str | None) -> None:
+    if not target.is_dir():
+        raise UserError(f"cannot write the folder {target}: a file has that name")
+    if marker is not None and any(target.iterdir()) and not (target / marker).exists():
+        raise UserError(f"{target} exists and holds no {marker}, so it is not replaced; give another folder")
+
+
+def _beside(target: Path, ending: str) -> Path:
+    return target.with_name(f".{target.name}.{ending}")
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _flush(path: Path) -> None:
+    """Force a file's bytes to the disk, so that a full one is noticed before the rename and not after."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    """Clear away a leftover; never raises, since it runs while a better error may be on its way."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

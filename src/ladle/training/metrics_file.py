@@ -1,0 +1,106 @@
+"""What a training leaves in its run folder to be read: rows of metrics, samples; trackers are told the rows too."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ladle.errors import LadleError
+from ladle.storage.writing import atomic_text, clear_temporaries, write_rows
+from ladle.training.trackers import Trackers
+
+
+class Record:
+    """`metrics.jsonl` and `samples/<stage>-<step>.jsonl` of one stage in a run folder.
+
+    Args:
+        run_dir: the run's folder.
+        stage: rows of other stages are left alone.
+        num_rows: rows of this stage that the restored state knows of; later ones came after it and are dropped, as
+            is a last line that was cut off. 0 for a new training.
+        step: the restored step; samples after it are deleted, as is what a killed run was writing.
+        trackers: by name; they are told every row too.
+
+    Raises:
+        UserError: an unknown tracker, or one that is not installed.
+        LadleError: a file cannot be written (from every method).
+    """
+
+    def __init__(
+        self, run_dir: Path, stage: str, num_rows: int = 0, step: int = 0, trackers: Sequence[str] = ()
+    ) -> None:
+        self._trackers = Trackers(trackers, stage, run_dir)
+        self._path, self._samples, self._stage = run_dir / "metrics.jsonl", run_dir / "samples", stage
+        self.num_rows = 0
+        for folder in (run_dir, self._samples):
+            clear_temporaries(folder)
+        if self._path.exists():
+            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            kept = []
+            for line in lines:
+                owner = _stage_of(line)
+                if owner == stage and self.num_rows < num_rows:
+                    kept.append(line)
+                    self.num_rows += 1
+                elif owner not in (stage, None):
+                    kept.append(line)
+            if kept != lines:
+                atomic_text(self._path, "".join(kept))
+        for path in self._samples.glob(f"{stage}-*.jsonl"):
+            number = path.stem.removeprefix(f"{stage}-")
+            if number.isdigit() and int(number) > step:
+                path.unlink()
+
+    def row(self, values: Mapping[str, Any]) -> None:
+        """Append a row; NaN and infinities become null."""
+        row = {"stage": self._stage} | {key: _plain(value) for key, value in values.items()}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise LadleError(f"cannot write {self._path}: {error.strerror or error}") from error
+        self.num_rows += 1
+        self._trackers.log(values, values["step"])
+
+    def samples(self, step: int, texts: Sequence[str]) -> None:
+        """Write the texts sampled at `step`, in place of earlier ones of that step."""
+        write_rows(self._samples / f"{self._stage}-{step}.jsonl", ({"text": text} for text in texts))
+
+    def close(self) -> None:
+        """End the trackers; files are whole after every row."""
+        self._trackers.close()
+
+
+class NoRecord(Record):
+    """Of a process that writes nothing."""
+
+    def __init__(
+        self, run_dir: Path, stage: str, num_rows: int = 0, step: int = 0, trackers: Sequence[str] = ()
+    ) -> None:
+        self.num_rows = num_rows
+
+    def row(self, values: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def samples(self, step: int, texts: Sequence[str]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def _stage_of(line: str) -> str | None:
+    """The stage of a row of `metrics.jsonl`; None for a line that was cut off or is no row."""
+    try:
+        return str(json.loads(line)["stage"]) if line.endswith("\n") else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, float) and not abs(value) < float("inf"):
+        return None
+    return value

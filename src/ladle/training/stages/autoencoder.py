@@ -1,0 +1,64 @@
+"""Stage `autoencoder`: text -> latents -> text, from masked tokens and noised latents."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.encoding import store_tokens
+from ladle.data.batching import epoch_batches
+from ladle.data.row_portions import PerPortion
+from ladle.data.rows import Row
+from ladle.data.stores import TokenStore
+from ladle.training.stages.common import mean_metrics, to_device
+from ladle.training.stages.diffusion import NUM_SAMPLES
+
+
+class AutoencoderStage:
+    """Reconstruction from masked tokens and noised latents, by both decoders.
+
+    train: the rows of an epoch. with_sources: source texts are among the texts, each once, as the denoiser reads them
+    through what is trained here.
+    """
+
+    name = "autoencoder"
+    progress = 0.0
+
+    def __init__(
+        self,
+        autoencoder: TextAutoencoder,
+        train: Callable[[int], Sequence[Row]],
+        valid: Sequence[Row],
+        config: Any,
+        with_sources: bool = True,
+    ):
+        self.module, self.config = autoencoder, config
+
+        def tokens(rows: Sequence[Row]) -> TokenStore:
+            sources = dict.fromkeys(row["source"] for row in rows if row.get("source")) if with_sources else {}
+            return store_tokens(autoencoder, [row["text"] for row in rows] + list(sources))
+
+        self._tokens_of = PerPortion(train, tokens)
+        self.train_tokens = self._tokens_of(0)
+        self.valid_texts = [row["text"] for row in valid or train(0)][:256]
+        self.valid_tokens = store_tokens(autoencoder, self.valid_texts)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        self.train_tokens = self._tokens_of(epoch)
+        return epoch_batches(self.train_tokens.lengths.tolist(), self.config, epoch)
+
+    def load(self, rows: list[int]) -> dict[str, Tensor]:
+        return self.train_tokens.gather(torch.tensor(rows))
+
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor | float]]:
+        loss, metrics = self.module.loss(batch, self.progress)
+        return loss, {**metrics, "num_tokens": batch["attention_mask"].sum()}
+
+    def validate(self) -> dict[str, float]:
+        return mean_metrics(self.module, self.valid_tokens, lambda batch, rows: self.module.loss(batch))
+
+    def sample(self) -> list[str]:
+        tokens = to_device(self.valid_tokens.gather(torch.arange(min(NUM_SAMPLES, len(self.valid_texts)))), self.module)
+        return self.module.backbone.detokenize(self.module.decode(self.module.encode(**tokens)))

@@ -1,0 +1,119 @@
+"""Stage `decoder`: the way back from latents that are as wrong as the prior's; encoder and prior stay as they are."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.latents import Latents
+from ladle.conditioning.encoder import RawCondition
+from ladle.conditioning.store import ConditionStore
+from ladle.data.batching import epoch_batches
+from ladle.data.stores import TokenStore, VectorStore
+from ladle.diffusion.model import DiffusionBatch, LatentDiffusionModel
+from ladle.sampling.soundness import noised_estimate
+from ladle.training.stages.common import mean_metrics
+from ladle.training.stages.diffusion import diffusion_batch
+
+
+class DecoderStage:
+    """The way from latents to text, made used to the prior's estimates (decoder adaptation, as in BLD and others).
+
+    A quarter of the texts comes from z0 with Gaussian noise. The others are noised to a level, and the frozen prior's
+    estimate of z0 is decoded: the mean over what is still open there, of a text that is known. So the sampler may stop
+    before its end (`SamplingOptions.stop_time`) and leave to the decoder, which knows how words go together, what is
+    still open between neighbours. The encoder is fixed, so that latents keep their meaning.
+
+    train: tokens, latents and conditions of an epoch's rows; valid: of those held out.
+    """
+
+    name = "decoder"
+    progress = 0.0
+    estimated_share = 0.75
+
+    def __init__(
+        self,
+        autoencoder: TextAutoencoder,
+        diffusion: LatentDiffusionModel | None,
+        train: Callable[[int], tuple[TokenStore, VectorStore, ConditionStore]],
+        valid: tuple[TokenStore, VectorStore, ConditionStore],
+        config: Any,
+        guidance_scale: float = 1.0,
+        times: tuple[float, float] = (0.4, 0.8),
+    ):
+        self.module, self.diffusion, self.config = autoencoder, diffusion, config
+        self.guidance_scale, self.times = guidance_scale, times
+        self._train, self.valid = train, valid
+        self.tokens, self.latents, self.conditions = train(0)
+        autoencoder.requires_grad_(False)
+        for part in trained_for_decoding(autoencoder):
+            part.requires_grad_(True)
+        if diffusion is not None:
+            diffusion.eval().requires_grad_(False)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        self.tokens, self.latents, self.conditions = self._train(epoch)
+        return epoch_batches(self.tokens.lengths.tolist(), self.config, epoch)
+
+    def load(self, rows: list[int]) -> tuple[dict[str, Tensor], DiffusionBatch]:
+        index = torch.tensor(rows)
+        return self.tokens.gather(index), diffusion_batch(self.latents, self.conditions, index, index[:1])
+
+    def loss(self, batch: tuple[dict[str, Tensor], DiffusionBatch]) -> tuple[Tensor, dict[str, Tensor | float]]:
+        tokens, latents = batch
+        z0 = self._corrupted(latents)
+        loss, metrics = self.module.decoding_loss(
+            Latents(z0 * latents.mask[..., None], latents.mask), tokens["input_ids"], tokens["attention_mask"]
+        )
+        return loss, {**metrics, "num_tokens": tokens["attention_mask"].sum()}
+
+    def validate(self) -> dict[str, float]:
+        tokens, latents, conditions = self.valid
+
+        def loss(batch: dict[str, Tensor], rows: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
+            device = batch["input_ids"].device
+            return self.loss((batch, diffusion_batch(latents, conditions, rows, rows[:1]).to(device)))
+
+        return mean_metrics(self.module, tokens, loss)
+
+    def sample(self) -> list[str]:
+        return []
+
+    @torch.no_grad()
+    def _corrupted(self, batch: DiffusionBatch) -> Tensor:
+        z0, mask = batch.z0, batch.mask
+        rows = len(z0)
+        scales = self.module.config.latent_noise * torch.rand(rows, 1, 1, device=z0.device)
+        noised = z0 + scales * torch.randn_like(z0)
+        if self.diffusion is None:
+            return noised
+        self.diffusion.to(z0.device)
+        chosen = (torch.rand(rows, device=z0.device) < self.estimated_share).nonzero()[:, 0]
+        if not len(chosen):
+            return noised
+        return noised.index_copy(
+            0, chosen, self._estimated(z0[chosen], mask[chosen], batch.condition[chosen]).to(noised)
+        )
+
+    def _estimated(self, z0: Tensor, mask: Tensor, raw: RawCondition) -> Tensor:
+        """What the sampler would hand on at a random level each: guided, and with its own last estimate to go by."""
+        assert self.diffusion is not None
+        raw = self.diffusion.condition.drop(raw)
+        low, high = self.times
+        level = self.diffusion.schedule.level(low + (high - low) * torch.rand(len(z0), device=z0.device))
+        return noised_estimate(self.diffusion, z0, mask, raw, level, torch.randn_like(z0), self.guidance_scale)
+
+
+def trained_for_decoding(autoencoder: TextAutoencoder) -> list[torch.nn.Module]:
+    """The backbone's decoder but for the embeddings, which the encoder shares; where it is frozen, the way to it."""
+    backbone, bottleneck = autoencoder.config.backbone, autoencoder.bottleneck
+    if backbone.pretrained and not backbone.train_decoder:
+        parts: list[torch.nn.Module] = [bottleneck.up, bottleneck.layers, bottleneck.norm_out]
+    else:
+        decoder = autoencoder.backbone.model.get_decoder()
+        parts = [module for module in decoder.children() if not isinstance(module, torch.nn.Embedding)]
+    if autoencoder.parallel_decoder is not None:
+        parts.append(autoencoder.parallel_decoder)
+    return parts

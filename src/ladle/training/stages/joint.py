@@ -1,0 +1,255 @@
+"""Stage `joint`: encoder, denoiser and decoder in one optimisation, and what keeps the latents from collapsing.
+
+L = L_reconstruction + L_KL + diffusion_scale * L_diffusion. By itself the diffusion loss asks the encoder for latents
+that are easy to denoise, and easiest are those that say nothing, or say it in a whisper. What is known to help (LDLM;
+benchmarks/LOG.md for what each is worth here): its gradient reaches the encoder late (`encoder_warmup`) and weakened
+(`encoder_scale`), the decoder reads noised latents (`autoencoder.latent_noise`), times are drawn where the error is
+(`diffusion.times = "adaptive"`), latents stay near to where they began (`reference_scale`).
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ladle.autoencoder.encoding import store_tokens
+from ladle.autoencoder.latents import Latents
+from ladle.conditioning.encoder import RawCondition
+from ladle.conditioning.source_text import SourceReader
+from ladle.config import Config
+from ladle.data.batching import epoch_batches
+from ladle.data.row_portions import PerPortion
+from ladle.data.rows import Row
+from ladle.data.stores import TokenStore
+from ladle.diffusion.model import DiffusionBatch, LatentDiffusionModel
+from ladle.errors import LadleError
+from ladle.sampling.options import SamplingOptions
+from ladle.training.stages.diffusion import NUM_SAMPLES, drawn_texts
+
+NUM_LENGTH_ROWS = 64  # fewer than over cached latents: their sources are encoded at every step
+WARMUP_STEEPNESS = 10.0
+
+
+class JointConfig(Config):
+    """How the losses of stage `joint` meet.
+
+    diffusion_scale: weight of the diffusion loss. encoder_scale: the part of its gradient that reaches the encoder in
+    the end; 0: none, so that the encoder learns to reconstruct only. encoder_warmup: the share of the stage at which
+    half of that part does, by a sigmoid; 0: all of it from the first step. reference_scale: weight of the mean squared
+    distance of z0 from what the autoencoder made of the text when the stage began; give 0 where it had learnt nothing
+    yet. min_accuracy, min_directions, min_spread: the training ends, and says so, where fewer of the held-out tokens
+    come back, latents vary in fewer directions, or less in each, than this share of the most so far.
+    """
+
+    diffusion_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
+    encoder_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
+    encoder_warmup: float = Field(0.3, ge=0, lt=1)
+    reference_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
+    min_accuracy: float = Field(0.5, ge=0, le=1)
+    min_directions: float = Field(0.2, ge=0, le=1)
+    min_spread: float = Field(0.5, ge=0, le=1)
+
+    def encoder_share(self, progress: float) -> float:
+        """The part of the diffusion loss's gradient that reaches the encoder when `progress` of the stage is over."""
+        if not self.encoder_warmup:
+            return self.encoder_scale
+        return self.encoder_scale / (1 + math.exp(-WARMUP_STEEPNESS * (progress / self.encoder_warmup - 1)))
+
+
+@dataclass(frozen=True)
+class JointBatch:
+    """tokens: input_ids and attention_mask, [B, S]. condition: `sources` of it are tokens, which are yet to be encoded.
+    lengths: [R] numbers of latents of other rows, with their condition."""
+
+    tokens: dict[str, Tensor]
+    condition: "TokenCondition"
+    lengths: Tensor
+    length_condition: "TokenCondition"
+
+    def to(self, device: torch.device | str, **options: bool) -> "JointBatch":
+        """All tensors on `device`."""
+        return JointBatch(
+            {name: tensor.to(device) for name, tensor in self.tokens.items()}, self.condition.to(device),
+            self.lengths.to(device), self.length_condition.to(device),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TokenCondition:
+    """label_ids [B] or None. sources: tokens of the rows' sources, [B, M], where the model reads any; `with_source`
+    [B] says which rows have one."""
+
+    label_ids: Tensor | None = None
+    sources: dict[str, Tensor] | None = None
+    with_source: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "TokenCondition":
+        """All tensors on `device`."""
+        sources = self.sources and {name: tensor.to(device) for name, tensor in self.sources.items()}
+        ids, given = (None if x is None else x.to(device) for x in (self.label_ids, self.with_source))
+        return TokenCondition(ids, sources, given)
+
+
+class JointRows:
+    """Tokens and conditions of all rows."""
+
+    def __init__(self, reader: SourceReader, rows: Sequence[Row]):
+        autoencoder, config = reader.autoencoder, reader.config
+        self.tokens = store_tokens(autoencoder, [row["text"] for row in rows])
+        self.num_latents = autoencoder.num_latents(self.tokens.lengths)
+        self.label_ids = config.label_ids([row.get("label") for row in rows]) if config.labels else None
+        self.sources = self.with_source = None
+        sources = [row.get("source") for row in rows]
+        if config.source and any(sources):
+            self.with_source = torch.tensor([bool(source) for source in sources])
+            self.sources = TokenStore(reader.tokenizer, [source or "" for source in sources], reader.max_tokens)
+
+    def condition(self, rows: Tensor) -> TokenCondition:
+        """rows [B] -> their conditions."""
+        ids = None if self.label_ids is None else self.label_ids[rows]
+        if self.sources is None or self.with_source is None:
+            return TokenCondition(ids)
+        return TokenCondition(ids, self.sources.gather(rows), self.with_source[rows])
+
+    def batch(self, rows: Tensor, length_rows: Tensor) -> JointBatch:
+        """rows [B] -> what is learnt from them; the length model learns from `length_rows`."""
+        return JointBatch(
+            self.tokens.gather(rows), self.condition(rows), self.num_latents[length_rows], self.condition(length_rows)
+        )
+
+
+class JointModel(nn.Module):
+    """Both halves as one module, for one optimiser and one average of weights."""
+
+    best: Tensor
+
+    def __init__(self, reader: SourceReader, diffusion: LatentDiffusionModel, config: JointConfig):
+        super().__init__()
+        self.autoencoder, self.diffusion, self.config = reader.autoencoder, diffusion, config
+        self.reader = reader
+        self.reference = copy.deepcopy(self.autoencoder).requires_grad_(False) if config.reference_scale else None
+        # Of what collapse is measured by, tokens that come back, directions and spread: saved with the weights.
+        self.register_buffer("best", torch.zeros(3))
+
+    def loss(self, batch: JointBatch, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """The sum of all losses; `progress` is the share of the stage that is over."""
+        latents, divergence, metrics = self.autoencoder.training_latents(batch.tokens, progress)
+        reconstruction, of_decoders = self.autoencoder.reconstruction_loss(latents, batch.tokens)
+        share = self.config.encoder_share(progress)
+        # The value is z0's; of the gradient a part passes.
+        z0 = latents.values.float()
+        z0 = z0.detach() + share * (z0 - z0.detach())
+        diffusion, of_diffusion = self.diffusion.loss(self.diffusion_batch(batch, Latents(z0, latents.mask)), progress)
+        loss = reconstruction + divergence + self.config.diffusion_scale * diffusion
+        if self.reference is not None:
+            with torch.no_grad():
+                wanted = self.reference.encode(**batch.tokens).values
+            distance = (latents.values - wanted)[latents.mask].square().mean()
+            loss = loss + self.config.reference_scale * distance
+            metrics["reference_distance"] = distance.detach()
+        return loss, {**of_decoders, **metrics, **of_diffusion, "encoder_share": share}
+
+    def diffusion_batch(self, batch: JointBatch, latents: Latents) -> DiffusionBatch:
+        """`latents` with the batch's conditions."""
+        return DiffusionBatch(
+            latents.values, latents.mask, self.encoded(batch.condition), batch.lengths,
+            self.encoded(batch.length_condition),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def encoded(self, condition: TokenCondition) -> RawCondition:
+        """Conditions with their sources as the encoder reads them now; what is learnt from them is not its business."""
+        if condition.sources is None or condition.with_source is None:
+            return RawCondition(condition.label_ids)
+        memory, mask = self.reader.read(condition.sources)
+        return RawCondition(condition.label_ids, memory.float(), mask & condition.with_source[:, None])
+
+
+class JointStage:
+    """The three losses over texts; the encoder runs at every step.
+
+    train: the rows of an epoch.
+    """
+
+    name = "joint"
+    progress = 0.0
+
+    def __init__(
+        self,
+        reader: SourceReader,
+        diffusion: LatentDiffusionModel,
+        train: Callable[[int], Sequence[Row]],
+        valid: Sequence[Row],
+        joint: JointConfig,
+        config: Any,
+        sampling: SamplingOptions,
+    ):
+        self.module, self.config = JointModel(reader, diffusion, joint), config
+        self._rows_of = PerPortion(train, lambda rows: JointRows(reader, rows))
+        self.train_rows, self.valid_rows = self._rows_of(0), JointRows(reader, valid[:256])
+        self.sampling = sampling.to_the_end()  # the decoder is not adapted yet
+        if diffusion.length is not None:
+            diffusion.length.fit_base(self.train_rows.num_latents)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        self.train_rows = self._rows_of(epoch)
+        return epoch_batches(self.train_rows.tokens.lengths.tolist(), self.config, epoch)
+
+    def load(self, rows: list[int]) -> JointBatch:
+        count = len(self.train_rows.num_latents)
+        return self.train_rows.batch(torch.tensor(rows), torch.randint(count, (min(NUM_LENGTH_ROWS, count),)))
+
+    def loss(self, batch: JointBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
+        loss, metrics = self.module.loss(batch, self.progress)
+        return loss, {**metrics, "num_tokens": batch.tokens["attention_mask"].sum()}
+
+    def validate(self) -> dict[str, float]:
+        device = self.module.best.device
+        count = len(self.valid_rows.num_latents)
+        sums: dict[str, float] = {}
+        latents = []
+        for rows in torch.arange(count).split(64):
+            batch = self.valid_rows.batch(rows, rows).to(device)
+            for name, value in self.module.loss(batch, 1.0)[1].items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(rows)
+            z0 = self.module.autoencoder.encode(**batch.tokens)
+            latents.append(z0.values.float()[z0.mask])
+        metrics = {name: value / count for name, value in sums.items() if name != "encoder_share"}
+        held_out = torch.cat(latents)
+        metrics["directions"] = num_directions(held_out)
+        # In units of the normaliser: it follows too slowly to hide that latents shrink.
+        metrics["spread"] = float(held_out.std(0, correction=0).mean())
+        self._stop_collapsed(metrics)
+        return metrics
+
+    def sample(self) -> list[str]:
+        module, rows = self.module, torch.arange(min(NUM_SAMPLES, len(self.valid_rows.num_latents)))
+        raw = module.encoded(self.valid_rows.condition(rows).to(module.best.device))
+        return drawn_texts(module.diffusion, module.autoencoder, raw, len(rows), self.sampling)
+
+    def _stop_collapsed(self, metrics: dict[str, float]) -> None:
+        config, best = self.module.config, self.module.best
+        now = [metrics[name] for name in ("autoregressive_accuracy", "directions", "spread")]
+        best.copy_(torch.maximum(best, torch.tensor(now, device=best.device)))
+        most = best.tolist()
+        least = (config.min_accuracy, config.min_directions, config.min_spread)
+        if any(value < share * top for value, share, top in zip(now, least, most, strict=True)):
+            raise LadleError(
+                f"joint: the latents collapse: {now[0]:.0%} of held-out tokens come back (best {most[0]:.0%}), "
+                f"latents vary in {now[1]:.1f} directions (most {most[1]:.1f}), by {now[2]:.2f} of a unit (most "
+                f"{most[2]:.2f}); give joint.reference_scale=1, a lower joint.encoder_scale, a later "
+                "joint.encoder_warmup or more autoencoder.latent_noise, and another --output"
+            )
+
+
+def num_directions(latents: Tensor) -> float:
+    """How many directions latents [N, D] vary in: the participation ratio of their covariance's eigenvalues,
+    (sum of l)^2 / sum of l^2, 1 to D; 0 where nothing varies."""
+    values = torch.linalg.eigvalsh(torch.cov(latents.double().T).reshape(latents.shape[1], -1)).clamp_min(0)
+    squares = float(values.square().sum())
+    return float(values.sum()) ** 2 / squares if squares else 0.0

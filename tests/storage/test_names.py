@@ -1,0 +1,74 @@
+"""From a model's name to its folder: path, shipped name, hub id, in this order."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ladle.errors import UserError
+from ladle.storage.model_folder import load_parts
+from ladle.storage.names import resolve_model
+
+
+def test_a_path_comes_before_a_shipped_name(
+    shipped: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The order of the design; a folder of data that happens to have a model's name does not hide the model."""
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("base-en", shipped=shipped) == shipped / "base-en"
+    (tmp_path / "base-en").mkdir()
+    assert resolve_model("base-en", shipped=shipped) == shipped / "base-en"
+    model_folder.rename(tmp_path / "base-en")
+    assert resolve_model("base-en", shipped=shipped) == Path("base-en")
+    assert resolve_model(str(shipped / "base-en")) == shipped / "base-en"
+    assert load_parts("base-en", shipped=shipped).name == "tiny"
+
+
+def test_a_run_stands_for_its_finished_model(model_folder: Path, tmp_path: Path) -> None:
+    """`--model runs/reviews` is what a user types after `--output runs/reviews`."""
+    (tmp_path / "run").mkdir()
+    model_folder.rename(tmp_path / "run" / "final")
+    assert resolve_model(tmp_path / "run") == tmp_path / "run" / "final"
+    (tmp_path / "run" / "final").rename(tmp_path / "run" / ".final.old")  # killed while a new model was put in place
+    assert resolve_model(tmp_path / "run") == tmp_path / "run" / "final"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("base-em", "no model 'base-em': neither a folder nor a shipped model; did you mean 'base-en'?"),
+        ("zzz", "allowed: base-en"),
+        ("", "shipped model (base-en)"),
+        ("./nowhere/at/all", "no model './nowhere/at/all'"),
+        ("file.txt", "file.txt is a file"),
+        ("data", "data/model.json is missing"),
+    ],
+)
+def test_an_unknown_model_names_the_nearest(
+    name: str, expected: str, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slip in a model's name costs one more try, not a look into the manual."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").touch()
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError) as caught:
+        resolve_model(name, shipped=shipped)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_hub_id_is_looked_up_in_the_hub_cache(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model downloaded once loads offline; one never seen is an error in one line."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(UserError) as caught:
+        resolve_model("somebody/stories")
+    assert "no model 'somebody/stories'" in str(caught.value) and "\n" not in str(caught.value)
+    cached = tmp_path / "hub" / "models--somebody--stories"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(model_folder, cached / "snapshots" / ("0" * 40))
+    assert load_parts("somebody/stories").name == "tiny"
