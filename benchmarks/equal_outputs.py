@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 import ladle
 
@@ -88,8 +89,10 @@ def trained(name: str, rows: list[dict[str, str]], sets: list[str]) -> dict[str,
         lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         losses = [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
         weights = {
-            path.relative_to(final).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            f"{path.parent.name}/{name}": hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()[:16]
             for path in sorted(final.rglob("*.safetensors"))
+            for name, tensor in load_file(path).items()
+            if not name.startswith("adaptive_times.")  # (of training only; model folders held it once)
         }
         model = ladle.LatentDiffusion.from_pretrained(final)
         texts = {
@@ -114,7 +117,7 @@ def main() -> int:
     small = [
         "start=nothing", "autoencoder.backbone.vocab_size=400", "autoencoder.backbone.width=64",
         "diffusion.denoiser.width=64", "diffusion.denoiser.num_layers=4",
-        *(f"training.{name}.steps={count}" for name, count in stages.items()),
+        "training.steps=60", *(f"training.{name}.share={count}" for name, count in stages.items()),
     ]  # fmt: skip
     own = ["start=prior-en", "own_vocabulary=true", "autoencoder.backbone.vocab_size=400", "training.steps=60"]
     found = {

@@ -8,6 +8,7 @@ import torch
 import tiny
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.encoding import fit_normaliser
+from ladle.autoencoder.reconstruction import ReconstructionConfig, reconstruction_loss
 from ladle.storage.model_folder import ModelParts
 
 EIGHT = [
@@ -31,7 +32,7 @@ def decoded(autoencoder: TextAutoencoder, decoder: str) -> list[str]:
 @cache
 def _learn(kind: str) -> TextAutoencoder:
     autoencoder = tiny.tiny_autoencoder(kind)
-    autoencoder.config = autoencoder.config.model_copy(update={"token_mask_prob": 0.0, "latent_noise": 0.1})
+    objective = ReconstructionConfig(token_mask_prob=0.0, latent_noise=0.1)
     batch = tiny.tokens(autoencoder, EIGHT)
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=5e-3, betas=(0.9, 0.98))
     with torch.random.fork_rng():
@@ -40,7 +41,7 @@ def _learn(kind: str) -> TextAutoencoder:
             autoencoder.train()
             for _ in range(40):
                 optimizer.zero_grad()
-                autoencoder.loss(batch)[0].backward()
+                reconstruction_loss(autoencoder, batch, objective)[0].backward()
                 optimizer.step()
             if all(decoded(autoencoder.eval(), decoder) == EIGHT for decoder in DECODERS):
                 break

@@ -5,8 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
-
+from ladle.config import leaves
 from ladle.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -46,15 +45,24 @@ def settings_of(page: str) -> list[str]:
     return found
 
 
+SETTINGS = dict(leaves(Recipe))
+
+
 @pytest.mark.parametrize("name", dict.fromkeys(settings_of(METHOD)))
 def test_every_setting_can_be_set(name: str) -> None:
-    model: type[BaseModel] = Recipe
-    *groups, last = name.split(".")
-    for group in groups:
-        annotation = model.model_fields[group].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
-    assert last in model.model_fields
+    assert name in SETTINGS or any(setting.startswith(f"{name}.") for setting in SETTINGS)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_says_what_it_does(name: str) -> None:
+    """Beside the field, where whoever changes the setting sees what it says."""
+    assert (SETTINGS[name].description or "").strip().endswith("."), name
+
+
+def test_the_page_of_settings_is_the_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    page = import_module("make_settings").settings_page()
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == page, "run python docs/make_settings.py"
 
 
 @pytest.mark.parametrize("name", dict.fromkeys(re.findall(r"`(ladle\.[\w.]+)`", MATHEMATICS)))

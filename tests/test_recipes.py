@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ladle.training.recipe import STAGES, load_recipe, read_recipe
+from ladle.training.plan import STAGES, stage_settings
+from ladle.training.recipe import load_recipe, read_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
 
@@ -24,10 +25,9 @@ def test_it_is_read_with_a_file_in_place_of_its_data(path: Path) -> None:
     recipe = load_recipe(path, data="rows.jsonl")
     assert recipe.data.path == "rows.jsonl"
     assert recipe.name == path.stem
-    stages = STAGES if recipe.start == "nothing" else STAGES[1:]
-    for stage in stages:
-        settings = recipe.training.stage(stage, stages)
-        assert settings is None or settings.steps or settings.minutes
+    for stage in STAGES:
+        for from_nothing in (True, False):
+            assert stage_settings(recipe.training, stage, from_nothing=from_nothing, steps=1).steps == 1
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

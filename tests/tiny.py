@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ladle.autoencoder.autoencoder import AutoencoderConfig, TextAutoencoder
+from ladle.autoencoder.autoencoder import AutoencoderConfig, TextAutoencoder, Trained
 from ladle.autoencoder.backbone import Backbone, train_tokenizer
 from ladle.autoencoder.latents import Latents
 from ladle.conditioning.config import ConditionConfig
@@ -78,27 +78,41 @@ def tiny_t5_tokenizer() -> Any:
     return T5Tokenizer(vocab=pieces, extra_ids=2)
 
 
-def tiny_autoencoder_config(kind: str = "aligned", *, parallel: bool = True, **backbone: Any) -> AutoencoderConfig:
+def tiny_autoencoder_config(
+    kind: str = "aligned", *, parallel: bool = True, regulariser: str = "norm", **backbone: Any
+) -> AutoencoderConfig:
     """The settings of `tiny_autoencoder`; `backbone` fields may be given (`pretrained`, `width`)."""
     sizes = {"vocab_size": 320, "width": 32, "num_encoder_layers": 1, "num_decoder_layers": 1, "num_heads": 4}
+    number = {"tokens_per_latent": 3} if kind == "aligned" else {"num_latents": 6}
     values = {
         "max_tokens": MAX_TOKENS,
-        "backbone": sizes | backbone,
-        "bottleneck": {"kind": kind, "latent_dim": 16, "tokens_per_latent": 3, "num_latents": 6, "num_layers": 1},
-        "parallel_decoder": {"num_layers": int(parallel)},
+        "backbone": backbone if backbone.get("pretrained") else sizes | backbone,
+        "bottleneck": {"kind": kind, "latent_dim": 16, **number, "num_layers": 1, "regulariser": regulariser},
+        "parallel_layers": int(parallel),
     }
     return AutoencoderConfig.parse(values)
 
 
 def tiny_autoencoder(
-    kind: str = "aligned", *, parallel: bool = True, seed: int = 0, **backbone: Any
+    kind: str = "aligned",
+    *,
+    parallel: bool = True,
+    regulariser: str = "norm",
+    trained: Trained = "none",
+    seed: int = 0,
+    **backbone: Any,
 ) -> TextAutoencoder:
-    """A new autoencoder in evaluation mode, with a normaliser that is not the identity."""
-    config = tiny_autoencoder_config(kind, parallel=parallel, **backbone)
+    """A new autoencoder in evaluation mode, with a normaliser that is not the identity.
+
+    trained: what of a pre-trained backbone is.
+    """
+    config = tiny_autoencoder_config(kind, parallel=parallel, regulariser=regulariser, **backbone)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         tokenizer = None if config.backbone.pretrained else tiny_tokenizer()
         autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer)).eval()
+        if config.backbone.pretrained:
+            autoencoder.freeze_backbone(trained)
         autoencoder.normaliser.mean.normal_()
         autoencoder.normaliser.std.uniform_(0.5, 2.0)
     return autoencoder
@@ -115,9 +129,8 @@ def tiny_diffusion(
     **denoiser: Any,
 ) -> LatentDiffusionModel:
     """A new diffusion model over the autoencoder's latents, in evaluation mode, with an output that is not zero."""
-    condition = ConditionConfig.parse(
-        {"labels": labels, "source": source, "source_memory": source_memory, "max_source_tokens": MAX_TOKENS}
-    )
+    reads = {"memory": source_memory, "max_tokens": MAX_TOKENS} if source else None
+    condition = ConditionConfig.parse({"labels": labels, "source": reads})
     config = DiffusionConfig.parse({"denoiser": {"width": 32, "num_layers": 2, "num_skips": 1} | denoiser})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -127,7 +140,7 @@ def tiny_diffusion(
             latent_dim=autoencoder.latent_dim,
             max_latents=max_latents or autoencoder.max_latents,
             source_dim=SourceReader(autoencoder, condition).dim,
-            fixed_length=autoencoder.config.bottleneck.fixed_length,
+            fixed_length=autoencoder.fixed_length,
         ).eval()
         torch.nn.init.normal_(diffusion.denoiser.output.weight, std=0.2)
     return diffusion

@@ -1,18 +1,21 @@
 """The base of every config class: frozen, and an unknown key is an error that names the nearest valid one."""
 
 import difflib
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
 
 from ladle.errors import UserError
 
 
 class Config(BaseModel):
-    """A frozen, validated group of settings, declared beside the component that it configures."""
+    """A frozen, validated group of settings, declared beside the component that it configures.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    The docstring under a field says what the setting does; `--help` and docs/settings.md show it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> Self:
@@ -27,32 +30,67 @@ class Config(BaseModel):
             raise UserError(f"{where}: " + "; ".join(_explain(cls, e) for e in error.errors())) from None
 
 
+def by_kind(default: str) -> Discriminator:
+    """How settings choose among the classes of a union: by their `kind`, or by `default` where they give none."""
+    return Discriminator(lambda given: _attribute(given, "kind", default))
+
+
+def _attribute(given: Any, name: str, default: Any) -> Any:
+    return given.get(name, default) if isinstance(given, Mapping) else getattr(given, name, default)
+
+
 def nearest(word: str, allowed: list[str]) -> str:
     """A clause that names the nearest of `allowed`, or all of them when none is near."""
     match = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
     return f"did you mean '{match[0]}'?" if match else f"allowed: {', '.join(sorted(allowed))}"
 
 
+def leaves(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting under a config class, as (dotted name, pydantic's field); of a union, those of each class in it.
+    A name that several classes of a union share comes once."""
+    seen: set[str] = set()
+    for name, field in cls.model_fields.items():
+        groups = [leaf for _, group in _groups(field.annotation) for leaf in leaves(group, f"{prefix}{name}.")]
+        for leaf in groups or [(prefix + name, field)]:
+            if leaf[0] not in seen:
+                seen.add(leaf[0])
+                yield leaf
+
+
+def _groups(annotation: Any, tag: str | None = None) -> list[tuple[str | None, type[BaseModel]]]:
+    """The config classes that an annotation is made of, each with its tag in a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [(tag, annotation)]
+    own = next((extra.tag for extra in getattr(annotation, "__metadata__", ()) if isinstance(extra, Tag)), None)
+    return [found for part in get_args(annotation) for found in _groups(part, own)]
+
+
 def _explain(cls: type[BaseModel], error: Any) -> str:
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
-    if error["type"] == "extra_forbidden":
-        fields = _fields_at(cls, location[:-1])
-        return f"unknown key '{key}': {nearest(location[-1], fields)}"
+    path, groups = _place(cls, [str(part) for part in error["loc"]])
+    key = ".".join(path)
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown key '{key}': {nearest(path[-1], [n for group in groups for n in group.model_fields])}"
+        case "union_tag_invalid":
+            kinds = [kind.strip(" '") for kind in error["ctx"]["expected_tags"].split(",")]
+            return f"unknown kind '{error['ctx']['tag']}' of {key}: {nearest(error['ctx']['tag'], kinds)}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    if not location:  # of several keys together
+    if not path:  # of several keys together
         return message
     return f"{key}: {message} (given: {error['input']!r})"
 
 
-def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:
-    current: Any = cls
-    for part in path:
-        field = getattr(current, "model_fields", {}).get(part)
-        if field is None:
-            continue  # the tag of a union, which pydantic puts into the location
-        current = next(
-            (a for a in [field.annotation, *getattr(field.annotation, "__args__", ())] if hasattr(a, "model_fields")),
-            current,
-        )
-    return list(getattr(current, "model_fields", {}))
+def _place(cls: type[BaseModel], location: list[str]) -> tuple[list[str], list[type[BaseModel]]]:
+    """Where an error is, without the tags of unions that pydantic puts into the location; and the classes that hold
+    the last key."""
+    path: list[str] = []
+    groups: list[tuple[str | None, type[BaseModel]]] = [(None, cls)]
+    holders = [cls]
+    for part in location:
+        if any(tag == part for tag, _ in groups):
+            groups = [(None, group) for tag, group in groups if tag == part]
+            continue
+        path, holders = [*path, part], [group for _, group in groups]
+        fields = [group.model_fields[part] for group in holders if part in group.model_fields]
+        groups = [found for field in fields for found in _groups(field.annotation)]
+    return path, holders

@@ -51,7 +51,7 @@ class Attention(nn.Module):
         memory = x if memory is None else memory
         q_BHQK = self._heads(self.query(x))
         k_BHNK, v_BHNK = (self._heads(part) for part in self.key_value(memory).chunk(2, dim=-1))
-        if self.query_gain is not None:
+        if self.query_gain is not None and self.key_gain is not None:
             q_BHQK = F.rms_norm(q_BHQK, (self.head_size,), self.query_gain.to(q_BHQK))
             k_BHNK = F.rms_norm(k_BHNK, (self.head_size,), self.key_gain.to(k_BHNK))
         mixed = attend(q_BHQK, k_BHNK, v_BHNK, mask, self.dropout if self.training else 0.0)
@@ -78,6 +78,14 @@ def feed_forward(width: int, expansion: int = 4) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
 
 
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer that says zero until it has learnt."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class Block(nn.Module):
     """A pre-norm transformer block; with `memory_width`, cross-attention stands between its two halves."""
 
@@ -97,7 +105,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """x [B, Q, W] with mask [B, Q]; memory [B, N, memory_width] with memory_mask [B, N]."""
         x = x + self.attention(self.attention_norm(x), mask=mask)
-        if self.cross_attention is not None:
+        if self.cross_attention is not None and self.cross_norm is not None:
             x = x + self.cross_attention(self.cross_norm(x), memory, memory_mask)
         return x + self.feed(self.feed_norm(x))
 
@@ -113,3 +121,14 @@ def sinusoids(num_positions: int, width: int, scale: float = 0.3) -> Tensor:
 def lengths_to_mask(lengths: Tensor, size: int) -> Tensor:
     """lengths [B] (integers) -> mask [B, size], True at the first `lengths[b]` places of row b."""
     return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
+
+
+def with_last_estimate(zt: Tensor, absent: Tensor, last: Tensor | None, rows: Tensor | None) -> Tensor:
+    """zt [B, L, D] beside the last z0_hat, [B, L, 2D]; `absent` [D] where there is none, or where `rows` [B] is
+    False."""
+    previous = absent.expand_as(zt)
+    if last is not None:
+        previous = last.to(zt)
+        if rows is not None:
+            previous = torch.where(rows[:, None, None], previous, absent.to(zt))
+    return torch.cat([zt, previous], dim=-1)

@@ -8,21 +8,34 @@ from torch import Tensor
 
 import memorised
 import tiny
-from ladle.autoencoder.autoencoder import TextAutoencoder, divergence_from_unit_gaussian
+from ladle.autoencoder import reconstruction
+from ladle.autoencoder.autoencoder import AutoencoderConfig, TextAutoencoder, Trained
 from ladle.autoencoder.backbone import Backbone
-from ladle.autoencoder.bottleneck import BottleneckConfig
 from ladle.autoencoder.latents import Latents
+from ladle.autoencoder.reconstruction import (
+    KLConfig,
+    ReconstructionConfig,
+    decoding_loss,
+    divergence_from_unit_gaussian,
+    reconstruction_loss,
+)
 from ladle.errors import UserError
 from ladle.storage.model_folder import ModelParts, load_parts, save_parts
+from ladle.training.recipe import Recipe
 
 KINDS = ["aligned", "perceiver"]
 DECODERS = list(memorised.DECODERS)
+PLAIN = ReconstructionConfig()
+UNCORRUPTED = ReconstructionConfig(latent_noise=0.0, token_mask_prob=0.0)
 
 
-def with_settings(autoencoder: TextAutoencoder, **settings: object) -> TextAutoencoder:
-    """The same autoencoder with other settings."""
-    autoencoder.config = autoencoder.config.model_copy(update=settings)
-    return autoencoder
+def loss_of(
+    autoencoder: TextAutoencoder,
+    batch: dict[str, Tensor],
+    config: ReconstructionConfig = PLAIN,
+    progress: float = 1.0,
+) -> Tensor:
+    return reconstruction_loss(autoencoder, batch, config, progress)[0]
 
 
 def padded(batch: dict[str, Tensor], extra: int, pad: int) -> dict[str, Tensor]:
@@ -85,10 +98,10 @@ def test_padding_does_not_change_the_loss(autoencoder: TextAutoencoder) -> None:
     """Neither decoder is asked for padding."""
     batch = tiny.tokens(autoencoder)
     with torch.no_grad():
-        loss, _ = autoencoder.loss(batch)
+        loss = loss_of(autoencoder, batch)
         wide = padded(batch, 3, autoencoder.backbone.tokenizer.pad_token_id)
         wide["input_ids"][:, -3:] = 9  # not even the padding token is needed there
-        other, _ = autoencoder.loss(wide)
+        other = loss_of(autoencoder, wide)
     torch.testing.assert_close(other, loss, atol=1e-5, rtol=1e-5)
 
 
@@ -100,8 +113,9 @@ def test_in_evaluation_the_loss_is_not_corrupted_and_leaves_the_normaliser(autoe
     batch = tiny.tokens(autoencoder)
     before = {name: tensor.clone() for name, tensor in autoencoder.normaliser.state_dict().items()}
     with torch.no_grad():
-        first, second = autoencoder.loss(batch)[0], autoencoder.loss(batch)[0]
-        clean = autoencoder.decoding_loss(autoencoder.encode(**batch), batch["input_ids"], batch["attention_mask"])[0]
+        first, second = loss_of(autoencoder, batch), loss_of(autoencoder, batch)
+        z0 = autoencoder.encode(**batch)
+        clean = decoding_loss(autoencoder, z0, batch["input_ids"], batch["attention_mask"], PLAIN)[0]
     assert torch.equal(first, second)
     torch.testing.assert_close(first, clean)
     torch.testing.assert_close(autoencoder.normaliser.state_dict(), before, atol=0, rtol=0)
@@ -112,24 +126,26 @@ def test_in_training_the_loss_is_corrupted_and_the_normaliser_moves(autoencoder:
     batch = tiny.tokens(autoencoder)
     before = autoencoder.normaliser.mean.clone()
     for settings in ({"latent_noise": 0.0}, {"token_mask_prob": 0.0}):
-        one = with_settings(tiny.tiny_autoencoder(), corrupt_prob=1.0, **settings).train()
+        config = ReconstructionConfig(corrupt_prob=1.0, **settings)
+        one = tiny.tiny_autoencoder().train()
         one.normaliser.momentum = 0.0
-        assert one.loss(batch)[0] != one.loss(batch)[0]
-    off = with_settings(autoencoder, latent_noise=0.0, token_mask_prob=0.0).train()
-    off.loss(batch)
+        assert loss_of(one, batch, config) != loss_of(one, batch, config)
+    off = autoencoder.train()
+    loss_of(off, batch, UNCORRUPTED)
     assert not torch.equal(off.normaliser.mean, before)
     off.normaliser.momentum = 0.0
-    torch.testing.assert_close(off.loss(batch)[0], off.loss(batch)[0], atol=0, rtol=0)
+    torch.testing.assert_close(loss_of(off, batch, UNCORRUPTED), loss_of(off, batch, UNCORRUPTED), atol=0, rtol=0)
 
 
 def test_tokens_are_masked_text_by_text_and_never_the_end() -> None:
     """A share of the texts, each at its own rate up to `token_mask_prob`; end and padding stay."""
-    autoencoder = with_settings(tiny.tiny_autoencoder(), token_mask_prob=0.5, corrupt_prob=0.6).train()
+    autoencoder = tiny.tiny_autoencoder().train()
+    config = ReconstructionConfig(token_mask_prob=0.5, corrupt_prob=0.6)
     tokenizer = autoencoder.backbone.tokenizer
     torch.manual_seed(0)
     ids = torch.full((4000, 22), 9)
     ids[:, 20], ids[:, 21] = tokenizer.eos_token_id, tokenizer.pad_token_id
-    corrupted = autoencoder._mask_tokens(ids, ids != tokenizer.pad_token_id)
+    corrupted = reconstruction._masked(autoencoder, ids, ids != tokenizer.pad_token_id, config)
     hidden = corrupted == tokenizer.mask_token_id
     assert torch.equal(corrupted[~hidden], ids[~hidden])
     assert not hidden[:, 20:].any()
@@ -141,9 +157,9 @@ def test_tokens_are_masked_text_by_text_and_never_the_end() -> None:
 
 def test_noise_on_latents_is_of_each_texts_own_scale() -> None:
     """U(0, latent_noise) for a share of the texts; the others are left as they are."""
-    autoencoder = with_settings(tiny.tiny_autoencoder(), latent_noise=0.8, corrupt_prob=0.5).train()
+    config = ReconstructionConfig(latent_noise=0.8, corrupt_prob=0.5)
     torch.manual_seed(0)
-    scales = autoencoder._add_noise(torch.zeros(2000, 6, 16)).flatten(1).std(1)
+    scales = reconstruction._noised(torch.zeros(2000, 6, 16), config, training=True).flatten(1).std(1)
     assert (scales == 0).float().mean() == pytest.approx(0.5, abs=0.04)
     assert scales[scales > 0].mean() == pytest.approx(0.4, abs=0.03)
     assert scales.max() < 1.1
@@ -152,11 +168,14 @@ def test_noise_on_latents_is_of_each_texts_own_scale() -> None:
 # ------------------------------------------------------------------------------------------------ divergence
 
 
-def with_kl(kind: str = "aligned", **kl: float) -> TextAutoencoder:
-    """A new autoencoder whose latents are draws, without corruption."""
-    config = tiny.tiny_autoencoder_config(kind)
-    bottleneck = BottleneckConfig.parse(config.bottleneck.model_dump() | {"norm": False, "kl": kl})
-    config = config.model_copy(update={"bottleneck": bottleneck, "latent_noise": 0.0, "token_mask_prob": 0.0})
+def with_kl(**kl: float) -> ReconstructionConfig:
+    """Nothing is corrupted but by the draws."""
+    return UNCORRUPTED.model_copy(update={"kl": KLConfig(**kl)})
+
+
+def drawn(kind: str = "aligned") -> TextAutoencoder:
+    """A new autoencoder whose latents are draws."""
+    config = tiny.tiny_autoencoder_config(kind, regulariser="gaussian")
     torch.manual_seed(0)
     return TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tiny.tiny_tokenizer())).eval()
 
@@ -174,30 +193,32 @@ def test_the_divergence_is_that_of_two_gaussians() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_texts_are_encoded_to_the_mean_and_trained_on_draws(kind: str) -> None:
     """Encoding is sure, a training step is not; the shapes of latents are those without."""
-    autoencoder = with_kl(kind)
+    autoencoder, config = drawn(kind), with_kl()
     batch = tiny.tokens(autoencoder)
     first, second = autoencoder.encode(**batch), autoencoder.encode(**batch)
     assert torch.equal(first.values, second.values)
     assert first.values.shape[-1] == autoencoder.latent_dim == 16
     autoencoder.normaliser.momentum = 0.0
-    assert torch.equal(autoencoder.loss(batch)[0], autoencoder.loss(batch)[0])
+    assert torch.equal(loss_of(autoencoder, batch, config), loss_of(autoencoder, batch, config))
     autoencoder.train()
-    assert autoencoder.loss(batch)[0] != autoencoder.loss(batch)[0]
+    assert loss_of(autoencoder, batch, config) != loss_of(autoencoder, batch, config)
 
 
+@torch.no_grad()
 def test_the_divergence_is_weighed_as_nats_a_token() -> None:
     """loss = cross-entropy + scale * nats a latent * latents / tokens, warmed up, and floored by the free bits."""
-    batch = tiny.tokens(with_kl())
+    autoencoder = drawn()
+    batch = tiny.tokens(autoencoder)
     tokens = int(batch["attention_mask"].sum())
-    latents = int(with_kl().encode(**batch).mask.sum())
-    plain, metrics = with_kl(scale=0.0).loss(batch)
-    whole = float(with_kl(scale=0.5).loss(batch)[0] - plain)
+    latents = int(autoencoder.encode(**batch).mask.sum())
+    plain, metrics = reconstruction_loss(autoencoder, batch, with_kl(scale=0.0))
+    whole = float(loss_of(autoencoder, batch, with_kl(scale=0.5)) - plain)
     assert float(metrics["kl"]) > 0.1
     assert whole == pytest.approx(0.5 * float(metrics["kl"]) * latents / tokens, rel=1e-4)
     warm = with_kl(scale=0.5, warmup=0.4)
-    assert float(warm.loss(batch, 0.1)[0] - plain) == pytest.approx(whole / 4, rel=1e-3)
-    assert float(warm.loss(batch, 0.9)[0] - plain) == pytest.approx(whole, rel=1e-3)
-    free = float(with_kl(scale=0.5, free_bits=30.0).loss(batch)[0] - plain)
+    assert float(loss_of(autoencoder, batch, warm, 0.1) - plain) == pytest.approx(whole / 4, rel=1e-3)
+    assert float(loss_of(autoencoder, batch, warm, 0.9) - plain) == pytest.approx(whole, rel=1e-3)
+    free = float(loss_of(autoencoder, batch, with_kl(scale=0.5, free_bits=30.0)) - plain)
     assert free == pytest.approx(0.5 * 16 * 30 * latents / tokens, rel=1e-4)  # every channel is under its 30 nats
 
 
@@ -206,14 +227,14 @@ def test_a_heavy_divergence_leaves_nothing_and_free_bits_leave_their_share() -> 
     left = {}
     heavy = {"scale": 100.0}
     for name, kl in {"light": {"scale": 1e-4}, "heavy": heavy, "free": heavy | {"free_bits": 0.5}}.items():
-        autoencoder = with_kl(**kl).train()
+        autoencoder, config = drawn().train(), with_kl(**kl)
         batch = tiny.tokens(autoencoder)
         optimizer = torch.optim.Adam(autoencoder.parameters(), lr=5e-3)
         for _ in range(60):
             optimizer.zero_grad()
-            autoencoder.loss(batch)[0].backward()
+            loss_of(autoencoder, batch, config).backward()
             optimizer.step()
-        left[name] = float(autoencoder.eval().loss(batch)[1]["kl"])
+        left[name] = float(reconstruction_loss(autoencoder.eval(), batch, config)[1]["kl"])
     assert left["heavy"] < 0.5 < left["free"] < 1.3 * 16 * 0.5
     assert left["light"] > 0.5
 
@@ -221,7 +242,7 @@ def test_a_heavy_divergence_leaves_nothing_and_free_bits_leave_their_share() -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_with_draws_is_saved_whole(kind: str, tmp_path: Path) -> None:
     """Settings and weights come back: the same latents."""
-    autoencoder = with_kl(kind, scale=0.02, free_bits=0.1)
+    autoencoder = drawn(kind)
     save_parts(ModelParts("drawn", autoencoder), tmp_path / "drawn")
     loaded = load_parts(tmp_path / "drawn").autoencoder
     assert loaded.config.bottleneck == autoencoder.config.bottleneck
@@ -229,9 +250,20 @@ def test_a_model_with_draws_is_saved_whole(kind: str, tmp_path: Path) -> None:
 
 
 def test_latents_of_one_length_are_no_draws() -> None:
-    """Both regularisers at once would be silently wrong."""
-    with pytest.raises(UserError, match="kl needs norm = false"):
-        BottleneckConfig.parse({"kl": {}})
+    """Both regularisers at once would be silently wrong: latents have one, and a divergence wants draws."""
+    with pytest.raises(UserError, match="bottleneck.regulariser: must be 'norm', 'gaussian' or 'none'"):
+        AutoencoderConfig.parse({"bottleneck": {"regulariser": "norm, gaussian"}})
+    values = {"autoencoder": {"bottleneck": {"regulariser": "norm"}}, "training": {"autoencoder": {"kl": {"scale": 1}}}}
+    with pytest.raises(UserError, match='kl needs autoencoder.bottleneck.regulariser = "gaussian"'):
+        Recipe.parse(values)
+    values["autoencoder"]["bottleneck"]["regulariser"] = "gaussian"
+    assert Recipe.parse(values).training.autoencoder.kl.scale == 1
+    batch = tiny.tokens(tiny.tiny_autoencoder())
+    for regulariser in ("norm", "none"):  # nor does one come in by the way
+        autoencoder = tiny.tiny_autoencoder(regulariser=regulariser)
+        losses = [reconstruction_loss(autoencoder, batch, with_kl(scale=scale)) for scale in (0.0, 9.0)]
+        assert torch.equal(losses[0][0], losses[1][0])
+        assert "kl" not in losses[1][1]
 
 
 # ------------------------------------------------------------------------------------------------ learning
@@ -256,21 +288,24 @@ def test_refitting_the_normaliser_changes_no_text(kind: str) -> None:
 
 def test_the_metrics_say_how_each_decoder_does(autoencoder: TextAutoencoder) -> None:
     """Losses are means over tokens that add up to the loss; accuracies are shares."""
-    loss, metrics = autoencoder.loss(tiny.tokens(autoencoder))
+    loss, metrics = reconstruction_loss(autoencoder, tiny.tokens(autoencoder), PLAIN)
     torch.testing.assert_close(metrics["autoregressive_loss"] + metrics["parallel_loss"], loss.detach())
     assert all(0 <= metrics[f"{name}_accuracy"] <= 1 for name in DECODERS)
     assert not any(value.requires_grad for value in metrics.values())
-    only, metrics = with_settings(autoencoder, parallel_loss_scale=0.0).loss(tiny.tokens(autoencoder))
+    config = ReconstructionConfig(parallel_loss_scale=0.0)
+    only, metrics = reconstruction_loss(autoencoder, tiny.tokens(autoencoder), config)
     torch.testing.assert_close(metrics["autoregressive_loss"], only.detach())
 
 
 # ------------------------------------------------------------------------------------------------ pre-trained
 
 
-def pretrained(folder: Path, **halves: bool) -> TextAutoencoder:
-    config = tiny.tiny_autoencoder_config(pretrained=str(folder), **halves)
+def pretrained(folder: Path, trained: Trained = "none") -> TextAutoencoder:
+    config = tiny.tiny_autoencoder_config(pretrained=str(folder))
     torch.manual_seed(0)
-    return TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens))
+    autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens))
+    autoencoder.freeze_backbone(trained)
+    return autoencoder
 
 
 def changed_by_a_step(autoencoder: TextAutoencoder) -> set[str]:
@@ -278,7 +313,7 @@ def changed_by_a_step(autoencoder: TextAutoencoder) -> set[str]:
     before = {name: p.detach().clone() for name, p in autoencoder.named_parameters()}
     optimizer = torch.optim.SGD([p for p in autoencoder.parameters() if p.requires_grad], lr=1.0)
     autoencoder.train()
-    autoencoder.loss(tiny.tokens(autoencoder))[0].backward()
+    loss_of(autoencoder, tiny.tokens(autoencoder)).backward()
     optimizer.step()
     return {name for name, p in autoencoder.named_parameters() if not torch.equal(p, before[name])}
 
@@ -289,23 +324,23 @@ def test_a_frozen_backbone_is_not_changed_by_training(pretrained_folder: Path) -
     assert {name.split(".")[0] for name in changed} == {"bottleneck", "parallel_decoder"}
 
 
-def test_each_half_of_a_backbone_is_trained_by_itself(tmp_path: Path) -> None:
-    """train_encoder, train_decoder. The shared embeddings follow the decoder."""
+def test_the_decoder_of_a_backbone_is_trained_by_itself_or_with_the_encoder(tmp_path: Path) -> None:
+    """`decoder`, `all`. The shared embeddings follow the decoder."""
     folder = tiny.bart_folder(tmp_path / "bart")
-    decoder = {n for n in changed_by_a_step(pretrained(folder, train_decoder=True)) if n.startswith("backbone")}
+    decoder = {n for n in changed_by_a_step(pretrained(folder, "decoder")) if n.startswith("backbone")}
     assert any("decoder.layers" in name for name in decoder)
     assert any("shared" in name or "embed_tokens" in name for name in decoder)
     assert not any("encoder.layers" in name for name in decoder)
-    encoder = {n for n in changed_by_a_step(pretrained(folder, train_encoder=True)) if n.startswith("backbone")}
-    assert any("encoder.layers" in name for name in encoder)
-    assert not any("decoder.layers" in name or "shared" in name for name in encoder)
+    both = {n for n in changed_by_a_step(pretrained(folder, "all")) if n.startswith("backbone")}
+    assert decoder < both
+    assert any("encoder.layers" in name for name in both)
 
 
-@pytest.mark.parametrize("train_encoder", [False, True])
-@pytest.mark.parametrize("train_decoder", [False, True])
-def test_a_frozen_half_does_not_drop_out(tmp_path: Path, train_encoder: bool, train_decoder: bool) -> None:
+@pytest.mark.parametrize("trained", ["none", "decoder", "all"])
+def test_a_frozen_half_does_not_drop_out(tmp_path: Path, trained: Trained) -> None:
     """Dropout in what cannot learn is only noise; the same text must have the same states all the time."""
-    autoencoder = pretrained(tiny.bart_folder(tmp_path / "b"), train_encoder=train_encoder, train_decoder=train_decoder)
+    autoencoder = pretrained(tiny.bart_folder(tmp_path / "b"), trained)
+    train_encoder, train_decoder = trained == "all", trained != "none"
     autoencoder.train()
     model = autoencoder.backbone.model
     assert {module.training for module in model.get_encoder().modules() if list(module.children())} == {train_encoder}

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from ladle.autoencoder.backbone import Backbone, BackboneConfig, train_tokenizer
+from ladle.autoencoder.autoencoder import AutoencoderConfig
+from ladle.autoencoder.backbone import Backbone, SmallBackboneConfig, train_tokenizer
 from ladle.errors import UserError
 from ladle.layers import sinusoids
 
@@ -155,9 +156,9 @@ def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
 
 def test_a_new_model_has_the_sizes_that_were_asked_for() -> None:
     """The config's sizes, the tokenizer's vocabulary, pre-norm layers."""
-    config = BackboneConfig(vocab_size=320, width=16, num_encoder_layers=2, num_decoder_layers=1, num_heads=2)
+    config = SmallBackboneConfig(vocab_size=320, width=16, num_encoder_layers=2, num_decoder_layers=1, num_heads=2)
     backbone = Backbone.build(config, 12, TOKENIZER)
-    assert backbone.width == 16
+    assert (backbone.width, backbone.num_heads) == (16, 2)
     assert len(backbone.model.get_encoder().layers) == 2
     assert len(backbone.model.get_decoder().layers) == 1
     assert backbone.model.config.vocab_size == len(TOKENIZER)
@@ -165,7 +166,7 @@ def test_a_new_model_has_the_sizes_that_were_asked_for() -> None:
 
 def test_cross_attention_of_a_new_model_starts_at_its_own_place(backbone: Backbone) -> None:
     """From random maps a small decoder takes thousands of steps to find the diagonal."""
-    new = Backbone.build(BackboneConfig(vocab_size=320, width=32), tiny.MAX_TOKENS, TOKENIZER)
+    new = Backbone.build(SmallBackboneConfig(vocab_size=320, width=32), tiny.MAX_TOKENS, TOKENIZER)
     codes = sinusoids(tiny.MAX_TOKENS, 32)
     for layer in new.model.get_decoder().layers:
         attention = layer.encoder_attn
@@ -178,4 +179,10 @@ def test_cross_attention_of_a_new_model_starts_at_its_own_place(backbone: Backbo
 def test_heads_that_do_not_divide_the_width_of_a_new_model_are_named() -> None:
     """One clear line, not the traceback of a layer."""
     with pytest.raises(UserError, match="num_heads"):
-        BackboneConfig.parse({"width": 32, "num_heads": 5})
+        SmallBackboneConfig.parse({"width": 32, "num_heads": 5})
+
+
+def test_a_pretrained_model_is_asked_for_no_sizes() -> None:
+    """It has its own: those in a recipe would silently mean nothing."""
+    with pytest.raises(UserError, match="unknown key 'backbone.width'"):
+        AutoencoderConfig.parse({"backbone": {"pretrained": "facebook/bart-base", "width": 32}})

@@ -7,7 +7,7 @@ import memorised
 import tiny
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.encoding import fit_normaliser, store_latents, store_texts
-from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.conditioning.source_text import SourceReader
 from ladle.conditioning.store import SourceStore
 from ladle.data.stores import VectorStore, length_order
@@ -71,7 +71,7 @@ def test_equal_sources_are_kept_once_and_a_missing_one_is_not_read(memory: str) 
     """Data to text repeats its sources; a row without one has nothing that may be read."""
     autoencoder = tiny.tiny_autoencoder()
     sources = ["the old cat", None, "a cat.", "the old cat"]
-    reader = SourceReader(autoencoder, ConditionConfig(source=True, source_memory=memory))
+    reader = SourceReader(autoencoder, ConditionConfig(source=SourceConfig(memory=memory)))
     store = SourceStore(reader, sources)
     assert len(store.store) == 2
     values, mask = store.gather(torch.arange(4))

@@ -7,17 +7,17 @@ import torch
 
 from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.encoder import Condition, ConditionEncoder, RawCondition
-from ladle.diffusion.transformer import DenoiserConfig, DenoisingTransformer
+from ladle.diffusion.transformer import CompactConfig, DenoisingTransformer
 from ladle.errors import UserError
 
 WIDTH, DIM = 32, 8
 
 
-def build(**settings: Any) -> ConditionEncoder:
+def build(**source: Any) -> ConditionEncoder:
     """Both conditions, two layers above the source, no parameter at its special start."""
     torch.manual_seed(0)
-    values = {"labels": ["bad", "good"], "source": True, "source_layers": 2, "max_source_tokens": 6} | settings
-    encoder = ConditionEncoder(ConditionConfig.parse(values), WIDTH, DIM).eval()
+    values = {"labels": ["bad", "good"], "source": {"num_layers": 2, "max_tokens": 6} | source}
+    encoder = ConditionEncoder(ConditionConfig.parse(values), WIDTH, DIM, 4).eval()
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return encoder
@@ -33,7 +33,7 @@ def raw(rows: int = 4, size: int = 5) -> RawCondition:
 def seen(condition: Condition) -> torch.Tensor:
     """What a denoiser makes of a condition, [B, ...]: the vector, and the memory as its mask lets it be read."""
     torch.manual_seed(2)
-    network = DenoisingTransformer(DenoiserConfig(width=WIDTH, num_layers=2, num_skips=0, cross_every=1), 3, 4, True)
+    network = DenoisingTransformer(CompactConfig(width=WIDTH, num_layers=2, num_skips=0), 3, 4, True)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     rows = len(condition.vector)
@@ -97,11 +97,11 @@ def test_a_source_longer_than_the_model_reads_is_cut() -> None:
 # ------------------------------------------------------------------------------------------------ absence
 
 
-@pytest.mark.parametrize("source_layers", [0, 2])
-def test_the_null_condition_is_what_is_learnt_when_all_is_dropped(source_layers: int) -> None:
+@pytest.mark.parametrize("num_layers", [0, 2])
+def test_the_null_condition_is_what_is_learnt_when_all_is_dropped(num_layers: int) -> None:
     """Unconditional sampling and guidance use `null`; training knows only what `drop` leaves."""
-    encoder = build(source_layers=source_layers, drop_prob=1.0)
-    dropped = encoder.encode(encoder.drop(raw()), 4)
+    encoder = build(num_layers=num_layers)
+    dropped = encoder.encode(encoder.drop(raw(), 1.0), 4)
     null = encoder.null(4)
     torch.testing.assert_close(dropped.vector, null.vector)
     torch.testing.assert_close(seen(dropped), seen(null), atol=1e-5, rtol=1e-4)
@@ -139,11 +139,11 @@ def test_rows_with_their_condition_and_once_more_without() -> None:
 
 def test_each_sample_loses_each_condition_by_itself() -> None:
     """Not the whole batch at once, and the label apart from the source: all four cases are met in training."""
-    encoder = build(drop_prob=0.3)
+    encoder = build()
     torch.manual_seed(0)
     rows = 4000
     full = RawCondition(torch.zeros(rows).long(), torch.randn(rows, 2, DIM), torch.ones(rows, 2, dtype=torch.bool))
-    dropped = encoder.drop(full)
+    dropped = encoder.drop(full, 0.3)
     no_label, no_source = dropped.label_ids == -1, ~dropped.source_mask.any(1)
     assert torch.equal(no_source, ~dropped.source_mask.all(1))  # the whole source or nothing of it
     for share, expected in ((no_label, 0.3), (no_source, 0.3), (no_label & no_source, 0.09)):
@@ -154,14 +154,14 @@ def test_each_sample_loses_each_condition_by_itself() -> None:
 def test_nothing_is_dropped_at_probability_zero() -> None:
     """drop_prob = 0: a model that is always conditional."""
     given = raw()
-    kept = build(drop_prob=0.0).drop(given)
+    kept = build().drop(given, 0.0)
     assert torch.equal(kept.label_ids, given.label_ids)
     assert torch.equal(kept.source_mask, given.source_mask)
 
 
 def test_a_model_without_conditions_has_none() -> None:
     """No vector, no memory: nothing for the denoiser to read."""
-    condition = ConditionEncoder(ConditionConfig(), WIDTH, DIM).encode(RawCondition(), 3)
+    condition = ConditionEncoder(ConditionConfig(), WIDTH, DIM, 4).encode(RawCondition(), 3)
     assert condition == Condition()
 
 

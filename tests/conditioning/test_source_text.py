@@ -1,12 +1,14 @@
 """What is read of source texts: another encoder's states where one is named, as much as that one has places for."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import tiny
-from ladle.conditioning.config import ConditionConfig
+from ladle.autoencoder.reconstruction import ReconstructionConfig
+from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.conditioning.source_text import SourceEncoder, SourceReader, learns_sources
 from ladle.data.row_portions import in_every_epoch
 from ladle.data.rows import Row
@@ -19,6 +21,7 @@ from ladle.training.optimiser import TrainingConfig
 from ladle.training.stages.autoencoder import AutoencoderStage
 
 FAMILIES = tiny.PRETRAINED | {"bert": tiny.bert_folder}
+SOURCE = ConditionConfig(source=SourceConfig())
 LONG = " ".join(["the old cat sat on a mat."] * 30)
 
 
@@ -26,7 +29,7 @@ def parts_with_encoder(folder: Path) -> ModelParts:
     """A tiny model whose sources are read by the encoder of `folder`."""
     parts = tiny.tiny_parts()
     parts.source_encoder = SourceEncoder.from_pretrained(folder)
-    condition = ConditionConfig(labels=tiny.LABELS, source=True, source_encoder=str(folder))
+    condition = ConditionConfig(labels=tiny.LABELS, source=SourceConfig(encoder=str(folder)))
     reader = SourceReader(parts.autoencoder, condition, parts.source_encoder)
     given = parts.diffusion
     assert given is not None
@@ -44,7 +47,7 @@ def test_states_are_those_of_the_named_encoder(family: str, tmp_path: Path) -> N
     from transformers import AutoModel
 
     folder = FAMILIES[family](tmp_path / family)
-    reader = SourceReader(tiny.tiny_autoencoder(), ConditionConfig(source=True), SourceEncoder.from_pretrained(folder))
+    reader = SourceReader(tiny.tiny_autoencoder(), SOURCE, SourceEncoder.from_pretrained(folder))
     tokens = reader.tokenize(["the cat", "an owl hid in the old barn"])
     states, mask = reader.read(tokens)
     model = AutoModel.from_pretrained(folder).eval()
@@ -90,31 +93,35 @@ def test_a_source_may_be_longer_than_a_text(tmp_path: Path) -> None:
     pretrained = tiny.tiny_autoencoder(pretrained=str(tiny.bart_folder(tmp_path / "bart")))
     new = tiny.tiny_autoencoder()
 
+    def reading(**source: Any) -> ConditionConfig:
+        return ConditionConfig(source=SourceConfig(**source))
+
     def length(reader: SourceReader) -> int:
         return reader.read(reader.tokenize([LONG]))[0].shape[1]
 
     for asked, read in ((40, 40), (1000, 64)):  # 64 places
-        assert length(SourceReader(pretrained, ConditionConfig(source=True, max_source_tokens=asked))) == read
-    assert length(SourceReader(new, ConditionConfig(source=True, max_source_tokens=1000))) == tiny.MAX_TOKENS
-    latents = ConditionConfig(source=True, source_memory="latents", max_source_tokens=1000)
+        assert length(SourceReader(pretrained, reading(max_tokens=asked))) == read
+    assert length(SourceReader(new, reading(max_tokens=1000))) == tiny.MAX_TOKENS
+    latents = reading(memory="latents", max_tokens=1000)
     assert length(SourceReader(new, latents)) == new.max_latents
     bert = SourceEncoder.from_pretrained(tiny.bert_folder(tmp_path / "bert", places=40))
-    assert length(SourceReader(new, ConditionConfig(source=True, max_source_tokens=1000), bert)) == 40
+    assert length(SourceReader(new, reading(max_tokens=1000), bert)) == 40
 
 
 def test_an_autoencoder_learns_the_sources_that_it_reads(tmp_path: Path) -> None:
     """Not those that a frozen encoder reads: the paper's autoencoder of summaries has seen no article."""
     folder = str(tiny.bart_folder(tmp_path / "bart"))
     new, frozen = tiny.tiny_autoencoder(), tiny.tiny_autoencoder(pretrained=folder)
-    unfrozen = tiny.tiny_autoencoder(pretrained=folder, train_encoder=True)
-    states, latents = (ConditionConfig(source=True, source_memory=memory) for memory in ("states", "latents"))
-    other = ConditionConfig(source=True, source_encoder="bert")
+    unfrozen = tiny.tiny_autoencoder(pretrained=folder, trained="all")
+    states, latents, other = SourceConfig(memory="states"), SourceConfig(memory="latents"), SourceConfig(encoder="bert")
     assert [learns_sources(part, states) for part in (new, frozen, unfrozen)] == [True, False, True]
     assert [learns_sources(part, latents) for part in (new, frozen, unfrozen)] == [True] * 3
     assert [learns_sources(part, other) for part in (new, frozen, unfrozen)] == [False] * 3
     rows = [Row(text=text, source="an article") for text in tiny.SENTENCES]
     for with_sources, count in ((True, len(rows) + 1), (False, len(rows))):
-        stage = AutoencoderStage(new, in_every_epoch(rows), rows, TrainingConfig(steps=1), with_sources)
+        stage = AutoencoderStage(
+            new, in_every_epoch(rows), rows, TrainingConfig(steps=1), ReconstructionConfig(), with_sources
+        )
         assert sorted(row for batch in stage.batches(0) for row in batch) == list(range(count))
 
 

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 import tiny
 from ladle.autoencoder.encoding import store_latents, store_tokens
+from ladle.autoencoder.reconstruction import ReconstructionConfig
 from ladle.conditioning.source_text import SourceReader
 from ladle.conditioning.store import ConditionStore
 from ladle.data.row_portions import PerPortion, Portions
 from ladle.data.rows import Row
 from ladle.data.splits import DataConfig, Splits, load_splits
+from ladle.diffusion.loss import DenoisingConfig, DenoisingLoss
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
 from ladle.storage.model_folder import load_parts
@@ -134,6 +136,7 @@ def made_stages() -> dict[str, Any]:
     """Each stage over two portions."""
     autoencoder = tiny.tiny_autoencoder()
     diffusion = tiny.tiny_diffusion(autoencoder)
+    denoising, objective = DenoisingLoss(diffusion, DenoisingConfig()), ReconstructionConfig()
     reader = SourceReader(autoencoder, diffusion.condition.config)
     sampling = SamplingOptions(num_inference_steps=2)
 
@@ -148,10 +151,10 @@ def made_stages() -> dict[str, Any]:
         return tokens_of(epoch), *latents_of(epoch)
 
     return {
-        "autoencoder": AutoencoderStage(autoencoder, portion, ROWS[:5], SETTINGS, False),
-        "diffusion": DiffusionStage(diffusion, autoencoder, latents_of, latents_of(0), SETTINGS, sampling),
-        "joint": JointStage(reader, diffusion, portion, ROWS[:5], JointConfig(), SETTINGS, sampling),
-        "decoder": DecoderStage(autoencoder, diffusion, both_of, both_of(0), SETTINGS),
+        "autoencoder": AutoencoderStage(autoencoder, portion, ROWS[:5], SETTINGS, objective, False),
+        "diffusion": DiffusionStage(denoising, autoencoder, latents_of, latents_of(0), SETTINGS, sampling),
+        "joint": JointStage(reader, denoising, portion, ROWS[:5], SETTINGS, JointConfig(), objective, sampling),
+        "decoder": DecoderStage(autoencoder, diffusion, both_of, both_of(0), SETTINGS, objective, drop_prob=0.1),
     }
 
 
@@ -175,7 +178,6 @@ def test_a_stage_loads_the_rows_of_the_epoch(name: str) -> None:
 
 
 def made_recipe(path: str, rows_in_memory: int = 16) -> Recipe:
-    stage = {"max_tokens": 200}
     return Recipe.parse(
         {
             "name": "made",
@@ -189,8 +191,7 @@ def made_recipe(path: str, rows_in_memory: int = 16) -> Recipe:
             "diffusion": {"denoiser": {"width": 32, "num_layers": 2, "num_skips": 1}},
             "sampling": {"num_inference_steps": 2},
             "training": {"steps": 42, "precision": "fp32", "save_every_seconds": 0, "validate_every": 0}
-            | {"sample_every": 0}
-            | dict.fromkeys(("autoencoder", "diffusion", "decoder"), stage),
+            | {"sample_every": 0, "optimiser": {"max_tokens": 200}},
         }
     )
 

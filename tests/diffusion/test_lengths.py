@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.conditioning.encoder import RawCondition
 from ladle.diffusion.lengths import LengthModel
 
@@ -83,7 +83,7 @@ def test_when_all_lengths_are_rare_all_may_be_drawn() -> None:
 def test_a_new_model_says_what_the_training_set_says() -> None:
     """`fit_base`: the counts, before any step, whatever the condition is."""
     lengths = torch.tensor([1] * 100 + [3] * 300 + [4] * 600)
-    model = LengthModel(ConditionConfig(labels=("a", "b"), source=True), 4, 5)
+    model = LengthModel(ConditionConfig(labels=("a", "b"), source=SourceConfig()), 4, 5)
     model.fit_base(lengths)
     raw = RawCondition(torch.tensor([0, -1]), torch.randn(2, 3, 4), torch.tensor([[True] * 3, [False] * 3]))
     for row in model(raw, 2).softmax(-1):
@@ -111,7 +111,7 @@ def test_it_learns_how_long_a_text_is_from_its_source() -> None:
     counts = torch.arange(300) % 3 + 1
     mask = torch.arange(5)[None] < counts[:, None]
     source = torch.randn(300, 5, 4)
-    model = LengthModel(ConditionConfig(source=True), 4, 6)
+    model = LengthModel(ConditionConfig(source=SourceConfig()), 4, 6)
     model.fit_base(2 * counts)
     learn(model, RawCondition(None, source, mask), 2 * counts)
     garbage = torch.where(mask[..., None], torch.randn(300, 5, 4), 1e4)
@@ -121,7 +121,7 @@ def test_it_learns_how_long_a_text_is_from_its_source() -> None:
 
 def test_a_row_without_a_source_is_one_that_was_given_none() -> None:
     """Dropped in training and absent in sampling must look alike."""
-    model = LengthModel(ConditionConfig(source=True), 4, 6)
+    model = LengthModel(ConditionConfig(source=SourceConfig()), 4, 6)
     torch.nn.init.normal_(model.network[2].weight)
     dropped = RawCondition(None, torch.randn(2, 3, 4), torch.zeros(2, 3, dtype=torch.bool))
     torch.testing.assert_close(model(dropped, 2), model(NOTHING, 2))

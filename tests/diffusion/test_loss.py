@@ -5,11 +5,14 @@ import math
 import pytest
 import torch
 
-from ladle.diffusion.loss import LOSSES, AdaptiveTimes, ObjectiveConfig, draw_times, weighted_error, weights
+from ladle.diffusion.loss import LOSSES, AdaptiveTimes, DenoisingConfig, draw_times, weighted_error, weights
 from ladle.diffusion.prediction import PREDICTIONS, add_noise, target
-from ladle.diffusion.schedule import PATHS, Level, Schedule
+from ladle.diffusion.schedule import PATHS as OWN_PATHS
+from ladle.diffusion.schedule import Level, Schedule
 from ladle.errors import UserError
 
+PATHS = [*OWN_PATHS, "variance_exploding"]  # the last by a fixture
+pytestmark = pytest.mark.usefixtures("exploding_path")
 LOG_SNR = torch.tensor([-15.0, -4.0, 0.0, 1.0, 1.7, 6.0, 15.0], dtype=torch.float64)
 
 
@@ -19,7 +22,7 @@ def level_on(path: str) -> Level:
 
 def test_min_snr_has_the_weights_of_the_paper() -> None:
     """Hang et al., section 3.4: min(SNR, 5) for x0, over SNR for the noise, over SNR + 1 for v."""
-    config, level, snr = ObjectiveConfig(weighting="min_snr"), level_on("variance_preserving"), LOG_SNR.exp()
+    config, level, snr = DenoisingConfig(weighting="min_snr"), level_on("variance_preserving"), LOG_SNR.exp()
     capped = snr.clamp(max=5)
     for prediction, expected in {"x0": capped, "eps": capped / snr, "v": capped / (snr + 1)}.items():
         torch.testing.assert_close(weights(config, prediction, level), expected)
@@ -28,7 +31,7 @@ def test_min_snr_has_the_weights_of_the_paper() -> None:
 def test_sigmoid_weighs_the_noise_by_a_sigmoid() -> None:
     """Kingma and Gao, with k = 2; on every path, for the noise is the same there."""
     for path in PATHS:
-        found = weights(ObjectiveConfig(weighting="sigmoid"), "eps", level_on(path))
+        found = weights(DenoisingConfig(weighting="sigmoid"), "eps", level_on(path))
         torch.testing.assert_close(found, (2 - LOG_SNR).sigmoid())
 
 
@@ -37,7 +40,7 @@ def test_sigmoid_weighs_the_noise_by_a_sigmoid() -> None:
 @pytest.mark.parametrize("loss", ["l1", "l2"])
 def test_one_wrong_z0_hat_costs_the_same_in_every_prediction(path: str, weighting: str, loss: str) -> None:
     """Weighted so, the parameterisation is no part of the objective."""
-    config = ObjectiveConfig.parse({"weighting": weighting, "loss": loss}, "objective")
+    config = DenoisingConfig.parse({"weighting": weighting, "loss": loss}, "objective")
     level = Schedule(lambda t: t, path).level_from_log_snr(torch.tensor([-3.0, 0.5, 4.0], dtype=torch.float64))
     z0, eps, wrong = (torch.randn(3, 4, 2, dtype=torch.float64) for _ in range(3))
     zt = add_noise(z0, eps, level)
@@ -54,7 +57,7 @@ def test_flat_leaves_the_raw_error_as_it_is() -> None:
     """To the last bit: a model's losses are those of before."""
     output, wanted = torch.randn(7, 4, 3), torch.randn(7, 4, 3)
     level = Schedule(lambda t: t, "variance_preserving").level_from_log_snr(LOG_SNR.float())
-    assert torch.equal(weighted_error(ObjectiveConfig(), "v", output, wanted, level), (output - wanted).square())
+    assert torch.equal(weighted_error(DenoisingConfig(), "v", output, wanted, level), (output - wanted).square())
 
 
 def test_huber_is_half_of_l2_near_and_l1_less_a_half_far() -> None:
@@ -62,15 +65,14 @@ def test_huber_is_half_of_l2_near_and_l1_less_a_half_far() -> None:
     assert LOSSES["huber"](error, zero).tolist() == pytest.approx([0.08, 0.08, 2.5, 2.5])
 
 
-@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.8, 0.6)])
-def test_logit_normal_times_have_their_distribution(mean: float, std: float) -> None:
-    """Their logits are normal: one time in each of equal shares, whatever the batch."""
-    config = ObjectiveConfig(times="logit_normal", time_mean=mean, time_std=std)
+def test_logit_normal_times_have_their_distribution() -> None:
+    """Their logits are N(0, 1): one time in each of equal shares, whatever the batch."""
+    config = DenoisingConfig(times="logit_normal")
     times = draw_times(config, 5000)
     logits = times.double().logit()
-    assert logits.mean().item() == pytest.approx(mean, abs=0.01)
-    assert logits.std().item() == pytest.approx(std, abs=0.01)
-    shares = torch.special.ndtr((draw_times(config, 10).double().logit() - mean) / std).sort().values
+    assert logits.mean().item() == pytest.approx(0.0, abs=0.01)
+    assert logits.std().item() == pytest.approx(1.0, abs=0.01)
+    shares = torch.special.ndtr(draw_times(config, 10).double().logit()).sort().values
     assert shares.diff().tolist() == pytest.approx([0.1] * 9, abs=1e-5)
     assert not torch.equal(times, times.sort().values)
 
@@ -101,19 +103,19 @@ def test_an_error_that_falls_again_or_was_not_seen_does_no_harm() -> None:
 
 
 def test_a_curriculum_goes_from_large_times_to_small() -> None:
-    config = ObjectiveConfig(curriculum=0.5)
+    config = DenoisingConfig(curriculum=0.5)
     lowest = [draw_times(config, 1000, progress=progress).min().item() for progress in (0.0, 0.125, 0.25, 0.5, 1.0)]
     assert lowest == pytest.approx([1.0, 0.75, 0.5, 0.0, 0.0], abs=0.002)
 
 
 def test_uniform_times_are_uniform() -> None:
-    times = draw_times(ObjectiveConfig(), 1000).sort().values
+    times = draw_times(DenoisingConfig(times="uniform"), 1000).sort().values
     assert 0 <= times[0] < 0.001 and 0.999 <= times[-1] < 1
     assert times.diff().tolist() == pytest.approx([0.001] * 999, abs=1e-6)
     assert math.isclose(times.mean().item(), 0.5, abs_tol=0.001)
 
 
 def test_wrong_settings_are_refused_in_one_line() -> None:
-    for bad in ({"times": "normal"}, {"time_std": 0.0}, {"loss": "l3"}, {"weighting": "snr"}):
+    for bad in ({"times": "normal"}, {"curriculum": 1.5}, {"drop_prob": -0.1}, {"loss": "l3"}, {"weighting": "snr"}):
         with pytest.raises(UserError):
-            ObjectiveConfig.parse(bad, "diffusion")
+            DenoisingConfig.parse(bad, "diffusion")

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.encoder import RawCondition
-from ladle.diffusion.model import DiffusionBatch, DiffusionConfig, LatentDiffusionModel
-from ladle.diffusion.prediction import PREDICTIONS, add_noise, eps_from_z0, target, to_z0
+from ladle.diffusion.loss import DenoisingConfig, DenoisingLoss, DiffusionBatch
+from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
+from ladle.diffusion.prediction import PREDICTIONS, to_z0
 from ladle.diffusion.samplers import SAMPLERS
 from ladle.diffusion.schedule import sampling_levels
 from ladle.diffusion.wrappers import guided
+from ladle.errors import UserError
 
 
 def build(*, dim: int = 3, max_latents: int = 4, condition: dict[str, Any] | None = None, **settings: Any):
@@ -22,12 +24,17 @@ def build(*, dim: int = 3, max_latents: int = 4, condition: dict[str, Any] | Non
     denoiser = {"width": 32, "num_layers": 2, "num_skips": 1, "num_heads": 2}
     return LatentDiffusionModel(
         DiffusionConfig.parse({"denoiser": denoiser, "schedule": {"shift": 1.0}} | settings),  # two channels, not 64
-        ConditionConfig.parse({"num_heads": 2, "max_source_tokens": 4} | (condition or {})),
+        ConditionConfig.parse(condition or {}),
         latent_dim=dim,
         max_latents=max_latents,
         source_dim=4,
         fixed_length=True,
     )
+
+
+def denoising(model: LatentDiffusionModel, **objective: Any) -> DenoisingLoss:
+    """What `model` is trained by; settings as in a recipe's [training.diffusion]."""
+    return DenoisingLoss(model, DenoisingConfig.parse(objective))
 
 
 def a_batch(z0: Tensor, mask: Tensor | None = None, raw: RawCondition | None = None) -> DiffusionBatch:
@@ -57,7 +64,8 @@ def test_a_new_model_starts_from_v_equal_to_zero() -> None:
     zt, mask = torch.randn(2, 4, 3), torch.ones(2, 4, dtype=torch.bool)
     z0_hat = model.denoise(mask, model.condition.null(2))(zt, level)
     torch.testing.assert_close(z0_hat, level.alpha * zt)
-    assert model.loss(a_batch(torch.randn(2000, 4, 3)))[0].item() == pytest.approx(1.0, abs=0.05)
+    loss, _ = denoising(model)(a_batch(torch.randn(2000, 4, 3)))
+    assert loss.item() == pytest.approx(1.0, abs=0.05)
 
 
 def test_masked_latents_have_no_part_in_the_loss() -> None:
@@ -65,11 +73,11 @@ def test_masked_latents_have_no_part_in_the_loss() -> None:
     z0, mask = torch.randn(6, 4, 3), torch.arange(4)[None] < torch.tensor([1, 2, 3, 4, 4, 1])[:, None]
     losses, errors = [], []
     for values in (z0, z0.masked_fill(~mask[..., None], 40.0)):
-        model = build(times="adaptive")
-        torch.nn.init.normal_(model.denoiser.output.weight)
+        training = denoising(build(), times="adaptive")
+        torch.nn.init.normal_(training.model.denoiser.output.weight)
         torch.manual_seed(1)
-        losses.append(model.loss(a_batch(values, mask))[0])
-        errors.append(model.adaptive_times.error)
+        losses.append(training(a_batch(values, mask))[0])
+        errors.append(training.adaptive_times.error)
     torch.testing.assert_close(losses[0], losses[1])
     torch.testing.assert_close(errors[0], errors[1])
     assert errors[0].any()
@@ -77,10 +85,11 @@ def test_masked_latents_have_no_part_in_the_loss() -> None:
 
 def test_no_batch_misses_a_noise_level() -> None:
     """Times are U(0, 1) and evenly spread over each batch: the loss varies less."""
-    model = build(schedule={"kind": "flow"}, times="uniform", self_condition_prob=0.0)
-    calls = Calls(model)
+    model = build(schedule={"kind": "flow"}, self_condition=False)
+    calls, training = Calls(model), denoising(model, times="uniform")
     for _ in range(3):
-        model.loss(a_batch(torch.randn(10, 4, 3)))
+        training(a_batch(torch.randn(10, 4, 3)))
+    assert len(calls.calls) == 3
     times = torch.stack([torch.sigmoid(-call["log_snr"] / 2) for call in calls.calls])
     gaps = times.sort(1).values.diff(dim=1)
     torch.testing.assert_close(gaps, torch.full_like(gaps, 0.1), atol=1e-3, rtol=0)
@@ -88,13 +97,14 @@ def test_no_batch_misses_a_noise_level() -> None:
     assert not torch.equal(times[0], times[0].sort().values)  # and not in the order of the rows
 
 
-def test_self_conditioning_is_drawn_sample_by_sample() -> None:
+def test_self_conditioning_is_drawn_sample_by_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some rows of a batch see the model's own first estimate, the others nothing; only the former are computed."""
-    model = build(self_condition_prob=0.3)
+    monkeypatch.setattr("ladle.diffusion.loss.SELF_CONDITION_PROB", 0.3)
+    model = build()
     torch.nn.init.normal_(model.denoiser.output.weight)
     calls = Calls(model)
     torch.manual_seed(0)
-    model.loss(a_batch(torch.randn(1000, 4, 3)))
+    denoising(model)(a_batch(torch.randn(1000, 4, 3)))
     first, second = calls.calls
     chosen = second["self_condition_mask"]
     assert chosen.float().mean() == pytest.approx(0.3, abs=0.05)
@@ -109,41 +119,11 @@ def test_self_conditioning_is_drawn_sample_by_sample() -> None:
     assert not second["self_condition"][~chosen].any()
 
 
-@pytest.mark.parametrize("prediction", list(PREDICTIONS))
-def test_guidance_learnt_in_training_has_its_scale_as_fixed_point(prediction: str) -> None:
-    """A network that says `without + s (wanted - without)` on rows with an estimate has nothing to learn; the other
-    rows' target is the data's, as all are without guidance and on held-out rows."""
-    scale = 3.0
-    model = build(prediction=prediction, self_condition_guidance=scale)
-    z0, eps, previous = (torch.randn(4, 4, 3) for _ in range(3))
-    level = model.schedule.level(torch.tensor([0.2, 0.4, 0.6, 0.8]))
-    zt = add_noise(z0, eps, level)
-    chosen = torch.tensor([True, False, True, False])
-    wanted = target(prediction, z0, eps, level)
-    without = target(prediction, previous, eps_from_z0(zt, previous, level), level)
-    torch.testing.assert_close(to_z0(prediction, without, zt, level), previous, atol=1e-4, rtol=1e-4)
-    output = without + scale * (wanted - without)
-    moved = model._guided_target(wanted, output, zt, previous, level, chosen)
-    torch.testing.assert_close(moved[chosen], output[chosen], atol=1e-4, rtol=1e-4)
-    assert torch.equal(moved[~chosen], wanted[~chosen])
-    losses = []
-    for model in (build(prediction=prediction), build(prediction=prediction, self_condition_guidance=scale)):
-        torch.manual_seed(0)
-        torch.nn.init.normal_(model.denoiser.output.weight)
-        pair = []
-        for training in (True, False):
-            model.train(training)
-            torch.manual_seed(1)
-            pair.append(model.loss(a_batch(z0))[0].item())
-        losses.append(pair)
-    assert losses[0][0] != losses[1][0] and losses[0][1] == losses[1][1]
-
-
 def test_without_self_conditioning_the_last_estimate_is_not_read() -> None:
-    """self_condition_prob = 0: what was never seen in training must not be handed over by the sampler."""
+    """self_condition = false: what was never seen in training must not be handed over by the sampler."""
     mask = torch.ones(2, 4, dtype=torch.bool)
-    for prob, same in ((0.0, True), (0.5, False)):
-        model = build(self_condition_prob=prob).eval()
+    for reads, same in ((False, True), (True, False)):
+        model = build(self_condition=reads).eval()
         for parameter in model.denoiser.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
         level = model.schedule.level(torch.tensor(0.5))
@@ -167,13 +147,13 @@ def test_what_is_trained_is_what_is_read_back(prediction: str) -> None:
     torch.testing.assert_close(z0_hat, to_z0(prediction, torch.full_like(zt, 0.7), zt, level) * mask[..., None])
     assert not z0_hat[~mask].any()
     if prediction == "x0":
-        assert model.loss(a_batch(torch.full((8, 4, 3), 0.7)))[0] < 1e-10
+        assert denoising(model).eval()(a_batch(torch.full((8, 4, 3), 0.7)))[0] < 1e-10
 
 
 def test_the_l1_loss_is_the_mean_of_absolute_errors() -> None:
     """For standard normal v that is sqrt(2 / pi)."""
-    model = build(loss="l1")
-    assert model.loss(a_batch(torch.randn(3000, 4, 3)))[0].item() == pytest.approx(math.sqrt(2 / math.pi), abs=0.03)
+    loss, _ = denoising(build(), loss="l1")(a_batch(torch.randn(3000, 4, 3)))
+    assert loss.item() == pytest.approx(math.sqrt(2 / math.pi), abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -183,10 +163,10 @@ def test_the_objective_of_the_config_is_the_one_that_is_trained(options: dict[st
     """Each changes the loss of the same batch and noise, and can be learnt from at every level."""
     losses = []
     for config in ({}, options):
-        model = build(**config)
+        model = build()
         torch.nn.init.normal_(model.denoiser.output.weight, generator=torch.Generator().manual_seed(0))
         torch.manual_seed(0)
-        loss = model.loss(a_batch(torch.randn(500, 4, 3)))[0]
+        loss = denoising(model, **config)(a_batch(torch.randn(500, 4, 3)))[0]
         loss.backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
         losses.append(loss.item())
@@ -195,16 +175,17 @@ def test_the_objective_of_the_config_is_the_one_that_is_trained(options: dict[st
 
 def test_times_adapt_in_training_only() -> None:
     """And the curriculum ends there too: what is held out is measured at uniform times."""
-    model = build(schedule={"kind": "flow"}, times="adaptive", curriculum=0.5, self_condition_prob=0.0)
-    assert model.adaptive_times is not None
+    model = build(schedule={"kind": "flow"}, self_condition=False)
+    training = denoising(model, times="adaptive", curriculum=0.5)
+    assert training.adaptive_times is not None
     calls = Calls(model)
     batch = a_batch(torch.randn(200, 4, 3))
-    model.loss(batch, 0.25)
-    seen = model.adaptive_times.error.clone()
+    training(batch, 0.25)
+    seen = training.adaptive_times.error.clone()
     assert seen[-25:].min() > 0.3 and not seen[:24].any()  # z0_hat = alpha zt is wrong by 1 at the noise end
-    model.eval()
-    model.loss(batch, 0.25)
-    assert torch.equal(model.adaptive_times.error, seen)
+    training.eval()
+    training(batch, 0.25)
+    assert torch.equal(training.adaptive_times.error, seen)
     trained, held_out = (torch.sigmoid(-call["log_snr"] / 2) for call in calls.calls)
     assert trained.min() >= 0.49 and held_out.min() < 0.01
 
@@ -215,13 +196,14 @@ MODES = torch.tensor([[1.2, 0.6], [-1.2, -0.6]])
 SPREAD = 0.3
 
 
-def train(model: LatentDiffusionModel, draw: Any, steps: int, rows: int = 192) -> None:
+def train(model: LatentDiffusionModel, draw: Any, steps: int, drop_prob: float, rows: int = 192) -> None:
+    training = denoising(model, drop_prob=drop_prob)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1.0, 2 * (1 - step / steps))
         optimizer.zero_grad()
-        model.loss(draw(rows))[0].backward()
+        training(draw(rows))[0].backward()
         optimizer.step()
     model.eval()
 
@@ -242,14 +224,14 @@ def sample(model: LatentDiffusionModel, raw: RawCondition, rows: int, scale: flo
 @pytest.fixture(scope="module")
 def toy() -> LatentDiffusionModel:
     """A mixture of two Gaussians in the plane, 70 % and 30 %, each with its label; trained for seconds."""
-    model = build(dim=2, max_latents=1, condition={"labels": ["a", "b"], "drop_prob": 0.3})
+    model = build(dim=2, max_latents=1, condition={"labels": ["a", "b"]})
 
     def draw(rows: int) -> DiffusionBatch:
         ids = (torch.rand(rows) < 0.3).long()
         points = MODES[ids] + SPREAD * torch.randn(rows, 2)
         return a_batch(points[:, None], raw=RawCondition(ids))
 
-    train(model, draw, steps=500)
+    train(model, draw, steps=500, drop_prob=0.3)
     return model
 
 
@@ -289,8 +271,8 @@ def test_a_batch_may_mix_labels_with_none(toy: LatentDiffusionModel) -> None:
 
 def test_samples_follow_their_source() -> None:
     """The source's vector says where on the circle the text's latent is; without one it may be anywhere on it."""
-    small = {"width": 32, "num_layers": 2, "num_skips": 0, "num_heads": 2, "cross_every": 1}
-    model = build(dim=2, max_latents=1, condition={"source": True, "drop_prob": 0.2}, denoiser=small)
+    small = {"width": 32, "num_layers": 2, "num_skips": 0, "num_heads": 2}
+    model = build(dim=2, max_latents=1, condition={"source": {"max_tokens": 4}}, denoiser=small)
 
     def places(rows: int) -> tuple[Tensor, RawCondition]:
         angle = 2 * math.pi * torch.rand(rows, 1, 1)
@@ -301,7 +283,7 @@ def test_samples_follow_their_source() -> None:
         place, raw = places(rows)
         return a_batch(place + 0.1 * torch.randn(rows, 1, 2), raw=raw)
 
-    train(model, draw, steps=300)
+    train(model, draw, steps=300, drop_prob=0.2)
     place, raw = places(300)
     told = sample(model, raw, 300)
     untold = sample(model, RawCondition(None, raw.source, raw.source_mask & False), 300)
@@ -310,3 +292,14 @@ def test_samples_follow_their_source() -> None:
     assert untold.norm(dim=-1).mean() == pytest.approx(1.0, abs=0.2)
     assert untold.mean(0).norm() < 0.25
     torch.testing.assert_close(sample(model, RawCondition(), 300), untold, atol=1e-3, rtol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------ wrong use
+
+
+def test_an_unknown_network_is_refused() -> None:
+    """It says what is allowed; and a setting of the one network is none of the other's."""
+    with pytest.raises(UserError, match="unknown kind 'compakt' of denoiser: did you mean 'compact'"):
+        build(denoiser={"kind": "compakt"})
+    with pytest.raises(UserError, match="unknown key 'denoiser.conditioning'"):
+        build(denoiser={"kind": "paper", "conditioning": "adaln"})

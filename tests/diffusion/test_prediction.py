@@ -6,8 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ladle.diffusion.prediction import PREDICTIONS, add_noise, eps_from_z0, output_scale, target, to_z0
-from ladle.diffusion.schedule import PATHS, Schedule
+from ladle.diffusion.schedule import PATHS as OWN_PATHS
+from ladle.diffusion.schedule import Schedule
 from ladle.errors import UserError
+
+PATHS = [*OWN_PATHS, "variance_exploding"]  # the last by a fixture
+pytestmark = pytest.mark.usefixtures("exploding_path")
 
 
 def level_at(log_snr, path):

@@ -12,7 +12,11 @@ import pytest
 import torch
 
 from ladle.diffusion.samplers import SAMPLERS, ddim, dpmpp_2m, dpmpp_2m_sde, heun
-from ladle.diffusion.schedule import PATHS, Schedule, ScheduleConfig, build_schedule, sampling_levels
+from ladle.diffusion.schedule import PATHS as OWN_PATHS
+from ladle.diffusion.schedule import Schedule, ScheduleConfig, build_schedule, sampling_levels
+
+PATHS = [*OWN_PATHS, "variance_exploding"]  # the last by a fixture
+pytestmark = pytest.mark.usefixtures("exploding_path")
 
 DETERMINISTIC = ["ddim", "heun", "dpmpp_2m"]
 STOCHASTIC = ["ddpm", "dpmpp_2m_sde"]

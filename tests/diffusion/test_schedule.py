@@ -79,7 +79,6 @@ def test_alpha_and_sigma_give_log_snr_back_on_every_path(path, log_snr):
     constraint = {
         "variance_preserving": level.alpha**2 + level.sigma**2,
         "rectified_flow": level.alpha + level.sigma,
-        "variance_exploding": level.alpha,
     }[path]
     assert constraint.item() == pytest.approx(1, abs=1e-14)
 
@@ -112,7 +111,7 @@ def test_shift_adds_minus_two_log_d(kind, t, shift):
 @pytest.mark.parametrize("shift", [0.1, 1.0, 10.0])
 def test_the_ends_of_time_are_finite_in_every_dtype(kind, dtype, shift):
     """tan(pi / 2) is negative in float32: written so, the noise end would be NaN."""
-    log_snr = build_schedule(ScheduleConfig(kind=kind, shift=shift, log_snr_max=12)).log_snr(
+    log_snr = build_schedule(ScheduleConfig(kind=kind, shift=shift), log_snr_max=12).log_snr(
         torch.tensor([0, 1], dtype=dtype)
     )
     assert log_snr[0] == 12
@@ -160,14 +159,14 @@ def test_wrong_settings_are_refused_in_one_line():
         sampling_levels(schedule, 5, "logsnr")
     with pytest.raises(UserError, match="did you mean 'rectified_flow'"):
         Schedule(schedule.log_snr, "rectified")
-    for bad in ({"shift": 0.0}, {"shift": float("inf")}, {"log_snr_max": -1.0}, {"kind": "tangent"}, {"shfit": 2.0}):
+    for bad in ({"shift": 0.0}, {"shift": float("inf")}, {"kind": "tangent"}, {"shfit": 2.0}):
         with pytest.raises(UserError):
             ScheduleConfig.parse(bad)
 
 
 def test_a_logit_normal_grid_has_the_quantiles_of_its_times():
     """Of logits N(.5, .8^2): by the mean and spread of many, and no time under the stop."""
-    schedule = build_schedule(ScheduleConfig(kind="flow", log_snr_max=100.0))
+    schedule = build_schedule(ScheduleConfig(kind="flow"), log_snr_max=100.0)
 
     def times(num_steps, stop_time=0.0):
         levels = sampling_levels(schedule, num_steps, "logit_normal", torch.float64, stop_time, 0.5, 0.8)

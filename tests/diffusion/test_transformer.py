@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.conditioning.encoder import Condition, ConditionEncoder
-from ladle.diffusion.transformer import DenoiserConfig, DenoisingTransformer
+from ladle.diffusion.model import DENOISERS, DiffusionConfig
+from ladle.diffusion.transformer import DenoisingTransformer
 from ladle.errors import UserError
-from ladle.paper.transformer import PaperTransformer
+from ladle.paper.transformer import PaperTransformer, PaperTransformerConfig
 
 DIM, WIDTH, MAX_LATENTS = 6, 32, 9
 MASK = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
@@ -19,12 +20,9 @@ MASK = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
 def build(*, random: bool = True, reads_memory: bool = True, **settings: Any) -> DenoisingTransformer:
     """Three blocks; `random`: no parameter is at its special start."""
     torch.manual_seed(0)
-    config = DenoiserConfig.parse({"width": WIDTH, "num_layers": 3, "num_skips": 1} | settings)
-    network: Any
-    if config.kind == "paper":
-        network = PaperTransformer(config, DIM, MAX_LATENTS, reads_memory, reads_vector=True).eval()
-    else:
-        network = DenoisingTransformer(config, DIM, MAX_LATENTS, reads_memory).eval()
+    sizes = {"width": WIDTH, "num_layers": 3, "num_skips": 1, "num_heads": 4}
+    config = DiffusionConfig.parse({"denoiser": sizes | settings}).denoiser
+    network: Any = DENOISERS[config.kind](config, DIM, MAX_LATENTS, reads_memory, True).eval()
     if random:
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
@@ -123,7 +121,7 @@ def test_self_conditioning_is_masked_sample_by_sample(network: DenoisingTransfor
     assert not torch.allclose(both, none, atol=1e-3)
 
 
-@pytest.mark.parametrize("settings", [*KINDS.values(), {"num_skips": 0}, {"cross_every": 1}, {"qk_norm": True}])
+@pytest.mark.parametrize("settings", [*KINDS.values(), {"num_skips": 0}])
 def test_every_parameter_learns(settings: dict[str, Any]) -> None:
     """A part that no gradient reaches is a part that is not wired in."""
     network = build(**settings)
@@ -139,11 +137,11 @@ def test_every_parameter_learns(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("labels", "source", "millions"), [(0, False, 188), (4, False, 190), (0, True, 217)])
 def test_the_papers_network_has_its_parameters(labels: int, source: bool, millions: int) -> None:
     """12 blocks of 768 over 32 latents of 64: 188M, for four classes 190M, for a source 217M, within one percent."""
-    config = DenoiserConfig(kind="paper", width=768, num_layers=12, num_heads=12, num_skips=3)
-    condition = ConditionConfig(labels=tuple("abcd"[:labels]), source=source, plain_source=True)
+    config = PaperTransformerConfig(kind="paper", width=768, num_layers=12, num_heads=12, num_skips=3)
+    condition = ConditionConfig(labels=tuple("abcd"[:labels]), source=SourceConfig(plain=True) if source else None)
     with torch.device("meta"):
         network = PaperTransformer(config, 64, 64, reads_memory=source, reads_vector=bool(labels))
-        parts = (network, ConditionEncoder(condition, 768, 768))
+        parts = (network, ConditionEncoder(condition, 768, 768, config.num_heads))
     assert sum(p.numel() for part in parts for p in part.parameters()) == pytest.approx(millions * 1e6, rel=0.01)
 
 
@@ -153,11 +151,12 @@ def test_skips_are_never_more_than_half_the_blocks() -> None:
     assert len(build(num_layers=6, num_skips=2).skips) == 2
 
 
-def test_every_nth_block_reads_the_memory() -> None:
-    """cross_every; and none where conditions bring no memory."""
-    reading = [block.cross_attention is not None for block in build(num_layers=4, cross_every=2).blocks]
-    assert reading == [False, True, False, True]
-    assert not any(block.cross_attention for block in build(reads_memory=False).blocks)
+def test_every_second_block_reads_the_memory() -> None:
+    """Of the paper's network every one; and none where conditions bring no memory."""
+    for kind, expected in (("compact", [False, True, False, True]), ("paper", [True] * 4)):
+        reading = [block.cross_attention is not None for block in build(num_layers=4, kind=kind).blocks]
+        assert reading == expected
+        assert not any(block.cross_attention for block in build(reads_memory=False, kind=kind).blocks)
 
 
 def test_heads_that_do_not_divide_the_width_are_named() -> None:

@@ -16,11 +16,13 @@ from ladle.conditioning.source_text import SourceReader, learns_sources
 from ladle.conditioning.store import ConditionStore
 from ladle.data.row_portions import in_every_epoch
 from ladle.data.rows import Row
+from ladle.diffusion.loss import DenoisingLoss
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.pipeline import LatentDiffusion
 from ladle.storage.writing import write_rows
 from ladle.training.optimiser import build_optimizer
-from ladle.training.recipe import STAGES, Recipe, load_recipe
+from ladle.training.plan import stage_settings
+from ladle.training.recipe import Recipe, load_recipe
 from ladle.training.run import train
 from ladle.training.stages.autoencoder import AutoencoderStage
 from ladle.training.stages.diffusion import DiffusionStage
@@ -67,10 +69,11 @@ def test_a_recipe_trains_and_its_model_samples(name: str, family: str, tmp_path:
     write_rows(tmp_path / "rows.jsonl", [dict(row) for row in rows_of(name)])
     columns = ["data.text=text", "data.source=source"] if task_of(name) == "source" else []
     sizes = {
-        "autoencoder.backbone.pretrained": f'"{backbone}"', "autoencoder.bottleneck.num_heads": 4,
+        "autoencoder.backbone.pretrained": f'"{backbone}"',
         "diffusion.denoiser.width": 32, "diffusion.denoiser.num_layers": 4, "diffusion.denoiser.num_skips": 1,
-        "diffusion.denoiser.num_heads": 4, "training.autoencoder.steps": STEPS, "training.diffusion.steps": STEPS,
-        "training.autoencoder.max_tokens": 200, "training.diffusion.max_tokens": 300,
+        "diffusion.denoiser.num_heads": 4, "training.steps": 2 * STEPS,
+        "training.autoencoder.share": 1, "training.diffusion.share": 1,
+        "training.autoencoder.optimiser.max_tokens": 200, "training.diffusion.optimiser.max_tokens": 300,
         "sampling.num_inference_steps": 3, "training.precision": "fp32", "training.sample_every": 0,
         "training.validate_every": 0,
     }  # fmt: skip
@@ -149,9 +152,9 @@ def whole(name: str) -> tuple[Recipe, TextAutoencoder, LatentDiffusionModel, Sou
     model = AutoModelForSeq2SeqLM.from_config(config(tokenizer), attn_implementation="eager")
     backbone = Backbone(model, tokenizer, recipe.autoencoder.max_tokens)
     autoencoder = TextAutoencoder(recipe.autoencoder, backbone)
+    autoencoder.freeze_backbone(recipe.training.backbone)
     labels = ("World", "Sports", "Business", "Sci/Tech") if task_of(name) == "class" else ()
-    data = {"labels": labels, "source": task_of(name) == "source"}
-    condition = ConditionConfig.parse(recipe.condition.model_dump() | data)
+    condition = ConditionConfig(labels=labels, source=recipe.source if task_of(name) == "source" else None)
     reader = SourceReader(autoencoder, condition)
     diffusion = LatentDiffusionModel(
         recipe.diffusion, condition, latent_dim=64, max_latents=autoencoder.max_latents, source_dim=reader.dim,
@@ -190,17 +193,19 @@ def test_ten_steps_of_each_stage_at_full_size(name: str) -> None:
             row["label"] = reader.config.labels[i % 4]
     before = next(autoencoder.backbone.parameters()).detach().clone()
     for stage_name in ("autoencoder", "diffusion"):
-        settings = recipe.training.stage(stage_name, STAGES, pretrained=True)
-        assert settings is not None and settings.optimizer == "adamw"
+        settings = stage_settings(recipe.training, stage_name, from_nothing=False, steps=STEPS)
+        assert settings.optimizer == "adamw"
         stage: Any
         if stage_name == "autoencoder":
             stage = AutoencoderStage(
-                autoencoder, in_every_epoch(rows), rows, settings, learns_sources(autoencoder, recipe.condition)
-            )
+                autoencoder, in_every_epoch(rows), rows, settings, recipe.training.autoencoder,
+                learns_sources(autoencoder, recipe.source),
+            )  # fmt: skip
         else:
             autoencoder.eval()
             store = (store_latents(autoencoder, [row["text"] for row in rows]), ConditionStore(reader, rows))
-            stage = DiffusionStage(diffusion, autoencoder, in_every_epoch(store), store, settings, recipe.sampling)
+            denoising = DenoisingLoss(diffusion, recipe.training.diffusion)
+            stage = DiffusionStage(denoising, autoencoder, in_every_epoch(store), store, settings, recipe.sampling)
         stage.module.train()
         optimizer = build_optimizer(stage.module, settings)
         moved = [p for group in optimizer.param_groups for p in group["params"]]

@@ -106,8 +106,9 @@ def test_line_ends_that_git_changed_do_not_matter(model_folder: Path) -> None:
         ("{}", "no format number"),
         ('{"format": "1"}', "no format number"),
         ('{"format": 0}', "no format number"),
-        ('{"format": 2, "anything": 3}', "format 2 is newer than this ladle, which reads up to 1; upgrade ladle"),
-        ('{"format": 1}', "Field required"),
+        ('{"format": 3, "anything": 3}', "format 3 is newer than this ladle, which reads format 2; upgrade ladle"),
+        ('{"format": 1, "anything": 3}', "format 1 is of before the first release; this ladle reads format 2"),
+        ('{"format": 2}', "Field required"),
     ],
 )
 def test_a_malformed_model_json_is_named(text: str, expected: str, model_folder: Path) -> None:
@@ -126,7 +127,11 @@ def test_a_malformed_model_json_is_named(text: str, expected: str, model_folder:
         ({"sampling": {"num_inference_steps": 0}}, "num_inference_steps"),
         ({"files": {"../../etc/passwd": "0"}}, "is not inside the model folder"),
         ({"max_latents": -1}, "no model can be built"),
-        ({"fixed_length": True}, "condition/model.safetensors: holds a tensor 'length."),
+        ({"fixed_length": True}, "unknown key 'fixed_length'"),
+        (
+            {"condition": {"labels": ["bad", "good"], "source": {"num_layers": 0, "max_tokens": 24}}},
+            "condition/model.safetensors: holds a tensor 'condition.layers.0.",
+        ),
         (
             {"max_latents": 9},
             "tensor 'denoiser.num_latents.weight' has shape [9, 32], the model in model.json needs [10, 32]",

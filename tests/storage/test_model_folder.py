@@ -11,14 +11,15 @@ import pytest
 import torch
 
 import tiny
-from ladle.diffusion.model import LatentDiffusionModel
+from ladle.autoencoder.reconstruction import ReconstructionConfig, reconstruction_loss
+from ladle.diffusion.loss import DenoisingConfig, DenoisingLoss
 from ladle.errors import LadleError, UserError
 from ladle.sampling.options import SamplingOptions
 from ladle.storage.model_folder import ModelParts, load_parts, save_parts
 from ladle.storage.record import hash_files, model_digest
 from model_checks import assert_same_tensors, decoded, denoised, taught
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "model-format-1"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "model-format-2"
 
 
 # ------------------------------------------------------------------------------------------------- round trips
@@ -74,20 +75,17 @@ def test_a_source_read_as_latents_and_a_shorter_prior_come_back(tmp_path: Path) 
     assert_same_tensors(loaded, parts.diffusion)
 
 
-def test_what_a_training_learnt_of_its_times_comes_back(tmp_path: Path) -> None:
-    """It belongs to the model, so that a training from it goes on with it."""
-    autoencoder = tiny.tiny_autoencoder("aligned")
-    given = tiny.tiny_diffusion(autoencoder)
-    diffusion = LatentDiffusionModel(
-        given.config.model_copy(update={"times": "adaptive"}), given.condition.config,
-        latent_dim=given.latent_dim, max_latents=given.max_latents, source_dim=autoencoder.backbone.width,
-    )  # fmt: skip
-    assert diffusion.adaptive_times is not None
-    diffusion.adaptive_times.update(torch.rand(100), torch.rand(100))
-    save_parts(ModelParts("adaptive", autoencoder, diffusion), tmp_path / "m")
-    loaded = load_parts(tmp_path / "m").diffusion
-    assert loaded is not None
-    assert_same_tensors(loaded, diffusion)
+def test_what_a_training_learnt_of_its_times_is_no_part_of_the_model(tmp_path: Path) -> None:
+    """It is of the objective, and kept with the training: no sampler asks for it, and the digest is of the model."""
+    parts = tiny.tiny_parts()
+    assert parts.diffusion is not None
+    save_parts(parts, tmp_path / "before")
+    training = DenoisingLoss(parts.diffusion, DenoisingConfig(times="adaptive"))
+    assert training.adaptive_times is not None
+    training.adaptive_times.update(torch.rand(100), torch.rand(100))
+    assert "adaptive_times.error" in training.state_dict()
+    save_parts(parts, tmp_path / "after")
+    assert hash_files(tmp_path / "after") == hash_files(tmp_path / "before")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -141,9 +139,9 @@ def test_pretrained_backbones_are_saved_whole(
     pretrained_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """BART, T5 and mT5 from folders: trained a step, saved, loaded without the folder they came from or a network."""
-    parts = tiny.tiny_parts("perceiver", pretrained=str(pretrained_folder), train_decoder=True)
+    parts = tiny.tiny_parts("perceiver", pretrained=str(pretrained_folder), trained="decoder")
     optimizer = torch.optim.SGD([p for p in parts.autoencoder.parameters() if p.requires_grad], lr=0.01)
-    loss, _ = parts.autoencoder.train().loss(tiny.tokens(parts.autoencoder))
+    loss, _ = reconstruction_loss(parts.autoencoder.train(), tiny.tokens(parts.autoencoder), ReconstructionConfig())
     loss.backward()
     optimizer.step()
     parts.autoencoder.eval()
@@ -164,6 +162,7 @@ def test_pretrained_backbones_are_saved_whole(
     ours, theirs = decoded(parts), decoded(loaded)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert torch.equal(taught(parts), taught(loaded))
+    loaded.autoencoder.freeze_backbone("decoder")  # what is trained is no part of a model: each training says it
     trained = [name for name, p in parts.autoencoder.named_parameters() if p.requires_grad]
     assert trained == [name for name, p in loaded.autoencoder.named_parameters() if p.requires_grad]
 
@@ -187,9 +186,9 @@ def test_the_backbone_folder_is_one_of_transformers_own(
     assert ids == parts.autoencoder.backbone.tokenizer(tiny.SENTENCES[0])["input_ids"]
 
 
-def test_the_first_format_still_loads_and_writes_its_sentences() -> None:
-    """A model saved by the first version (tests/fixtures/make_model_format_1.py) goes on meaning the same."""
-    expected = json.loads((FIXTURE.parent / "model-format-1.json").read_text())
+def test_the_first_released_format_still_loads_and_writes_its_sentences() -> None:
+    """A model saved in it (tests/fixtures/make_model_format_2.py) goes on meaning the same."""
+    expected = json.loads((FIXTURE.parent / "model-format-2.json").read_text())
     parts = load_parts(FIXTURE)
     z0 = tiny.latents(parts.autoencoder, expected["texts"])
     assert torch.allclose(z0.values[:, 0], torch.tensor(expected["first_latents"]), atol=1e-3)

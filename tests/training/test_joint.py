@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 import tiny
+from ladle.autoencoder.reconstruction import ReconstructionConfig
 from ladle.conditioning.source_text import SourceReader
 from ladle.conditioning.store import ConditionStore
 from ladle.data.row_portions import in_every_epoch
 from ladle.data.rows import Row
+from ladle.diffusion.loss import DenoisingConfig, DenoisingLoss
 from ladle.errors import LadleError
 from ladle.sampling.options import SamplingOptions
 from ladle.training.optimiser import TrainingConfig
@@ -25,7 +27,10 @@ def stage_of(rows: list[Row] = ROWS, **settings: Any) -> JointStage:
     joint, sampling = JointConfig(**settings), SamplingOptions(num_inference_steps=2)
     diffusion = tiny.tiny_diffusion(autoencoder)
     reader = SourceReader(autoencoder, diffusion.condition.config)
-    return JointStage(reader, diffusion, in_every_epoch(rows), rows[:9], joint, SETTINGS, sampling)
+    denoising = DenoisingLoss(diffusion, DenoisingConfig())
+    return JointStage(
+        reader, denoising, in_every_epoch(rows), rows[:9], SETTINGS, joint, ReconstructionConfig(), sampling
+    )
 
 
 def encoder_gradient(progress: float, **settings: Any) -> Tensor:
@@ -119,10 +124,12 @@ def test_directions_are_counted() -> None:
 
 
 @pytest.mark.parametrize("what", ["directions", "accuracy", "spread"])
-def test_a_collapsing_training_ends_and_says_so(what: str) -> None:
+def test_a_collapsing_training_ends_and_says_so(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Latents on a line, or all near one point, or a decoder that knows nothing any more: one line, with what to do."""
-    none = {"min_directions": 0.0, "min_accuracy": 0.0, "min_spread": 0.0}
-    stage = stage_of(**none | {f"min_{what}": 0.5})
+    for name in ("DIRECTIONS", "ACCURACY", "SPREAD"):
+        limit = 0.5 if name.lower() == what else 0.0
+        monkeypatch.setattr(f"ladle.training.stages.joint.MIN_{name}", limit)
+    stage = stage_of()
     stage.module.eval()
     with torch.no_grad():
         stage.validate()
@@ -138,4 +145,6 @@ def test_a_collapsing_training_ends_and_says_so(what: str) -> None:
             stage.module.autoencoder.backbone.model.get_input_embeddings().weight.normal_()
         with pytest.raises(LadleError, match="the latents collapse") as error:
             stage.validate()
+        stage.module.config = stage.module.config.model_copy(update={"stop_collapsed": False})
+        stage.validate()
     assert "\n" not in str(error.value)

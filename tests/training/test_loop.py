@@ -348,7 +348,7 @@ def test_other_settings_data_or_model_are_refused_and_free_ones_are_not(tmp_path
     config = TrainingConfig(steps=20, lr=0.01, precision="fp32")
     with pytest.raises(UserError, match=r'autoencoder = nothing, now "base-en"'):
         train_stage(TinyStage(), config, tmp_path, identity={"autoencoder": "base-en"}, log=lambda line: None)
-    result = train(TinyStage(), tmp_path, steps=20, save_every_seconds=1, validate_every=0, num_threads=1)
+    result = train(TinyStage(), tmp_path, steps=20, save_every_seconds=1, validate_every=0)
     assert result.step == 20
 
 

@@ -48,9 +48,9 @@ def learn(net: Net, optimizer: torch.optim.Optimizer, steps: int) -> float:
 def test_muon_takes_the_trained_matrices_of_blocks_and_nothing_else() -> None:
     net = Net()
     assert hidden_matrices(net) == [net.blocks[0][0].weight, net.blocks[1][0].weight]
-    groups = build_optimizer(net, config(optimizer="muon", muon_scale=3.0)).param_groups
+    groups = build_optimizer(net, config(optimizer="muon")).param_groups
     assert [len(group["params"]) for group in groups] == [2, 2, 7]
-    assert [group["base_lr"] for group in groups] == pytest.approx([0.03, 0.01, 0.01])
+    assert [group["base_lr"] for group in groups] == pytest.approx([0.05, 0.01, 0.01])
     assert [group["weight_decay"] for group in groups] == [0.1, 0.1, 0.0]
     taken = [parameter for group in groups for parameter in group["params"]]
     assert {id(p) for p in taken} == {id(p) for p in net.parameters() if p.requires_grad}

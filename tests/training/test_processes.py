@@ -68,12 +68,12 @@ RECIPE = """
 start = "nothing"
 autoencoder.backbone = { vocab_size = 300, width = 32, num_encoder_layers = 1, num_decoder_layers = 1 }
 diffusion.denoiser = { width = 32, num_layers = 2 }
-training.num_threads = 1
+training.steps = 9
 training.sample_every = 1
-training.autoencoder = { steps = 3, optimizer = "muon" }
+training.autoencoder = { share = 1, optimiser = { optimizer = "muon" } }
 training.diffusion.share = 0
-training.joint = { steps = 3 }
-training.decoder = { steps = 3 }
+training.joint.share = 1
+training.decoder.share = 1
 """
 
 

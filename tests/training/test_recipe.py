@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 
+import tiny
+from ladle.data.splits import Splits
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
-from ladle.training.recipe import DEFAULT_MINUTES, SAMPLING, Recipe, load_recipe, to_toml
+from ladle.storage.model_folder import save_parts
+from ladle.training.plan import DEFAULT_MINUTES, STAGES, make_plan, stage_settings
+from ladle.training.recipe import SAMPLING, Recipe, load_recipe, to_toml
 
 HUB = """
 name = "mine"
@@ -44,9 +48,9 @@ def test_a_data_file_alone_is_a_recipe() -> None:
 
 def test_a_recipe_says_what_it_says_and_the_rest_is_default(tmp_path: Path) -> None:
     """Also where it sets one key of a group that has others."""
-    recipe = load_recipe(recipe_file(tmp_path, HUB + "[training.autoencoder]\nlr = 3e-3\n"))
+    recipe = load_recipe(recipe_file(tmp_path, HUB + "[training.autoencoder]\nlatent_noise = 3.0\n"))
     assert (recipe.name, recipe.data.id, recipe.data.max_valid_rows) == ("mine", "someone/something", 7)
-    assert recipe.training.autoencoder.lr == 3e-3
+    assert recipe.training.autoencoder.latent_noise == 3
     assert recipe.training.autoencoder.share == Recipe().training.autoencoder.share
     assert recipe.training.diffusion == Recipe().training.diffusion
 
@@ -81,14 +85,14 @@ def test_columns_given_by_hand_are_the_last_word(tmp_path: Path) -> None:
     ("item", "read"),
     [
         ("training.minutes=60", lambda r: r.training.minutes == 60),
-        ("training.diffusion.lr=1e-4", lambda r: r.training.diffusion.lr == 1e-4),
-        ("autoencoder.bottleneck.norm=false", lambda r: r.autoencoder.bottleneck.norm is False),
+        ("training.diffusion.optimiser.lr=1e-4", lambda r: r.training.diffusion.optimiser == {"lr": 1e-4}),
+        ("autoencoder.bottleneck.regulariser=none", lambda r: r.autoencoder.bottleneck.regulariser == "none"),
         ("diffusion.schedule.shift = 3", lambda r: r.diffusion.schedule.shift == 3),
         ("start=nothing", lambda r: r.start == "nothing"),
         ('name="two words"', lambda r: r.name == "two words"),
         ("name=no", lambda r: r.name == "no"),
         ("data.label=", lambda r: r.data.label == ""),
-        ("training.diffusion.betas=[0.8, 0.9]", lambda r: r.training.diffusion.betas == (0.8, 0.9)),
+        ("training.optimiser.betas=[0.8, 0.9]", lambda r: r.training.optimiser.betas == (0.8, 0.9)),
         ("training.decoder.times=[0.2, 0.6]", lambda r: r.training.decoder.times == (0.2, 0.6)),
         ("card.language=sv", lambda r: r.card == {"language": "sv"}),
         ("name=a=b", lambda r: r.name == "a=b"),
@@ -131,7 +135,11 @@ def test_a_setting_below_a_value_is_refused(tmp_path: Path) -> None:
     [
         ("trainig.minutes=3", r"unknown key 'trainig': did you mean 'training'\?"),
         ("training.minuts=3", r"unknown key 'training.minuts': did you mean 'minutes'\?"),
-        ("training.decoder.wamup=3", r"unknown key 'training.decoder.wamup': did you mean 'warmup'\?"),
+        ("training.optimiser.wamup=3", r"unknown key 'training.optimiser.wamup': did you mean 'warmup'\?"),
+        (
+            "training.decoder.optimiser.wamup=3",
+            r"training.decoder.optimiser: unknown key 'wamup', did you mean 'warmup'\?",
+        ),
         ("diffusion.schedule.shfit=3", r"did you mean 'shift'\?"),
         ("autoencoder.backbone.widht=3", r"did you mean 'width'\?"),
         ("diffusion.denoiser.conditioning=film", "'adaln' or 'in_context'"),
@@ -174,15 +182,15 @@ def test_a_recipe_may_extend_another(tmp_path: Path) -> None:
     """Group by group, through several files, in other folders too; settings given by hand are the last word."""
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "first.toml").write_text(
-        'name = "first"\n[data]\nid = "a/b"\ntext = "body"\n[training]\nminutes = 5\n[training.diffusion]\nlr = 1e-4\n'
+        'name = "first"\n[data]\nid = "a/b"\ntext = "body"\n[training]\nminutes = 5\n[training.diffusion]\nloss = "l1"\n'
     )
-    (tmp_path / "second.toml").write_text('extends = "parts/first.toml"\n[training.diffusion]\nsteps = 7\n')
+    (tmp_path / "second.toml").write_text('extends = "parts/first.toml"\n[training.diffusion]\ncurriculum = 0.5\n')
     (tmp_path / "third.toml").write_text('extends = "second.toml"\nname = "third"\n[training]\nminutes = 6\n')
     recipe = load_recipe(tmp_path / "third.toml")
     assert (recipe.name, recipe.data.id, recipe.training.minutes) == ("third", "a/b", 6)
-    assert (recipe.training.diffusion.lr, recipe.training.diffusion.steps) == (1e-4, 7)
-    by_hand = load_recipe(tmp_path / "third.toml", data="rows.txt", sets=["training.diffusion.lr=3e-4"])
-    assert (by_hand.data.id, by_hand.data.text, by_hand.training.diffusion.lr) == (None, None, 3e-4)
+    assert (recipe.training.diffusion.loss, recipe.training.diffusion.curriculum) == ("l1", 0.5)
+    by_hand = load_recipe(tmp_path / "third.toml", data="rows.txt", sets=["training.diffusion.loss=huber"])
+    assert (by_hand.data.id, by_hand.data.text, by_hand.training.diffusion.loss) == (None, None, "huber")
 
 
 @pytest.mark.parametrize(
@@ -209,33 +217,51 @@ def test_a_recipe_without_data_is_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ budgets
 
 
-STAGES = ("autoencoder", "diffusion", "decoder")  # stage `joint` has no share unless it is given one
+ROWS = [{"text": "a cat"}, {"text": "a dog"}]
+
+
+def stages(**training: Any) -> Any:
+    """The settings of the stages of a training from nothing."""
+    recipe = Recipe.parse({"training": training, "start": "nothing"})
+    return make_plan(recipe, Splits(ROWS, [], [])).stages
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> str:
+    """A trained autoencoder to begin with."""
+    save_parts(tiny.tiny_parts(), tmp_path / "trained")
+    return str(tmp_path / "trained")
 
 
 def test_minutes_are_shared_between_the_stages_that_run() -> None:
-    """Their sum is what was asked for, with and without the autoencoder's stage."""
-    training = plan(minutes=60)
-    for stages in (STAGES, STAGES[1:]):
-        minutes = [training.stage(name, stages).minutes for name in stages]
-        assert sum(minutes) == pytest.approx(60)
-        shares = [getattr(training, name).share for name in stages]
-        assert minutes == pytest.approx([60 * share / sum(shares) for share in shares])
+    """The sum of the parts is what was asked for. Stage `joint` has no share unless it is given one."""
+    parts = {name: settings.minutes for name, settings in stages(minutes=60).items()}
+    assert parts == pytest.approx({"autoencoder": 60 * 4 / 14, "diffusion": 60 * 6 / 14, "decoder": 60 * 4 / 14})
+    assert list(stages(minutes=60, joint={"share": 1})) == list(STAGES)
 
 
-def test_steps_are_shared_alike_and_come_before_minutes() -> None:
-    """A budget in steps is exact: a test or a comparison wants it."""
-    training = plan(minutes=60, steps=140)
-    assert [training.stage(name, STAGES).steps for name in STAGES] == [40, 60, 40]
-    assert training.stage("diffusion", STAGES).minutes is None
+def test_steps_are_exact_and_shared_alike() -> None:
+    """A test or a comparison wants a budget that is the same everywhere."""
+    assert {name: settings.steps for name, settings in stages(steps=140).items()} == {
+        "autoencoder": 40, "diffusion": 60, "decoder": 40,
+    }  # fmt: skip
+    assert stages(steps=140)["diffusion"].minutes is None
+    with pytest.raises(UserError, match="give either training.minutes or training.steps, not both"):
+        stages(steps=140, minutes=3)
 
 
-def test_what_was_trained_before_gets_a_smaller_share() -> None:
+def test_what_was_trained_before_gets_a_smaller_share(trained: str) -> None:
     """It has a vocabulary to learn and no language; the rest goes to diffusion. A share that is given counts."""
-    training = plan(steps=90)
-    assert [training.stage(name, STAGES, started=True).steps for name in STAGES] == [12, 60, 18]
-    assert [training.stage(name, STAGES[1:], started=True).steps for name in STAGES[1:]] == [69, 21]
-    given = plan(steps=100, autoencoder={"share": 0.2}, decoder={"share": 0.3, "start_share": 0.2})
-    assert [given.stage(name, STAGES, started=True).steps for name in STAGES] == [20, 60, 20]
+
+    def steps(total: int, **settings: Any) -> dict[str, int | None]:
+        own = settings.pop("own_vocabulary", True)
+        recipe = Recipe.parse({"start": trained, "own_vocabulary": own, "training": {"steps": total, **settings}})
+        return {name: found.steps for name, found in make_plan(recipe, Splits(ROWS, [], [])).stages.items()}
+
+    assert steps(90) == {"autoencoder": 12, "diffusion": 60, "decoder": 18}
+    assert steps(90, own_vocabulary=False) == {"diffusion": 69, "decoder": 21}
+    given = steps(100, autoencoder={"share": 0.2}, decoder={"share": 0.2})
+    assert given == {"autoencoder": 20, "diffusion": 60, "decoder": 20}
 
 
 @pytest.mark.parametrize(
@@ -251,44 +277,60 @@ def test_an_autoencoders_optimizer_suits_its_start_unless_it_is_given(
     given: dict[str, Any], from_nothing: tuple[str, float], from_known: tuple[str, float]
 ) -> None:
     """What the user says counts wherever it starts from; the other stages are the same everywhere."""
-    training = plan(steps=10, autoencoder=given)
-    for settings, how in (({}, from_nothing), ({"started": True}, from_known), ({"pretrained": True}, from_known)):
-        stage = training.stage("autoencoder", STAGES, **settings)
+    training = plan(steps=10, autoencoder={"optimiser": given})
+    for known, how in ((True, from_nothing), (False, from_known)):
+        stage = stage_settings(training, "autoencoder", from_nothing=known, steps=4)
         assert (stage.optimizer, stage.lr) == how
-        assert training.stage("diffusion", STAGES, **settings).lr == 1e-3
+        assert stage_settings(training, "diffusion", from_nothing=known, steps=6).lr == 1e-3
 
 
 def test_without_a_budget_there_is_a_default() -> None:
     """`ladle train --data FILE` ends by itself."""
-    assert sum(plan().stage(name, STAGES).minutes for name in STAGES) == pytest.approx(DEFAULT_MINUTES)
+    assert sum(settings.minutes for settings in stages().values()) == pytest.approx(DEFAULT_MINUTES)
 
 
-def test_a_stages_own_budget_goes_before_its_share() -> None:
-    """In steps or in minutes; the others keep their share of the whole."""
-    training = plan(steps=140, autoencoder={"steps": 7}, diffusion={"minutes": 2.0})
-    assert training.stage("autoencoder", STAGES).steps == 7
-    assert (training.stage("diffusion", STAGES).minutes, training.stage("diffusion", STAGES).steps) == (2.0, None)
-    assert training.stage("decoder", STAGES).steps == 40
-
-
-def test_a_stage_without_a_budget_is_left_out() -> None:
-    """share = 0 or steps = 0."""
-    assert plan(steps=10, decoder={"share": 0}).stage("decoder", STAGES) is None
-    assert plan(decoder={"steps": 0}).stage("decoder", STAGES) is None
-    assert plan(steps=10).stage("joint", (*STAGES, "joint")) is None
+def test_a_stage_without_a_share_is_left_out() -> None:
+    assert list(stages(steps=10, decoder={"share": 0})) == ["autoencoder", "diffusion"]
 
 
 def test_a_stage_gets_what_all_have_in_common_and_its_own() -> None:
-    """Seed and precision from the plan, learning rate and batch size from the stage."""
-    training = plan(steps=10, seed=3, precision="fp32", diffusion={"lr": 0.5, "max_tokens": 77})
-    settings = training.stage("diffusion", STAGES)
+    """Seed and precision from the plan; of the optimiser what suits the stage, then what is given for all stages, then
+    what is given for this one."""
+    everywhere = {"max_tokens": 77, "lr": 0.25}
+    found = stages(steps=10, seed=3, precision="fp32", optimiser=everywhere, diffusion={"optimiser": {"lr": 0.5}})
+    settings = found["diffusion"]
     assert (settings.seed, settings.precision, settings.lr, settings.max_tokens) == (3, "fp32", 0.5, 77)
+    assert (settings.optimizer, settings.cooldown) == ("muon", 0.5)
+    assert (found["decoder"].lr, found["decoder"].max_tokens, found["decoder"].cooldown) == (0.25, 77, 0.2)
+
+
+def test_a_plan_is_made_without_changing_the_recipe(trained: str) -> None:
+    """The same recipe and rows give the same plan; what holds in the end stands in the plan's own recipe."""
+    recipe = Recipe.parse({"start": trained, "training": {"steps": 10}})
+    before = recipe.model_dump()
+    one, other = (make_plan(recipe, Splits(ROWS, [], [])) for _ in range(2))
+    assert recipe.model_dump() == before
+    assert (one.recipe, one.condition, one.stages, one.notes) == (
+        other.recipe,
+        other.condition,
+        other.stages,
+        other.notes,
+    )
+    assert one.recipe.autoencoder.max_tokens == tiny.MAX_TOKENS != recipe.autoencoder.max_tokens
 
 
 def test_a_wrong_choice_is_found_with_its_stage() -> None:
     """When the recipe is read; the message says where it stood, and what is allowed."""
-    with pytest.raises(UserError, match="decoder.lr_schedule: .*'cosine'.*'trapezoid'"):
-        plan(steps=10, decoder={"lr_schedule": "cosin"})
+    with pytest.raises(UserError, match="decoder.optimiser.lr_schedule: .*'cosine'.*'trapezoid'"):
+        plan(steps=10, decoder={"optimiser": {"lr_schedule": "cosin"}})
+
+
+def test_a_divergence_without_a_gaussian_is_refused() -> None:
+    """A setting that nobody reads would be a setting that nobody gets."""
+    with pytest.raises(
+        UserError, match='training.autoencoder.kl needs autoencoder.bottleneck.regulariser = "gaussian"'
+    ):
+        plan(autoencoder={"kl": {"scale": 0.1}})
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -297,8 +339,8 @@ def test_a_wrong_choice_is_found_with_its_stage() -> None:
 def test_a_resolved_recipe_is_written_as_toml_that_reads_back(tmp_path: Path) -> None:
     """A run's recipe.toml runs again, whatever the card and the names hold."""
     sets = [
-        'name="a \\"b\\" ü\\n"', "training.steps=5", "training.diffusion.lr=1e-05",
-        "condition.labels=['é', 'b']", "data.label=",
+        'name="a \\"b\\" ü\\n"', "training.steps=5", "training.diffusion.optimiser.lr=1e-05",
+        "training.trackers=['é', 'b']", "data.label=",
     ]  # fmt: skip
     recipe = load_recipe(data="x.csv", sets=sets)
     recipe = recipe.model_copy(update={"card": {"base model": "x", "tags": ["a", "b"], "nested": {"key.s": 1.5}}})

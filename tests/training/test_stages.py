@@ -11,11 +11,13 @@ import memorised
 import tiny
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.encoding import fit_normaliser, store_latents, store_tokens
-from ladle.conditioning.config import ConditionConfig
+from ladle.autoencoder.reconstruction import ReconstructionConfig
+from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.conditioning.source_text import SourceReader
 from ladle.conditioning.store import ConditionStore
 from ladle.data.row_portions import in_every_epoch
 from ladle.data.rows import Row
+from ladle.diffusion.loss import DenoisingConfig, DenoisingLoss
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.sampling.options import SamplingOptions
 from ladle.training.loop import train_stage
@@ -36,18 +38,22 @@ def stores(autoencoder: TextAutoencoder, config: ConditionConfig, rows: list[Row
 
 def diffusion_stage(autoencoder: TextAutoencoder) -> DiffusionStage:
     fit_normaliser(autoencoder, tiny.SENTENCES)
-    model = tiny.tiny_diffusion(autoencoder)
-    train, valid = (stores(autoencoder, model.condition.config, rows) for rows in (ROWS, ROWS[:9]))
+    denoising = DenoisingLoss(tiny.tiny_diffusion(autoencoder), DenoisingConfig())
+    train, valid = (stores(autoencoder, denoising.model.condition.config, rows) for rows in (ROWS, ROWS[:9]))
     return DiffusionStage(
-        model, autoencoder, in_every_epoch(train), valid, SETTINGS, SamplingOptions(num_inference_steps=2)
+        denoising, autoencoder, in_every_epoch(train), valid, SETTINGS, SamplingOptions(num_inference_steps=2)
     )
 
 
-def decoder_stage(autoencoder: TextAutoencoder, model: LatentDiffusionModel | None) -> DecoderStage:
+def decoder_stage(
+    autoencoder: TextAutoencoder, model: LatentDiffusionModel | None, latent_noise: float = 0.7
+) -> DecoderStage:
     config = tiny.tiny_diffusion(autoencoder).condition.config
     tokens = store_tokens(autoencoder, tiny.SENTENCES)
     valid = (store_tokens(autoencoder, tiny.SENTENCES[:9]), *stores(autoencoder, config, ROWS[:9]))
-    return DecoderStage(autoencoder, model, in_every_epoch((tokens, *stores(autoencoder, config))), valid, SETTINGS)
+    train = in_every_epoch((tokens, *stores(autoencoder, config)))
+    objective = ReconstructionConfig(latent_noise=latent_noise)
+    return DecoderStage(autoencoder, model, train, valid, SETTINGS, objective, drop_prob=0.1)
 
 
 def step(stage: Any, lr: float = 0.05) -> set[str]:
@@ -80,7 +86,7 @@ def test_rows_keep_their_own_conditions() -> None:
     """Labels by number, sources by row, -1 and no mask where a row has none."""
     autoencoder = tiny.tiny_autoencoder()
     rows = [Row(text="a", label="good", source="the cat"), Row(text="b"), Row(text="c", label="bad")]
-    reader = SourceReader(autoencoder, ConditionConfig(labels=tiny.LABELS, source=True))
+    reader = SourceReader(autoencoder, ConditionConfig(labels=tiny.LABELS, source=SourceConfig()))
     raw = ConditionStore(reader, rows).gather(torch.tensor([2, 0, 1]))
     assert raw.label_ids.tolist() == [0, 1, -1]
     assert raw.source_mask.any(1).tolist() == [False, True, False]
@@ -89,7 +95,7 @@ def test_rows_keep_their_own_conditions() -> None:
 def test_rows_without_any_source_do_for_a_model_that_takes_one() -> None:
     """Held-out rows, say: the model is unconditional there."""
     rows = [Row(text="a", label="good"), Row(text="b", label="bad")]
-    reader = SourceReader(tiny.tiny_autoencoder(), ConditionConfig(labels=tiny.LABELS, source=True))
+    reader = SourceReader(tiny.tiny_autoencoder(), ConditionConfig(labels=tiny.LABELS, source=SourceConfig()))
     store = ConditionStore(reader, rows)
     assert store.gather(torch.tensor([0, 1])).source is None
 
@@ -114,8 +120,8 @@ def test_bf16_and_fp32_have_one_loss_curve(name: str, tmp_path: Path) -> None:
         )
         stage: Any = diffusion_stage(autoencoder) if name == "diffusion" else None
         if stage is None:
-            stage = AutoencoderStage(autoencoder, in_every_epoch(ROWS), ROWS[:9], config)
-        stage.config = config
+            stage = AutoencoderStage(autoencoder, in_every_epoch(ROWS), ROWS[:9], config, ReconstructionConfig())
+        stage.settings = config
         train_stage(stage, config, tmp_path / precision, log=lambda line: None)
         rows = map(json.loads, (tmp_path / precision / "metrics.jsonl").read_text().splitlines())
         curves.append([row["loss"] for row in rows if "loss" in row])
@@ -141,7 +147,7 @@ def test_an_epoch_holds_every_row_once_and_looking_changes_nothing(name: str) ->
     stage: Any
     texts = tiny.SENTENCES
     if name == "autoencoder":
-        stage = AutoencoderStage(autoencoder, in_every_epoch(ROWS), ROWS[:9], SETTINGS)
+        stage = AutoencoderStage(autoencoder, in_every_epoch(ROWS), ROWS[:9], SETTINGS, ReconstructionConfig())
         texts = texts + list(dict.fromkeys(row["source"] for row in ROWS))  # the encoder has to know them too
     else:
         stage = diffusion_stage(autoencoder) if name == "diffusion" else decoder_stage(autoencoder, None)
@@ -172,7 +178,7 @@ def test_an_epoch_holds_every_row_once_and_looking_changes_nothing(name: str) ->
 def test_the_autoencoder_stage_shows_reconstructions_of_held_out_texts() -> None:
     """By an autoencoder that has learnt them, exactly."""
     rows = [Row(text=text) for text in memorised.EIGHT]
-    stage = AutoencoderStage(memorised.memorised(), in_every_epoch(ROWS), rows, SETTINGS)
+    stage = AutoencoderStage(memorised.memorised(), in_every_epoch(ROWS), rows, SETTINGS, ReconstructionConfig())
     assert stage.sample() == memorised.EIGHT
     metrics = stage.validate()
     assert metrics["autoregressive_accuracy"] == metrics["parallel_accuracy"] == 1.0
@@ -180,7 +186,7 @@ def test_the_autoencoder_stage_shows_reconstructions_of_held_out_texts() -> None
 
 def test_without_held_out_rows_the_autoencoder_is_looked_at_on_training_rows() -> None:
     """Few texts, or valid_fraction = 0: no reason to stop."""
-    stage = AutoencoderStage(tiny.tiny_autoencoder(), in_every_epoch(ROWS), [], SETTINGS)
+    stage = AutoencoderStage(tiny.tiny_autoencoder(), in_every_epoch(ROWS), [], SETTINGS, ReconstructionConfig())
     with torch.no_grad():
         assert stage.validate()["autoregressive_loss"] > 0
         assert len(stage.sample()) == NUM_SAMPLES
@@ -194,8 +200,8 @@ def test_the_diffusion_stage_trains_the_prior_alone() -> None:
     autoencoder = tiny.tiny_autoencoder()
     stage = diffusion_stage(autoencoder)
     before = {name: tensor.clone() for name, tensor in autoencoder.state_dict().items()}
-    changed = {name.split(".")[0] for name in step(stage)}
-    assert changed == {"condition", "denoiser", "length"}
+    changed = {".".join(name.split(".")[:2]) for name in step(stage)}
+    assert changed == {"model.condition", "model.denoiser", "model.length"}
     torch.testing.assert_close(dict(autoencoder.state_dict()), before, atol=0, rtol=0)
 
 
@@ -203,7 +209,7 @@ def test_the_length_model_starts_from_the_training_lengths_and_learns_from_all_o
     """A batch holds texts of like length, so its own lengths would teach that all are."""
     stage = diffusion_stage(tiny.tiny_autoencoder())
     counts = torch.bincount(stage.latents.lengths, minlength=9)[1:].float()
-    torch.testing.assert_close(stage.module.length.base.softmax(0), counts / counts.sum(), atol=0.02, rtol=0)
+    torch.testing.assert_close(stage.module.model.length.base.softmax(0), counts / counts.sum(), atol=0.02, rtol=0)
     torch.manual_seed(0)
     batches = [stage.load(batch) for batch in stage.batches(0)]
     assert {len(batch.lengths) for batch in batches} == {len(ROWS)}
@@ -244,8 +250,7 @@ def test_the_decoder_stage_trains_the_way_back_alone(kind: str) -> None:
 def test_three_quarters_of_the_texts_come_from_the_priors_own_estimate() -> None:
     """The rest from z0 with noise: what the prior gets wrong is what the decoder has to put right."""
     autoencoder = tiny.tiny_autoencoder()
-    autoencoder.config = autoencoder.config.model_copy(update={"latent_noise": 0.0})
-    stage = decoder_stage(autoencoder, tiny.tiny_diffusion(autoencoder))
+    stage = decoder_stage(autoencoder, tiny.tiny_diffusion(autoencoder), latent_noise=0.0)
     torch.manual_seed(0)
     same = []
     for batch in stage.batches(0):
@@ -288,11 +293,13 @@ def test_without_a_prior_all_texts_come_from_noised_latents() -> None:
 def test_the_decoder_gets_better_at_latents_that_are_wrong() -> None:
     """What the stage is for: the loss of noised latents falls, in few steps, on what was learnt by heart."""
     autoencoder = memorised.memorised()
-    autoencoder.config = autoencoder.config.model_copy(update={"latent_noise": 2.0})
     rows = [Row(text=text) for text in memorised.EIGHT]
     tokens = store_tokens(autoencoder, memorised.EIGHT)
     given = stores(autoencoder, ConditionConfig(), rows)
-    stage = DecoderStage(autoencoder, None, in_every_epoch((tokens, *given)), (tokens, *given), SETTINGS)
+    objective = ReconstructionConfig(latent_noise=2.0)
+    stage = DecoderStage(
+        autoencoder, None, in_every_epoch((tokens, *given)), (tokens, *given), SETTINGS, objective, drop_prob=0.1
+    )
 
     def loss() -> float:
         torch.manual_seed(0)

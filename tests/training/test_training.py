@@ -45,8 +45,14 @@ def write(path: Path, rows: list[dict[str, str]], *columns: str) -> str:
 
 def recipe(path: str, **settings: Any) -> Recipe:
     """A tiny model from nothing, six steps or so to a stage."""
-    stage = {"max_tokens": 400}
-    training = {"steps": 14, "precision": "fp32", "save_every_seconds": 1000, "validate_every": 0, "sample_every": 0}
+    training = {
+        "optimiser": {"max_tokens": 400},
+        "steps": 14,
+        "precision": "fp32",
+        "save_every_seconds": 1000,
+        "validate_every": 0,
+        "sample_every": 0,
+    }
     values: dict[str, Any] = {
         "name": "made",
         "start": "nothing",
@@ -55,9 +61,7 @@ def recipe(path: str, **settings: Any) -> Recipe:
         "diffusion": {"denoiser": {"width": 32, "num_layers": 2, "num_skips": 1}},
         "sampling": {"num_inference_steps": 2},
     } | settings
-    values["training"] = (
-        training | dict.fromkeys(("autoencoder", "diffusion", "decoder"), stage) | values.get("training", {})
-    )
+    values["training"] = training | values.get("training", {})
     return Recipe.parse(values)
 
 
@@ -140,9 +144,10 @@ def test_the_same_call_on_a_finished_run_trains_nothing(labelled: tuple[Path, Re
 def test_another_recipe_does_not_go_on_in_the_same_folder(labelled: tuple[Path, Recipe, list[str]]) -> None:
     """Neither other settings nor other data are mixed into a run."""
     run, made, _ = labelled
-    wider = made.model_copy(update={"autoencoder": made.autoencoder.model_copy(update={"token_mask_prob": 0.1})})
+    masked = made.training.autoencoder.model_copy(update={"token_mask_prob": 0.1})
+    wider = made.model_copy(update={"training": made.training.model_copy(update={"autoencoder": masked})})
     fewer = made.model_copy(update={"data": made.data.model_copy(update={"max_rows": 20})})
-    for other, key in ((wider, "autoencoder.token_mask_prob"), (fewer, "data.rows")):
+    for other, key in ((wider, "training.autoencoder.token_mask_prob"), (fewer, "data.rows")):
         with pytest.raises(UserError, match=f"was started with {key}"):
             train(other, run, log=quiet)
 
@@ -151,7 +156,7 @@ def test_texts_are_conditioned_on_their_sources(tmp_path: Path) -> None:
     """A source column is found; the model takes sources, and samples without one too."""
     data = write(tmp_path / "rows.jsonl", [*ROWS, {"text": "a cat."}], "text", "source")
     lines: list[str] = []
-    train(recipe(data, condition={"source_memory": "latents"}), tmp_path / "run", log=lines.append)
+    train(recipe(data, source={"memory": "latents"}), tmp_path / "run", log=lines.append)
     assert "texts are conditioned on their source" in lines
     model = LatentDiffusion.from_pretrained(tmp_path / "run")
     assert model.takes_source
@@ -163,10 +168,10 @@ def test_sources_may_be_read_by_another_model(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", ROWS, "text", "source")
     bert = tiny.bert_folder(tmp_path / "bert")
     with pytest.raises(UserError, match="cannot load the source's encoder"):
-        train(recipe(data, condition={"source_encoder": str(tmp_path)}), tmp_path / "other", log=quiet)
+        train(recipe(data, source={"encoder": str(tmp_path)}), tmp_path / "other", log=quiet)
     assert steps_done(tmp_path / "other") == {}
     lines: list[str] = []
-    train(recipe(data, condition={"source_encoder": str(bert)}), tmp_path / "run", log=lines.append)
+    train(recipe(data, source={"encoder": str(bert)}), tmp_path / "run", log=lines.append)
     model = LatentDiffusion.from_pretrained(tmp_path / "run")
     kept = load_file(tmp_path / "run/final/source_encoder/model.safetensors")
     given = load_file(bert / "model.safetensors")
@@ -220,9 +225,9 @@ def test_killed_twice_it_ends_as_the_unbroken_run(tmp_path: Path) -> None:
     processes = multiprocessing.get_context("forkserver")  # imports torch once, then forks in no time
     processes.set_forkserver_preload(["accelerate", "accelerate.utils", "transformers", "ladle.training.run"])
     data = write(tmp_path / "rows.jsonl", ROWS, "text", "label", "source")
-    training = {"save_every_seconds": 0, "decoder": {"steps": 5}} | {
-        stage: {"steps": steps, "max_tokens": 200} for stage, steps in (("autoencoder", 60), ("diffusion", 100))
-    }
+    shares = {"autoencoder": 60, "diffusion": 100, "decoder": 5}
+    training = {"save_every_seconds": 0, "steps": 165, "optimiser": {"max_tokens": 200}}
+    training |= {stage: {"share": steps} for stage, steps in shares.items()}
     made = recipe(data, training=training)
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     unbroken = processes.Process(target=go, args=(made, whole))
@@ -283,14 +288,16 @@ def test_a_given_autoencoder_takes_settings_of_training_but_no_sizes(
     labelled: tuple[Path, Recipe, list[str]], tmp_path: Path
 ) -> None:
     """What can be followed is; what cannot is said, and not written down as if it had been."""
-    asked = SIZES | {"bottleneck": {"latent_dim": 4}, "parallel_loss_scale": 0.0}
+    asked = SIZES | {"bottleneck": {"latent_dim": 4}}
     data = write(tmp_path / "rows.jsonl", ROWS[::2], "text")
     lines: list[str] = []
-    train(recipe(data, start=str(labelled[0]), autoencoder=asked, training={"steps": 10}), tmp_path / "run",
+    training = {"steps": 10, "autoencoder": {"parallel_loss_scale": 0.0}}
+    train(recipe(data, start=str(labelled[0]), autoencoder=asked, training=training), tmp_path / "run",
           log=lines.append)  # fmt: skip
-    assert f"'{labelled[0]}' keeps its own sizes: autoencoder.bottleneck of the recipe is not read" in lines
+    said = f"the autoencoder of '{labelled[0]}' stays as it is: [autoencoder] of the recipe is not read"
+    assert said in lines
     given, new = load_parts(labelled[0]).autoencoder, load_parts(tmp_path / "run").autoencoder
-    assert new.config == given.config.model_copy(update={"parallel_loss_scale": 0.0})
+    assert new.config == given.config
     assert json.loads((tmp_path / "run" / "config.json").read_text())["autoencoder"] == new.config.model_dump()
     assert given.parallel_decoder is not None and new.parallel_decoder is not None
     for old, now in zip(given.parallel_decoder.parameters(), new.parallel_decoder.parameters(), strict=True):
@@ -358,9 +365,8 @@ def test_texts_and_sources_that_are_cut_are_counted(tmp_path: Path) -> None:
     middle = {"text": "a cat", "source": "the red fox ran to the sea, 1 2 3 4 5 6", "label": "bad"}
     valid = write(tmp_path / "valid.jsonl", ROWS[:3], "text", "source")
     data = {"path": write(tmp_path / "rows.jsonl", [*ROWS, long, middle], "text", "source"), "valid_path": valid}
-    condition = {"max_source_tokens": 8}
     lines: list[str] = []
-    train(recipe("", data=data, condition=condition), tmp_path / "run", stage="autoencoder", log=lines.append)
+    train(recipe("", data=data, source={"max_tokens": 8}), tmp_path / "run", stage="diffusion", log=lines.append)
     assert "1 of 51 texts are longer than 24 tokens and were cut" in lines
     assert "2 of 51 sources are longer than 8 tokens and were cut" in lines
 
@@ -399,7 +405,7 @@ def test_a_denoiser_starts_from_the_model_it_is_given(tmp_path: Path, labelled: 
     """Fine-tuning: the model's latents and denoiser, other labels. Of other sizes, the denoiser is new."""
     first = LatentDiffusion.from_pretrained(labelled[0])
     data = write(tmp_path / "rows.jsonl", [row | {"label": "new"} for row in ROWS[:30]] + ROWS[30:], "text", "label")
-    given: dict[str, Any] = {"start": str(labelled[0] / "final"), "training": {"diffusion": {"steps": 1, "lr": 1e-9}}}
+    given: dict[str, Any] = {"start": str(labelled[0] / "final"), "training": {"steps": 1, "optimiser": {"lr": 1e-9}}}
     lines: list[str] = []
     train(recipe(data, **given), tmp_path / "run", stage="diffusion", log=lines.append)
     assert any("starting from the autoencoder and the denoiser of" in line for line in lines)
@@ -469,11 +475,10 @@ def test_everything_is_trained_in_one_stage(tmp_path: Path) -> None:
     """In place of the diffusion stage: resumed to the same weights, a model that samples, the decoder adapted after."""
     data = write(tmp_path / "rows.jsonl", ROWS, "text", "label", "source")
     training = {
-        "steps": 10, "diffusion": {"share": 0}, "decoder": {"share": 0.3},
-        "joint": {"share": 0.5, "max_tokens": 400}, "autoencoder": {"share": 0.2, "max_tokens": 400},
+        "steps": 10, "diffusion": {"share": 0}, "decoder": {"share": 0.3}, "autoencoder": {"share": 0.2},
+        "joint": {"share": 0.5, "reference_scale": 0.1, "stop_collapsed": False},
     }  # fmt: skip
-    unwatched = {"min_directions": 0.0, "min_accuracy": 0.0, "min_spread": 0.0}
-    made = recipe(data, training=training, joint={"reference_scale": 0.1, **unwatched})
+    made = recipe(data, training=training)
     train(made, tmp_path / "run", log=quiet)
     assert steps_done(tmp_path / "run") == {"autoencoder": 2, "joint": 5, "decoder": 3}
     parts = load_parts(tmp_path / "run")
@@ -508,7 +513,7 @@ def test_the_shift_is_measured_where_none_is_given(tmp_path: Path, labelled: tup
     rows = write(tmp_path / "rows.jsonl", [{"text": text} for text in memorised.EIGHT], "text")
     save_parts(replace(memorised.memorised_parts(), diffusion=None), tmp_path / "start")
     lines: list[str] = []
-    known: dict[str, Any] = {"start": str(tmp_path / "start"), "training": {"autoencoder": {"lr": 1e-5}}}
+    known: dict[str, Any] = {"start": str(tmp_path / "start"), "training": {"autoencoder": {"optimiser": {"lr": 1e-5}}}}
     train(recipe(rows, **known), tmp_path / "run", log=lines.append)
     parts = load_parts(tmp_path / "run")
     assert parts.diffusion is not None
@@ -517,7 +522,7 @@ def test_the_shift_is_measured_where_none_is_given(tmp_path: Path, labelled: tup
     assert len(said) == 1 and said[0].startswith(f"the noise schedule's shift is {shift:g}: half is lost at log-SNR ")
     noted = json.loads((tmp_path / "run" / "state" / "shift.json").read_text())
     assert noted["shift"] == shift == advised_shift(noted["half_log_snr"])
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["diffusion"]["schedule"]["shift"] == shift
+    assert "schedule" not in json.loads((tmp_path / "run" / "config.json").read_text())["diffusion"]  # it was not given
     lines.clear()
     train(recipe(rows, **known), tmp_path / "run", log=lines.append)
     assert not any("noise schedule" in line for line in lines)  # and it went on: the stages' settings are the same
@@ -532,7 +537,6 @@ def test_the_shift_is_measured_where_none_is_given(tmp_path: Path, labelled: tup
     denoiser = {"width": 32, "num_layers": 2, "num_skips": 1}
     assert of(**known, diffusion={"denoiser": denoiser, "schedule": {"shift": 3.0}}) == 3
     assert of(start=str(labelled[0])) == 2
-    assert of(start=known["start"], training={"calibrate": False}) == 2
 
 
 def test_the_shift_stays_where_the_autoencoder_has_learnt_too_little(tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ The interface is transformers' own (`AutoModelForSeq2SeqLM`, `encoder_outputs=`)
 generate from a memory tensor as they are, so there is one class for all of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from ladle.config import Config
@@ -24,20 +24,28 @@ GENERATION_TOKENS = (
 )  # fmt: skip
 
 
-class BackboneConfig(Config):
-    """A pre-trained encoder-decoder (`pretrained`: folder or hub id), or the sizes of a small one from nothing.
+class PretrainedBackboneConfig(Config):
+    """A pre-trained encoder-decoder of transformers."""
 
-    train_encoder, train_decoder: whether a pre-trained one's halves are trained; one from nothing always is.
-    """
+    pretrained: str = Field(min_length=1)
+    """A folder or a hub id, such as facebook/bart-base."""
 
-    pretrained: str | None = None
-    train_encoder: bool = False
-    train_decoder: bool = False
+
+class SmallBackboneConfig(Config):
+    """The sizes of a small encoder-decoder that begins from nothing."""
+
+    pretrained: None = None
+    """A folder or a hub id of a pre-trained encoder-decoder; then the sizes below are not given."""
     vocab_size: int = Field(6144, ge=300)
+    """Most entries of the vocabulary, which is made from the texts."""
     width: int = Field(256, ge=8)
+    """Channels of the token states."""
     num_encoder_layers: int = Field(3, ge=1)
+    """Layers of the encoder."""
     num_decoder_layers: int = Field(2, ge=1)
+    """Layers of the autoregressive decoder."""
     num_heads: int = Field(4, ge=1)
+    """Attention heads, here and in the bottleneck. The number must divide `width`."""
 
     @field_validator("num_heads")
     @classmethod
@@ -46,6 +54,17 @@ class BackboneConfig(Config):
         if width is not None and width % num_heads:
             raise ValueError(f"it has to divide the width, {width}")
         return num_heads
+
+
+def _which(given: Any) -> str:
+    name = given.get("pretrained") if isinstance(given, Mapping) else given.pretrained
+    return "small" if name is None else "pretrained"
+
+
+BackboneConfig = Annotated[
+    Annotated[SmallBackboneConfig, Tag("small")] | Annotated[PretrainedBackboneConfig, Tag("pretrained")],
+    Discriminator(_which),
+]
 
 
 class Backbone(nn.Module):
@@ -57,7 +76,9 @@ class Backbone(nn.Module):
         max_tokens: longest text, in tokens with the end token; longer ones are cut.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, max_tokens: int):
+    model: Any  # transformers' own types say less than is known here
+
+    def __init__(self, model: Any, tokenizer: Any, max_tokens: int):
         super().__init__()
         self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
         # The special tokens only: a summariser's habits (no repeated trigrams, a least length) would change the text.
@@ -68,7 +89,7 @@ class Backbone(nn.Module):
     @classmethod
     def build(cls, config: BackboneConfig, max_tokens: int, tokenizer: Any = None) -> "Backbone":
         """From `config.pretrained`, else from nothing with `tokenizer` (made by `train_tokenizer`)."""
-        if config.pretrained:
+        if isinstance(config, PretrainedBackboneConfig):
             return cls.from_pretrained(config.pretrained, max_tokens)
         from transformers import MBartConfig, MBartForConditionalGeneration
 
@@ -131,6 +152,16 @@ class Backbone(nn.Module):
         """W, channels of the token states."""
         return self.model.config.hidden_size
 
+    @property
+    def num_heads(self) -> int:
+        """Attention heads of a layer."""
+        return self.model.config.num_attention_heads
+
+    @property
+    def embedding(self) -> Tensor:
+        """[V, W], the vectors of the tokens, which all decoders share."""
+        return self.model.get_input_embeddings().weight
+
     def tokenize(self, texts: Iterable[str]) -> dict[str, Tensor]:
         """texts -> input_ids [B, S] and attention_mask [B, S] (bool), cut at `max_tokens`, end token kept."""
         encoded = self.tokenizer(
@@ -177,7 +208,7 @@ class Backbone(nn.Module):
 
 
 @torch.no_grad()
-def _start_aligned(model: nn.Module) -> None:
+def _start_aligned(model: Any) -> None:
     """Position codes for a new model, and cross-attention that starts by looking at its own place.
 
     With the same sinusoids in decoder and memory and equal query and key maps, the scores are largest on the

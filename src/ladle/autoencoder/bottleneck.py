@@ -1,99 +1,86 @@
 """S token states <-> L latents: position-aligned (neighbouring tokens to a latent) or Perceiver (learned queries).
 
-Both halves of a bottleneck stand in one class: `compress` before diffusion, `expand` after it.
+Both halves of a bottleneck stand in one class: `compress` before diffusion, `expand` after it. `fixed_length` says
+whether all texts have as many latents.
 """
 
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, Tag
 from torch import Tensor, nn
 
-from ladle.config import Config
+from ladle.config import Config, by_kind
 from ladle.layers import Attention, Block, feed_forward, sinusoids
+from ladle.paper.bottleneck import PaperBottleneck, PaperBottleneckConfig
+
+Regulariser = Literal["norm", "gaussian", "none"]
 
 
-class KLConfig(Config):
-    """Latents as draws from a Gaussian of learned mean and spread, pulled towards N(0, I) (Kingma and Welling,
-    arXiv 1312.6114); texts are encoded to the mean.
+class AlignedConfig(Config):
+    """`AlignedBottleneck`: neighbouring tokens share a latent."""
 
-    scale: weight of the divergence; 1 is the evidence lower bound, at which little is left of a text. free_bits: what
-    each channel may hold at no cost, in nats a latent (Kingma et al., arXiv 1606.04934). warmup: the share of the stage
-    over which the weight rises from 0 (Bowman et al., arXiv 1511.06349).
-    """
-
-    scale: float = Field(0.01, ge=0, allow_inf_nan=False)
-    free_bits: float = Field(0.0, ge=0, allow_inf_nan=False)
-    warmup: float = Field(0.0, ge=0, le=1)
-
-
-class BottleneckConfig(Config):
-    """kind: `aligned`, `perceiver`, or `paper`, which reads the paper's checkpoints (`PaperBottleneck`).
-    tokens_per_latent: of `aligned`. num_latents: of the others, whose texts all have so many.
-
-    num_layers: transformer layers of `compress` (perceiver) and of `expand` (both).
-    norm: scale each latent vector to norm sqrt(latent_dim), as in the paper.
-    kl: regularise by the divergence from a unit Gaussian instead; None: not.
-    """
-
-    kind: Literal["aligned", "perceiver", "paper"] = "aligned"
+    kind: Literal["aligned"] = "aligned"
+    """`aligned`: a latent for each few neighbouring tokens. `perceiver`: a fixed number of latents, which learned
+    queries read from the text. `paper`: the network of the paper's code, for its checkpoints."""
     latent_dim: int = Field(64, ge=1)
+    """Channels of a latent."""
     tokens_per_latent: int = Field(3, ge=1)
-    num_latents: int = Field(32, ge=1)
+    """Neighbouring tokens that share a latent."""
     num_layers: int = Field(2, ge=1)
-    num_heads: int = Field(4, ge=1)
-    norm: bool = True
-    kl: KLConfig | None = None
+    """Transformer layers between latents and decoder; of `perceiver` and `paper` also between text and latents."""
+    regulariser: Regulariser = "norm"
+    """`norm`: each latent is scaled to the norm sqrt(latent_dim), as in the paper. `gaussian`: each latent is drawn
+    from a Gaussian of learned mean and spread (Kingma and Welling, arXiv 1312.6114), which stage `autoencoder` pulls
+    towards N(0, I) (see `training.autoencoder.kl`); a text is encoded to the mean. `none`: latents are left as they
+    are."""
 
-    @model_validator(mode="after")
-    def _one_regulariser(self) -> Self:
-        if self.kl is not None and self.norm:
-            raise ValueError("kl needs norm = false: vectors of one length are no draws from a Gaussian")
-        return self
 
-    @property
-    def fixed_length(self) -> bool:
-        """Whether all texts have `num_latents` latents."""
-        return self.kind != "aligned"
+class PerceiverConfig(Config):
+    """`PerceiverBottleneck`: every text has `num_latents` latents."""
 
-    @property
-    def num_outputs(self) -> int:
-        """Channels that `compress` gives: the latents, with `kl` the mean and log-variance of each."""
-        return self.latent_dim if self.kl is None else 2 * self.latent_dim
+    kind: Literal["perceiver"]
+    latent_dim: int = Field(64, ge=1)
+    num_latents: int = Field(32, ge=1)
+    """Latents of every text (`perceiver` and `paper`)."""
+    num_layers: int = Field(2, ge=1)
+    regulariser: Regulariser = "norm"
 
 
 class AlignedBottleneck(nn.Module):
     """Each latent holds `tokens_per_latent` neighbouring token states: position l keeps its place in the text."""
 
-    def __init__(self, config: BottleneckConfig, width: int, max_tokens: int):
+    max_latents: int
+
+    def __init__(self, config: AlignedConfig, width: int, num_heads: int, max_tokens: int):
         super().__init__()
-        self.config, self.group = config, config.tokens_per_latent
-        self.max_latents = -(-max_tokens // self.group)
+        self.config, self.tokens_per_latent = config, config.tokens_per_latent
+        self.max_latents = -(-max_tokens // self.tokens_per_latent)
         self.norm_in = nn.LayerNorm(width)
-        self.down = nn.Linear(self.group * width, config.num_outputs)
-        self.up = nn.Linear(config.latent_dim, self.group * width)
-        self.positions = nn.Parameter(sinusoids(self.max_latents * self.group, width))
+        self.down = nn.Linear(self.tokens_per_latent * width, num_outputs(config.latent_dim, config.regulariser))
+        self.up = nn.Linear(config.latent_dim, self.tokens_per_latent * width)
+        self.positions = nn.Parameter(sinusoids(self.max_latents * self.tokens_per_latent, width))
         # The decoder's cross-attention finds "my own place" at once when both sides carry the same position code.
-        self.memory_positions = nn.Parameter(sinusoids(self.max_latents * self.group, width))
-        self.layers = nn.ModuleList(Block(width, config.num_heads) for _ in range(config.num_layers))
+        self.memory_positions = nn.Parameter(sinusoids(self.max_latents * self.tokens_per_latent, width))
+        self.layers = nn.ModuleList(Block(width, num_heads) for _ in range(config.num_layers))
         self.norm_out = nn.LayerNorm(width)
 
     def compress(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """states [B, S, W], mask [B, S] -> raw latents [B, L, num_outputs], mask [B, L] with L = ceil(S / group)."""
-        padding = -states.shape[1] % self.group
+        padding = -states.shape[1] % self.tokens_per_latent
         states = F.pad(self.norm_in(states) * mask[..., None], (0, 0, 0, padding))
-        raw = self.down(states.unflatten(1, (-1, self.group)).flatten(2))
-        if self.config.norm:
+        raw = self.down(states.unflatten(1, (-1, self.tokens_per_latent)).flatten(2))
+        if self.config.regulariser == "norm":
             raw = F.layer_norm(raw.float(), raw.shape[-1:])
-        return raw, F.pad(mask, (0, padding)).unflatten(1, (-1, self.group)).any(-1)
+        return raw, F.pad(mask, (0, padding)).unflatten(1, (-1, self.tokens_per_latent)).any(-1)
 
     def expand(self, raw: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """raw latents [B, L, D], mask [B, L] -> decoder memory [B, L * group, W], mask [B, L * group]."""
-        memory = self.up(raw).unflatten(-1, (self.group, -1)).flatten(1, 2)
+        memory = self.up(raw).unflatten(-1, (self.tokens_per_latent, -1)).flatten(1, 2)
         memory = memory + self.positions[: memory.shape[1]]
-        memory_mask = mask.repeat_interleave(self.group, dim=1)
+        memory_mask = mask.repeat_interleave(self.tokens_per_latent, dim=1)
         for layer in self.layers:
             memory = layer(memory, memory_mask)
         return self.norm_out(memory) + self.memory_positions[: memory.shape[1]], memory_mask
@@ -105,10 +92,13 @@ class PerceiverBottleneck(nn.Module):
     arXiv 2212.09462: pre-norm, RMS query-key norm, no self-attention apart from the concatenated keys.
     """
 
-    def __init__(self, config: BottleneckConfig, width: int, max_tokens: int):
+    tokens_per_latent = None
+    max_latents: int
+
+    def __init__(self, config: PerceiverConfig, width: int, num_heads: int, max_tokens: int):
         super().__init__()
         self.config, self.max_latents = config, config.num_latents
-        dim, heads = config.latent_dim, config.num_heads
+        dim, heads = config.latent_dim, num_heads
         self.queries = nn.Parameter(0.02 * torch.randn(config.num_latents, width))
         self.token_positions = nn.Parameter(0.02 * torch.randn(max_tokens, width))
         self.norm_in = nn.LayerNorm(width)
@@ -117,7 +107,7 @@ class PerceiverBottleneck(nn.Module):
         self.feed_norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(config.num_layers))
         self.feeds = nn.ModuleList(feed_forward(width) for _ in range(config.num_layers))
         self.norm_latents = nn.LayerNorm(width)
-        self.down, self.up = nn.Linear(width, config.num_outputs), nn.Linear(dim, width)
+        self.down, self.up = nn.Linear(width, num_outputs(config.latent_dim, config.regulariser)), nn.Linear(dim, width)
         self.positions = nn.Parameter(0.02 * torch.randn(config.num_latents, width))
         self.layers = nn.ModuleList(Block(width, heads) for _ in range(config.num_layers))
         self.norm_out = nn.LayerNorm(width)
@@ -136,7 +126,7 @@ class PerceiverBottleneck(nn.Module):
             latents = latents + attention(queries, torch.cat([tokens.to(queries), queries], dim=1), keys_mask)
             latents = latents + feed(feed_norm(latents))
         raw = self.down(self.norm_latents(latents))
-        if self.config.norm:
+        if self.config.regulariser == "norm":
             raw = F.layer_norm(raw.float(), raw.shape[-1:])
         return raw, latent_mask
 
@@ -148,12 +138,18 @@ class PerceiverBottleneck(nn.Module):
         return self.norm_out(memory), mask
 
 
-def _paper(config: BottleneckConfig, width: int, max_tokens: int) -> nn.Module:
-    from ladle.paper.bottleneck import PaperBottleneck  # it takes its config from here
+def num_outputs(latent_dim: int, regulariser: Regulariser) -> int:
+    """Channels that `compress` gives: those of the latents; of `gaussian` ones the mean and log-variance of each."""
+    return 2 * latent_dim if regulariser == "gaussian" else latent_dim
 
-    return PaperBottleneck(config, width, max_tokens)
 
-
-BOTTLENECKS: dict[str, Callable[[BottleneckConfig, int, int], nn.Module]] = {
-    "aligned": AlignedBottleneck, "perceiver": PerceiverBottleneck, "paper": _paper,
+BottleneckConfig = Annotated[
+    Annotated[AlignedConfig, Tag("aligned")]
+    | Annotated[PerceiverConfig, Tag("perceiver")]
+    | Annotated[PaperBottleneckConfig, Tag("paper")],
+    by_kind("aligned"),
+]
+# kind -> (its config, W, attention heads, longest text in tokens) -> the network
+BOTTLENECKS: dict[str, Callable[[Any, int, int, int], Any]] = {
+    "aligned": AlignedBottleneck, "perceiver": PerceiverBottleneck, "paper": PaperBottleneck,
 }  # fmt: skip

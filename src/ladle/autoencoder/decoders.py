@@ -4,20 +4,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from ladle.autoencoder.backbone import Backbone
-from ladle.config import Config
 from ladle.layers import Block
 from ladle.seeding import SampleNoise
-
-
-class ParallelDecoderConfig(Config):
-    """num_layers: bidirectional layers above the memory; 0 leaves the parallel decoder out."""
-
-    num_layers: int = Field(1, ge=0)
-    num_heads: int = Field(4, ge=1)
 
 
 class ParallelDecoder(nn.Module):
@@ -27,11 +18,11 @@ class ParallelDecoder(nn.Module):
     position queries read it by cross-attention.
     """
 
-    def __init__(self, config: ParallelDecoderConfig, width: int, vocab_size: int, max_tokens: int, aligned: bool):
+    def __init__(self, num_layers: int, width: int, num_heads: int, vocab_size: int, max_tokens: int, aligned: bool):
         super().__init__()
         self.queries = None if aligned else nn.Parameter(0.02 * torch.randn(max_tokens, width))
         self.layers = nn.ModuleList(
-            Block(width, config.num_heads, memory_width=None if aligned else width) for _ in range(config.num_layers)
+            Block(width, num_heads, memory_width=None if aligned else width) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(vocab_size))

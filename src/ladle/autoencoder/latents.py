@@ -38,6 +38,9 @@ class Normaliser(nn.Module):
     latent of the training set (the paper's code fits them on its first batch only).
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, latent_dim: int, momentum: float = 0.01):
         super().__init__()
         self.momentum = momentum
@@ -68,7 +71,7 @@ class Normaliser(nn.Module):
         Raises:
             ValueError: fewer than two latents in all.
         """
-        count, total, squares = 0, 0.0, 0.0
+        count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for latents in batches:
             chosen = latents.values.double()[latents.mask]
             count += len(chosen)

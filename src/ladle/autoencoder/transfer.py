@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ladle.autoencoder.autoencoder import AutoencoderConfig, TextAutoencoder
+from ladle.autoencoder.backbone import PretrainedBackboneConfig
 from ladle.errors import UserError
 
 # Tensors with a row for each token: the embeddings, by all names that they go by, and what the parallel decoder adds.
@@ -49,6 +50,8 @@ def pieces_matrix(given: Any, own: Any) -> Tensor:
 
 def cannot_transfer(given: TextAutoencoder, wanted: AutoencoderConfig) -> str | None:
     """Why `given` is no start for an autoencoder of other settings; None where it is."""
+    if isinstance(wanted.backbone, PretrainedBackboneConfig):
+        return f"'{wanted.backbone.pretrained}' has a tokenizer of its own kind"
     if given.config.backbone.pretrained:
         return f"'{given.config.backbone.pretrained}' has a tokenizer of its own kind"
     if given.backbone.width != wanted.backbone.width:

@@ -22,8 +22,8 @@ from ladle.evaluation.measurement import as_report
 from ladle.evaluation.plots import load_matplotlib
 from ladle.evaluation.samples import read_samples
 from ladle.storage.writing import atomic_json, check_writable, clear_temporaries, write_rows
+from ladle.training.plan import in_steps
 from ladle.training.progress import duration, say
-from ladle.training.recipe import in_steps
 from ladle.training.state import digest
 
 SEEDS_APART = 1_000_000  # between two seeds' first samples

@@ -150,8 +150,9 @@ def recipe_of(name: str, suite: SuiteConfig, minutes: float, seed: int = 0) -> R
             raise UserError(f"{where}.{key}: a system has the suite's data and its own name")
     common = merged(suite.recipe, read_recipe(system.recipe_file) if system.recipe_file else {})
     values = merged(common, system.recipe)
-    plan = {key: value for key, value in values.get("training", {}).items() if key != "steps"}
-    values["training"] = plan | {"minutes": minutes, "seed": plan.get("seed", 0) + seed}
+    training = {key: value for key, value in values.get("training", {}).items() if key != "minutes"}
+    budget = {} if "steps" in training else {"minutes": minutes}  # a budget in steps is the same on any machine
+    values["training"] = training | budget | {"seed": training.get("seed", 0) + seed}
     values |= {"name": name, "data": suite.data.model_dump()}
     return parse_recipe(values, f"systems.{name}.recipe")
 

@@ -1,5 +1,6 @@
 """Which conditions a model knows: class labels, a source text, both or none."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -10,27 +11,31 @@ from ladle.config import Config, nearest
 from ladle.errors import UserError
 
 
-class ConditionConfig(Config):
-    """labels: names of the classes (empty for none). source: whether a source text is read.
+class SourceConfig(Config):
+    """What the denoiser reads of a source text."""
 
-    source_memory: what the denoiser reads of the source: the frozen encoder's `states`, one a token, or the source's
-    own `latents` (fewer, so cheaper). source_encoder: folder or hub id of another model than the backbone, whose states
-    those are; None: the backbone's. source_layers: trained layers above it. plain_source: nothing but one linear map
-    above it, as in the paper (no norm, no positions, no layers, no mean of it beside the label). max_source_tokens:
-    what of its memory is read. drop_prob: share of samples that lose each condition in training.
-    """
+    memory: Literal["states", "latents"] = "states"
+    """`states`: a vector for each token, by a frozen encoder. `latents`: the source's own latents, which are fewer and
+    so cheaper to read."""
+    encoder: str | None = None
+    """Folder or hub id of the model whose states are read. By default the backbone's encoder is used."""
+    num_layers: int = Field(1, ge=0)
+    """Trained transformer layers above the memory."""
+    plain: bool = False
+    """Whether nothing but one linear map stands above the memory, as in the paper: no norm, no positions, no layers."""
+    max_tokens: int = Field(96, ge=1)
+    """The most vectors of the memory that are read; a longer source is cut."""
+
+
+class ConditionConfig(Config):
+    """The conditions of one model."""
 
     labels: tuple[str, ...] = ()
-    source: bool = False
-    source_memory: Literal["states", "latents"] = "states"
-    source_encoder: str | None = None
-    source_layers: int = Field(1, ge=0)
-    plain_source: bool = False
-    max_source_tokens: int = Field(96, ge=1)
-    num_heads: int = Field(4, ge=1)
-    drop_prob: float = Field(0.1, ge=0, le=1)
+    """Names of the classes."""
+    source: SourceConfig | None = None
+    """How a source text is read, where the model takes one."""
 
-    def label_ids(self, labels: list[str | None]) -> Tensor:
+    def label_ids(self, labels: Sequence[str | None]) -> Tensor:
         """Label names -> [B] ids; -1 where there is no label.
 
         Raises:

@@ -79,9 +79,12 @@ class ConditionEncoder(nn.Module):
         config: which conditions there are.
         width: W of the denoiser.
         source_dim: C, channels of the source's states or latents.
+        num_heads: attention heads of the layers above the source's memory.
     """
 
-    def __init__(self, config: ConditionConfig, width: int, source_dim: int):
+    positions: nn.Parameter | None
+
+    def __init__(self, config: ConditionConfig, width: int, source_dim: int, num_heads: int):
         super().__init__()
         self.config = config
         self.label = None
@@ -89,16 +92,16 @@ class ConditionEncoder(nn.Module):
             self.label = nn.Embedding(len(config.labels) + 1, width)  # the last row stands for "no label"
             nn.init.normal_(self.label.weight, std=LABEL_STD)
         self.project = None
-        if config.source:
-            plain = config.plain_source
+        if config.source is not None:
+            plain = config.source.plain
             self.project = nn.Sequential(
                 nn.Identity() if plain else nn.LayerNorm(source_dim), nn.Linear(source_dim, width)
             )
             self.no_source = nn.Parameter(0.02 * torch.randn(width))
-            positions = None if plain else nn.Parameter(sinusoids(config.max_source_tokens, width))
+            positions = None if plain else nn.Parameter(sinusoids(config.source.max_tokens, width))
             self.register_parameter("positions", positions)
             self.layers = nn.ModuleList(
-                Block(width, config.num_heads) for _ in range(0 if plain else config.source_layers)
+                Block(width, num_heads) for _ in range(0 if plain else config.source.num_layers)
             )
             self.norm = nn.Identity() if plain else nn.LayerNorm(width)
             self.pool = None if plain else nn.Linear(width, width)
@@ -121,22 +124,23 @@ class ConditionEncoder(nn.Module):
         """The condition of `batch` samples that have none."""
         return self.encode(RawCondition(), batch)
 
-    def drop(self, raw: RawCondition) -> RawCondition:
+    def drop(self, raw: RawCondition, drop_prob: float) -> RawCondition:
         """Each condition of each sample lost with probability `drop_prob` (torch's global generator)."""
         if raw.label_ids is not None:
-            lost = torch.rand(raw.label_ids.shape, device=raw.label_ids.device) < self.config.drop_prob
+            lost = torch.rand(raw.label_ids.shape, device=raw.label_ids.device) < drop_prob
             raw = replace(raw, label_ids=raw.label_ids.masked_fill(lost, -1))
         if raw.source_mask is not None:
-            lost = torch.rand(len(raw.source_mask), 1, device=raw.source_mask.device) < self.config.drop_prob
+            lost = torch.rand(len(raw.source_mask), 1, device=raw.source_mask.device) < drop_prob
             raw = replace(raw, source_mask=raw.source_mask & ~lost)
         return raw
 
     def _source(self, raw: RawCondition, batch: int) -> tuple[Tensor, Tensor]:
+        assert self.project is not None and self.config.source is not None
         x = self.no_source.expand(batch, 1, -1)
         mask = torch.ones(batch, 1, dtype=torch.bool, device=self.no_source.device)
-        if raw.source is not None:
-            longest = self.config.max_source_tokens
-            source, source_mask = (part[:, :longest] for part in (raw.source, raw.source_mask))
+        if raw.source is not None and raw.source_mask is not None:
+            longest = self.config.source.max_tokens
+            source, source_mask = raw.source[:, :longest], raw.source_mask[:, :longest]
             states = self.project(source.to(self.no_source.dtype))
             if self.positions is not None:
                 states = states + self.positions[: source.shape[1]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
-from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.errors import UserError
 
 
@@ -66,27 +66,28 @@ def auto_class(config: Any) -> Any:
     return AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
 
 
-def learns_sources(autoencoder: TextAutoencoder, config: ConditionConfig) -> bool:
+def learns_sources(autoencoder: TextAutoencoder, config: SourceConfig) -> bool:
     """Whether sources are read by what the autoencoder's training changes: its bottleneck (`latents`), or the encoder
     of a backbone that is not frozen."""
-    if config.source_memory == "latents":
+    if config.memory == "latents":
         return True
     model: Any = autoencoder.backbone.model
-    return config.source_encoder is None and any(p.requires_grad for p in model.get_encoder().parameters())
+    return config.encoder is None and any(p.requires_grad for p in model.get_encoder().parameters())
 
 
 class SourceReader:
-    """Source texts -> memory, as `config` says.
+    """Source texts -> memory.
 
     Args:
         autoencoder: the model's; it stays as it is.
-        config: which memory, and how much of it.
+        config: the model's conditions; how a source is read, where it takes one.
         encoder: what gives the states in place of the backbone's encoder.
     """
 
     def __init__(self, autoencoder: TextAutoencoder, config: ConditionConfig, encoder: SourceEncoder | None = None):
         self.autoencoder, self.config = autoencoder, config
-        self.encoder = encoder if config.source_memory == "states" else None
+        self.source = config.source or SourceConfig()
+        self.encoder = encoder if self.source.memory == "states" else None
 
     @property
     def tokenizer(self) -> Any:
@@ -98,7 +99,7 @@ class SourceReader:
         """C, channels of the memory."""
         if self.encoder is not None:
             return self.encoder.width
-        states = self.config.source_memory == "states"
+        states = self.source.memory == "states"
         return self.autoencoder.backbone.width if states else self.autoencoder.latent_dim
 
     @property
@@ -106,11 +107,11 @@ class SourceReader:
         """What is read of a source, in tokens. Of states as many as the encoder has places for, which may be more than
         a text to be written has."""
         backbone = self.autoencoder.backbone
-        if self.config.source_memory == "latents":
+        if self.source.memory == "latents":
             return backbone.max_tokens
         model = backbone.model if self.encoder is None else self.encoder.model
-        places = getattr(model.config, "max_position_embeddings", None) or self.config.max_source_tokens
-        return min(self.config.max_source_tokens, places, self.tokenizer.model_max_length)
+        places = getattr(model.config, "max_position_embeddings", None) or self.source.max_tokens
+        return min(self.source.max_tokens, places, self.tokenizer.model_max_length)
 
     def tokenize(self, texts: Iterable[str]) -> dict[str, Tensor]:
         """texts -> input_ids [B, S] and attention_mask [B, S] (bool), cut at `max_tokens`, end token kept."""
@@ -129,7 +130,7 @@ class SourceReader:
     @torch.no_grad()
     def read(self, tokens: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Tokens [B, S] on the model's device -> memory [B, M, C] and its mask [B, M]."""
-        if self.config.source_memory == "latents":
+        if self.source.memory == "latents":
             latents = self.autoencoder.encode(**tokens)
             return latents.values, latents.mask
         encode = self.autoencoder.backbone.encode if self.encoder is None else self.encoder.encode

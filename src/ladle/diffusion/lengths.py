@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.encoder import RawCondition
+from ladle.layers import zero_linear
 
 
 class LengthModel(nn.Module):
@@ -26,9 +27,9 @@ class LengthModel(nn.Module):
         features = self.num_labels + (self.source_dim + 3 if condition.source else 0)
         self.network = None
         if features:
-            self.network = nn.Sequential(nn.Linear(features, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, max_latents))
-            nn.init.zeros_(self.network[2].weight)
-            nn.init.zeros_(self.network[2].bias)
+            self.network = nn.Sequential(
+                nn.Linear(features, hidden_dim), nn.SiLU(), zero_linear(hidden_dim, max_latents)
+            )
 
     @torch.no_grad()
     def fit_base(self, lengths: Tensor) -> None:
@@ -69,7 +70,7 @@ class LengthModel(nn.Module):
             ids = like.new_full((batch,), -1).long() if raw.label_ids is None else raw.label_ids
             parts.append(F.one_hot(ids + 1, self.num_labels + 1)[:, 1:].to(like))
         if self.source_dim:
-            if raw.source is None:
+            if raw.source is None or raw.source_mask is None:
                 parts.append(like.new_zeros(batch, self.source_dim + 3))
             else:
                 count = raw.source_mask.sum(1, keepdim=True).to(like)

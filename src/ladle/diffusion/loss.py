@@ -5,6 +5,7 @@ prediction, where an error of z0_hat is `output_scale` times as large.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,35 +13,37 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from ladle.conditioning.encoder import Condition, RawCondition
 from ladle.config import Config
-from ladle.diffusion.prediction import output_scale
+from ladle.diffusion.model import LatentDiffusionModel
+from ladle.diffusion.prediction import add_noise, output_scale, target, to_z0
 from ladle.diffusion.schedule import Level
 
 HUBER_DELTA = 1.0  # in standard deviations of the target: v of unit latents has one of 1
 MIN_SNR_GAMMA = 5.0
 SIGMOID_BIAS = 2.0
+SELF_CONDITION_PROB = 0.5  # share of the texts that show the network its own first estimate (arXiv 2208.04202)
 
 
-class ObjectiveConfig(Config):
-    """What a denoiser is trained for.
-
-    times: how t is drawn. `uniform` over (0, 1); `logit_normal`, the sigmoid of N(time_mean, time_std^2) (Esser et al.,
-        arXiv 2403.03206): more of the middle, where the choice among texts is made; `adaptive`: so that the error of
-        z0_hat rises evenly from one draw to the next (`AdaptiveTimes`).
-    curriculum: from large times to small: over this share of a training the lowest time that is drawn falls from 1 to
-        0; 0 is off. Held-out losses are always of uniform times, so that they can be compared.
-    loss: of the raw prediction's error: `l2`, `l1` (the paper's for text to text) or `huber`, half of l2 below 1.
-    weighting: `flat` weighs the raw prediction alike at every level; `min_snr` is min(SNR, 5) on the squared error of
-        z0_hat (Hang et al., arXiv 2303.09556); `sigmoid` is sigmoid(2 - log_snr) on that of the noise (Kingma and Gao,
-        arXiv 2303.00848). l1 takes the root of it.
-    """
+class DenoisingConfig(Config):
+    """What a denoiser is trained for. A sampler sees none of these settings."""
 
     times: Literal["uniform", "logit_normal", "adaptive"] = "adaptive"
-    time_mean: float = Field(0.0, allow_inf_nan=False)
-    time_std: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """How diffusion times are drawn. `uniform` over (0, 1). `logit_normal`: the sigmoid of N(0, 1) (Esser et al., arXiv
+    2403.03206), so more of the middle, where the choice among texts is made. `adaptive`: so that the error of z0_hat
+    rises evenly from one draw to the next (`AdaptiveTimes`). Held-out losses are always of uniform times, so that
+    they can be compared."""
     curriculum: float = Field(0.0, ge=0, le=1)
+    """From large times to small: over this share of a training the lowest time that is drawn falls from 1 to 0; 0 is
+    off."""
     loss: Literal["l2", "l1", "huber"] = "l2"
+    """Of the raw prediction's error; `l1` is the paper's from text to text, `huber` is half of `l2` below 1."""
     weighting: Literal["flat", "min_snr", "sigmoid"] = "flat"
+    """`flat` weighs the raw prediction alike at every level. `min_snr` is min(SNR, 5) on the squared error of z0_hat
+    (Hang et al., arXiv 2303.09556). `sigmoid` is sigmoid(2 - log_snr) on that of the noise (Kingma and Gao, arXiv
+    2303.00848). `l1` takes the root of it."""
+    drop_prob: float = Field(0.1, ge=0, le=1)
+    """Share of the texts that lose each of their conditions, so that one model samples with and without them."""
 
 
 class AdaptiveTimes(nn.Module):
@@ -80,7 +83,7 @@ class AdaptiveTimes(nn.Module):
 
 
 def draw_times(
-    config: ObjectiveConfig,
+    config: DenoisingConfig,
     count: int,
     device: torch.device | str = "cpu",
     adaptive: AdaptiveTimes | None = None,
@@ -96,21 +99,21 @@ def draw_times(
     t = (torch.rand((), device=device) + torch.randperm(count, device=device) / count) % 1.0
     if config.times == "logit_normal":
         normal = torch.special.ndtri(t.double().clamp(1e-9, 1 - 1e-9))
-        t = (config.time_mean + config.time_std * normal).sigmoid().float()
+        t = normal.sigmoid().float()
     elif adaptive is not None:
         t = adaptive(t)
     lowest = max(0.0, 1 - progress / config.curriculum) if config.curriculum else 0.0
     return lowest + (1 - lowest) * t
 
 
-def weights(config: ObjectiveConfig, prediction: str, level: Level) -> Tensor:
+def weights(config: DenoisingConfig, prediction: str, level: Level) -> Tensor:
     """[B] weights of the raw prediction's squared error at `level` [B]."""
     if config.weighting == "flat":
         return torch.ones_like(level.log_snr)
     return WEIGHTINGS[config.weighting](level.log_snr) / output_scale(prediction, level).square()
 
 
-def weighted_error(config: ObjectiveConfig, prediction: str, output: Tensor, wanted: Tensor, level: Level) -> Tensor:
+def weighted_error(config: DenoisingConfig, prediction: str, output: Tensor, wanted: Tensor, level: Level) -> Tensor:
     """The error of every element of `output` [B, L, D] at `level` [B], before any mean."""
     root = weights(config, prediction, level).sqrt()[:, None, None]
     return LOSSES[config.loss](root * output, root * wanted)
@@ -133,3 +136,94 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": lambda output, wanted: (output - wanted).abs(),
     "huber": lambda output, wanted: F.huber_loss(output, wanted, reduction="none", delta=HUBER_DELTA),
 }
+
+
+@dataclass(frozen=True)
+class DiffusionBatch:
+    """Latents z0 [B, L, D] with mask [B, L], and their conditions.
+
+    The length model learns from other rows: those of one batch are all about as long as each other.
+    lengths: [R] numbers of latents of those rows, with `length_condition`.
+    """
+
+    z0: Tensor
+    mask: Tensor
+    condition: RawCondition
+    lengths: Tensor
+    length_condition: RawCondition
+
+    def to(self, device: torch.device | str, **options: bool) -> "DiffusionBatch":
+        """All tensors on `device`."""
+        return DiffusionBatch(
+            self.z0.to(device), self.mask.to(device), self.condition.to(device),
+            self.lengths.to(device), self.length_condition.to(device),
+        )  # fmt: skip
+
+
+class DenoisingLoss(nn.Module):
+    """A diffusion model while it is trained, with what is learnt about its errors.
+
+    Args:
+        model: what is trained.
+        config: what for.
+    """
+
+    def __init__(self, model: LatentDiffusionModel, config: DenoisingConfig):
+        super().__init__()
+        self.model, self.config = model, config
+        self.adaptive_times = AdaptiveTimes() if config.times == "adaptive" else None
+
+    def forward(self, batch: DiffusionBatch, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean error of the raw prediction over the latents that exist; its gradient is that of the length model's
+        cross-entropy too.
+
+        In eval mode at uniform times. progress: the share of the training that is over, for the curriculum.
+        """
+        model, config = self.model, self.config
+        z0, mask, rows = batch.z0, batch.mask, len(batch.z0)
+        condition = model.condition.encode(model.condition.drop(batch.condition, config.drop_prob), rows)
+        adaptive = self.adaptive_times if self.training else None
+        t = draw_times(config if self.training else UNIFORM_TIMES, rows, z0.device, adaptive, progress)
+        level = model.schedule.level(t)
+        eps = torch.randn_like(z0)
+        zt = add_noise(z0, eps, level)
+        share = SELF_CONDITION_PROB if model.config.self_condition else 0.0
+        chosen = torch.rand(rows, device=z0.device) < share
+        previous = self._first_estimate(zt, level, mask, condition, chosen)
+        prediction = model.config.prediction
+        output = model.denoiser(
+            zt, level.log_snr, mask=mask, condition=condition, self_condition=previous, self_condition_mask=chosen
+        ).float()
+        error = weighted_error(config, prediction, output, target(prediction, z0, eps, level), level)
+        diffusion = error.mean(-1)[mask].mean()
+        if adaptive is not None:
+            z0_error = (to_z0(prediction, output.detach(), zt, level) - z0).square().mean(-1) * mask
+            adaptive.update(t, z0_error.sum(1) / mask.sum(1))
+        metrics = {"diffusion_loss": diffusion.detach()}
+        loss = diffusion
+        if model.length is not None:
+            length = model.length.loss(model.condition.drop(batch.length_condition, config.drop_prob), batch.lengths)
+            # The length model shares no parameter with the denoiser, so its loss needs no weight. The value of that
+            # loss, most of it the entropy of lengths, is left out of the sum: it would hide how the other loss falls.
+            loss = loss + length - length.detach()
+            metrics["length_loss"] = length.detach()
+        return loss, metrics
+
+    @torch.no_grad()
+    def _first_estimate(
+        self, zt: Tensor, level: Level, mask: Tensor, condition: Condition, chosen: Tensor
+    ) -> Tensor | None:
+        """z0_hat of the rows where `chosen` [B], zero elsewhere; only those rows are computed."""
+        rows = chosen.nonzero()[:, 0]
+        if not len(rows):
+            return None
+        denoiser = self.model.denoiser
+        part = Level(level.log_snr[rows], level.alpha[rows], level.sigma[rows])
+        was_training = denoiser.training
+        denoiser.eval()
+        estimate = self.model.denoise(mask[rows], condition[rows])(zt[rows], part)
+        denoiser.train(was_training)
+        return torch.zeros_like(zt).index_copy(0, rows, estimate.to(zt))
+
+
+UNIFORM_TIMES = DenoisingConfig(times="uniform")

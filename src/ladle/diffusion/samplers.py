@@ -169,7 +169,8 @@ def _multistep(
         if callback is not None:
             callback(step, zt, z0_hat)
         h, estimate = (next_level.log_snr - level.log_snr) / 2, z0_hat
-        if z0_prev is not None and h_prev != 0 and step < len(levels) - 2:  # h_prev is 0 where the schedule clamps
+        # (h_prev is 0 where the schedule clamps.)
+        if z0_prev is not None and h_prev is not None and h_prev != 0 and step < len(levels) - 2:
             estimate = z0_hat + h / (2 * h_prev) * (z0_hat - z0_prev)
         zt, h_prev = _advance(zt, estimate, level, next_level, eta, noise), h
     return zt

@@ -62,15 +62,9 @@ def _rectified_flow(log_snr: Tensor) -> tuple[Tensor, Tensor]:
     return (log_snr / 2).sigmoid(), (-log_snr / 2).sigmoid()
 
 
-def _variance_exploding(log_snr: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha = 1 (Karras et al.): pure noise has a large sigma, so a sampler starts from `sigma * noise`."""
-    return torch.ones_like(log_snr), (-log_snr / 2).exp()
-
-
 PATHS: dict[str, Path] = {
     "variance_preserving": _variance_preserving,
     "rectified_flow": _rectified_flow,
-    "variance_exploding": _variance_exploding,
 }
 
 
@@ -101,29 +95,29 @@ class Schedule:
 
 
 class ScheduleConfig(Config):
-    """Which schedule.
-
-    kind: variance preserving are "cosine" (alpha = cos(pi t / 2)), "linear" (DDPM's beta from 0.1 to 20, which leaves a
-        log_snr of -10 at the noise end), "sigmoid" (alpha^2 from sigmoid(3) down to sigmoid(-3), stretched to 1 and
-        0) and "sqrt" (alpha^2 = 1 - sqrt(t)); "flow" (alpha = 1 - t) is rectified flow.
-    shift: d > 0 lowers log_snr by 2 log d everywhere: above 1 means more noise. It is TEncDM's tan-d and the paper's
-        `scale` of 1 / d (arXiv 2402.19097). Wide latents survive more noise, so they want a larger shift.
-    log_snr_max: log_snr is clamped to +- this, after the shift, because its ends are infinite.
-    """
+    """Which noise schedule."""
 
     kind: Literal["cosine", "linear", "sigmoid", "sqrt", "flow"] = "cosine"
+    """Variance preserving are `cosine` (alpha = cos(pi t / 2), the paper's), `linear` (DDPM's beta from 0.1 to 20,
+    which leaves a log-SNR of -10 at the noise end), `sigmoid` (alpha^2 from sigmoid(3) down to sigmoid(-3),
+    stretched to 1 and 0) and `sqrt` (Diffusion-LM's alpha^2 = 1 - sqrt(t)). `flow` is rectified flow (alpha = 1 -
+    t)."""
     shift: float = Field(1.0, gt=0, allow_inf_nan=False)
-    log_snr_max: float = Field(15.0, gt=0, allow_inf_nan=False)
+    """d > 0 lowers log-SNR by 2 log d everywhere, so above 1 there is more noise. It is TEncDM's tan-d (arXiv
+    2402.19097) and the paper's `scale` of 1 / d. Wide latents stand more noise, so they want a larger shift."""
 
 
-def build_schedule(config: ScheduleConfig) -> Schedule:
-    """The schedule that `config` describes."""
+LOG_SNR_MAX = 15.0  # log-SNR is infinite at both ends
+
+
+def build_schedule(config: ScheduleConfig, log_snr_max: float = LOG_SNR_MAX) -> Schedule:
+    """The schedule that `config` describes. Log-SNR is clamped to +-`log_snr_max`, after the shift."""
     base, path = _KINDS[config.kind]
 
     def log_snr(t: Tensor) -> Tensor:
         t = t.to(torch.promote_types(t.dtype, torch.float32))  # half precision cannot tell the last levels apart
         shifted = base(t) - 2 * math.log(config.shift)
-        return shifted.clamp(-config.log_snr_max, config.log_snr_max)
+        return shifted.clamp(-log_snr_max, log_snr_max)
 
     return Schedule(log_snr, path)
 

@@ -9,44 +9,43 @@ from torch import Tensor, nn
 
 from ladle.conditioning.encoder import Condition
 from ladle.config import Config
-from ladle.layers import Attention, feed_forward, sinusoids
+from ladle.layers import Attention, feed_forward, sinusoids, with_last_estimate, zero_linear
+
+CROSS_EVERY = 2  # every so many blocks one reads the condition's memory
 
 
-class DenoiserConfig(Config):
-    """kind: `compact`, `DenoisingTransformer`, or `paper`, `PaperTransformer`, which reads the paper's checkpoints and
-    has about twice the parameters at the same sizes.
+class CompactConfig(Config):
+    """`DenoisingTransformer`."""
 
-    width: W. num_layers: blocks; every `cross_every`-th reads the condition's memory.
-
-    conditioning: `adaln` (shift, scale and gate from one vector; the projection is shared by all blocks, each adds a
-    learned offset, as in PixArt-alpha, arXiv 2310.00426) or `in_context` (the vectors stand before the latents as
-    tokens). num_skips: U-ViT's long skip connections, from the first blocks to the last. qk_norm: RMS-normalised
-    queries and keys (the paper's; a tenth slower on a CPU).
-    """
-
-    kind: Literal["compact", "paper"] = "compact"
+    kind: Literal["compact"] = "compact"
+    """`compact`: our transformer. `paper`: the network of the paper's code, for its checkpoints; it has about twice the
+    parameters at the same sizes."""
     width: int = Field(256, ge=8)
+    """Channels of the hidden states."""
     num_layers: int = Field(8, ge=1)
+    """Transformer blocks."""
     num_heads: int = Field(4, ge=1)
-    cross_every: int = Field(2, ge=1)
+    """Attention heads; the number must divide `width`."""
     conditioning: Literal["adaln", "in_context"] = "adaln"
+    """How the noise level and the condition's vector enter. `adaln`: as a shift, scale and gate of each block, by one
+    projection for all blocks and a learned offset for each (PixArt-alpha, arXiv 2310.00426). `in_context`: as tokens
+    before the latents."""
     num_skips: int = Field(3, ge=0)
-    qk_norm: bool = False
+    """Long skip connections from the first blocks to the last (U-ViT, arXiv 2209.12152)."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of a block's outputs that training drops."""
 
 
 class DenoiserBlock(nn.Module):
     """Self-attention, cross-attention where there is a memory, feed-forward; modulated when `adaln`."""
 
-    def __init__(self, config: DenoiserConfig, reads_memory: bool):
+    def __init__(self, config: CompactConfig, reads_memory: bool):
         super().__init__()
         width, adaln = config.width, config.conditioning == "adaln"
         self.attention_norm = nn.LayerNorm(width, elementwise_affine=not adaln)
-        self.attention = Attention(width, config.num_heads, qk_norm=config.qk_norm)
+        self.attention = Attention(width, config.num_heads)
         self.cross_norm = nn.LayerNorm(width) if reads_memory else None
-        self.cross_attention = (
-            Attention(width, config.num_heads, width, qk_norm=config.qk_norm) if reads_memory else None
-        )
+        self.cross_attention = Attention(width, config.num_heads, width) if reads_memory else None
         self.feed_norm = nn.LayerNorm(width, elementwise_affine=not adaln)
         self.feed = feed_forward(width)
         self.dropout = nn.Dropout(config.dropout)
@@ -67,7 +66,7 @@ class DenoiserBlock(nn.Module):
         return torch.addcmul(x, gate2, self.dropout(fed).to(x.dtype))
 
     def _read(self, x: Tensor, condition: Condition) -> Tensor:
-        if self.cross_attention is None or condition.memory is None:
+        if self.cross_attention is None or self.cross_norm is None or condition.memory is None:
             return x
         return x + self.cross_attention(self.cross_norm(x), condition.memory, condition.memory_mask)
 
@@ -79,10 +78,17 @@ class DenoisingTransformer(nn.Module):
         config: sizes.
         latent_dim: D.
         max_latents: longest sequence of latents.
-        reads_memory: whether conditions bring a token memory [B, M, W].
+        reads_memory: whether conditions bring a token memory [B, M, W]. Whether they bring a vector is seen from them.
     """
 
-    def __init__(self, config: DenoiserConfig, latent_dim: int, max_latents: int, reads_memory: bool = False):
+    def __init__(
+        self,
+        config: CompactConfig,
+        latent_dim: int,
+        max_latents: int,
+        reads_memory: bool = False,
+        reads_vector: bool = False,
+    ):
         super().__init__()
         self.config = config
         width = config.width
@@ -94,20 +100,15 @@ class DenoisingTransformer(nn.Module):
         nn.init.normal_(self.num_latents.weight, std=0.02)
         self.level = LevelEmbedding(width)
         self.blocks = nn.ModuleList(
-            DenoiserBlock(config, reads_memory and i % config.cross_every == config.cross_every - 1)
-            for i in range(config.num_layers)
+            DenoiserBlock(config, reads_memory and i % CROSS_EVERY == CROSS_EVERY - 1) for i in range(config.num_layers)
         )
         num_skips = min(config.num_skips, config.num_layers // 2)
         self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(num_skips))
         self.shared_modulation = None
         if config.conditioning == "adaln":
-            self.shared_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-            nn.init.zeros_(self.shared_modulation[1].weight)
-            nn.init.zeros_(self.shared_modulation[1].bias)
+            self.shared_modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 6 * width))
         self.norm = nn.LayerNorm(width)
-        self.output = nn.Linear(width, latent_dim)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.output = zero_linear(width, latent_dim)
 
     def forward(
         self,
@@ -156,19 +157,10 @@ class DenoisingTransformer(nn.Module):
         return self.output(self.norm(x[:, context:]))
 
 
-def with_last_estimate(zt: Tensor, absent: Tensor, last: Tensor | None, rows: Tensor | None) -> Tensor:
-    """zt [B, L, D] beside the last z0_hat, [B, L, 2D]; `absent` [D] where there is none, or where `rows` [B] is
-    False."""
-    previous = absent.expand_as(zt)
-    if last is not None:
-        previous = last.to(zt)
-        if rows is not None:
-            previous = torch.where(rows[:, None, None], previous, absent.to(zt))
-    return torch.cat([zt, previous], dim=-1)
-
-
 class LevelEmbedding(nn.Module):
     """log_snr [B] -> [B, W]: sines and cosines of geometric frequencies through a small network."""
+
+    frequencies: Tensor
 
     def __init__(self, width: int, num_frequencies: int = 64):
         super().__init__()

@@ -123,7 +123,7 @@ def _train_denoiser(
     torch.manual_seed(seed)
     model = LatentDiffusionModel(
         config, condition, latent_dim=autoencoder.latent_dim, max_latents=autoencoder.max_latents,
-        source_dim=autoencoder.backbone.width, fixed_length=autoencoder.config.bottleneck.fixed_length,
+        source_dim=autoencoder.backbone.width, fixed_length=autoencoder.fixed_length,
     ).to(next(autoencoder.parameters()).device)  # fmt: skip
     plan = DiffusionTraining().model_dump(include=set(TrainingConfig.model_fields) - {"steps", "minutes"})
     settings = TrainingConfig(**plan | {"validate_every": 0, "sample_every": 0, "seed": seed, "minutes": minutes})

@@ -37,17 +37,17 @@ class Health:
 def advice(health: Health, parts: ModelParts) -> dict[str, str]:
     """Setting -> what the figures say for it, each with its reason."""
     autoencoder, spectrum = parts.autoencoder.config, health.spectrum
-    kept, half, noise = health.reconstruction["tokens"], health.half_log_snr, autoencoder.latent_noise
+    kept, half = health.reconstruction["tokens"], health.half_log_snr
     present = (parts.diffusion.config.schedule if parts.diffusion is not None else DiffusionConfig().schedule).shift
     if noise_tells(health.recovery, kept):
         where = f"half of the text is lost at log-SNR {half:.1f}"
         shift = f"{advised_shift(half):g} (now {present:g}): {where}, which it puts at t = .5"
-        noised = f"as now ({noise:g}): the code stands noise as large as itself"
+        noised = "as now: the code stands noise as large as itself"
         if half > 0:
-            more = max(1.5, 2 * noise)
-            noised = f"{more:g} (now {noise:g}): half of the text is lost under noise smaller than the latents"
+            noised = "1.5, or twice as much as now: half of the text is lost under noise smaller than the latents"
     else:
-        shift, noised = (f"as now ({now:g}): too little comes back to tell" for now in (present, noise))
+        noised = "as now: too little comes back to tell"
+        shift = f"as now ({present:g}): too little comes back to tell"
     found = {"diffusion.schedule.shift": shift}
     rank, channels = spectrum.effective_rank, spectrum.channels
     if kept >= 0.98:
@@ -66,7 +66,7 @@ def advice(health: Health, parts: ModelParts) -> dict[str, str]:
     elif rank > 0.9 * channels and kept < 0.98:
         width = f"wider ({channels} now, all in use: effective rank {rank:.0f}) or more latents"
     found["autoencoder.bottleneck.latent_dim"] = width
-    found["autoencoder.latent_noise"] = noised
+    found["training.autoencoder.latent_noise"] = noised
     return found
 
 

@@ -5,14 +5,28 @@ their own, and are scaled to norm sqrt(latent_dim) without being centred.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from ladle.autoencoder.bottleneck import BottleneckConfig
+from ladle.config import Config
 from ladle.errors import UserError
 from ladle.layers import Block, attend, feed_forward
+
+HEAD_SIZE = 64  # channels of an attention head
+
+
+class PaperBottleneckConfig(Config):
+    """`PaperBottleneck`: every text has `num_latents` latents."""
+
+    kind: Literal["paper"]
+    latent_dim: int = Field(64, ge=1)
+    num_latents: int = Field(32, ge=1)
+    num_layers: int = Field(3, ge=1)
+    regulariser: Literal["norm", "none"] = "norm"
 
 
 class ResamplerLayer(nn.Module):
@@ -51,19 +65,20 @@ class ResamplerLayer(nn.Module):
 class PaperBottleneck(nn.Module):
     """`num_layers` resampler layers; back by a linear map, positions and a transformer of as many."""
 
-    def __init__(self, config: BottleneckConfig, width: int, max_tokens: int):
+    tokens_per_latent = None
+
+    def __init__(self, config: PaperBottleneckConfig, width: int, num_heads: int, max_tokens: int):
         super().__init__()
-        if config.kl is not None:
-            raise UserError("a bottleneck of kind 'paper' has no kl: use 'perceiver'")
+        num_heads = max(1, width // HEAD_SIZE)  # as in the paper's code, whatever the backbone has
         self.config, self.max_latents, self.width = config, config.num_latents, width
         dim = config.latent_dim
         self.token_positions = nn.Embedding(max_tokens, width)
         self.queries = nn.Parameter(0.02 * torch.randn(config.num_latents, dim))
-        self.readers = nn.ModuleList(ResamplerLayer(width, dim, config.num_heads) for _ in range(config.num_layers))
+        self.readers = nn.ModuleList(ResamplerLayer(width, dim, num_heads) for _ in range(config.num_layers))
         self.norm_latents = nn.LayerNorm(dim)
         self.up = nn.Linear(dim, width)
         self.positions = nn.Embedding(config.num_latents, width)
-        self.layers = nn.ModuleList(Block(width, config.num_heads, qk_norm=True) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Block(width, num_heads, qk_norm=True) for _ in range(config.num_layers))
         self.norm_out = nn.LayerNorm(width)
 
     def compress(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +89,7 @@ class PaperBottleneck(nn.Module):
         for reader in self.readers:
             latents = reader(states, latents, torch.cat([mask, latent_mask], dim=1))
         raw = self.norm_latents(latents)
-        if self.config.norm:
+        if self.config.regulariser == "norm":
             raw = F.normalize(raw.float(), dim=-1) * math.sqrt(raw.shape[-1])
         return raw, latent_mask
 

@@ -17,15 +17,14 @@ from torch import Tensor, nn
 
 from ladle.autoencoder.autoencoder import AutoencoderConfig, TextAutoencoder
 from ladle.autoencoder.backbone import Backbone
-from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
 from ladle.errors import UserError
+from ladle.paper.bottleneck import HEAD_SIZE
 from ladle.sampling.options import SamplingOptions
 from ladle.storage.model_folder import ModelParts, save_parts
 
-HEAD_SIZE = 64
 PREDICTIONS = {"pred_v": "v", "pred_noise": "eps", "pred_x0": "x0"}
-LOSSES = {"l2": "l2", "l1": "l1", "smooth_l1": "huber"}
 SCHEDULES = ("cosine", "sigmoid")
 SAMPLERS = {"ddpm": "ddpm", "ddim": "ddim", "dpmpp": "dpmpp_2m"}
 
@@ -130,14 +129,14 @@ def _autoencoder(folder: Path, backbone: str | Path | None) -> TextAutoencoder:
     source = backbone or _required(args, "enc_dec_model", folder)
     max_tokens = len(tensors["perceiver_ae.perceiver_encoder.pos_emb.emb.weight"])
     language_model = Backbone.from_config(source, max_tokens)
-    width = language_model.width
     config = AutoencoderConfig.parse({
-        "max_tokens": max_tokens, "token_mask_prob": 0.0, "latent_noise": 0.0, "parallel_decoder": {"num_layers": 0},
+        "max_tokens": max_tokens, "parallel_layers": 0,
         "backbone": {"pretrained": str(source)},
         "bottleneck": {
             "kind": "paper", "latent_dim": _required(args, "dim_ae", folder),
-            "num_latents": _required(args, "num_encoder_latents", folder), "num_heads": width // HEAD_SIZE,
-            "num_layers": _required(args, "num_layers", folder), "norm": bool(args.get("l2_normalize_latents")),
+            "num_latents": _required(args, "num_encoder_latents", folder),
+            "num_layers": _required(args, "num_layers", folder),
+            "regulariser": "norm" if args.get("l2_normalize_latents") else "none",
         },
     })  # fmt: skip
     autoencoder = TextAutoencoder(config, language_model)
@@ -176,17 +175,15 @@ def _diffusion(
     source = "seq2seq_proj.weight" in network
     config = DiffusionConfig.parse({
         "schedule": {"kind": schedule, "shift": 1 / float(args.get("scale", 1.0))},
-        "prediction": PREDICTIONS[objective], "times": "uniform",
-        "loss": LOSSES.get(str(args.get("loss_type")), "l2"),
-        "self_condition_prob": args.get("train_prob_self_cond", 0.5),
+        "prediction": PREDICTIONS[objective],
+        "self_condition": args.get("train_prob_self_cond", 0.5) > 0,
         "denoiser": {
             "kind": "paper", "width": width, "num_layers": depth, "num_heads": width // HEAD_SIZE,
             "num_skips": args.get("num_dense_connections", 0),
         },
     })  # fmt: skip
-    condition = ConditionConfig(
-        labels=names, source=source, plain_source=source, max_source_tokens=max(autoencoder.backbone.max_tokens, 1)
-    )
+    plain = SourceConfig(plain=True, max_tokens=max(autoencoder.backbone.max_tokens, 1))
+    condition = ConditionConfig(labels=names, source=plain if source else None)
     diffusion = LatentDiffusionModel(
         config, condition, latent_dim=autoencoder.latent_dim, max_latents=autoencoder.max_latents,
         source_dim=autoencoder.backbone.width, fixed_length=True,

@@ -6,23 +6,36 @@ latents.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from ladle.conditioning.encoder import Condition
-from ladle.diffusion.transformer import DenoiserConfig, with_last_estimate
-from ladle.layers import Attention
+from ladle.config import Config
+from ladle.layers import Attention, with_last_estimate, zero_linear
 
 EXPANSION = 4
+
+
+class PaperTransformerConfig(Config):
+    """`PaperTransformer`; the sizes are those of the paper."""
+
+    kind: Literal["paper"]
+    width: int = Field(768, ge=8)
+    num_layers: int = Field(12, ge=1)
+    num_heads: int = Field(12, ge=1)
+    num_skips: int = Field(3, ge=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
 
 
 class PaperBlock(nn.Module):
     """Self-attention, cross-attention where there is a memory, GeGLU; the level scales and shifts the last one's
     output."""
 
-    def __init__(self, config: DenoiserConfig, reads_memory: bool):
+    def __init__(self, config: PaperTransformerConfig, reads_memory: bool):
         super().__init__()
         width = config.width
         self.attention_norm = nn.LayerNorm(width)
@@ -35,9 +48,7 @@ class PaperBlock(nn.Module):
         self.feed_in = nn.Linear(width, 2 * EXPANSION * width)
         self.feed_out = nn.Linear(EXPANSION * width, width)
         self.fed_norm = nn.LayerNorm(width)
-        self.modulation = nn.Linear(EXPANSION * width, 2 * width)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        self.modulation = zero_linear(EXPANSION * width, 2 * width)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None, level: Tensor, condition: Condition) -> Tensor:
@@ -55,7 +66,7 @@ class PaperTransformer(nn.Module):
     """A pre-norm transformer over L latents with self-conditioning by concatenation and a zero-initialised output.
 
     Args:
-        config: sizes; `conditioning`, `cross_every` and `qk_norm` are not read.
+        config: sizes.
         latent_dim: D.
         max_latents: longest sequence of latents.
         reads_memory: whether conditions bring a token memory [B, M, W]; each block reads it.
@@ -64,7 +75,7 @@ class PaperTransformer(nn.Module):
 
     def __init__(
         self,
-        config: DenoiserConfig,
+        config: PaperTransformerConfig,
         latent_dim: int,
         max_latents: int,
         reads_memory: bool = False,
@@ -84,9 +95,7 @@ class PaperTransformer(nn.Module):
         num_skips = min(config.num_skips, config.num_layers // 2)
         self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(num_skips))
         self.norm = nn.LayerNorm(width)
-        self.output = nn.Linear(width, latent_dim)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.output = zero_linear(width, latent_dim)
 
     def forward(
         self,

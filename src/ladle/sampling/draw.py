@@ -10,7 +10,7 @@ from ladle.config import nearest
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.samplers import SAMPLERS
 from ladle.diffusion.schedule import sampling_levels
-from ladle.diffusion.wrappers import clamped, guided_at_once, self_condition_guided
+from ladle.diffusion.wrappers import clamped, guided_at_once
 from ladle.errors import UserError
 from ladle.layers import lengths_to_mask
 from ladle.sampling.options import SamplingOptions
@@ -68,13 +68,11 @@ def draw_latents(
         denoise = guided_at_once(both, sampling.guidance_scale)
     else:
         denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, batch))
-    denoise = self_condition_guided(denoise, sampling.self_condition_scale)
     if sampling.max_norm is not None:
         denoise = clamped(denoise, sampling.max_norm * diffusion.latent_dim**0.5)
     stop_time = sampling.stop_time if raw.given else sampling.free_stop_time
     levels = sampling_levels(
         diffusion.schedule, sampling.num_inference_steps, sampling.grid, stop_time=stop_time,
-        time_mean=diffusion.config.time_mean, time_std=diffusion.config.time_std,
     )  # fmt: skip
     levels = [level.to(device) for level in levels]
     z0 = SAMPLERS[sampling.sampler](

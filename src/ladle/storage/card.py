@@ -108,11 +108,11 @@ def _part_rows(parts: "ModelParts") -> list[tuple[str, str, str]]:
         ("bottleneck", f"{config.bottleneck.kind}, and the normaliser", _count(autoencoder.bottleneck)),
     ]
     if autoencoder.parallel_decoder is not None:
-        layers = config.parallel_decoder.num_layers
+        layers = config.parallel_layers
         rows.append(("parallel decoder", f"layers: {layers}", _count(autoencoder.parallel_decoder)))
     if diffusion is not None:
         denoiser = diffusion.config.denoiser
-        what = f"width {denoiser.width}, layers: {denoiser.num_layers}, {denoiser.conditioning}"
+        what = f"width {denoiser.width}, layers: {denoiser.num_layers}, {denoiser.kind}"
         rows.append(("denoiser", what, _count(diffusion.denoiser)))
         if any(True for _ in diffusion.condition.parameters()):
             condition = diffusion.condition.config

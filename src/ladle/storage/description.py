@@ -57,7 +57,7 @@ def _part_rows(parts: ModelParts, record: ModelRecord, folder: Path) -> list[tup
         ("bottleneck", f"{bottleneck.kind}, {shape} to a latent", [autoencoder.bottleneck], "bottleneck"),
     ]
     if autoencoder.parallel_decoder is not None:
-        layers = config.parallel_decoder.num_layers
+        layers = config.parallel_layers
         entries.append(("parallel decoder", f"layers: {layers}", [autoencoder.parallel_decoder], "parallel_decoder"))
     if diffusion is not None:
         network = diffusion.config.denoiser
@@ -88,7 +88,7 @@ def _text_fields(parts: ModelParts) -> Iterable[tuple[str, str]]:
         return
     condition = diffusion.condition.config
     labels = f"label ({_first(condition.labels, 12)})" if condition.labels else ""
-    source = f"source text (up to {condition.max_source_tokens} tokens)" if condition.source else ""
+    source = f"source text (up to {condition.source.max_tokens} tokens)" if condition.source else ""
     yield "conditions", ", ".join(filter(None, (labels, source))) or "none"
     yield "noise schedule", f"{diffusion.config.schedule.kind}, shift {diffusion.config.schedule.shift:g}"
     yield (

@@ -74,16 +74,16 @@ BACKBONE, SOURCE_ENCODER = ("backbone", "tokenizer"), ("source_encoder", "source
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Folder -> beginnings of the names of the tensors that it holds. A folder without tensors is not written.
 AUTOENCODER_PARTS = {"bottleneck": ("bottleneck.", "normaliser."), "parallel_decoder": ("parallel_decoder.",)}
-DIFFUSION_PARTS = {"denoiser": ("denoiser.", "adaptive_times."), "condition": ("condition.", "length.")}
+DIFFUSION_PARTS = {"denoiser": ("denoiser.",), "condition": ("condition.", "length.")}
 
 
 @dataclass
 class ModelParts:
     """Everything that a model folder holds, in memory.
 
-    diffusion: None for an autoencoder alone. info: JSON values for the card and `ladle inspect` (see `ladle.storage.card`).
-    judge: tells the labels of texts by their words; None where there are none, or none was trained. source_encoder:
-    reads the source texts in place of the backbone's encoder.
+    diffusion: None for an autoencoder alone. info: JSON values for the card and `ladle inspect` (see
+    `ladle.storage.card`). judge: tells the labels of texts by their words; None where there are none, or none was
+    trained. source_encoder: reads the source texts in place of the backbone's encoder.
     """
 
     name: str
@@ -163,7 +163,6 @@ def _record(
         diffusion=None if diffusion is None else diffusion.config,
         condition=ConditionConfig() if diffusion is None else diffusion.condition.config,
         max_latents=None if diffusion is None else diffusion.max_latents,
-        fixed_length=diffusion is not None and diffusion.length is None,
         sampling=parts.sampling,
         info=parts.info,
         files=files,
@@ -294,7 +293,7 @@ def _load_diffusion(
             latent_dim=autoencoder.latent_dim,
             max_latents=autoencoder.max_latents if record.max_latents is None else record.max_latents,
             source_dim=SourceReader(autoencoder, record.condition, source_encoder).dim,
-            fixed_length=record.fixed_length,
+            fixed_length=autoencoder.fixed_length,
         ).eval()
     _load_groups(diffusion, DIFFUSION_PARTS, folder)
     return diffusion

@@ -6,7 +6,6 @@ Nothing but JSON, Markdown and safetensors is read from a model folder; one that
 import hashlib
 import json
 from collections.abc import Iterable
-from functools import reduce
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -15,20 +14,14 @@ from pydantic import field_validator
 from ladle.autoencoder.autoencoder import AutoencoderConfig
 from ladle.conditioning.config import ConditionConfig
 from ladle.config import Config
-from ladle.diffusion.loss import ObjectiveConfig
 from ladle.diffusion.model import DiffusionConfig
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
 from ladle.storage.names import RECORD
 from ladle.storage.writing import atomic_json
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 AUTOENCODER_FOLDERS = ("backbone", "tokenizer", "bottleneck", "parallel_decoder")
-# Unknown to the first version, with what it did: models that still do it keep their digest.
-LATER_SETTINGS: dict[str, Any] = {
-    "autoencoder.bottleneck.kl": None, "diffusion.denoiser.kind": "compact", "condition.plain_source": False,
-    "condition.source_encoder": None, "diffusion.self_condition_guidance": 1.0,
-}  # fmt: skip
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 
 
@@ -43,11 +36,11 @@ class ModelRecord(Config):
     """The content of model.json.
 
     format: of the folder. ladle: version that wrote it. dtype: of the stored weights (the normaliser's are float32).
-    base: None for a folder that is complete in itself. max_latents, fixed_length: how the diffusion model was built.
+    base: None for a folder that is complete in itself. max_latents: the most that the diffusion model writes.
     info: data, licence, figures and so on (see `ladle.storage.card`). files: sha256 of every other file but the card.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     ladle: str
     name: str
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -56,7 +49,6 @@ class ModelRecord(Config):
     diffusion: DiffusionConfig | None = None
     condition: ConditionConfig = ConditionConfig()
     max_latents: int | None = None
-    fixed_length: bool = False
     sampling: SamplingOptions = SamplingOptions()
     info: dict[str, Any] = {}
     files: dict[str, str]
@@ -97,33 +89,23 @@ def read_record(folder: str | Path) -> ModelRecord:
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
         raise UserError(f"{path}: malformed, no format number; give a folder that `ladle train` made")
     if found > FORMAT:
-        raise UserError(f"{path}: format {found} is newer than this ladle, which reads up to {FORMAT}; upgrade ladle")
-    if isinstance(values.get("diffusion"), dict):
-        values["diffusion"].setdefault("times", "uniform")  # the default when models did not say it
+        raise UserError(f"{path}: format {found} is newer than this ladle, which reads format {FORMAT}; upgrade ladle")
+    if found < FORMAT:
+        raise UserError(f"{path}: format {found} is of before the first release; this ladle reads format {FORMAT}")
     return ModelRecord.parse(values, where=str(path))
 
 
 def model_digest(folder: str | Path) -> str:
-    """Sixteen hex digits that tell one model from another: its weight and tokenizer files and its settings.
+    """Sixteen hex digits that tell one model from another: its weight and tokenizer files and what they are.
 
-    The name, the card, `info`, the sampling defaults and what the denoiser was trained for do not count (but `loss`
-    does, as in the first version). The hashes are those in model.json, which `load_parts` checks against the files.
+    The name, the card, `info` and the sampling defaults do not count. The hashes are those in model.json, which
+    `load_parts` checks against the files.
 
     Raises:
         UserError: as `read_record`.
     """
-    record = read_record(folder)
-    counted = {"files", "base", "autoencoder", "diffusion", "condition", "max_latents", "fixed_length"}
-    values = record.model_dump(mode="json", include=counted)
-    for path, default in LATER_SETTINGS.items():
-        *groups, name = path.split(".")
-        place = reduce(lambda part, group: part and part[group], groups, values)
-        if place and place[name] == default:
-            del place[name]
-    if values["diffusion"] is not None:
-        for name in ObjectiveConfig.model_fields.keys() - {"loss"}:
-            del values["diffusion"][name]
-    return _short_hash(values)
+    counted = {"files", "base", "autoencoder", "diffusion", "condition", "max_latents"}
+    return _short_hash(read_record(folder).model_dump(mode="json", include=counted))
 
 
 def autoencoder_digest(record: ModelRecord) -> str:

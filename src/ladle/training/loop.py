@@ -104,13 +104,7 @@ def train_stage(
         stage.module.eval()
         log(f"{stage.name}: already trained ({position.step} steps, {duration(position.seconds)})")
         return TrainingResult(trained_tensors(stage.module), metrics, position.step, position.seconds)
-    threads = torch.get_num_threads()
-    try:
-        if config.num_threads:
-            torch.set_num_threads(config.num_threads)
-        return _Training(stage, config, run_dir, folder, log).train()
-    finally:
-        torch.set_num_threads(threads)
+    return _Training(stage, config, run_dir, folder, log).train()
 
 
 class _Training:

@@ -11,29 +11,71 @@ from torch import Tensor, nn
 from ladle.config import Config
 
 # What one may change between two runs of one training: it does not touch the weights.
-FREE_SETTINGS = {"save_every_seconds", "validate_every", "sample_every", "num_threads", "trackers"}
+FREE_SETTINGS = {"save_every_seconds", "validate_every", "sample_every", "trackers"}
 
 
-class Optimisation(Config):
-    """How steps are made: what recipes set for each stage."""
+MUON_SCALE = 5.0  # Muon's learning rate, in multiples of `lr` (benchmarks/LOG.md)
 
-    muon_scale: float = Field(5.0, gt=0)
-    """Muon's learning rate, in multiples of `lr`."""
-    warmup: float = Field(0.03, ge=0)
-    """Linear warm-up: a share of the budget if under 1, otherwise a number of steps."""
+
+class OptimiserConfig(Config):
+    """How steps are made. What is not given here is as suits the stage (`ladle.training.plan.STAGE_DEFAULTS`)."""
+
+    optimizer: Literal["adamw", "muon"] | None = None
+    """`muon`: the matrices of repeated blocks by Muon (arXiv 2502.16982), all other parameters by AdamW."""
+    lr: float | None = Field(None, gt=0)
+    """Learning rate; Muon's is five times this."""
     lr_schedule: Literal["cosine", "linear", "constant", "trapezoid"] = "trapezoid"
-    cooldown: float = Field(0.2, gt=0, le=1)
+    """How the learning rate falls."""
+    warmup: float = Field(0.03, ge=0)
+    """Linear warm-up of the learning rate: a share of the budget if under 1, otherwise a number of steps."""
+    cooldown: float | None = Field(None, gt=0, le=1)
     """The share of the budget, at its end, over which `trapezoid` comes down to 0."""
     weight_decay: float = Field(0.05, ge=0)
     """Of matrices; vectors (biases, gains) are not decayed."""
     betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's decay rates of the two moments."""
     grad_clip: float = Field(1.0, ge=0)
     """The largest norm of the gradient; 0 is off."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    """Decay of the averaged weights, which are the result."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Size of a batch, in tokens with padding."""
     max_rows: int | None = Field(None, ge=1)
-    """The most texts of a batch, however short (`max_tokens` is its most tokens)."""
+    """The most texts of a batch, however short."""
     gradient_accumulation: int = Field(1, ge=1)
     """Batches to a step."""
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_in_range(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("both must be at least 0 and under 1")
+        return betas
+
+
+class TrainingConfig(OptimiserConfig):
+    """Everything that the loop needs to know of one training."""
+
+    steps: int | None = Field(None, ge=1)
+    """The budget in optimiser steps, or"""
+    minutes: float | None = Field(None, gt=0, validate_default=True)
+    """in minutes of this loop (with its validations and samples), over all runs together. Exactly one of the two."""
+    lr: float = Field(5e-4, gt=0)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    cooldown: float = Field(0.2, gt=0, le=1)
+    max_tokens: int = Field(4096, ge=1)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the products of matrices (weights stay float32). `auto`: bf16 where the processor has units for it."""
+    save_every_seconds: float = Field(45, ge=0)
+    """Time between two saved states."""
+    validate_every: float = Field(0.1, ge=0)
+    """A share of the budget if at most 1, otherwise seconds; 0: only at the end."""
+    sample_every: float = Field(0.1, ge=0)
+    """As `validate_every`."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Of everything random."""
+    trackers: tuple[str, ...] = ()
+    """What is told what metrics.jsonl is told: `tensorboard`, `wandb` and others, as accelerate names them."""
     keep_best: str | None = None
     """A validation metric: the result is the averaged weights with its lowest value, in place of the last ones."""
     patience: int | None = Field(None, ge=1)
@@ -45,39 +87,6 @@ class Optimisation(Config):
         if patience is not None and info.data.get("keep_best") is None:
             raise ValueError("it needs keep_best: the validation metric to be patient about")
         return patience
-
-    @field_validator("betas")
-    @classmethod
-    def _betas_in_range(cls, betas: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError("both must be at least 0 and under 1")
-        return betas
-
-
-class TrainingConfig(Optimisation):
-    """How a stage is trained."""
-
-    steps: int | None = Field(None, ge=1)
-    """The budget in optimiser steps, or"""
-    minutes: float | None = Field(None, gt=0, validate_default=True)
-    """in minutes of this loop (with its validations and samples), over all runs together. Exactly one of the two."""
-    lr: float = Field(5e-4, gt=0)
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: the matrices of repeated blocks by Muon (arXiv 2502.16982), everything else by AdamW."""
-    max_tokens: int = Field(4096, ge=1)
-    """Size of a batch, in tokens with padding; read by the stages."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the products of matrices (weights stay float32). auto: bf16 where the processor has units for it."""
-    save_every_seconds: float = Field(45, ge=0)
-    validate_every: float = Field(0.1, ge=0)
-    """A share of the budget if at most 1, otherwise seconds; 0: only at the end."""
-    sample_every: float = Field(0.1, ge=0)
-    """As `validate_every`."""
-    seed: int = Field(0, ge=0, lt=2**32)
-    num_threads: int | None = Field(None, ge=1)
-    """torch's threads; None leaves them as they are."""
-    trackers: tuple[str, ...] = ()
-    """What is told what metrics.jsonl is told: `tensorboard`, `wandb` and others, as accelerate names them."""
 
     @field_validator("minutes")
     @classmethod
@@ -133,7 +142,7 @@ def build_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Op
     optimizer: torch.optim.Optimizer
     if hidden:
         adamw = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True) if groups else None
-        optimizer = MuonWithAdamW(hidden, config.muon_scale * config.lr, config.weight_decay, adamw)
+        optimizer = MuonWithAdamW(hidden, MUON_SCALE * config.lr, config.weight_decay, adamw)
     else:
         optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
     for group in optimizer.param_groups:

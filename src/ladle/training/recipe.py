@@ -5,97 +5,68 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from ladle.autoencoder.autoencoder import AutoencoderConfig
-from ladle.conditioning.config import ConditionConfig
-from ladle.config import Config
+from ladle.autoencoder.autoencoder import AutoencoderConfig, Trained
+from ladle.autoencoder.reconstruction import KLConfig, ReconstructionConfig
+from ladle.conditioning.config import SourceConfig
+from ladle.config import Config, nearest
 from ladle.data.files import read_toml
 from ladle.data.splits import DataConfig
+from ladle.diffusion.loss import DenoisingConfig
 from ladle.diffusion.model import DiffusionConfig
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
-from ladle.training.optimiser import Optimisation, TrainingConfig
+from ladle.training.optimiser import OptimiserConfig
 from ladle.training.stages.joint import JointConfig
 
-STAGES = ("autoencoder", "diffusion", "joint", "decoder")
 EXCLUSIVE = {"training.minutes": "steps", "training.steps": "minutes"}
-HUB_KEYS = ("id", "subset", "text", "label", "source", "target")
+HUB_KEYS = ("id", "subset", "text", "label", "source")
 
 
-class StageTraining(Optimisation):
-    """How one stage is trained; budget from `TrainingPlan` by `share`, unless `steps` or `minutes` are given here.
-    start_share: in place of a share that is not given, where the autoencoder was trained before; None: the same."""
+class StageTraining(Config):
+    """What every stage has."""
 
-    share: float = Field(ge=0)
-    start_share: float | None = Field(None, ge=0)
-    steps: int | None = Field(None, ge=0)
-    minutes: float | None = Field(None, ge=0)
-    lr: float | None = Field(gt=0)
-    optimizer: Literal["adamw", "muon"] | None = "adamw"
-    max_tokens: int = Field(ge=1)
+    share: float | None = Field(None, ge=0)
+    """The stage's part of the budget, relative to the shares of the other stages; 0 leaves the stage out. By default
+    0.4, 0.6, 0 and 0.4 for autoencoder, diffusion, joint and decoder. Where the training begins from a trained
+    model, 0.12 for the autoencoder, which then has only its vocabulary to learn, and 0.18 for the decoder."""
+    optimiser: dict[str, Any] = {}
+    """Settings of `training.optimiser` that are others in this stage."""
 
-    def budget_share(self, started: bool) -> float:
-        """The stage's part of the budget, relative to the others'. started: the autoencoder was trained before."""
-        given = {"share", "start_share"} & self.model_fields_set == {"share"}
-        return self.share if given or not started or self.start_share is None else self.start_share
-
-
-class AutoencoderTraining(StageTraining):
-    """optimizer: Muon from nothing, where it is several times faster (after 90 seconds on 5,000 sentences 91 % of the
-    tokens are right, by AdamW 33 %); AdamW where it starts from a trained autoencoder or a pre-trained backbone, which
-    should move little (benchmarks/LOG.md). lr: what suits that optimizer. start_share: one that was trained before has
-    only its vocabulary to learn.
-    """
-
-    share: float = Field(0.4, ge=0)
-    start_share: float | None = Field(0.12, ge=0)
-    optimizer: Literal["adamw", "muon"] | None = None
-    lr: float | None = Field(None, gt=0)
-    max_tokens: int = Field(4096, ge=1)
-
-    def chosen(self, from_nothing: bool) -> dict[str, Any]:
-        """optimizer and lr, those that are not given as they suit the start."""
-        optimizer = self.optimizer or ("muon" if from_nothing else "adamw")
-        return {"optimizer": optimizer, "lr": self.lr or (3e-3 if optimizer == "muon" else 2e-3)}
+    @field_validator("optimiser")
+    @classmethod
+    def _known(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name in given.keys() - OptimiserConfig.model_fields.keys():
+            raise ValueError(f"unknown key '{name}', {nearest(name, list(OptimiserConfig.model_fields))}")
+        OptimiserConfig.model_validate(given)
+        return given
 
 
-class DiffusionTraining(StageTraining):
-    """About 250 E2E texts to a batch. Muon against AdamW at equal time: benchmarks/LOG.md."""
-
-    share: float = Field(0.6, ge=0)
-    optimizer: Literal["adamw", "muon"] | None = "muon"
-    cooldown: float = Field(0.5, gt=0, le=1)
-    lr: float = Field(1e-3, gt=0)
-    max_tokens: int = Field(8192, ge=1)
+class AutoencoderTraining(StageTraining, ReconstructionConfig):
+    """Stage `autoencoder`: text -> latents -> text."""
 
 
-class JointTraining(StageTraining):
-    """Autoencoder and denoiser together (`ladle.training.stages.joint`): not unless it is given a share or a budget, and then
-    in place of the diffusion stage or after it, as that one's share says."""
+class DiffusionTraining(StageTraining, DenoisingConfig):
+    """Stage `diffusion`: latents <-> noise."""
 
-    share: float = Field(0.0, ge=0)
-    optimizer: Literal["adamw", "muon"] | None = "muon"
-    cooldown: float = Field(0.5, gt=0, le=1)
-    lr: float = Field(1e-3, gt=0)
-    max_tokens: int = Field(4096, ge=1)
+
+class JointTraining(StageTraining, JointConfig):
+    """Stage `joint`, in place of the diffusion stage or after it: autoencoder and denoiser in one optimisation, by the
+    settings of both stages and those here."""
 
 
 class DecoderTraining(StageTraining):
-    """A fine-tuning: short, at a low learning rate. times: the diffusion times whose estimates the decoder learns to
-    read; `sampling.stop_time` should be among them. It overfits small sets long before the denoiser does, so the best
-    weights are kept, and it ends when two validations in a row bring no better ones. start_share: one that has read
-    much text before is at its best after a minute or two, and what is left does more for diffusion."""
+    """Stage `decoder`: the decoder learns to read the prior's estimates. The stage is a short fine-tuning. It overfits
+    small sets long before the denoiser does, so the weights with the lowest held-out loss are kept."""
 
-    share: float = Field(0.4, ge=0)
-    start_share: float | None = Field(0.18, ge=0)
-    lr: float = Field(5e-4, gt=0)
-    max_tokens: int = Field(4096, ge=1)
-    keep_best: str | None = "autoregressive_loss"
-    patience: int | None = Field(2, ge=1)
     times: tuple[float, float] = (0.4, 0.8)
+    """The lowest and the highest diffusion time of the estimates; the stop times of `sampling` should be between them.
+    """
+    patience: int = Field(2, ge=1)
+    """The stage ends after so many validations in a row without a lower loss."""
 
     @field_validator("times")
     @classmethod
@@ -105,57 +76,43 @@ class DecoderTraining(StageTraining):
         return times
 
 
-class TrainingPlan(Config):
-    """The budget of all stages, in `minutes` or in `steps`, and what they have in common.
-
-    calibrate: where `diffusion.schedule.shift` is not given and the denoiser begins from nothing, take the shift that
-    `inspect --health` advises for the trained autoencoder, if that gives enough back to tell.
-    """
+class TrainingPlanConfig(Config):
+    """The budget of all stages together, and what they have in common."""
 
     minutes: float | None = Field(None, gt=0)
+    """Time for all stages together; 15 where neither minutes nor steps are given."""
     steps: int | None = Field(None, gt=0)
+    """Optimiser steps of all stages together, in place of minutes."""
     seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of everything random in the training."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    num_threads: int | None = Field(None, ge=1)
-    calibrate: bool = True
+    """Of the products of matrices (weights stay float32). `auto`: bf16 where the processor has units for it."""
+    backbone: Trained = "none"
+    """What of a pre-trained backbone is trained: `none`, its `decoder`, or `all`. One from nothing is always trained.
+    """
     save_every_seconds: float = Field(45, ge=0)
+    """Time between two saved states of an unfinished training."""
     validate_every: float = Field(0.2, ge=0)
+    """How often held-out rows are looked at: a share of a stage's budget if at most 1, otherwise seconds; 0: only at
+    the end."""
     sample_every: float = Field(0.25, ge=0)
+    """How often samples are written; as `validate_every`."""
     trackers: tuple[str, ...] = ()
+    """What is told what metrics.jsonl is told: `tensorboard`, `wandb` and others, as accelerate names them."""
+    optimiser: OptimiserConfig = OptimiserConfig()
     autoencoder: AutoencoderTraining = AutoencoderTraining()
     diffusion: DiffusionTraining = DiffusionTraining()
     joint: JointTraining = JointTraining()
     decoder: DecoderTraining = DecoderTraining()
 
-    def stage(
-        self, name: str, stages: tuple[str, ...], started: bool = False, pretrained: bool = False
-    ) -> TrainingConfig | None:
-        """The settings of one stage where `stages` are to run; None where its budget is 0. started: the autoencoder is
-        not from nothing. pretrained: its backbone is not, but the rest of it is."""
-        plan: StageTraining = getattr(self, name)
-        shares = {other: getattr(self, other).budget_share(started) for other in stages}
-        total = sum(shares.values())
-        steps, minutes = plan.steps, plan.minutes
-        if steps is None and minutes is None:
-            share = shares[name] / total if total else 0.0
-            if self.steps is not None:
-                steps = round(self.steps * share)
-            else:
-                minutes = (self.minutes or DEFAULT_MINUTES) * share
-        if steps is not None:
-            minutes = None
-        if not (steps or minutes):
-            return None
-        of_all = TrainingPlan.model_fields.keys() & TrainingConfig.model_fields.keys() - {"steps", "minutes"}
-        common = {key: getattr(self, key) for key in of_all}
-        own = plan.model_dump(include=set(TrainingConfig.model_fields) - {"steps", "minutes"})
-        if name == "autoencoder":
-            own |= self.autoencoder.chosen(from_nothing=not (started or pretrained))
-        return TrainingConfig.parse({**common, **own, "steps": steps, "minutes": minutes}, f"training.{name}")
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.minutes is not None and self.steps is not None:
+            raise ValueError("give either training.minutes or training.steps, not both")
+        return self
 
 
-DEFAULT_MINUTES = 15.0
-# Of a model whose decoder is adapted to the prior's estimates (benchmarks/LOG.md); where it is not, no early stop.
+# How a model is sampled whose decoder has learnt the prior's estimates (benchmarks/LOG.md); others never stop early.
 SAMPLING = {
     "guidance_scale": 2.5, "stop_time": 0.6, "free_stop_time": 0.6, "candidates": 4,
     "decoder_temperature": 0.8, "decoder_top_p": 0.9,
@@ -163,37 +120,33 @@ SAMPLING = {
 
 
 class Recipe(Config):
-    """One trained model.
-
-    start: the model to begin with: a shipped name, a model folder, "nothing", or "auto": `prior-en`, with a vocabulary
-    of its own where the text is much (`training.starting.OWN_CHARACTERS`), and nothing where `autoencoder` asks for
-    other sizes than it has. Its autoencoder is used, and its denoiser where `diffusion` asks for one of the same sizes
-    and prediction. Not read where `autoencoder.backbone.pretrained` names a pre-trained encoder-decoder.
-    own_vocabulary: give that autoencoder a vocabulary from the data (`ladle.autoencoder.transfer`) and train it on, as
-    `autoencoder` says; else it is fixed (but for stage `joint`, if that has a share of the training). condition: labels
-    and source are found in the data; what is set here is the rest. card: licence, attribution, language and description
-    for the model card.
-    """
+    """One trained model. Which labels there are, and whether there are sources, is found in the data."""
 
     name: str = "model"
+    """The model's name."""
     start: str = "auto"
+    """The model to begin with: a shipped name, a model folder, `nothing`, or `auto`: `prior-en`, with a vocabulary of
+    its own where there is much text, and nothing where `autoencoder` asks for other sizes than `prior-en` has. The
+    autoencoder of that model is used, and the denoiser where `diffusion` asks for one of the same sizes and
+    prediction. A recipe with a pre-trained backbone begins from nothing else."""
     own_vocabulary: bool = False
+    """Whether the model to begin with gets a vocabulary from the data, and is trained on with it. Otherwise its
+    autoencoder stays as it is."""
     data: DataConfig = DataConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
-    condition: ConditionConfig = ConditionConfig()
+    source: SourceConfig = SourceConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
-    joint: JointConfig = JointConfig()
     sampling: SamplingOptions = SamplingOptions()
-    training: TrainingPlan = TrainingPlan()
+    training: TrainingPlanConfig = TrainingPlanConfig()
     card: dict[str, Any] = {}
+    """Licence, attribution, language and description for the model card."""
 
-
-def in_steps(recipe: Recipe) -> bool:
-    """Whether no stage's budget is a time, so that the training comes out the same on a slower machine."""
-    given = recipe.start not in ("auto", "nothing") and not recipe.own_vocabulary
-    fixed = given and recipe.autoencoder.backbone.pretrained is None
-    plans = [recipe.training.stage(name, STAGES, started=given) for name in STAGES[1 if fixed else 0 :]]
-    return all(plan.steps for plan in plans if plan is not None)
+    @model_validator(mode="after")
+    def _kl_has_a_gaussian(self) -> Self:
+        kl = "kl" in self.training.autoencoder.model_fields_set and self.training.autoencoder.kl != KLConfig()
+        if kl and self.autoencoder.bottleneck.regulariser != "gaussian":
+            raise ValueError('training.autoencoder.kl needs autoencoder.bottleneck.regulariser = "gaussian"')
+        return self
 
 
 def load_recipe(path: str | Path | None = None, data: str | None = None, sets: list[str] | None = None) -> Recipe:

@@ -1,56 +1,59 @@
-"""`ladle train`: the stages one after another, resumed or skipped as the run folder says; then the model folder."""
+"""`ladle train`: a plan, then its stages one after another, resumed or skipped as the run folder says; then the
+model."""
 
 import json
 import platform
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
-from ladle.autoencoder.backbone import Backbone, train_tokenizer
+from ladle.autoencoder.backbone import Backbone, PretrainedBackboneConfig, SmallBackboneConfig, train_tokenizer
 from ladle.autoencoder.encoding import fit_normaliser, store_latents, store_tokens
+from ladle.autoencoder.reconstruction import ReconstructionConfig
 from ladle.autoencoder.transfer import transfer
-from ladle.cli.allocator import keep_freed_memory
-from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.source_text import SourceEncoder, SourceReader, learns_sources
 from ladle.conditioning.store import ConditionStore
+from ladle.config import Config
 from ladle.data.row_portions import PerPortion
 from ladle.data.rows import Row
 from ladle.data.splits import Splits, load_splits
 from ladle.data.stores import TokenStore, VectorStore, count_cut
-from ladle.diffusion.model import LatentDiffusionModel
+from ladle.diffusion.loss import DenoisingConfig, DenoisingLoss
+from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
 from ladle.errors import UserError
+from ladle.evaluation.judge import Judge, fit_own
 from ladle.health.recovery import calibrated_shift
-from ladle.storage.model_folder import ModelParts, load_parts, save_parts
-from ladle.storage.names import resolve_model
+from ladle.storage.model_folder import ModelParts, save_parts
 from ladle.storage.writing import atomic_folder, atomic_json, atomic_text
 from ladle.training.loop import train_stage
 from ladle.training.optimiser import TrainingConfig, use_bf16
+from ladle.training.plan import STAGES, Plan, make_plan
 from ladle.training.processes import is_main, main_first, set_up
 from ladle.training.progress import say
-from ladle.training.recipe import STAGES, Recipe, to_toml
+from ladle.training.recipe import Recipe, to_toml
 from ladle.training.sharding import check_sharding
 from ladle.training.stages.autoencoder import AutoencoderStage
 from ladle.training.stages.decoder import DecoderStage
 from ladle.training.stages.diffusion import DiffusionStage
 from ladle.training.stages.interface import Stage
-from ladle.training.stages.joint import JointStage
+from ladle.training.stages.joint import JointConfig, JointStage
 from ladle.training.state import digest
 from ladle.training.trackers import check_trackers
-from ladle.training.warm_start import chosen_start, keep_autoencoder, start_from, usable_prior
-
-if TYPE_CHECKING:
-    from ladle.evaluation.judge import Judge
+from ladle.training.warm_start import start_from
 
 Store = tuple[VectorStore, ConditionStore]
-MAX_LABELS = 200
 TOKENIZER_ROWS = 200_000
+MAX_VALID = 2000  # held-out rows that are looked at in training
 
 
-def train(recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[[str], None] = say) -> Path:
+def train(
+    recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[[str], None] = say, *, data: Any = None
+) -> Path:
     """Train what `recipe` describes under `output`; the same call goes on where an interrupted one stopped.
 
     In several processes (torchrun) the first alone writes and speaks; `output` has to be a folder that all of them see.
@@ -58,8 +61,9 @@ def train(recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[
     Args:
         recipe: from `load_recipe`.
         output: the run folder: recipe.toml, config.json, environment.json, metrics.jsonl, samples/, state/, final/.
-        stage: `all`, or `autoencoder`, `diffusion`, `decoder`: train up to and with that one.
+        stage: `all`, or `autoencoder`, `diffusion`, `joint`, `decoder`: train up to and with that one.
         log: takes lines for the user.
+        data: rows in memory in place of the recipe's data, as `ladle.data.splits.load_splits` takes them.
 
     Returns:
         The model folder, `output`/final.
@@ -71,196 +75,177 @@ def train(recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[
         raise UserError(f"unknown stage '{stage}': allowed are all, {', '.join(STAGES)}")
     set_up()
     check_sharding()
-    keep_freed_memory()  # the command line has done so; this is for who calls it from Python
-    run = _Run(recipe, Path(output), log if is_main() else lambda line: None)
-    return run.train(STAGES if stage == "all" else STAGES[: STAGES.index(stage) + 1])
+    check_trackers(recipe.training.trackers)
+    log = log if is_main() else lambda line: None
+    splits = load_splits(recipe.data) if data is None else load_splits(recipe.data, data)
+    plan = make_plan(recipe, splits, STAGES[-1] if stage == "all" else stage)
+    for note in [
+        *splits.notes,
+        f"{len(splits.train):,} texts to train on, {len(splits.valid):,} held out",
+        *plan.notes,
+    ]:
+        log(note)
+    output = Path(output)
+    if is_main():
+        _describe(plan, output)
+    assembly = Assembly(plan, splits, output, log)
+    assembly.reader  # noqa: B018 (a source's encoder that cannot be loaded is told before any training)
+    minutes: dict[str, float] = {}
+    for name, settings in plan.stages.items():
+        built = STAGE_BUILDERS[name](assembly, settings)
+        result = train_stage(built, settings, output, identity=_identity(assembly, name), log=log)
+        minutes[name] = round(result.seconds / 60, 2)
+    parts = _model(assembly, minutes)
+    with main_first():
+        if is_main():
+            save_parts(parts, output / "final")
+    return output / "final"
 
 
-class _Run:
-    def __init__(self, recipe: Recipe, output: Path, log: Callable[[str], None]):
-        self.recipe, self.output, self.log = recipe, output, log
-        self.given: ModelParts | None = None  # the model to start from
-        self.prior: LatentDiffusionModel | None = None  # of that model, where it has one
-        self.source_encoder: SourceEncoder | None = None  # where it is not the backbone's
+class Assembly:
+    """What the stages of a plan train, each part made when it is first asked for and shared by the stages after it.
 
-    def train(self, last_stages: tuple[str, ...]) -> Path:
-        recipe = self.recipe
-        check_trackers(recipe.training.trackers)
-        splits = load_splits(recipe.data)
-        for note in splits.notes:
-            self.log(note)
-        self.log(f"{len(splits.train):,} texts to train on, {len(splits.valid):,} held out")
-        if recipe.start == "auto" and not recipe.autoencoder.backbone.pretrained:
-            recipe, self.given = chosen_start(recipe, splits, self.log)
-            self.recipe = recipe
-        if recipe.start != "nothing" and not recipe.autoencoder.backbone.pretrained:
-            self.given = self.given or load_parts(resolve_model(recipe.start))
-        fixed = self.given is not None and not recipe.own_vocabulary
-        if self.given is not None and not recipe.own_vocabulary:
-            recipe = self.recipe = keep_autoencoder(recipe, self.given, self.log)
-        self._describe()
-        # Before the autoencoder trains: too many labels are said at once, and not an hour later.
-        condition = self._condition(splits) if "diffusion" in last_stages else None
-        if condition is not None and condition.source and condition.source_encoder:
-            self.source_encoder = SourceEncoder.from_pretrained(condition.source_encoder)
-        stages = tuple(s for s in STAGES if not (fixed and s == "autoencoder"))
-        minutes: dict[str, float] = {}
-        autoencoder = self._autoencoder(splits, stages, minutes)
-        reader = SourceReader(autoencoder, condition or recipe.condition, self.source_encoder)
-        self._say_cut(reader, splits)
-        reader.to("cuda" if torch.cuda.is_available() else "cpu")
-        if self.prior is None or recipe.own_vocabulary:  # else the latents stay as that denoiser knows them
-            fit_normaliser(autoencoder, [row["text"] for row in splits.train])
-        diffusion = None
-        if condition is not None:
-            diffusion = self._later_stages(reader, splits, stages, last_stages, minutes)
-        source = recipe.data.id or Path(recipe.data.path or "").name
-        what = "rows at a time" if splits.portions else "rows"
-        info = {
-            "data": [{"name": source, what: len(splits.train), "held out": len(splits.valid)}],
-            "start": recipe.start if self.given else "nothing",
-            "minutes": minutes,
-            **recipe.card,
-        }
-        sampling = recipe.sampling
-        if "decoder" not in minutes:  # not used to the prior's estimates
-            sampling = sampling.to_the_end()
-        judge = self._judge(splits) if diffusion is not None else None
-        parts = ModelParts(recipe.name, autoencoder, diffusion, sampling, info, judge, self.source_encoder)
-        with main_first():
-            if is_main():
-                save_parts(parts, self.output / "final")
-        return self.output / "final"
+    The order matters: the diffusion model is made of the autoencoder as it is when stage `diffusion` begins.
+    """
 
-    # ------------------------------------------------------------------------------------------- the parts of it
+    def __init__(self, plan: Plan, splits: Splits, output: Path, log: Callable[[str], None]):
+        self.plan, self.splits, self.output, self.log = plan, splits, output, log
+        self.recipe, self.training = plan.recipe, plan.recipe.training
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def _autoencoder(self, splits: Splits, stages: tuple[str, ...], minutes: dict[str, float]) -> TextAutoencoder:
-        recipe = self.recipe
-        torch.manual_seed(recipe.training.seed)
-        if self.given:
-            self.prior = usable_prior(recipe, self.given, self.log)
-            what = "autoencoder and the denoiser" if self.prior else "autoencoder"
-            self.log(f"starting from the {what} of '{recipe.start}'")
-            if not recipe.own_vocabulary:
-                return self.given.autoencoder
-        config = recipe.autoencoder
-        tokenizer = None if config.backbone.pretrained else self._tokenizer(splits)
-        autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer))
-        if self.given:
-            transfer(self.given.autoencoder, autoencoder)
-        settings = recipe.training.stage(
-            "autoencoder", stages, started=self.given is not None, pretrained=config.backbone.pretrained is not None
-        )
-        if settings is not None:
-            with_sources = learns_sources(autoencoder, recipe.condition)
-            stage = AutoencoderStage(autoencoder, splits.of_epoch, splits.valid, settings, with_sources)
-            self._train_stage("autoencoder", stage, settings, splits, minutes)
-        return autoencoder.eval()
+    # ------------------------------------------------------------------------------------------------ autoencoder
 
-    def _tokenizer(self, splits: Splits) -> Any:
+    @cached_property
+    def autoencoder(self) -> TextAutoencoder:
+        """The start's own, or a new one; a new one that begins from a trained one has what of it fits."""
+        start, config = self.plan.start, self.recipe.autoencoder
+        torch.manual_seed(self.training.seed)
+        if start.keeps_autoencoder:
+            autoencoder = start.autoencoder
+        else:
+            backbone = config.backbone
+            tokenizer = self._tokenizer(backbone.vocab_size) if isinstance(backbone, SmallBackboneConfig) else None
+            autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer))
+            if start.parts is not None:
+                transfer(start.autoencoder, autoencoder)
+        if isinstance(config.backbone, PretrainedBackboneConfig):
+            autoencoder.freeze_backbone(self.training.backbone)
+        return autoencoder
+
+    def _tokenizer(self, vocab_size: int) -> Any:
         from transformers import AutoTokenizer
 
-        folder = self.output / "state" / "tokenizer"
+        folder, rows = self.output / "state" / "tokenizer", self.splits.train[:TOKENIZER_ROWS]
         with main_first():
-            self._make_tokenizer(splits, folder)
+            if not folder.exists():
+                texts = [text for row in rows for text in (row["text"], row.get("source")) if text]
+                with atomic_folder(folder) as temporary:
+                    train_tokenizer(texts, vocab_size).save_pretrained(temporary)
         return AutoTokenizer.from_pretrained(folder)
 
-    def _make_tokenizer(self, splits: Splits, folder: Path) -> None:
-        if not folder.exists():
-            texts = [text for row in splits.train[:TOKENIZER_ROWS] for text in (row["text"], row.get("source")) if text]
-            with atomic_folder(folder) as temporary:
-                train_tokenizer(texts, self.recipe.autoencoder.backbone.vocab_size).save_pretrained(temporary)
+    @cached_property
+    def finished_autoencoder(self) -> TextAutoencoder:
+        """The autoencoder after its own stage: on the device, in eval mode, its latents scaled by the training set."""
+        autoencoder = self.autoencoder.eval()
+        self._say_cut()
+        self.reader.to(self.device)
+        start = self.plan.start
+        if start.denoiser is None or start.own_vocabulary:  # else the latents stay as that denoiser knows them
+            fit_normaliser(autoencoder, [row["text"] for row in self.splits.train])
+        return autoencoder
 
-    def _later_stages(
-        self,
-        reader: SourceReader,
-        splits: Splits,
-        stages: tuple[str, ...],
-        last_stages: tuple[str, ...],
-        minutes: dict[str, float],
-    ) -> LatentDiffusionModel:
-        autoencoder, condition = reader.autoencoder, reader.config
-        recipe = self._calibrated(autoencoder, splits)
-        device = next(autoencoder.parameters()).device
-        # A rare label may be in held-out rows only; the model cannot know it.
-        valid_rows = _with_known_labels(splits.valid[:2000], condition) or splits.train[:256]
-        torch.manual_seed(recipe.training.seed)
+    @cached_property
+    def reader(self) -> SourceReader:
+        """What reads source texts."""
+        condition = self.plan.condition
+        encoder = None
+        if condition.source is not None and condition.source.encoder:
+            encoder = SourceEncoder.from_pretrained(condition.source.encoder)
+        return SourceReader(self.autoencoder, condition, encoder)
+
+    def _say_cut(self) -> None:
+        backbone, reader = self.autoencoder.backbone, self.reader
+        limits = {"text": (backbone.tokenizer, backbone.max_tokens), "source": (reader.tokenizer, reader.max_tokens)}
+        for what, (tokenizer, limit) in limits.items():
+            values = [str(row.get(what)) for row in self.splits.train if row.get(what)]
+            cut = count_cut(tokenizer, values, limit)
+            if cut:
+                self.log(f"{cut:,} of {len(values):,} {what}s are longer than {limit} tokens and were cut")
+
+    # -------------------------------------------------------------------------------------------------- diffusion
+
+    @cached_property
+    def diffusion(self) -> LatentDiffusionModel:
+        """A new one over the latents of the finished autoencoder; it begins as the start's denoiser, where there is
+        one."""
+        autoencoder = self.finished_autoencoder
+        config = self._diffusion_config()
+        torch.manual_seed(self.training.seed)
         diffusion = LatentDiffusionModel(
-            recipe.diffusion,
-            condition,
+            config,
+            self.plan.condition,
             latent_dim=autoencoder.latent_dim,
             max_latents=autoencoder.max_latents,
-            source_dim=reader.dim,
-            fixed_length=autoencoder.config.bottleneck.fixed_length,
-        ).to(device)
-        if self.prior is not None:
-            start_from(self.prior, diffusion)
-        settings = {
-            name: recipe.training.stage(name, stages, self.given is not None) if name in last_stages else None
-            for name in STAGES[1:]
-        }
-        rows_of = PerPortion(splits.of_epoch, lambda rows: self._of_known_labels(rows, condition))
-        stores: tuple[PerPortion[Row, Store], Store] | None = None
-        if settings["diffusion"]:
-            stores = latents_of, valid_store = self._stores(reader, rows_of, valid_rows)
-            diffusion_stage = DiffusionStage(
-                diffusion, autoencoder, latents_of, valid_store, settings["diffusion"], recipe.sampling
-            )
-            self._train_stage("diffusion", diffusion_stage, settings["diffusion"], splits, minutes)
-        if settings["joint"]:
-            joint_stage = JointStage(
-                reader, diffusion, rows_of, valid_rows, recipe.joint, settings["joint"], recipe.sampling
-            )
-            self._train_stage("joint", joint_stage, settings["joint"], splits, minutes)
-            # The normaliser is not fitted again: that would move the latents from where the denoiser knows them.
-            stores = None
-        if settings["decoder"]:
-            latents_of, valid_store = stores or self._stores(reader, rows_of, valid_rows)
-            tokens_of = PerPortion(rows_of, lambda rows: store_tokens(autoencoder, [row["text"] for row in rows]))
+            source_dim=self.reader.dim,
+            fixed_length=autoencoder.fixed_length,
+        ).to(self.device)
+        if self.plan.start.denoiser is not None:
+            start_from(self.plan.start.denoiser, diffusion)
+        return diffusion
 
-            def store_of(epoch: int) -> tuple[TokenStore, VectorStore, ConditionStore]:
-                return tokens_of(epoch), *latents_of(epoch)
+    @cached_property
+    def denoising(self) -> DenoisingLoss:
+        """The diffusion model's loss, with what the stages learn about errors at each time."""
+        return DenoisingLoss(self.diffusion, self.training.diffusion).to(self.device)
 
-            valid_tokens = store_tokens(autoencoder, [row["text"] for row in valid_rows[:256]])
-            decoder_stage = DecoderStage(
-                autoencoder, diffusion, store_of, (valid_tokens, *valid_store), settings["decoder"],
-                recipe.sampling.guidance_scale, recipe.training.decoder.times,
-            )  # fmt: skip
-            self._train_stage("decoder", decoder_stage, settings["decoder"], splits, minutes)
-        return diffusion.eval()
-
-    def _calibrated(self, autoencoder: TextAutoencoder, splits: Splits) -> Recipe:
-        """The recipe, with the schedule's shift measured on these latents where it gives none. A denoiser that goes on
-        from a trained one keeps the shift it knows. (Measured once a run: rounding must not stop it from going on.)"""
-        recipe, path = self.recipe, self.output / "state" / "shift.json"
-        schedule = recipe.diffusion.schedule
-        given = "diffusion" in recipe.model_fields_set and "schedule" in recipe.diffusion.model_fields_set
-        if not recipe.training.calibrate or self.prior is not None or (given and "shift" in schedule.model_fields_set):
-            return recipe
+    def _diffusion_config(self) -> DiffusionConfig:
+        """The recipe's, with the schedule's shift measured on these latents where the plan says so. (Measured once a
+        run: rounding must not stop the run from going on.)"""
+        config, path = self.recipe.diffusion, self.output / "state" / "shift.json"
+        if not self.plan.measures_shift:
+            return config
         with main_first():
             if not path.exists():
-                found = calibrated_shift(autoencoder, [row["text"] for row in splits.valid or splits.train])
-                shift, half = found or (schedule.shift, None)
-                path.parent.mkdir(parents=True, exist_ok=True)
+                texts = [row["text"] for row in self.splits.valid or self.splits.train]
+                shift, half = calibrated_shift(self.finished_autoencoder, texts) or (config.schedule.shift, None)
                 atomic_json(path, {"shift": shift, "half_log_snr": half})
                 why = "too little comes back to measure it" if half is None else f"half is lost at log-SNR {half:.1f}"
                 self.log(f"the noise schedule's shift is {shift:g}: {why}")
         shift = float(json.loads(path.read_text(encoding="utf-8"))["shift"])
-        schedule = schedule.model_copy(update={"shift": shift})
-        diffusion = recipe.diffusion.model_copy(update={"schedule": schedule})
-        self.recipe = recipe.model_copy(update={"diffusion": diffusion})
-        self._describe()
-        return self.recipe
+        return config.model_copy(update={"schedule": config.schedule.model_copy(update={"shift": shift})})
 
-    def _train_stage(
-        self, name: str, stage: Stage, settings: TrainingConfig, splits: Splits, minutes: dict[str, float]
-    ) -> None:
-        result = train_stage(stage, settings, self.output, identity=self._identity(splits, name), log=self.log)
-        minutes[name] = round(result.seconds / 60, 2)
+    # ----------------------------------------------------------------------------------------------- rows, stored
 
-    def _of_known_labels(self, rows: Sequence[Row], condition: ConditionConfig) -> Sequence[Row]:
+    @cached_property
+    def rows_of(self) -> PerPortion[Row, Sequence[Row]]:
+        """The rows that the denoiser learns from, by epoch."""
+        return PerPortion(self.splits.of_epoch, self._of_known_labels)
+
+    @cached_property
+    def valid_rows(self) -> Sequence[Row]:
+        """Held-out rows. (A rare label may be in held-out rows only; the model cannot know it.)"""
+        return self._with_known_labels(self.splits.valid[:MAX_VALID]) or self.splits.train[:256]
+
+    @cached_property
+    def stores(self) -> tuple[PerPortion[Row, Store], Store]:
+        """Latents and conditions of the rows to train on, by epoch, and of those held out. `del` it where the encoder
+        has changed."""
+        self.log("encoding the texts into latents, once")
+        autoencoder, reader = self.finished_autoencoder, self.reader
+        bf16 = use_bf16(self.training.precision, self.device)
+
+        def store(rows: Sequence[Row]) -> Store:
+            return store_latents(autoencoder, [row["text"] for row in rows], bf16), ConditionStore(reader, rows)
+
+        return PerPortion(self.rows_of, store), store(self.valid_rows)
+
+    def _with_known_labels(self, rows: Sequence[Row]) -> list[Row]:
+        labels = {None, *self.plan.condition.labels}
+        return [row for row in rows if row.get("label") in labels]
+
+    def _of_known_labels(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Of a portion the rows that the model can learn; it has the labels of the first one."""
-        known = _with_known_labels(rows, condition)
+        known = self._with_known_labels(rows)
         if not known:
             raise UserError(
                 "the labels of this portion of the rows are not among those of the first; shuffle the file, or give a "
@@ -270,93 +255,132 @@ class _Run:
             self.log(f"warning: {len(rows) - len(known):,} rows left out, the first portion does not have their label")
         return known
 
-    def _stores(
-        self, reader: SourceReader, rows_of: Callable[[int], Sequence[Row]], valid: Sequence[Row]
-    ) -> tuple[PerPortion[Row, Store], Store]:
-        """Latents and conditions of the rows to train on, by epoch, and of those held out."""
-        self.log("encoding the texts into latents, once")
-        autoencoder = reader.autoencoder
-        bf16 = use_bf16(self.recipe.training.precision, next(autoencoder.parameters()).device)
 
-        def store(rows: Sequence[Row]) -> Store:
-            texts = [row["text"] for row in rows]
-            return store_latents(autoencoder, texts, bf16), ConditionStore(reader, rows)
-
-        return PerPortion(rows_of, store), store(valid)
-
-    def _condition(self, splits: Splits) -> ConditionConfig:
-        """Labels and source as the data have them, in the recipe's settings."""
-        rows = splits.train
-        labels = sorted({row["label"] for row in rows if "label" in row})
-        if len(labels) > MAX_LABELS:
-            raise UserError(
-                f"the label column has {len(labels):,} different values, {MAX_LABELS} are allowed: name another "
-                'column with --label, or leave it out with --label ""'
-            )
-        has_source = any("source" in row for row in rows)
-        if labels:
-            self.log(f"{len(labels)} labels: {', '.join(labels[:8])}{' ...' if len(labels) > 8 else ''}")
-        if has_source:
-            self.log("texts are conditioned on their source")
-        return self.recipe.condition.model_copy(update={"labels": tuple(labels), "source": has_source})
-
-    def _judge(self, splits: Splits) -> "Judge | None":
-        """What the model tells its labels by, to choose among candidates."""
-        from ladle.evaluation.judge import fit_own
-
-        judge = fit_own(splits.train, splits.valid)
-        if judge is not None and judge.real:
-            self.log(f"words tell the label of {judge.real['value']:.1%} of {judge.real['n']:,} held-out texts")
-        return judge
-
-    def _say_cut(self, reader: SourceReader, splits: Splits) -> None:
-        backbone = reader.autoencoder.backbone
-        limits = {"text": (backbone.tokenizer, backbone.max_tokens), "source": (reader.tokenizer, reader.max_tokens)}
-        for what, (tokenizer, limit) in limits.items():
-            values = [str(row.get(what)) for row in splits.train if row.get(what)]
-            cut = count_cut(tokenizer, values, limit)
-            if cut:
-                self.log(f"{cut:,} of {len(values):,} {what}s are longer than {limit} tokens and were cut")
-
-    def _identity(self, splits: Splits, stage: str) -> dict[str, Any]:
-        recipe = self.recipe
-        identity: dict[str, Any] = {
-            "start": recipe.start,
-            "data.rows": digest([[row["text"], row.get("label"), row.get("source")] for row in splits.train]),
-            "autoencoder": recipe.autoencoder,
-        }
-        if splits.portions:
-            identity["data.rows_in_memory"] = recipe.data.rows_in_memory
-        if recipe.own_vocabulary:
-            identity["own_vocabulary"] = True
-        if stage != "autoencoder":
-            identity["diffusion"] = recipe.diffusion
-            identity["condition"] = recipe.condition
-        if stage == "joint" or (stage == "decoder" and recipe.training.stage("joint", STAGES)):
-            identity["joint"] = recipe.joint
-        if stage == "decoder":
-            identity["times"] = list(recipe.training.decoder.times)
-            identity["guidance_scale"] = recipe.sampling.guidance_scale
-        return identity
-
-    def _describe(self) -> None:
-        if not is_main():
-            return
-        self.output.mkdir(parents=True, exist_ok=True)
-        config = self.recipe.model_dump(mode="json")
-        atomic_json(self.output / "config.json", config)
-        atomic_text(self.output / "recipe.toml", to_toml(config))
-        packages = ("ladle", "torch", "transformers", "accelerate", "tokenizers")
-        atomic_json(
-            self.output / "environment.json",
-            {"python": platform.python_version(), "platform": platform.platform()}
-            | {name: _version(name) for name in packages},
-        )
+# -------------------------------------------------------------------------------------------------------------- stages
 
 
-def _with_known_labels(rows: Sequence[Row], condition: ConditionConfig) -> list[Row]:
-    labels = {None, *condition.labels}
-    return [row for row in rows if row.get("label") in labels]
+def _autoencoder_stage(assembly: Assembly, settings: TrainingConfig) -> Stage:
+    autoencoder, splits, source = assembly.autoencoder, assembly.splits, assembly.recipe.source
+    with_sources = learns_sources(autoencoder, source)
+    return AutoencoderStage(
+        autoencoder, splits.of_epoch, splits.valid, settings, assembly.training.autoencoder, with_sources
+    )
+
+
+def _diffusion_stage(assembly: Assembly, settings: TrainingConfig) -> Stage:
+    denoising = assembly.denoising
+    latents_of, valid = assembly.stores
+    return DiffusionStage(denoising, assembly.autoencoder, latents_of, valid, settings, assembly.recipe.sampling)
+
+
+def _joint_stage(assembly: Assembly, settings: TrainingConfig) -> Stage:
+    denoising, training = assembly.denoising, assembly.training
+    assembly.__dict__.pop("stores", None)  # the encoder changes now
+    # The normaliser is not fitted again afterwards: that would move the latents from where the denoiser knows them.
+    return JointStage(
+        assembly.reader, denoising, assembly.rows_of, assembly.valid_rows, settings, training.joint,
+        training.autoencoder, assembly.recipe.sampling,
+    )  # fmt: skip
+
+
+def _decoder_stage(assembly: Assembly, settings: TrainingConfig) -> Stage:
+    autoencoder, diffusion, training = assembly.autoencoder, assembly.diffusion, assembly.training
+    latents_of, valid = assembly.stores
+    tokens_of = PerPortion(assembly.rows_of, lambda rows: store_tokens(autoencoder, [row["text"] for row in rows]))
+
+    def store_of(epoch: int) -> tuple[TokenStore, VectorStore, ConditionStore]:
+        return tokens_of(epoch), *latents_of(epoch)
+
+    valid_tokens = store_tokens(autoencoder, [row["text"] for row in assembly.valid_rows[:256]])
+    return DecoderStage(
+        autoencoder, diffusion, store_of, (valid_tokens, *valid), settings, training.autoencoder,
+        drop_prob=training.diffusion.drop_prob, guidance_scale=assembly.recipe.sampling.guidance_scale,
+        times=training.decoder.times,
+    )  # fmt: skip
+
+
+STAGE_BUILDERS: dict[str, Callable[[Assembly, TrainingConfig], Stage]] = {
+    "autoencoder": _autoencoder_stage, "diffusion": _diffusion_stage, "joint": _joint_stage, "decoder": _decoder_stage,
+}  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------- what is written
+
+
+def _model(assembly: Assembly, minutes: dict[str, float]) -> ModelParts:
+    """The trained model, as it is saved."""
+    recipe, splits = assembly.recipe, assembly.splits
+    autoencoder = assembly.finished_autoencoder
+    with_diffusion = assembly.plan.with_diffusion
+    diffusion = assembly.diffusion.eval() if with_diffusion else None
+    source = recipe.data.id or Path(recipe.data.path or "").name
+    what = "rows at a time" if splits.portions else "rows"
+    info = {
+        "data": [{"name": source, what: len(splits.train), "held out": len(splits.valid)}],
+        "start": assembly.plan.start.name,
+        "minutes": minutes,
+        **recipe.card,
+    }
+    # A decoder that has not learnt to read the prior's estimates is given none.
+    sampling = recipe.sampling if "decoder" in minutes else recipe.sampling.to_the_end()
+    judge = _judge(assembly) if with_diffusion else None
+    return ModelParts(recipe.name, autoencoder, diffusion, sampling, info, judge, assembly.reader.encoder)
+
+
+def _judge(assembly: Assembly) -> Judge | None:
+    """What the model tells its labels by, to choose among candidates."""
+    judge = fit_own(assembly.splits.train, assembly.splits.valid)
+    if judge is not None and judge.real:
+        real = judge.real
+        assembly.log(f"words tell the label of {real['value']:.1%} of {real['n']:,} held-out texts")
+    return judge
+
+
+def _identity(assembly: Assembly, stage: str) -> dict[str, Any]:
+    """What else than its own settings a stage depends on: a state that was made with something else is not gone on
+    with."""
+    recipe, splits, training = assembly.recipe, assembly.splits, assembly.training
+    identity: dict[str, Any] = {
+        "start": recipe.start,
+        "data.rows": digest([[row["text"], row.get("label"), row.get("source")] for row in splits.train]),
+        "autoencoder": recipe.autoencoder,
+        "training.autoencoder": _objective(training.autoencoder, ReconstructionConfig),
+        "training.backbone": training.backbone,
+    }
+    if splits.portions:
+        identity["data.rows_in_memory"] = recipe.data.rows_in_memory
+    if recipe.own_vocabulary:
+        identity["own_vocabulary"] = True
+    if stage != "autoencoder":
+        identity |= {
+            "diffusion": assembly.diffusion.config, "source": recipe.source,
+            "training.diffusion": _objective(training.diffusion, DenoisingConfig),
+        }  # fmt: skip
+    if stage == "joint" or (stage == "decoder" and "joint" in assembly.plan.stages):
+        identity["training.joint"] = _objective(training.joint, JointConfig)
+    if stage == "decoder":
+        identity["training.decoder.times"] = list(training.decoder.times)
+        identity["guidance_scale"] = recipe.sampling.guidance_scale
+    return identity
+
+
+def _objective(stage: Config, objective: type[Config]) -> dict[str, Any]:
+    """What a stage is trained for, without its budget and its optimiser."""
+    return stage.model_dump(mode="json", include=set(objective.model_fields))
+
+
+def _describe(plan: Plan, output: Path) -> None:
+    """recipe.toml, config.json and environment.json of a run folder."""
+    config = plan.recipe.model_dump(mode="json")
+    if plan.measures_shift:  # what is measured is in state/shift.json, and the same recipe measures it again
+        given = "schedule" in plan.recipe.diffusion.model_fields_set
+        group, name = (config["diffusion"]["schedule"], "shift") if given else (config["diffusion"], "schedule")
+        del group[name]
+    atomic_json(output / "config.json", config)
+    atomic_text(output / "recipe.toml", to_toml(config))
+    packages = ("ladle", "torch", "transformers", "accelerate", "tokenizers")
+    environment = {"python": platform.python_version(), "platform": platform.platform()}
+    atomic_json(output / "environment.json", environment | {name: _version(name) for name in packages})
 
 
 def _version(package: str) -> str | None:

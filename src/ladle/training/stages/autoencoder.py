@@ -1,17 +1,18 @@
 """Stage `autoencoder`: text -> latents -> text, from masked tokens and noised latents."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.encoding import store_tokens
+from ladle.autoencoder.reconstruction import ReconstructionConfig, reconstruction_loss
 from ladle.data.batching import epoch_batches
 from ladle.data.row_portions import PerPortion
 from ladle.data.rows import Row
 from ladle.data.stores import TokenStore
+from ladle.training.optimiser import TrainingConfig
 from ladle.training.stages.common import mean_metrics, to_device
 from ladle.training.stages.diffusion import NUM_SAMPLES
 
@@ -19,8 +20,8 @@ from ladle.training.stages.diffusion import NUM_SAMPLES
 class AutoencoderStage:
     """Reconstruction from masked tokens and noised latents, by both decoders.
 
-    train: the rows of an epoch. with_sources: source texts are among the texts, each once, as the denoiser reads them
-    through what is trained here.
+    train: the rows of an epoch. objective: what for. with_sources: source texts are among the texts, each once, as the
+    denoiser reads them through what is trained here.
     """
 
     name = "autoencoder"
@@ -31,10 +32,11 @@ class AutoencoderStage:
         autoencoder: TextAutoencoder,
         train: Callable[[int], Sequence[Row]],
         valid: Sequence[Row],
-        config: Any,
+        settings: TrainingConfig,
+        objective: ReconstructionConfig,
         with_sources: bool = True,
     ):
-        self.module, self.config = autoencoder, config
+        self.module, self.settings, self.objective = autoencoder, settings, objective
 
         def tokens(rows: Sequence[Row]) -> TokenStore:
             sources = dict.fromkeys(row["source"] for row in rows if row.get("source")) if with_sources else {}
@@ -47,17 +49,20 @@ class AutoencoderStage:
 
     def batches(self, epoch: int) -> list[list[int]]:
         self.train_tokens = self._tokens_of(epoch)
-        return epoch_batches(self.train_tokens.lengths.tolist(), self.config, epoch)
+        return epoch_batches(self.train_tokens.lengths.tolist(), self.settings, epoch)
 
     def load(self, rows: list[int]) -> dict[str, Tensor]:
         return self.train_tokens.gather(torch.tensor(rows))
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor | float]]:
-        loss, metrics = self.module.loss(batch, self.progress)
+        loss, metrics = reconstruction_loss(self.module, batch, self.objective, self.progress)
         return loss, {**metrics, "num_tokens": batch["attention_mask"].sum()}
 
     def validate(self) -> dict[str, float]:
-        return mean_metrics(self.module, self.valid_tokens, lambda batch, rows: self.module.loss(batch))
+        def loss(batch: dict[str, Tensor], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return reconstruction_loss(self.module, batch, self.objective)
+
+        return mean_metrics(self.module, self.valid_tokens, loss)
 
     def sample(self) -> list[str]:
         tokens = to_device(self.valid_tokens.gather(torch.arange(min(NUM_SAMPLES, len(self.valid_texts)))), self.module)

@@ -1,19 +1,21 @@
 """Stage `decoder`: the way back from latents that are as wrong as the prior's; encoder and prior stay as they are."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.latents import Latents
+from ladle.autoencoder.reconstruction import ReconstructionConfig, decoding_loss
 from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.store import ConditionStore
 from ladle.data.batching import epoch_batches
 from ladle.data.stores import TokenStore, VectorStore
-from ladle.diffusion.model import DiffusionBatch, LatentDiffusionModel
+from ladle.diffusion.loss import DiffusionBatch
+from ladle.diffusion.model import LatentDiffusionModel
 from ladle.sampling.soundness import noised_estimate
+from ladle.training.optimiser import TrainingConfig
 from ladle.training.stages.common import mean_metrics
 from ladle.training.stages.diffusion import diffusion_batch
 
@@ -39,23 +41,27 @@ class DecoderStage:
         diffusion: LatentDiffusionModel | None,
         train: Callable[[int], tuple[TokenStore, VectorStore, ConditionStore]],
         valid: tuple[TokenStore, VectorStore, ConditionStore],
-        config: Any,
+        settings: TrainingConfig,
+        objective: ReconstructionConfig,
+        *,
+        drop_prob: float,
         guidance_scale: float = 1.0,
         times: tuple[float, float] = (0.4, 0.8),
     ):
-        self.module, self.diffusion, self.config = autoencoder, diffusion, config
-        self.guidance_scale, self.times = guidance_scale, times
+        self.module, self.diffusion, self.settings, self.objective = autoencoder, diffusion, settings, objective
+        self.drop_prob, self.guidance_scale, self.times = drop_prob, guidance_scale, times
         self._train, self.valid = train, valid
         self.tokens, self.latents, self.conditions = train(0)
+        parts = trained_for_decoding(autoencoder)
         autoencoder.requires_grad_(False)
-        for part in trained_for_decoding(autoencoder):
+        for part in parts:
             part.requires_grad_(True)
         if diffusion is not None:
             diffusion.eval().requires_grad_(False)
 
     def batches(self, epoch: int) -> list[list[int]]:
         self.tokens, self.latents, self.conditions = self._train(epoch)
-        return epoch_batches(self.tokens.lengths.tolist(), self.config, epoch)
+        return epoch_batches(self.tokens.lengths.tolist(), self.settings, epoch)
 
     def load(self, rows: list[int]) -> tuple[dict[str, Tensor], DiffusionBatch]:
         index = torch.tensor(rows)
@@ -64,9 +70,10 @@ class DecoderStage:
     def loss(self, batch: tuple[dict[str, Tensor], DiffusionBatch]) -> tuple[Tensor, dict[str, Tensor | float]]:
         tokens, latents = batch
         z0 = self._corrupted(latents)
-        loss, metrics = self.module.decoding_loss(
-            Latents(z0 * latents.mask[..., None], latents.mask), tokens["input_ids"], tokens["attention_mask"]
-        )
+        loss, metrics = decoding_loss(
+            self.module, Latents(z0 * latents.mask[..., None], latents.mask), tokens["input_ids"],
+            tokens["attention_mask"], self.objective,
+        )  # fmt: skip
         return loss, {**metrics, "num_tokens": tokens["attention_mask"].sum()}
 
     def validate(self) -> dict[str, float]:
@@ -85,7 +92,7 @@ class DecoderStage:
     def _corrupted(self, batch: DiffusionBatch) -> Tensor:
         z0, mask = batch.z0, batch.mask
         rows = len(z0)
-        scales = self.module.config.latent_noise * torch.rand(rows, 1, 1, device=z0.device)
+        scales = self.objective.latent_noise * torch.rand(rows, 1, 1, device=z0.device)
         noised = z0 + scales * torch.randn_like(z0)
         if self.diffusion is None:
             return noised
@@ -100,7 +107,7 @@ class DecoderStage:
     def _estimated(self, z0: Tensor, mask: Tensor, raw: RawCondition) -> Tensor:
         """What the sampler would hand on at a random level each: guided, and with its own last estimate to go by."""
         assert self.diffusion is not None
-        raw = self.diffusion.condition.drop(raw)
+        raw = self.diffusion.condition.drop(raw, self.drop_prob)
         low, high = self.times
         level = self.diffusion.schedule.level(low + (high - low) * torch.rand(len(z0), device=z0.device))
         return noised_estimate(self.diffusion, z0, mask, raw, level, torch.randn_like(z0), self.guidance_scale)
@@ -108,12 +115,10 @@ class DecoderStage:
 
 def trained_for_decoding(autoencoder: TextAutoencoder) -> list[torch.nn.Module]:
     """The backbone's decoder but for the embeddings, which the encoder shares; where it is frozen, the way to it."""
-    backbone, bottleneck = autoencoder.config.backbone, autoencoder.bottleneck
-    if backbone.pretrained and not backbone.train_decoder:
-        parts: list[torch.nn.Module] = [bottleneck.up, bottleneck.layers, bottleneck.norm_out]
-    else:
-        decoder = autoencoder.backbone.model.get_decoder()
-        parts = [module for module in decoder.children() if not isinstance(module, torch.nn.Embedding)]
+    decoder, bottleneck = autoencoder.backbone.model.get_decoder(), autoencoder.bottleneck
+    parts: list[torch.nn.Module] = [part for part in decoder.children() if not isinstance(part, torch.nn.Embedding)]
+    if not any(parameter.requires_grad for part in parts for parameter in part.parameters()):
+        parts = [bottleneck.up, bottleneck.layers, bottleneck.norm_out]
     if autoencoder.parallel_decoder is not None:
         parts.append(autoencoder.parallel_decoder)
     return parts

@@ -1,7 +1,6 @@
 """Stage `diffusion`: latents <-> noise; the autoencoder stays as it is."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +10,12 @@ from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.store import ConditionStore
 from ladle.data.batching import epoch_batches
 from ladle.data.stores import VectorStore
-from ladle.diffusion.model import DiffusionBatch, LatentDiffusionModel
+from ladle.diffusion.loss import DenoisingLoss, DiffusionBatch
+from ladle.diffusion.model import LatentDiffusionModel
 from ladle.sampling.draw import draw_latents, draw_lengths
 from ladle.sampling.options import SamplingOptions
 from ladle.seeding import SampleNoise
+from ladle.training.optimiser import TrainingConfig
 
 NUM_SAMPLES = 32
 
@@ -33,46 +34,45 @@ class DiffusionStage:
 
     def __init__(
         self,
-        diffusion: LatentDiffusionModel,
+        denoising: DenoisingLoss,
         autoencoder: TextAutoencoder,
         train: Callable[[int], tuple[VectorStore, ConditionStore]],
         valid: tuple[VectorStore, ConditionStore],
-        config: Any,
+        settings: TrainingConfig,
         sampling: SamplingOptions,
     ):
-        self.module, self.autoencoder, self.config = diffusion, autoencoder, config
+        self.module, self.autoencoder, self.settings = denoising, autoencoder, settings
         self.sampling = sampling.to_the_end()  # the decoder is not adapted yet
         self._train, self.valid = train, valid
         self.latents, self.conditions = train(0)
-        bottleneck = autoencoder.config.bottleneck
         # Batches are measured in tokens in every stage, so that one setting means one thing. Where every text has as
         # many latents, a latent counts as many tokens as it holds on average.
-        self.tokens_per_latent: float = bottleneck.tokens_per_latent
-        if bottleneck.fixed_length:
-            self.tokens_per_latent = self.latents.num_tokens / len(self.latents.vectors)
-        if diffusion.length is not None:
-            diffusion.length.fit_base(self.latents.lengths)
+        self.tokens_per_latent: float = autoencoder.bottleneck.tokens_per_latent or (
+            self.latents.num_tokens / len(self.latents.vectors)
+        )
+        if denoising.model.length is not None:
+            denoising.model.length.fit_base(self.latents.lengths)
 
     def batches(self, epoch: int) -> list[list[int]]:
         self.latents, self.conditions = self._train(epoch)
         lengths = (self.latents.lengths * self.tokens_per_latent).round().long()
-        return epoch_batches(lengths.tolist(), self.config, epoch)
+        return epoch_batches(lengths.tolist(), self.settings, epoch)
 
     def load(self, rows: list[int]) -> DiffusionBatch:
         others = torch.randint(len(self.latents), (min(NUM_LENGTH_ROWS, len(self.latents)),))
         return diffusion_batch(self.latents, self.conditions, torch.tensor(rows), others)
 
     def loss(self, batch: DiffusionBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
-        loss, metrics = self.module.loss(batch, self.progress)
+        loss, metrics = self.module(batch, self.progress)
         return loss, {**metrics, "num_tokens": batch.mask.sum() * self.tokens_per_latent}
 
     def validate(self) -> dict[str, float]:
-        device = self.module.denoiser.no_self_condition.device
+        device = self.module.model.device
         sums: dict[str, float] = {}
         count = 0
         for rows in torch.arange(min(1024, len(self.valid[0]))).split(128):
             batch = diffusion_batch(*self.valid, rows, rows).to(device)
-            for name, value in self.module.loss(batch)[1].items():
+            for name, value in self.module(batch)[1].items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(rows)
             count += len(rows)
         return {name: value / count for name, value in sums.items()}
@@ -80,9 +80,9 @@ class DiffusionStage:
     def sample(self) -> list[str]:
         latents, conditions = self.valid
         rows = torch.arange(min(NUM_SAMPLES, len(latents)))
-        device = self.module.denoiser.no_self_condition.device
-        raw = conditions.gather(rows).to(device)
-        return drawn_texts(self.module, self.autoencoder.to(device), raw, len(rows), self.sampling)
+        model = self.module.model
+        raw = conditions.gather(rows).to(model.device)
+        return drawn_texts(model, self.autoencoder.to(model.device), raw, len(rows), self.sampling)
 
 
 def drawn_texts(
@@ -102,6 +102,7 @@ def drawn_texts(
 def diffusion_batch(
     latents: VectorStore, conditions: ConditionStore, rows: Tensor, length_rows: Tensor
 ) -> DiffusionBatch:
+    """Latents and conditions of `rows`; the length model learns from `length_rows`."""
     z0, mask = latents.gather(rows)
     return DiffusionBatch(
         z0, mask, conditions.gather(rows), latents.lengths[length_rows], conditions.gather(length_rows)

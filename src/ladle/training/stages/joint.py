@@ -3,15 +3,14 @@
 L = L_reconstruction + L_KL + diffusion_scale * L_diffusion. By itself the diffusion loss asks the encoder for latents
 that are easy to denoise, and easiest are those that say nothing, or say it in a whisper. What is known to help (LDLM;
 benchmarks/LOG.md for what each is worth here): its gradient reaches the encoder late (`encoder_warmup`) and weakened
-(`encoder_scale`), the decoder reads noised latents (`autoencoder.latent_noise`), times are drawn where the error is
-(`diffusion.times = "adaptive"`), latents stay near to where they began (`reference_scale`).
+(`encoder_scale`), the decoder reads noised latents (`training.autoencoder.latent_noise`), times are drawn where the
+error is (`training.diffusion.times = "adaptive"`), latents stay near to where they began (`reference_scale`).
 """
 
 import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from pydantic import Field
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from ladle.autoencoder.encoding import store_tokens
 from ladle.autoencoder.latents import Latents
+from ladle.autoencoder.reconstruction import ReconstructionConfig, noised_decoding_loss, training_latents
 from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
 from ladle.config import Config
@@ -26,33 +26,38 @@ from ladle.data.batching import epoch_batches
 from ladle.data.row_portions import PerPortion
 from ladle.data.rows import Row
 from ladle.data.stores import TokenStore
-from ladle.diffusion.model import DiffusionBatch, LatentDiffusionModel
+from ladle.diffusion.loss import DenoisingLoss, DiffusionBatch
 from ladle.errors import LadleError
 from ladle.sampling.options import SamplingOptions
+from ladle.training.optimiser import TrainingConfig
 from ladle.training.stages.diffusion import NUM_SAMPLES, drawn_texts
 
 NUM_LENGTH_ROWS = 64  # fewer than over cached latents: their sources are encoded at every step
 WARMUP_STEEPNESS = 10.0
 
 
-class JointConfig(Config):
-    """How the losses of stage `joint` meet.
+# A training ends, and says so, where less of the most so far is left than this share: of the held-out tokens that come
+# back, of the directions in which latents vary, of how much latents vary in each (benchmarks/LOG.md).
+MIN_ACCURACY, MIN_DIRECTIONS, MIN_SPREAD = 0.5, 0.2, 0.5
 
-    diffusion_scale: weight of the diffusion loss. encoder_scale: the part of its gradient that reaches the encoder in
-    the end; 0: none, so that the encoder learns to reconstruct only. encoder_warmup: the share of the stage at which
-    half of that part does, by a sigmoid; 0: all of it from the first step. reference_scale: weight of the mean squared
-    distance of z0 from what the autoencoder made of the text when the stage began; give 0 where it had learnt nothing
-    yet. min_accuracy, min_directions, min_spread: the training ends, and says so, where fewer of the held-out tokens
-    come back, latents vary in fewer directions, or less in each, than this share of the most so far.
-    """
+
+class JointConfig(Config):
+    """How the losses of stage `joint` meet."""
 
     diffusion_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """Weight of the diffusion loss."""
     encoder_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """The part of the diffusion loss's gradient that reaches the encoder in the end; with 0 the encoder learns to
+    reconstruct only."""
     encoder_warmup: float = Field(0.3, ge=0, lt=1)
+    """The share of the stage at which half of that part reaches the encoder, by a sigmoid; 0: all of it from the first
+    step."""
     reference_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
-    min_accuracy: float = Field(0.5, ge=0, le=1)
-    min_directions: float = Field(0.2, ge=0, le=1)
-    min_spread: float = Field(0.5, ge=0, le=1)
+    """Weight of the mean squared distance of latents from what the autoencoder made of the text when the stage began;
+    give 0 where the autoencoder had learnt nothing yet."""
+
+    stop_collapsed: bool = True
+    """Whether the training ends, and says so, where latents collapse."""
 
     def encoder_share(self, progress: float) -> float:
         """The part of the diffusion loss's gradient that reaches the encoder when `progress` of the stage is over."""
@@ -128,9 +133,16 @@ class JointModel(nn.Module):
 
     best: Tensor
 
-    def __init__(self, reader: SourceReader, diffusion: LatentDiffusionModel, config: JointConfig):
+    def __init__(
+        self,
+        reader: SourceReader,
+        denoising: DenoisingLoss,
+        config: JointConfig,
+        reconstruction: ReconstructionConfig,
+    ):
         super().__init__()
-        self.autoencoder, self.diffusion, self.config = reader.autoencoder, diffusion, config
+        self.autoencoder, self.config, self.reconstruction = reader.autoencoder, config, reconstruction
+        self.denoising = denoising
         self.reader = reader
         self.reference = copy.deepcopy(self.autoencoder).requires_grad_(False) if config.reference_scale else None
         # Of what collapse is measured by, tokens that come back, directions and spread: saved with the weights.
@@ -138,13 +150,14 @@ class JointModel(nn.Module):
 
     def loss(self, batch: JointBatch, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor | float]]:
         """The sum of all losses; `progress` is the share of the stage that is over."""
-        latents, divergence, metrics = self.autoencoder.training_latents(batch.tokens, progress)
-        reconstruction, of_decoders = self.autoencoder.reconstruction_loss(latents, batch.tokens)
+        objective = self.reconstruction
+        latents, divergence, metrics = training_latents(self.autoencoder, batch.tokens, objective, progress)
+        reconstruction, of_decoders = noised_decoding_loss(self.autoencoder, latents, batch.tokens, objective)
         share = self.config.encoder_share(progress)
         # The value is z0's; of the gradient a part passes.
         z0 = latents.values.float()
         z0 = z0.detach() + share * (z0 - z0.detach())
-        diffusion, of_diffusion = self.diffusion.loss(self.diffusion_batch(batch, Latents(z0, latents.mask)), progress)
+        diffusion, of_diffusion = self.denoising(self.diffusion_batch(batch, Latents(z0, latents.mask)), progress)
         loss = reconstruction + divergence + self.config.diffusion_scale * diffusion
         if self.reference is not None:
             with torch.no_grad():
@@ -182,23 +195,25 @@ class JointStage:
     def __init__(
         self,
         reader: SourceReader,
-        diffusion: LatentDiffusionModel,
+        denoising: DenoisingLoss,
         train: Callable[[int], Sequence[Row]],
         valid: Sequence[Row],
+        settings: TrainingConfig,
         joint: JointConfig,
-        config: Any,
+        reconstruction: ReconstructionConfig,
         sampling: SamplingOptions,
     ):
-        self.module, self.config = JointModel(reader, diffusion, joint), config
+        self.module = JointModel(reader, denoising, joint, reconstruction)
+        self.settings = settings
         self._rows_of = PerPortion(train, lambda rows: JointRows(reader, rows))
         self.train_rows, self.valid_rows = self._rows_of(0), JointRows(reader, valid[:256])
         self.sampling = sampling.to_the_end()  # the decoder is not adapted yet
-        if diffusion.length is not None:
-            diffusion.length.fit_base(self.train_rows.num_latents)
+        if denoising.model.length is not None:
+            denoising.model.length.fit_base(self.train_rows.num_latents)
 
     def batches(self, epoch: int) -> list[list[int]]:
         self.train_rows = self._rows_of(epoch)
-        return epoch_batches(self.train_rows.tokens.lengths.tolist(), self.config, epoch)
+        return epoch_batches(self.train_rows.tokens.lengths.tolist(), self.settings, epoch)
 
     def load(self, rows: list[int]) -> JointBatch:
         count = len(self.train_rows.num_latents)
@@ -230,20 +245,22 @@ class JointStage:
     def sample(self) -> list[str]:
         module, rows = self.module, torch.arange(min(NUM_SAMPLES, len(self.valid_rows.num_latents)))
         raw = module.encoded(self.valid_rows.condition(rows).to(module.best.device))
-        return drawn_texts(module.diffusion, module.autoencoder, raw, len(rows), self.sampling)
+        return drawn_texts(module.denoising.model, module.autoencoder, raw, len(rows), self.sampling)
 
     def _stop_collapsed(self, metrics: dict[str, float]) -> None:
-        config, best = self.module.config, self.module.best
+        best = self.module.best
         now = [metrics[name] for name in ("autoregressive_accuracy", "directions", "spread")]
         best.copy_(torch.maximum(best, torch.tensor(now, device=best.device)))
         most = best.tolist()
-        least = (config.min_accuracy, config.min_directions, config.min_spread)
-        if any(value < share * top for value, share, top in zip(now, least, most, strict=True)):
+        least = (MIN_ACCURACY, MIN_DIRECTIONS, MIN_SPREAD)
+        if self.module.config.stop_collapsed and any(
+            value < share * top for value, share, top in zip(now, least, most, strict=True)
+        ):
             raise LadleError(
                 f"joint: the latents collapse: {now[0]:.0%} of held-out tokens come back (best {most[0]:.0%}), "
                 f"latents vary in {now[1]:.1f} directions (most {most[1]:.1f}), by {now[2]:.2f} of a unit (most "
-                f"{most[2]:.2f}); give joint.reference_scale=1, a lower joint.encoder_scale, a later "
-                "joint.encoder_warmup or more autoencoder.latent_noise, and another --output"
+                f"{most[2]:.2f}); give training.joint.reference_scale=1, a lower training.joint.encoder_scale, a later "
+                "training.joint.encoder_warmup or more training.autoencoder.latent_noise, and another --output"
             )
 
 

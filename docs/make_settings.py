@@ -1,0 +1,52 @@
+"""Write docs/settings.md: every setting of a recipe, with its default and its docstring. python docs/make_settings.py"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+
+from ladle.config import leaves
+from ladle.training.plan import STAGE_DEFAULTS
+from ladle.training.recipe import Recipe
+
+HEAD = """# Settings
+
+All settings of a recipe. `ladle train RECIPE.toml` reads them from a file, `--set KEY=VALUE` changes one. Defaults are those
+of `ladle train` without a recipe. This page is made from the docstrings beside the settings: `python docs/make_settings.py`.
+"""
+
+
+STAGES_HEAD = """
+## What suits each stage
+
+These hold where neither `training.optimiser` nor `training.STAGE.optimiser` says another value. "trained autoencoder" is one
+that begins from a trained model or a pre-trained backbone.
+"""
+
+
+def settings_page() -> str:
+    """The page, as Markdown."""
+    parts, groups = [HEAD], dict[str, list[tuple[str, Any]]]()
+    for name, field in leaves(Recipe):
+        groups.setdefault(name.rpartition(".")[0], []).append((name, field))
+    for group, fields in groups.items():
+        parts += [f"\n## {group or 'The recipe itself'}\n", "| setting | default | what it does |", "|---|---|---|"]
+        for name, field in fields:
+            says = " ".join((field.description or "").split()).replace("|", "\\|")
+            parts.append(f"| `{name.rpartition('.')[2]}` | {_shown(name, field.default)} | {says} |")
+    names = list(dict.fromkeys(name for defaults in STAGE_DEFAULTS.values() for name in defaults))
+    parts += [STAGES_HEAD, "| stage | " + " | ".join(f"`{name}`" for name in names) + " |", "|---" * (1 + len(names)) + "|"]
+    parts += [f"| {stage} | " + " | ".join(f"`{own[name]}`" for name in names) + " |" for stage, own in STAGE_DEFAULTS.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _shown(name: str, default: Any) -> str:
+    found: Any = Recipe()
+    for part in name.split("."):
+        found = getattr(found, part, PydanticUndefined)
+    value = default if found is PydanticUndefined else found
+    return "-" if value in (None, PydanticUndefined, {}, (), "") else f"`{value}`"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("settings.md").write_text(settings_page(), encoding="utf-8")

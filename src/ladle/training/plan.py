@@ -1,0 +1,149 @@
+"""From a recipe and its rows to a plan: what the training begins with, which conditions there are, which stages run
+how.
+
+Everything here is decided before any training. The plan is what the run folder's recipe.toml describes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from ladle.autoencoder.backbone import PretrainedBackboneConfig
+from ladle.conditioning.config import ConditionConfig
+from ladle.data.rows import Row
+from ladle.data.splits import Splits
+from ladle.errors import UserError
+from ladle.training.optimiser import TrainingConfig
+from ladle.training.recipe import Recipe, StageTraining, TrainingPlanConfig
+from ladle.training.warm_start import Start, choose_start
+
+STAGES = ("autoencoder", "diffusion", "joint", "decoder")
+DEFAULT_MINUTES = 15.0
+MAX_LABELS = 200
+# (share of the budget from nothing, and where the training begins from a trained model), see `StageTraining.share`.
+SHARES = MappingProxyType(
+    {"autoencoder": (0.4, 0.12), "diffusion": (0.6, 0.6), "joint": (0.0, 0.0), "decoder": (0.4, 0.18)}
+)
+# Muon learns several times faster from nothing; what was trained before should move little (benchmarks/LOG.md).
+STAGE_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "autoencoder": {"optimizer": "muon", "lr": 3e-3, "cooldown": 0.2, "max_tokens": 4096},
+    "trained autoencoder": {"optimizer": "adamw", "lr": 2e-3, "cooldown": 0.2, "max_tokens": 4096},
+    "diffusion": {"optimizer": "muon", "lr": 1e-3, "cooldown": 0.5, "max_tokens": 8192},
+    "joint": {"optimizer": "muon", "lr": 1e-3, "cooldown": 0.5, "max_tokens": 4096},
+    "decoder": {"optimizer": "adamw", "lr": 5e-4, "cooldown": 0.2, "max_tokens": 4096},
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training will do.
+
+    recipe: the one that was given, with the start and the sizes that hold. start: the model to begin with. condition:
+    labels and source as the data have them. stages: the settings of each stage that runs, in order. measures_shift:
+    whether the shift of the noise schedule is measured on the latents, because neither the recipe nor a trained
+    denoiser says it. with_diffusion: whether there is a diffusion model in the end. notes: lines for the user.
+    """
+
+    recipe: Recipe
+    start: Start
+    condition: ConditionConfig
+    stages: Mapping[str, TrainingConfig]
+    measures_shift: bool
+    with_diffusion: bool
+    notes: Sequence[str]
+
+
+def make_plan(recipe: Recipe, splits: Splits, last_stage: str = STAGES[-1]) -> Plan:
+    """Decide what is done. `last_stage`: the stages after it do not run.
+
+    Raises:
+        UserError: no such model to begin with, more labels than a model can have.
+    """
+    start = choose_start(recipe, splits.train)
+    resolved = recipe.model_copy(update={"start": start.name, "own_vocabulary": start.own_vocabulary})
+    notes = list(start.notes)
+    if start.keeps_autoencoder:
+        resolved = resolved.model_copy(update={"autoencoder": start.autoencoder.config})
+        if "autoencoder" in recipe.model_fields_set and recipe.autoencoder != start.autoencoder.config:
+            notes.append(f"the autoencoder of '{start.name}' stays as it is: [autoencoder] of the recipe is not read")
+    wanted = STAGES[: STAGES.index(last_stage) + 1]
+    with_diffusion = "diffusion" in wanted
+    condition = _condition(resolved, splits.train) if with_diffusion else ConditionConfig()
+    notes += _condition_notes(condition)
+    measures_shift = with_diffusion and start.denoiser is None and not _gives_shift(recipe)
+    return Plan(resolved, start, condition, _stages(resolved, start, wanted), measures_shift, with_diffusion, notes)
+
+
+def in_steps(recipe: Recipe) -> bool:
+    """Whether the budget is in steps, so that the training comes out the same on a slower machine."""
+    return recipe.training.steps is not None
+
+
+def stage_settings(training: TrainingPlanConfig, name: str, *, from_nothing: bool, **budget: Any) -> TrainingConfig:
+    """Everything that the loop needs for one stage: the stage's own settings, over those of all stages, over what suits
+    such a stage. from_nothing: whether the stage's module begins from random weights. budget: `steps` or `minutes`."""
+    plan: StageTraining = getattr(training, name)
+    given = {key: value for key, value in training.optimiser.model_dump().items() if value is not None} | plan.optimiser
+    kind = name
+    if name == "autoencoder":
+        optimizer = given.get("optimizer") or ("muon" if from_nothing else "adamw")
+        kind = name if optimizer == "muon" else f"trained {name}"
+    common = {key: getattr(training, key) for key in COMMON}
+    values = {**common, **STAGE_DEFAULTS[kind], **given, **budget}
+    if name == "decoder":
+        values |= {"keep_best": "autoregressive_loss", "patience": training.decoder.patience}
+    return TrainingConfig.parse(values, f"training.{name}")
+
+
+COMMON = (TrainingPlanConfig.model_fields.keys() & TrainingConfig.model_fields.keys()) - {"steps", "minutes"}
+
+
+def _stages(recipe: Recipe, start: Start, wanted: Sequence[str]) -> dict[str, TrainingConfig]:
+    """Settings of the stages whose budget is not 0. Budgets are of all stages, also of those that do not run now."""
+    training = recipe.training
+    known = [name for name in STAGES if not (name == "autoencoder" and start.keeps_autoencoder)]
+    shares = {name: _share(getattr(training, name), name, start) for name in known}
+    total = sum(shares.values())
+    from_nothing = start.parts is None and not isinstance(recipe.autoencoder.backbone, PretrainedBackboneConfig)
+    found = {}
+    for name in known:
+        part = shares[name] / total if total else 0.0
+        budget: dict[str, Any] = {"minutes": (training.minutes or DEFAULT_MINUTES) * part}
+        if training.steps is not None:
+            budget = {"steps": round(training.steps * part)}
+        if name in wanted and any(budget.values()):
+            found[name] = stage_settings(training, name, from_nothing=from_nothing, **budget)
+    return found
+
+
+def _share(stage: StageTraining, name: str, start: Start) -> float:
+    return stage.share if stage.share is not None else SHARES[name][start.parts is not None]
+
+
+def _gives_shift(recipe: Recipe) -> bool:
+    schedule = recipe.diffusion.schedule
+    given = "diffusion" in recipe.model_fields_set and "schedule" in recipe.diffusion.model_fields_set
+    return given and "shift" in schedule.model_fields_set
+
+
+def _condition(recipe: Recipe, rows: Sequence[Row]) -> ConditionConfig:
+    """Labels and source as the data have them."""
+    labels = sorted({row["label"] for row in rows if "label" in row})
+    if len(labels) > MAX_LABELS:
+        raise UserError(
+            f"the label column has {len(labels):,} different values, {MAX_LABELS} are allowed: name another "
+            'column with --label, or leave it out with --label ""'
+        )
+    has_source = any("source" in row for row in rows)
+    return ConditionConfig(labels=tuple(labels), source=recipe.source if has_source else None)
+
+
+def _condition_notes(condition: ConditionConfig) -> list[str]:
+    notes = []
+    if condition.labels:
+        shown = ", ".join(condition.labels[:8]) + (" ..." if len(condition.labels) > 8 else "")
+        notes.append(f"{len(condition.labels)} labels: {shown}")
+    if condition.source is not None:
+        notes.append("texts are conditioned on their source")
+    return notes
