@@ -26,7 +26,6 @@ def train(
     text: str | None = None,
     label: str | None = None,
     source: str | None = None,
-    target: str | None = None,
     seed: int | None = None,
 ) -> None:
     """Train a model on a file of texts. The same command goes on from where an interrupted one stopped.
@@ -40,10 +39,9 @@ def train(
         minutes: Time for all stages together.
         from_scratch: Train everything from nothing, where the default starts from prior-en.
         backbone: A pre-trained encoder-decoder to build on, such as facebook/bart-base: a folder or a hub id.
-        text: Column of the texts. Default: text.
+        text: Column of the texts. Default: text, else target, which belongs to source.
         label: Column of the class labels; "" leaves them out. Default: label, if there is one.
         source: Column of the source texts to condition on; "" leaves them out. Default: source, if there is one.
-        target: Column of the texts that belong to the sources. Default: target, if there is one.
         seed: Seed of everything random in the training.
     """
     if recipe is not None:
@@ -61,7 +59,6 @@ def train(
         "data.text": text,
         "data.label": label,
         "data.source": source,
-        "data.target": target,
     }
     # JSON writes strings and numbers as TOML reads them.
     flags = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items() if value is not None]
