@@ -4,6 +4,7 @@ Low perplexity alone is easily had, by dull text: read it beside diversity and m
 of held-out text, which is the aim.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ladle.baselines.autoregressive import RECORD, AutoregressiveModel
-from ladle.errors import UserError
+from ladle.errors import UserError, first_line
+
+# What `ladle fit scorer` writes, beside config.json and tokenizer/. The names of the weights begin with `causal.`.
+RECORD, WEIGHTS = "autoregressive.json", "model.safetensors"
+ATTENTION = "eager"  # a step of training takes .63 of what it takes with torch's fused one (two cores, bf16, 60 tokens)
+MAX_TOKENS = 512  # of a text under a pre-trained model
 
 
 @dataclass
@@ -21,13 +26,17 @@ class Scorer:
 
     A scorer of Ladle's knows ends of texts and counts them. A pre-trained model is given its start token and counts the
     tokens of the text only (the protocol of the paper's GPT-2-large).
+
+    name: where it is from. kind: `ladle` or `transformers`. model: a causal model of transformers. start: the id of the
+    token before each text. max_tokens: of a text, with its end if that counts.
     """
 
     name: str
-    kind: str  # "ladle" or "transformers"
+    kind: str
     model: Any
-    tokenizer: Any = None
-    max_tokens: int = 512
+    tokenizer: Any
+    start: int
+    max_tokens: int = MAX_TOKENS
 
     @classmethod
     def load(cls, name: str) -> "Scorer":
@@ -36,59 +45,65 @@ class Scorer:
         Raises:
             UserError: there is no such model.
         """
-        if (Path(name) / RECORD).is_file():
-            return cls(str(name), "ladle", AutoregressiveModel.from_pretrained(name))
-        if (Path(name) / "final" / RECORD).is_file():  # the run folder
-            return cls(str(name), "ladle", AutoregressiveModel.from_pretrained(Path(name) / "final"))
+        for folder in (Path(name), Path(name) / "final"):  # the model, or its run folder
+            if (folder / RECORD).is_file():
+                return _load_own(name, folder)
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
-            model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True)
-            return cls(str(name), "transformers", model.eval(), AutoTokenizer.from_pretrained(name))
+            model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True).eval()
+            tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"cannot load the scorer '{name}': {reason}; name a folder or a hub id") from None
+            raise _cannot_load(name, error) from None
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        if start is None:
+            raise UserError(f"the scorer '{name}' has neither a start nor an end token")
+        return cls(str(name), "transformers", model, tokenizer, start)
 
     def describe(self) -> dict[str, Any]:
         """What goes into a report beside every figure."""
-        counts = "text and end" if self.kind == "ladle" else "text"
-        return {"name": self.name, "kind": self.kind, "counts": counts}
+        return {"name": self.name, "kind": self.kind, "counts": "text and end" if self.counts_end else "text"}
+
+    @property
+    def counts_end(self) -> bool:
+        """Whether a text's end is one of its tokens."""
+        return self.kind == "ladle"
 
     def score(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Negative log-likelihood in nats [N] and number of tokens [N]. A text without a token costs one token drawn
         evenly from the vocabulary, so that empty texts never look fluent."""
-        if self.kind == "ladle":
-            nll, tokens = self.model.score(texts)
-            return nll.double().numpy(), tokens.numpy()
-        return self._score_pretrained(list(texts))
+        from ladle.evaluation.likelihood import negative_log_likelihood
 
-    def _score_pretrained(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        import torch
-        import torch.nn.functional as F
+        options = {"add_special_tokens": self.counts_end, "truncation": True, "max_length": self.max_tokens}
+        rows = self.tokenizer(list(texts), **options)["input_ids"] if texts else []
+        blind = np.log(self.model.get_input_embeddings().num_embeddings)
+        nll = np.full(len(rows), blind)
+        some = [i for i, ids in enumerate(rows) if ids]
+        known = negative_log_likelihood(self.model, [([self.start], rows[i]) for i in some], self.start)
+        nll[some] = known.double().numpy()
+        return nll, np.array([max(len(ids), 1) for ids in rows], dtype=int)
 
-        tokenizer = self.tokenizer
-        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        if start is None:
-            raise UserError(f"the scorer '{self.name}' has neither a start nor an end token")
-        options = {"add_special_tokens": False, "truncation": True, "max_length": self.max_tokens}
-        rows = tokenizer(texts, **options)["input_ids"] if texts else []
-        size = self.model.get_input_embeddings().num_embeddings
-        nll, counts = np.full(len(texts), np.log(size)), np.array([max(len(row), 1) for row in rows])
-        order = sorted((i for i, row in enumerate(rows) if row), key=lambda i: len(rows[i]))
-        with torch.inference_mode():
-            for begin in range(0, len(order), 32):
-                chosen = order[begin : begin + 32]
-                longest = len(rows[chosen[-1]])
-                ids = torch.full((len(chosen), longest + 1), start)
-                mask = torch.zeros(len(chosen), longest + 1, dtype=torch.long)
-                for place, i in enumerate(chosen):
-                    ids[place, 1 : len(rows[i]) + 1] = torch.tensor(rows[i])
-                    mask[place, : len(rows[i]) + 1] = 1
-                ids, mask = ids.to(self.model.device), mask.to(self.model.device)
-                logits = self.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-                lost = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none") * mask[:, 1:]
-                nll[chosen] = lost.sum(1).double().cpu().numpy()
-        return nll, counts
+
+def _load_own(name: str, folder: Path) -> Scorer:
+    """What `ladle fit scorer` wrote: its texts stand after a separator, which comes after the tokenizer's own ids."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        max_tokens = int(json.loads((folder / RECORD).read_text(encoding="utf-8"))["config"]["max_tokens"])
+        config = AutoConfig.from_pretrained(folder)
+        causal = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
+        tensors = {k.removeprefix("causal."): v.float() for k, v in load_file(folder / WEIGHTS).items()}
+        causal.load_state_dict(tensors, strict=False)  # a tensor that two modules share is stored once
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise _cannot_load(name, error) from None
+    return Scorer(str(name), "ladle", causal.eval(), tokenizer, len(tokenizer), max_tokens)
+
+
+def _cannot_load(name: str, error: Exception) -> UserError:
+    return UserError(f"cannot load the scorer '{name}': {first_line(error)}; name a folder or a hub id")
 
 
 def perplexity(nll: np.ndarray, tokens: np.ndarray) -> float:
