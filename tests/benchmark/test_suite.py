@@ -73,7 +73,7 @@ def test_paths_are_found_from_the_suite(tmp_path: Path) -> None:
         ('rival = "x"\n' + HEAD + LADLE, "rival is 'x'"),
         (HEAD + '[systems."a b"]\nkind = "ladle"\n', "cannot be a system's name"),
         (HEAD + LADLE + '[systems.ladle.settings."a/b"]\n', "no name of a folder"),
-        (HEAD + LADLE + '[ruler]\njudges = ["x"]\n', "judges"),
+        (HEAD + LADLE + '[metrics]\njudges = ["x"]\n', "judges"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, message: str) -> None:

