@@ -35,7 +35,6 @@ def test_a_suite_can_be_read_and_its_recipes_are_there(path: Path) -> None:
             assert in_steps(recipe) == (path.stem in IN_STEPS), name
     if path.stem in RIVALS:
         assert {system.kind for system in suite.systems.values()} == {"ladle", "autoregressive"}
-        assert suite.reference_system == "rival"
 
 
 def test_settings_of_all_systems_give_way_to_a_systems_own(tmp_path: Path) -> None:

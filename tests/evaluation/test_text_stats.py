@@ -28,10 +28,9 @@ def test_mem_counts_generated_fourgrams_that_training_holds():
     training = ["the cat sat on the mat", "short"]
     # the cat sat on: yes; cat sat on a: no; sat on a mat: no; then one text that is all training text (3 of 3).
     texts = ["the cat sat on a mat", "the cat sat on the mat", "", "two words"]
-    assert text_stats.memorised_share(texts, training) == pytest.approx((1 + 3) / (3 + 3))
-    assert text_stats.memorised_share(["", "a"], training) == 0
-    assert text_stats.memorised_share([], training) == 0
-    assert text_stats.memorised_share(texts, []) == 0
+    found, total = text_stats.memorised_ngrams(texts, text_stats.ngram_set(training))
+    assert (found.tolist(), total.tolist()) == ([1, 3, 0, 0], [3, 3, 0, 0])
+    assert text_stats.memorised_ngrams(texts, set())[0].tolist() == [0, 0, 0, 0]
 
 
 def test_copies_are_found_without_case_spaces_and_punctuation():
@@ -39,7 +38,7 @@ def test_copies_are_found_without_case_spaces_and_punctuation():
     training = ["Good food .", "Well-done: 5 stars", "..."]
     flags = text_stats.is_copy(["good food!", "GOODFOOD", "good foods", "well done 5 STARS", "", "!", "good"], training)
     assert flags.tolist() == [True, True, False, True, False, False, False]
-    assert text_stats.copy_share([], training) == 0
+    assert text_stats.is_copy([], training).tolist() == []
 
 
 def test_empty_and_distinct_keep_empty_texts_in_the_count():

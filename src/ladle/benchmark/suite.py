@@ -116,11 +116,6 @@ class SuiteConfig(Config):
             raise ValueError(f"rival is '{self.rival}': it has to be one of {', '.join(self.systems)}")
         return self
 
-    @property
-    def reference_system(self) -> str | None:
-        """The system that the others are compared with."""
-        return self.rival or next((name for name, s in self.systems.items() if s.kind == "autoregressive"), None)
-
 
 def load_suite(path: str | Path, data: str | None = None) -> SuiteConfig:
     """Read a suite. Paths in it are taken from its own folder where they are there, else from here.
