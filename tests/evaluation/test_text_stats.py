@@ -28,9 +28,10 @@ def test_mem_counts_generated_fourgrams_that_training_holds():
     training = ["the cat sat on the mat", "short"]
     # the cat sat on: yes; cat sat on a: no; sat on a mat: no; then one text that is all training text (3 of 3).
     texts = ["the cat sat on a mat", "the cat sat on the mat", "", "two words"]
-    found, total = text_stats.memorised_ngrams(texts, text_stats.ngram_set(training))
-    assert (found.tolist(), total.tolist()) == ([1, 3, 0, 0], [3, 3, 0, 0])
-    assert text_stats.memorised_ngrams(texts, set())[0].tolist() == [0, 0, 0, 0]
+    assert text_stats.memorised_share(texts, training) == pytest.approx((1 + 3) / (3 + 3))
+    assert text_stats.memorised_share(["", "a"], training) == 0
+    assert text_stats.memorised_share([], training) == 0
+    assert text_stats.memorised_share(texts, []) == 0
 
 
 def test_copies_are_found_without_case_spaces_and_punctuation():

@@ -112,6 +112,13 @@ def memorised_ngrams(
     return found, np.array([len(row) for row in rows], dtype=int)
 
 
+def memorised_share(texts: Sequence[str], training: Sequence[str], order: int = 4) -> float:
+    """Mem of the paper (arXiv 2212.09462): the share of generated 4-grams that the training text holds. Texts shorter
+    than the order have none and do not count. No n-gram at all: 0."""
+    found, total = memorised_ngrams(texts, ngram_set(training, order), order)
+    return float(found.sum() / total.sum()) if total.sum() else 0.0
+
+
 def is_copy(texts: Sequence[str], training: Iterable[str]) -> np.ndarray:
     """Per text: does a training row equal it, compared by `copy_key`? Bool array [N]. Texts without a letter or
     digit are never copies."""
