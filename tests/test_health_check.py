@@ -21,6 +21,7 @@ from ladle.health.recovery import LOG_SNRS, accuracy, advised_shift, half_recove
 from ladle.health.report import advice, describe_health
 from ladle.pipeline import LatentDiffusion
 from ladle.storage.model_folder import save_parts
+from ladle.training.small_denoiser import fit_small_denoiser
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,8 @@ def health() -> Any:
     """Of a model that knows eight texts; its own denoiser is random."""
     torch.set_num_threads(1)
     parts = memorised.memorised_parts("aligned")
-    return check_health(LatentDiffusion(parts), memorised.EIGHT, memorised.EIGHT, denoiser_minutes=0.05)
+    eight = memorised.EIGHT
+    return check_health(LatentDiffusion(parts), eight, eight, fit_denoiser=fit_small_denoiser, denoiser_minutes=0.05)
 
 
 def test_what_is_known_by_heart_comes_back_until_noise_covers_it(health: Any) -> None:
@@ -55,9 +57,7 @@ def test_a_denoiser_of_seconds_explains_more_than_none(health: Any) -> None:
 
 def test_without_denoisers_their_columns_are_empty() -> None:
     parts = memorised.memorised_parts("aligned")
-    health = check_health(
-        LatentDiffusion(replace(parts, diffusion=None)), memorised.EIGHT, memorised.EIGHT, denoiser_minutes=0
-    )
+    health = check_health(LatentDiffusion(replace(parts, diffusion=None)), memorised.EIGHT, memorised.EIGHT)
     assert {(row.denoised, row.explained, row.prior) for row in health.recovery} == {(None, None, None)}
     assert "| log-SNR | decoder alone |\n" in describe_health(health)
 
@@ -155,8 +155,8 @@ def test_advice_follows_the_figures(health: Any) -> None:
 def test_too_few_texts() -> None:
     model = LatentDiffusion(memorised.memorised_parts("aligned"))
     with pytest.raises(UserError, match="needs texts to learn from and others, held out"):
-        check_health(model, memorised.EIGHT, [" "], denoiser_minutes=0)
-    one = check_health(model, ["a cat."], ["no."], denoiser_minutes=0)
+        check_health(model, memorised.EIGHT, [" "])
+    one = check_health(model, ["a cat."], ["no."])
     assert one.texts == 1
     assert "nan" not in describe_health(one)
 

@@ -11,7 +11,7 @@ The names below are imported when they are first used, so that `import ladle` co
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ladle.version import __version__
 
 if TYPE_CHECKING:
     from ladle.autoencoder.autoencoder import TextAutoencoder

@@ -155,7 +155,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ('condition = "source"\n', f'test_path = "{rows}"\n', [], "no test row has one"),
         (
             "",
-            f'test_path = "{rows}"\n[ruler]\nother_path = "{rows}"\nscorer_minutes = 1\n',
+            f'test_path = "{rows}"\n[metrics]\nother_path = "{rows}"\nscorer_minutes = 1\n',
             [],
             "that the systems learn",
         ),

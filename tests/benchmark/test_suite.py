@@ -35,7 +35,6 @@ def test_a_suite_can_be_read_and_its_recipes_are_there(path: Path) -> None:
             assert in_steps(recipe) == (path.stem in IN_STEPS), name
     if path.stem in RIVALS:
         assert {system.kind for system in suite.systems.values()} == {"ladle", "autoregressive"}
-        assert suite.reference_system == "rival"
 
 
 def test_settings_of_all_systems_give_way_to_a_systems_own(tmp_path: Path) -> None:
@@ -73,7 +72,7 @@ def test_paths_are_found_from_the_suite(tmp_path: Path) -> None:
         ('rival = "x"\n' + HEAD + LADLE, "rival is 'x'"),
         (HEAD + '[systems."a b"]\nkind = "ladle"\n', "cannot be a system's name"),
         (HEAD + LADLE + '[systems.ladle.settings."a/b"]\n', "no name of a folder"),
-        (HEAD + LADLE + '[ruler]\njudges = ["x"]\n', "judges"),
+        (HEAD + LADLE + '[metrics]\njudges = ["x"]\n', "judges"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -118,11 +118,10 @@ def test_text_goes_before_target_and_names_go_before_both(tmp_path):
     row = {"text": "a", "target": "b", "source": "c", "label": "d", "Title": "e", "kind": "f"}
     path = put_rows(tmp_path / "a.jsonl", [row])
     assert read_rows(path) == [{"text": "a", "source": "c", "label": "d"}]
-    assert read_rows(path, Columns(target="target")) == [{"text": "b", "source": "c", "label": "d"}]
+    assert read_rows(path, Columns(text="target")) == [{"text": "b", "source": "c", "label": "d"}]
     named = Columns(text="Title", label="kind", source="target")
     assert read_rows(path, named) == [{"text": "e", "label": "f", "source": "b"}]
     assert read_rows(path, Columns(text="source", label="")) == [{"text": "c"}]  # "" leaves a column out
-    assert "not both" in message_of(read_rows, path, Columns(text="text", target="target"))
 
 
 def test_usual_names_are_found_in_any_case(tmp_path):
@@ -173,8 +172,76 @@ def test_empty_texts_are_dropped_and_counted_or_kept_for_scoring(tmp_path):
     notes: list[str] = []
     assert read_rows(path, notes=notes) == [{"text": "a"}]
     assert notes == [f"{path}: 3 of 4 rows dropped, their text is empty"]
-    kept = read_rows(path, keep_empty=True)
-    assert [row["text"] for row in kept] == ["", "a", "", ""] and kept[3]["label"] == "x"
+    assert f"{path}:3: 'text' is None" in message_of(read_rows, path, empty="keep")
+    path = put_rows(tmp_path / "b.jsonl", [{"text": " "}, {"text": " a "}, {"text": "", "label": "x"}])
+    assert read_rows(path, empty="keep") == [{"text": ""}, {"text": "a"}, {"text": "", "label": "x"}]
+
+
+def test_each_reader_says_what_its_rows_need(tmp_path):
+    """Labelled rows for a judge, sources to sample from: the others are dropped and counted, or are an error."""
+    mixed = [{"text": "a", "label": "x"}, {"text": "b"}, {"text": "", "label": "y"}, {"source": "s", "label": "z"}]
+    path = put_rows(tmp_path / "a.jsonl", mixed)
+    notes: list[str] = []
+    assert read_rows(path, need=("text", "label"), notes=notes) == [{"text": "a", "label": "x"}]
+    assert notes == [
+        f"{path}: 1 of 4 rows dropped, they have no label",
+        f"{path}: 2 of 4 rows dropped, their text is empty",
+    ]
+    assert "no rows with a label" in message_of(read_rows, [{"text": "a"}], need=("text", "label"))
+    assert read_rows(path, need=("source",)) == [{"text": "", "source": "s", "label": "z"}]
+    assert "a.jsonl:1: no 'source' among text, label" in message_of(read_rows, path, need=("source",), empty="refuse")
+
+
+def test_sources_are_the_column_of_that_name_or_the_only_one_that_holds_text(tmp_path):
+    plain = put(tmp_path / "a.txt", "one\n\n2\n")
+    sources = [row["source"] for row in read_rows(plain, need=("source",), empty="refuse")]
+    assert sources == ["one", "2"]  # a blank line is none, and not an error
+    notes: list[str] = []
+    assert read_rows([{"facts": "a", "id": 1}], need=("source",), notes=notes) == [{"text": "", "source": "a"}]
+    assert notes == ["data: the source is in the column 'facts'"]
+    message = message_of(read_rows, [{"facts": "a", "more": "b", "label": "c"}], need=("source",))
+    assert "no column 'source'" in message and "facts, more, label" in message
+
+
+# ---------------------------------------------------------------------------------------------------- rows in memory
+
+
+def test_rows_in_memory_read_as_those_of_a_file(tmp_path):
+    """Lists, generators, tuples; the same columns, the same notes."""
+    rows = [GOOD, {"text": " "}, BAD | {"references": ["a", " "]}]
+    notes: list[str] = []
+    expected = [GOOD, BAD | {"references": ["a"]}]
+    assert read_rows(rows, notes=notes) == read_rows(iter(rows)) == read_rows(tuple(rows)) == expected
+    assert notes == ["data: 1 of 3 rows dropped, their text is empty"]
+    assert read_rows(put_rows(tmp_path / "a.jsonl", rows)) == expected
+    assert read_rows(["one ", "", "two"]) == [{"text": "one"}, {"text": "two"}]
+    assert read_rows([{"review": "a", "stars": 5}], Columns(text="review", label="stars")) == [
+        {"text": "a", "label": "5"}
+    ]
+
+
+def test_a_data_set_in_memory_has_its_class_names():
+    datasets = pytest.importorskip("datasets", reason="needs the extra [datasets]")
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    data = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
+    assert read_rows(data) == [{"text": "a", "label": "yes"}, {"text": "b", "label": "no"}, {"text": "c"}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([], "data is empty"),
+        ([" "], "data has no rows with text"),
+        ([{"text": "a"}, {"text": 5}], "data: row 2: 'text' is 5, not a string"),
+        (["a", 5], "data: row 2: 5 is neither a text nor a mapping"),
+        ([{"text": "a"}, {"text": "b", "label": [1]}], "data: row 2: 'label' is [1], not one label"),
+        ({"text": ["a"]}, "data is of the type dict, which is not a list of rows: give a list"),
+        (5, "data is of the type int"),
+        ([{"review": "a", "town": "b"}], "data has no column 'text' or 'target'"),
+    ],
+)
+def test_bad_rows_in_memory_are_one_line(rows, says):
+    assert message_of(read_rows, rows).startswith(says)
 
 
 def test_columns_that_come_late_in_a_json_file_are_read(tmp_path):

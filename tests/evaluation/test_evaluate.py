@@ -11,6 +11,7 @@ from ladle.errors import UserError
 from ladle.evaluation.evaluate import evaluate
 from ladle.evaluation.markdown import format_percent, format_score, to_markdown
 from ladle.evaluation.samples import read_samples
+from ladle.pipeline import LatentDiffusion
 from tiny import SENTENCES, tiny_tokenizer
 
 TRAIN = [
@@ -102,10 +103,11 @@ def test_controls_stand_beside(free):
 
 def test_the_ceiling_is_what_the_autoencoder_makes_of_real_text(free):
     """What no sample decoded by it can pass."""
-    ceiling = evaluate(*free, model="base-en", num_bootstrap=0)["rows"]["ceiling"]
+    base = LatentDiffusion.from_pretrained("base-en")
+    ceiling = evaluate(*free, model=base, num_bootstrap=0)["rows"]["ceiling"]
     assert ceiling["bleu"]["value"] > 99  # base-en puts such sentences back
     with pytest.raises(UserError, match="give a reference file"):
-        evaluate(free[0], model="base-en")
+        evaluate(free[0], model=base)
 
 
 def test_each_score_says_what_it_is(free):
@@ -305,7 +307,7 @@ def test_mauve_within_each_label(tmp_path):
         ('{"text": "a"}\n{"text": \n', ":2: not JSON"),
         ('{"text": "a"}\n{"txt": "b"}\n', ":2: no 'text'"),
         ('{"text": null}\n', ":1: 'text' is None"),
-        ('{"text": "a", "references": "b"}\n', ":1: 'references' is 'b'"),
+        ('{"text": "a", "references": 5}\n', ":1: 'references' is 5"),
     ],
 )
 def test_bad_samples_are_one_clear_line(tmp_path, content, message):
@@ -333,6 +335,29 @@ def test_plain_text_samples_can_be_read(tmp_path):
     path = tmp_path / "samples.txt"
     path.write_text("first\n\nthird\n", encoding="utf-8")
     assert [sample.text for sample in read_samples(path)] == ["first", "", "third"]
+
+
+def test_an_empty_sample_does_not_become_its_reference():
+    """Rows to train on take their first reference where they have no text; a generated text must not."""
+    assert read_samples([{"text": "", "source": "s", "references": ["good"]}])[0].text == ""
+
+
+def test_rows_in_memory_give_the_report_of_their_files(free):
+    """Lists of mappings, a list of texts and a data set of `datasets`, in place of each of the three files."""
+    datasets = pytest.importorskip("datasets", reason="needs the extra [datasets]")
+    samples = [{"text": text} for text in [*HELD_OUT[:2], "", "The soup was good and hot!"]]
+    report = evaluate(samples, HELD_OUT, datasets.Dataset.from_dict({"text": TRAIN}), num_bootstrap=20)
+    assert report["rows"] == evaluate(*free, num_bootstrap=20)["rows"]
+    assert {name: report["files"][name]["path"] for name in ("samples", "reference", "train")} == dict.fromkeys(
+        ("samples", "reference", "train"), "in memory"
+    )
+    for rows, message in (
+        ([{"text": "a"}, {"txt": "b"}], "samples: row 2: no 'text' among txt"),
+        ([], "samples is empty"),
+        ([{"text": "a"}, 5], "samples: row 2: 5 is neither a text nor a mapping"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate(rows)
 
 
 def test_markdown_has_a_column_for_each_kind_of_rows(conditional):

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from ladle.autoencoder.decoders import chosen_ids
 from ladle.config import Config, nearest
-from ladle.errors import UserError
+from ladle.errors import UserError, first_line
+from ladle.evaluation.likelihood import TokenRow, negative_log_likelihood, padded
+from ladle.evaluation.scorer import ATTENTION, RECORD, WEIGHTS
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
 from ladle.storage.writing import atomic_folder, atomic_json
 
-RECORD, WEIGHTS = "autoregressive.json", "model.safetensors"
-ATTENTION = "eager"  # a step of training takes .63 of what it takes with torch's fused one (two cores, bf16, 60 tokens)
 ACTIVATION = "gelu"  # exact; GPT-2's approximation by tanh differs by 5e-4 at most and makes a step 1.28 times as long
 SHRINK_BELOW = 0.5  # share of unfinished rows in a batch below which the finished ones leave it
 
@@ -57,11 +57,13 @@ class AutoregressiveModel(nn.Module):
         causal: a transformers causal model; made from `config` when None.
     """
 
-    def __init__(self, config: AutoregressiveConfig, tokenizer: Any, causal: nn.Module | None = None):
+    def __init__(self, config: AutoregressiveConfig, tokenizer: Any, causal: Any = None):
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
         size = len(tokenizer) + 1 + len(config.labels)  # the separator and the labels come after the vocabulary
-        self.causal = causal if causal is not None else _build(config, tokenizer, size)
+        self.causal: Any = (
+            causal if causal is not None else _build(config, tokenizer, size)
+        )  # (torch's own type is vague)
         if self.causal.get_input_embeddings().num_embeddings < size:
             self.causal.resize_token_embeddings(size)
         self.separator = len(tokenizer)
@@ -85,8 +87,7 @@ class AutoregressiveModel(nn.Module):
             model.info = record.get("info", {})
             model.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS).items()}, strict=False)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"cannot load the autoregressive model in {folder}: {reason}") from None
+            raise UserError(f"cannot load the autoregressive model in {folder}: {first_line(error)}") from None
         return model.eval()
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -129,32 +130,14 @@ class AutoregressiveModel(nn.Module):
         prefixes = self.prefixes(label or [None] * count, source or [None] * count)
         return self.score_rows(list(zip(prefixes, ids, strict=True)))
 
-    @torch.no_grad()
-    def score_rows(self, rows: Sequence[tuple[list[int], list[int]]], batch_size: int = 64) -> tuple[Tensor, Tensor]:
+    def score_rows(self, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
         """`score` of N (prefix ids, text ids)."""
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
-        nll = torch.zeros(len(rows))
-        device = next(self.parameters()).device
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            batch = self.collate([rows[i] for i in chosen])
-            input_ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
-            logits = self.causal(input_ids=input_ids, attention_mask=mask.long(), use_cache=False).logits
-            lost = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), input_ids[:, 1:], reduction="none").cpu()
-            nll[chosen] = (lost * batch["is_text"][:, 1:]).sum(1)
+        nll = negative_log_likelihood(self.causal, rows, self.tokenizer.pad_token_id)
         return nll, torch.tensor([len(text) for _, text in rows])
 
-    def collate(self, rows: Sequence[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
+    def collate(self, rows: Sequence[TokenRow]) -> dict[str, Tensor]:
         """(prefix ids, text ids) of B rows -> input_ids, attention_mask, is_text, each [B, longest]."""
-        longest = max(len(prefix) + len(text) for prefix, text in rows)
-        ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id)
-        mask, is_text = (torch.zeros(len(rows), longest, dtype=torch.bool) for _ in range(2))
-        for i, (prefix, text) in enumerate(rows):
-            end = len(prefix) + len(text)
-            ids[i, :end] = torch.tensor(prefix + text)
-            mask[i, :end] = True
-            is_text[i, len(prefix) : end] = True
-        return {"input_ids": ids, "attention_mask": mask, "is_text": is_text}
+        return padded(rows, self.tokenizer.pad_token_id)
 
     # ------------------------------------------------------------------------------------------------- generation
 
@@ -258,7 +241,7 @@ class AutoregressiveModel(nn.Module):
         return chosen_ids(logits, uniform, top_p, temperature)
 
 
-def _build(config: AutoregressiveConfig, tokenizer: Any, vocab_size: int) -> nn.Module:
+def _build(config: AutoregressiveConfig, tokenizer: Any, vocab_size: int) -> Any:
     from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
     if config.pretrained:
@@ -267,8 +250,7 @@ def _build(config: AutoregressiveConfig, tokenizer: Any, vocab_size: int) -> nn.
                 config.pretrained, use_safetensors=True, dtype=torch.float32, attn_implementation=ATTENTION
             )
         except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"cannot load the causal model '{config.pretrained}': {reason}") from None
+            raise UserError(f"cannot load the causal model '{config.pretrained}': {first_line(error)}") from None
     if config.width % config.num_heads:
         raise UserError(f"num_heads {config.num_heads} given: it has to divide the width, {config.width}")
     positions = config.max_tokens + (config.max_source_tokens if config.source else 0) + 2

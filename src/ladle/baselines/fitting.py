@@ -9,8 +9,10 @@ from torch import Tensor
 
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.data.batching import epoch_batches
+from ladle.data.in_memory import RowSource
 from ladle.data.rows import Row
 from ladle.data.splits import DataConfig, load_splits
+from ladle.evaluation.likelihood import TokenRow
 from ladle.storage.model_folder import load_parts
 from ladle.storage.names import resolve_model
 from ladle.training.loop import train_stage
@@ -75,7 +77,7 @@ def train_autoregressive(
 
 
 def fit_scorer(
-    data: str | Path,
+    data: RowSource,
     output: str | Path,
     *,
     minutes: float | None = None,
@@ -87,14 +89,23 @@ def fit_scorer(
 ) -> float:
     """`ladle fit scorer`: an autoregressive model of the texts in `data`, without conditions, in `output`/final.
 
+    Args:
+        data: a file or folder, or rows in memory.
+        output: the run folder; the same call goes on where an interrupted one stopped.
+        minutes, steps: the budget; one of the two.
+        text: the column of the texts.
+        seed: of the training.
+        config: sizes of the model.
+        log: takes lines for the user.
+
     Returns:
         The held-out loss, nats a token.
 
     Raises:
         UserError: bad data, or a run folder of other settings.
     """
-    splits = load_splits(DataConfig(path=str(data), text=text))
-    train, valid = ([{"text": row["text"]} for row in rows] for rows in (splits.train, splits.valid))
+    splits = load_splits(DataConfig(text=text), data)
+    train, valid = ([Row(text=row["text"]) for row in rows] for rows in (splits.train, splits.valid))
     for note in splits.notes:
         log(note)
     log(f"{len(train):,} texts to train on, {len(valid):,} held out")
@@ -153,7 +164,7 @@ class AutoregressiveStage:
             chosen.append((prefix[-1:] if lost else prefix, text))
         return self.module.collate(chosen)
 
-    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor | float]]:
         loss, metrics = self.module.loss(batch)
         return loss, {**metrics, "num_tokens": batch["is_text"].sum()}
 
@@ -168,7 +179,7 @@ class AutoregressiveStage:
             sources = (None,) * len(sources)
         return self.module.generate(label=labels, source=sources, top_p=0.95)
 
-    def _encode(self, rows: Sequence[Row]) -> list[tuple[list[int], list[int]]]:
+    def _encode(self, rows: Sequence[Row]) -> list[TokenRow]:
         model, config = self.module, self.module.config
         labels = [row.get("label") if config.labels else None for row in rows]
         sources = [row.get("source") if config.source else None for row in rows]

@@ -30,7 +30,6 @@ def write_results(result: dict[str, Any], folder: Path) -> Path:
     atomic_json(folder / "results.json", result)
     atomic_text(folder / "table.md", to_markdown(result))
     plots = folder / "plots"
-    plots.mkdir(parents=True, exist_ok=True)
     for x, y in FRONTIERS:
         points = _points(result, x, y)
         if points:

@@ -13,7 +13,6 @@ from ladle.benchmark.scoring import Scoring
 from ladle.benchmark.speed import measured_speed, settings_to_time
 from ladle.benchmark.suite import SuiteConfig, load_suite
 from ladle.benchmark.systems import Condition, Draws, LadleSystem, System, recipe_of, trained
-from ladle.cli.allocator import keep_freed_memory
 from ladle.data.files import PathLike, known_json
 from ladle.data.splits import load_splits
 from ladle.errors import UserError
@@ -53,7 +52,6 @@ def run_benchmark(
     Raises:
         UserError: a bad suite, bad data, a missing extra, a folder of another suite.
     """
-    keep_freed_memory()
     if budget is not None and not 0 < budget < float("inf"):
         raise UserError(f"--budget is {budget}: it must be greater than 0")
     config = load_suite(Path(suite), data)
@@ -184,7 +182,7 @@ class _Benchmark:
             ])  # fmt: skip
             atomic_json(scores, {"drawn": drawn})
             self.log(f"{name}, {setting}, seed {seed}: {len(texts):,} texts in {duration(time.monotonic() - start)}")
-        row = as_report({"row": self.scoring.ruler.measure(read_samples(path))})["row"]
+        row = as_report({"row": self.scoring.measurement.measure(read_samples(path))})["row"]
         atomic_json(scores, {"drawn": drawn, "measured": measured, "row": row})
         return row
 
@@ -199,7 +197,6 @@ class _Benchmark:
         if known_json(path).get("key") != key:
             self.log(f"{name}: reconstructing {len(texts)} texts")
             values = [training.reconstruction(texts) for training in ours]
-            path.parent.mkdir(parents=True, exist_ok=True)
             atomic_json(path, {"key": key, "values": values})
         values = known_json(path)["values"]
         return float(sum(values) / len(values))

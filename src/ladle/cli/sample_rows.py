@@ -5,9 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ladle.data.files import name_of
-from ladle.data.tables import read_table
-from ladle.errors import UserError
+from ladle.cli.app import log
+from ladle.data.rows import read_rows
 
 if TYPE_CHECKING:
     from ladle.pipeline import LatentDiffusion
@@ -75,26 +74,13 @@ def read_inputs(path: str) -> list[Input]:
     """Rows to condition on: the column `source` with `label` and `references` beside it, or one source a line.
 
     Raises:
-        UserError: a missing, empty or malformed file, or a row without a source (`file:line`).
+        UserError: as `read_rows`, or a row without a source.
     """
-    table = read_table(path, frozenset({"source"}))
-    plain = table.columns == ["text"]
-    inputs = []
-    for number, record in table.records:
-        source = record.get("text" if plain else "source")
-        if plain and not str(source).strip():
-            continue
-        if not isinstance(source, str) or not source.strip():
-            given = f"'source' is {source!r:.40}" if "source" in record else f"no 'source' among {', '.join(record)}"
-            raise UserError(f"{table.place(number)}: {given}; give rows with a text in 'source', or one source a line")
-        references = record.get("references") or ()
-        if not isinstance(references, list | tuple) or not all(isinstance(item, str) for item in references):
-            raise UserError(f"{table.place(number)}: 'references' is {references!r:.40}, not a list of strings")
-        label = record.get("label")
-        inputs.append(Input(source.strip(), str(label) if label not in (None, "") else None, tuple(references)))
-    if not inputs:
-        raise UserError(f"{name_of(path)} has no rows")
-    return inputs
+    notes: list[str] = []
+    rows = read_rows(path, need=("source",), empty="refuse", notes=notes)
+    for note in notes:
+        log(note)
+    return [Input(row["source"], row.get("label"), tuple(row.get("references", ()))) for row in rows]
 
 
 def progress_bar(total: int) -> Any:

@@ -39,7 +39,7 @@ def train(
         minutes: Time for all stages together.
         from_scratch: Train everything from nothing, where the default starts from prior-en.
         backbone: A pre-trained encoder-decoder to build on, such as facebook/bart-base: a folder or a hub id.
-        text: Column of the texts. Default: text, or target.
+        text: Column of the texts. Default: text, else target, which belongs to source.
         label: Column of the class labels; "" leaves them out. Default: label, if there is one.
         source: Column of the source texts to condition on; "" leaves them out. Default: source, if there is one.
         seed: Seed of everything random in the training.

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 from ladle.errors import UserError
 
@@ -64,23 +64,6 @@ def read_lines(path: PathLike) -> Iterator[str]:
     with open_bytes(path) as stream:
         for number, line in enumerate(stream, start=1):
             yield decode_line(line, f"{name}:{number}", first=number == 1)
-
-
-@contextmanager
-def open_text(path: PathLike) -> Iterator[TextIO]:
-    """Open a UTF-8 file for reading as one stream (gzip and `-` as in `open_bytes`, line ends as they are).
-
-    Raises:
-        UserError: as `open_bytes`, or the text is not UTF-8. `read_lines` names the line.
-    """
-    with open_bytes(path) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-        try:
-            yield text
-        except UnicodeDecodeError:
-            raise UserError(f"{name_of(path)}: {NOT_UTF8}") from None
-        finally:
-            text.detach()  # else closing the wrapper would close standard input
 
 
 NOT_UTF8 = "not UTF-8 text; convert it first: iconv -f ENCODING -t UTF-8 FILE"

@@ -3,9 +3,10 @@
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
+from dataclasses import replace
 from typing import Any
 
+from ladle.data.in_memory import dataset_table
 from ladle.data.tables import Record, Table
 from ladle.errors import LadleError, UserError, first_line
 
@@ -35,9 +36,8 @@ def hub_tables(
     for split, known in splits.items():
         own = next((part for part in known if part in loaded), None)
         if own is not None:
-            data = loaded[own]
-            columns = data.column_names and list(data.column_names)  # None: a stream may not know them
-            tables[split] = Table(f"{name} ({own})", _records(name, data), columns, by_line=False)
+            table = dataset_table(loaded[own], f"{name} ({own})")
+            tables[split] = replace(table, records=_told_records(name, table.records))
     if "train" not in tables:
         raise UserError(f"the hub data set '{name}' has no train split: it has {', '.join(loaded)}")
     return tables
@@ -66,18 +66,11 @@ def _load(datasets: Any, name: str, subset: str | None, streaming: bool) -> Any:
             return datasets.load_dataset(name, revision="refs/convert/parquet", data_dir=subset, streaming=streaming)
 
 
-def _records(name: str, data: Any) -> Iterator[tuple[int, Record]]:
-    """The rows, with class numbers put back into class names (-1: not labelled). A stream may break on the way."""
-    classes = {
-        column: feature.names for column, feature in (data.features or {}).items() if hasattr(feature, "int2str")
-    }
-    rows = iter(data)
-    for number in count(1):
+def _told_records(name: str, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
+    """The same. A stream may break on the way."""
+    while True:
         with _told(name):
-            record = next(rows, None)
+            record = next(records, None)
         if record is None:
             return
-        for column, labels in classes.items():
-            value = record[column]
-            record[column] = None if value is None or value < 0 else labels[value]
-        yield number, record
+        yield record

@@ -1,25 +1,37 @@
-"""From the records of a file to rows: what its columns mean.
+"""The one reader of rows: what the columns of a file, or of rows in memory, mean.
 
-A row is a dict with `text` and, where the data have them, `label`, `source` and `references`. A pair's `target` is
-its text. Nothing here knows of tokens.
+Training, sources to sample from, references, samples to score and the data of judges are all read here, by the same
+rules and with the same errors. A row is a dict with `text` and, where the data have them, `label`, `source` and
+`references`. A pair's `target` is its text. Nothing here knows of tokens.
 """
 
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from ladle.config import nearest
-from ladle.data.files import PathLike
+from ladle.data.in_memory import RowSource, rows_table
 from ladle.data.tables import Record, Table, read_table
 from ladle.errors import UserError
 
 COLUMN_NAMES = frozenset({"text", "target", "source", "label"})  # read when no column is named
 _LOOK_AT = 1000  # records looked at to learn the columns of a file without a header
 
+Need = Literal["text", "source", "label"]
+Empty = Literal["drop", "keep", "refuse"]
+# What rows are said to be without, and why they were dropped.
+_LACKING: dict[Need, tuple[str, str]] = {
+    "text": ("text", "their text is empty"),
+    "source": ("a source", "their source is empty"),
+    "label": ("a label", "they have no label"),
+}
+
 
 class Row(TypedDict, total=False):
-    """One text. Always `text`; the rest where the data have it."""
+    """One text. Always `text`, which may be empty where it was not needed; the rest where the data have it."""
 
     text: str
     label: str
@@ -29,58 +41,104 @@ class Row(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds what. None: the usual name, where there is one. "" : leave it out. `target` means `text`."""
+    """Which column holds what. None: the usual name, where there is one. "": leave it out."""
 
     text: str | None = None
     label: str | None = None
     source: str | None = None
-    target: str | None = None
 
 
 def read_rows(
-    path: PathLike, columns: Columns | None = None, *, keep_empty: bool = False, notes: list[str] | None = None
+    source: RowSource,
+    columns: Columns | None = None,
+    *,
+    need: Sequence[Need] = ("text",),
+    empty: Empty = "drop",
+    notes: list[str] | None = None,
+    name: str = "data",
 ) -> list[Row]:
-    """Read the rows of one file (`-`: standard input): JSON Lines, CSV, TSV, plain text, Parquet; gzipped or not.
+    """Read rows from a file or from memory.
 
-    Texts lose the white space at their ends. Without a named column the text is `text`, else `target`, else the only
-    column that holds text (so a file of sources only reads as texts). A plain text file is one text a line.
+    A file (`-`: standard input) is JSON Lines, CSV, TSV, plain text (one text a line) or Parquet, gzipped or not. Rows
+    in memory are texts, mappings, or a `datasets.Dataset`. Texts lose the white space at their ends. Without a named
+    column the text is `text`, else `target`, else the only column that holds text (so a file of sources only reads as
+    texts). Where a source is needed, it is `source`, else the only column that holds text.
 
     Args:
+        source: the path of a file, or rows in memory.
         columns: the column names; the usual ones when None.
-        keep_empty: keep rows whose text is empty, as scoring must; else they are dropped and counted in `notes`.
+        need: what a row must have.
+        empty: "drop" leaves out a row without what it must have, and counts it. "refuse" makes that an error, but for
+            blank lines of plain text, which are left out. "keep" keeps a row whose value is the empty string, as
+            scoring must; to have no value at all is an error then.
         notes: lines to be told to the user are appended here.
+        name: what errors call rows in memory.
 
     Raises:
-        UserError: every kind of bad input, in one line, as `file:line` where a line is to blame.
+        UserError: every kind of bad input, in one line, as `file:line` (in memory `name: row N`) where a row is to
+            blame.
     """
     columns = columns or Columns()
-    return list(iter_rows(open_table(path, columns), columns, keep_empty=keep_empty, notes=notes))
+    return list(iter_rows(open_table(source, columns, name), columns, need=need, empty=empty, notes=notes))
 
 
-def open_table(path: PathLike, columns: Columns) -> Table:
-    """`read_table`, which sees by these columns' names too whether a file has a header."""
-    return read_table(path, COLUMN_NAMES | {str(name).lower() for name in vars(columns).values() if name})
+def open_table(source: RowSource, columns: Columns, name: str = "data") -> Table:
+    """The records of a file, or of rows in memory, which errors call `name`. By the columns' names it is seen whether
+    a file has a header."""
+    if not isinstance(source, str | os.PathLike):
+        return rows_table(source, name)
+    return read_table(source, COLUMN_NAMES | {str(column).lower() for column in vars(columns).values() if column})
 
 
 def iter_rows(
-    table: Table, columns: Columns, *, keep_empty: bool = False, notes: list[str] | None = None
+    table: Table,
+    columns: Columns,
+    *,
+    need: Sequence[Need] = ("text",),
+    empty: Empty = "drop",
+    notes: list[str] | None = None,
 ) -> Iterator[Row]:
     """The rows of a table, one after another, as `read_rows` has them."""
     notes = [] if notes is None else notes
     records = ((number, _flat(record)) for number, record in table.records)
     first = list(islice(records, _LOOK_AT))
-    names = _resolve(table, columns, [record for _, record in first], notes)
-    total = kept = 0
+    names = _resolve(table, columns, [record for _, record in first], need, notes)
+    kept = 0
+    dropped: Counter[Need] = Counter()
     for number, record in chain(first, records):
-        total += 1
-        row = _to_row(record, names, table, number)
-        if row["text"] or keep_empty:
+        row = _to_row(record, names, table, number, empty)
+        lacking = _lacking(row, record, names, need, empty)
+        if lacking is None:
             kept += 1
             yield row
+            continue
+        if empty != "drop" and not table.plain:
+            raise UserError(f"{table.place(number)}: {_given(record, names, lacking)}; each row needs one")
+        dropped[lacking] += 1
+    total = kept + dropped.total()
     if not kept:
-        raise UserError(f"{table.name} has no rows with text (rows: {total:,}, text column: '{names.text}')")
-    if kept < total:
-        notes.append(f"{table.name}: {total - kept:,} of {total:,} rows dropped, their text is empty")
+        lost = next(iter(dropped), need[0])
+        read = f"rows: {total:,}, {lost} column: '{getattr(names, lost) or lost}'"
+        raise UserError(f"{table.name} has no rows with {_LACKING[lost][0]} ({read})")
+    notes += [
+        f"{table.name}: {count:,} of {total:,} rows dropped, {_LACKING[lacking][1]}"
+        for lacking, count in dropped.items()
+    ]
+
+
+def _lacking(row: Row, record: Record, names: Columns, need: Sequence[Need], empty: Empty) -> Need | None:
+    """The first needed value that the row is without."""
+    for value in need:
+        there = isinstance(record.get(getattr(names, value)), str) if empty == "keep" else row.get(value)
+        if not there:
+            return value
+    return None
+
+
+def _given(record: Record, names: Columns, value: Need) -> str:
+    """What stands in a record where a needed value should."""
+    column = getattr(names, value) or value
+    return f"'{column}' is {record[column]!r:.40}" if column in record else f"no '{column}' among {', '.join(record)}"
 
 
 def _flat(record: Record) -> Record:
@@ -95,35 +153,47 @@ def _flat(record: Record) -> Record:
     return {**record, **parts, **record} if parts else record  # in this order, and no part takes a column's place
 
 
-def _resolve(table: Table, columns: Columns, sample: list[Record], notes: list[str]) -> Columns:
-    """The columns by the file's own names; `text` is always set in the result, `target` never."""
+def _resolve(table: Table, columns: Columns, sample: list[Record], need: Sequence[Need], notes: list[str]) -> Columns:
+    """The columns by the file's own names. Those of what is needed are set, but for a label's."""
     available = list(dict.fromkeys([*(table.columns or ()), *chain.from_iterable(sample)]))
     usual = {name.lower(): name for name in reversed(available)}
-    if table.columns is None:  # JSON: a label or source may first come after the records looked at
-        usual = {"label": "label", "source": "source"} | usual
-    for name in (columns.text, columns.label, columns.source, columns.target):
+    for name in (columns.text, columns.label, columns.source):
         if name and name not in available:
             clause = nearest(name, available)
             listed = f" (columns: {', '.join(available)})" if clause.startswith("did") else ""
             raise UserError(f"{table.name} has no column '{name}': {clause}{listed}")
-    if columns.text and columns.target:
-        raise UserError(f"give a text column ('{columns.text}') or a target column ('{columns.target}'), not both")
-    text = columns.text or columns.target or usual.get("text") or usual.get("target")
-    label = usual.get("label") if columns.label is None else columns.label
-    source = usual.get("source") if columns.source is None else columns.source
-    if text is None:
-        others = [name for name in available if name not in (label, source) and any(_is_prose(r, name) for r in sample)]
-        if not others and source in available:
-            others = [source]  # a file of sources only, to sample from
-        if len(others) != 1:
-            where = "the first line must name the columns" if table.columns else "columns"
-            raise UserError(
-                f"{table.name} has no column 'text' or 'target'; {where}, and these are: {', '.join(available)}; "
-                "name the one to use (data.text) or rename it"
-            )
-        text = others[0]
+    text = columns.text or usual.get("text") or usual.get("target")
+    late = table.columns is None  # in JSON, a label or source may first come after the records looked at
+    label, source = (
+        usual.get(name, name if late else None) if given is None else given
+        for name, given in (("label", columns.label), ("source", columns.source))
+    )
+    if "source" in need and source not in available:
+        source = "text" if table.plain else _only_prose(table, available, sample, (label,), "source")
+        text = None if text == source else text
+        if not table.plain:
+            notes.append(f"{table.name}: the source is in the column '{source}'")
+    if "text" in need and text is None:
+        text = _only_prose(table, available, sample, (label, source), "text")
         notes.append(f"{table.name}: the text is in the column '{text}'")
     return Columns(text, *(None if name in ("", text) else name for name in (label, source)))
+
+
+def _only_prose(
+    table: Table, available: list[str], sample: list[Record], besides: tuple[str | None, ...], what: Need
+) -> str:
+    """The only column that holds text, `besides` aside, where none has the name of `what`."""
+    found = [name for name in available if name not in besides and any(_is_prose(r, name) for r in sample)]
+    if not found and what == "text":  # a file of sources only reads as texts
+        found = [str(name) for name in besides[1:] if name in available]
+    if len(found) == 1:
+        return found[0]
+    usual = "'text' or 'target'" if what == "text" else f"'{what}'"
+    where = "the first line must name the columns" if table.columns else "columns"
+    raise UserError(
+        f"{table.name} has no column {usual}; {where}, and these are: {', '.join(available)}; "
+        f"name the one to use (data.{what}) or rename it"
+    )
 
 
 def _is_prose(record: Record, name: str) -> bool:
@@ -137,9 +207,8 @@ def _is_prose(record: Record, name: str) -> bool:
     return False
 
 
-def _to_row(record: Record, names: Columns, table: Table, number: int) -> Row:
-    assert names.text is not None
-    row = Row(text=_string(record, names.text, table, number))
+def _to_row(record: Record, names: Columns, table: Table, number: int, empty: Empty) -> Row:
+    row = Row(text=_string(record, names.text, table, number) if names.text is not None else "")
     if names.label is not None and (label := _label(record, names.label, table, number)):
         row["label"] = label
     if names.source is not None and (source := _string(record, names.source, table, number)):
@@ -148,7 +217,8 @@ def _to_row(record: Record, names: Columns, table: Table, number: int) -> Row:
         references = _references(record["references"], table, number)
         if references:
             row["references"] = references
-            row["text"] = row["text"] or references[0]
+            if empty == "drop":  # (an empty sample stays empty)
+                row["text"] = row["text"] or references[0]
     return row
 
 
@@ -178,7 +248,7 @@ def _label(record: Record, name: str, table: Table, number: int) -> str:
 
 def _references(value: Any, table: Table, number: int) -> list[str]:
     values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list):
+    if not isinstance(values, list | tuple):
         raise UserError(f"{table.place(number)}: 'references' is {value!r:.40}, not a list of strings")
     texts = (_string({"references": item}, "references", table, number) for item in values)
     return [text for text in texts if text]

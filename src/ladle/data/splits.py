@@ -1,9 +1,9 @@
-"""From a file, a folder or a hub data set to rows to train on, to choose by and to report on."""
+"""From a file, a folder, a hub data set or rows in memory to rows to train on, to choose by and to report on."""
 
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -11,14 +11,18 @@ from typing import Self
 from pydantic import Field
 
 from ladle.config import Config
-from ladle.data.files import STDIO
+from ladle.data.files import STDIO, PathLike
 from ladle.data.hub import hub_tables
+from ladle.data.in_memory import RowSource
 from ladle.data.row_portions import Portions
 from ladle.data.rows import Columns, Row, iter_rows, open_table
 from ladle.data.tables import ENDINGS, Table, kind_of
 from ladle.errors import UserError
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
+
+
+Data = RowSource | Mapping[str, RowSource] | None  # rows, or the rows of each split; None: those that the config names
 
 
 class DataConfig(Config):
@@ -30,23 +34,21 @@ class DataConfig(Config):
     text: str | None = None  # a column; of one that holds an object a part, "translation.de"
     label: str | None = None
     source: str | None = None
-    target: str | None = None
     valid_path: str | None = None
     test_path: str | None = None
     valid_fraction: float = Field(0.05, ge=0, le=0.5)  # of the train rows, when no valid rows are given
     max_valid_rows: int = Field(2000, ge=0)
-    max_rows: int | None = Field(None, ge=1)  # train rows used, chosen by the seed
+    max_rows: int | None = Field(None, ge=1)  # train rows used, chosen at random
     rows_in_memory: int | None = Field(None, ge=1)  # train rows held at once, others in each epoch; None: all
-    seed: int = 0
 
     @property
     def columns(self) -> Columns:
-        """The four column names."""
-        return Columns(self.text, self.label, self.source, self.target)
+        """The column names."""
+        return Columns(self.text, self.label, self.source)
 
     def at(self, path: str) -> Self:
         """This config with a local file or folder in place of its data: a hub set's column names do not go with it."""
-        data_of_its_own = ("id", "subset", "text", "label", "source", "target", "valid_path", "test_path")
+        data_of_its_own = ("id", "subset", "text", "label", "source", "valid_path", "test_path")
         return self.model_copy(update={"path": path} | dict.fromkeys(data_of_its_own))
 
 
@@ -66,11 +68,16 @@ class Splits:
         return self.portions(epoch) if self.portions else self.train
 
 
-def load_splits(config: DataConfig) -> Splits:
+def load_splits(config: DataConfig, data: Data = None) -> Splits:
     """Read all rows that a run needs. Valid rows are split off the train rows where none are given.
 
     All rows of one source, else of one text, stay on one side of the split. Which, is decided by a hash of the source
-    or text and the seed: the same on every machine, and in whatever order the rows stand.
+    or text: the same on every machine, and in whatever order the rows stand.
+
+    Args:
+        config: the columns, how many rows are held out, and where the rows are when `data` is None.
+        data: in place of the config's path or id: a path, rows in memory (texts, mappings, a `datasets.Dataset`), or a
+            mapping from the name of a split to such rows (a `DatasetDict`).
 
     Raises:
         UserError: bad input, no train rows, no data named at all.
@@ -78,12 +85,13 @@ def load_splits(config: DataConfig) -> Splits:
     """
     notes: list[str] = []
     if config.rows_in_memory is not None:
-        return _load_in_portions(config, config.rows_in_memory, notes)
-    parts = {split: list(_rows(tables, config, notes)) for split, tables in _tables(config, notes).items()}
+        return _load_in_portions(config, data, config.rows_in_memory, notes)
+    tables = _tables(config, data, notes)
+    parts = {split: list(_rows(its, config, notes)) for split, its in tables.items()}
     train = parts["train"]
     if config.max_rows is not None and len(train) > config.max_rows:
         notes.append(f"train: {config.max_rows:,} of {len(train):,} rows used (max_rows)")
-        train = _choose(train, config.max_rows, config.seed)
+        train = _choose(train, config.max_rows)
     if "valid" in parts:
         valid = parts["valid"]
     else:
@@ -92,21 +100,24 @@ def load_splits(config: DataConfig) -> Splits:
     return Splits(train, _limited(valid, config, notes), parts.get("test", []), notes)
 
 
-def _load_in_portions(config: DataConfig, size: int, notes: list[str]) -> Splits:
+def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str]) -> Splits:
     """As `load_splits`, but a row is held out by its own hash alone, whatever the others are: among `size` rows about
     `valid_fraction` are; those of the first portion are the valid rows, others are not trained on."""
-    if config.path == STDIO:
-        raise UserError("standard input cannot be read twice, as data.rows_in_memory needs: name a file")
+    sources = data.values() if isinstance(data, Mapping) else [config.path if data is None else data]
+    if any(isinstance(source, Iterator) or source == STDIO for source in sources):
+        raise UserError(
+            "standard input or an iterator cannot be read twice, as data.rows_in_memory needs: give a file or a list"
+        )
     if config.max_rows is not None:
         raise UserError("data.max_rows chooses among all rows and data.rows_in_memory never has them all: give one")
-    tables = _tables(config, notes)
+    tables = _tables(config, data, notes)
     parts = {split: list(_rows(its, config, notes)) for split, its in tables.items() if split != "train"}
     fraction = config.valid_fraction if "valid" not in parts and config.max_valid_rows else 0.0
     held_out: list[Row] = []
 
     def read() -> Iterator[Row]:
-        for row in _rows(_tables(config, [])["train"], config, []):
-            if int.from_bytes(_rank(config.seed, _group(row, by_source=True))) >= fraction * 2**64:
+        for row in _rows(_tables(config, data, [])["train"], config, []):
+            if int.from_bytes(_rank(_group(row, by_source=True))) >= fraction * 2**64:
                 yield row
             elif len(held_out) < config.max_valid_rows:
                 held_out.append(row)
@@ -124,18 +135,26 @@ def _limited(valid: list[Row], config: DataConfig, notes: list[str]) -> list[Row
     if len(valid) <= config.max_valid_rows:
         return valid
     notes.append(f"valid: {config.max_valid_rows:,} of {len(valid):,} rows used (max_valid_rows)")
-    return _choose(valid, config.max_valid_rows, config.seed)
+    return _choose(valid, config.max_valid_rows)
 
 
 # ------------------------------------------------------------------------------------------------ where rows are
 
 
-def _tables(config: DataConfig, notes: list[str]) -> dict[str, Iterator[Table]]:
+def _tables(config: DataConfig, data: Data, notes: list[str]) -> dict[str, Iterator[Table]]:
     """The tables of each split, every one opened when it is asked for."""
     tables: dict[str, Iterator[Table]] = {}
-    paths: dict[str, list[str]] = {}
-    if config.path is not None:
-        paths = _split_paths(config.path)
+    sources: dict[str, list[RowSource]] = {}
+    if isinstance(data, Mapping):
+        sources = _given_splits(data, notes)
+    elif data is not None or config.path is not None:
+        rows = config.path if data is None else data
+        assert rows is not None
+        sources = (
+            {split: [*paths] for split, paths in _split_paths(rows).items()}
+            if isinstance(rows, str | os.PathLike)
+            else {"train": [rows]}
+        )
     elif config.id is not None:
         streaming = config.rows_in_memory is not None
         of_hub = hub_tables(config.id, config.subset, SPLIT_NAMES, streaming=streaming)
@@ -143,12 +162,35 @@ def _tables(config: DataConfig, notes: list[str]) -> dict[str, Iterator[Table]]:
     else:
         raise UserError("no data: name a file or folder (--data), or a hub data set (data.id)")
     given = {"valid": config.valid_path, "test": config.test_path}
-    paths |= {split: [path] for split, path in given.items() if path is not None}
-    for split, files in paths.items():
-        if len(files) > 1:
-            notes.append(f"{split}: {len(files)} files of {Path(files[0]).parent}")
-        tables[split] = (open_table(path, config.columns) for path in files)
+    sources |= {split: [path] for split, path in given.items() if path is not None}
+    for split, parts in sources.items():
+        if len(parts) > 1:
+            notes.append(f"{split}: {len(parts)} files of {Path(str(parts[0])).parent}")
+        name = f"data ({split})" if isinstance(data, Mapping) else "data"
+        tables[split] = _opened(parts, config.columns, name)
     return tables
+
+
+def _opened(sources: Iterable[RowSource], columns: Columns, name: str) -> Iterator[Table]:
+    return (open_table(source, columns, name) for source in sources)
+
+
+def _given_splits(data: Mapping[str, RowSource], notes: list[str]) -> dict[str, list[RowSource]]:
+    """The rows of each split of a mapping; other names in it are told of."""
+    found: dict[str, list[RowSource]] = {}
+    for name, rows in data.items():
+        split = next((split for split, names in SPLIT_NAMES.items() if str(name).lower() in names), None)
+        if split is None:
+            notes.append(f"data: '{name}' is not the name of a split, and is not used")
+        elif split in found:
+            raise UserError(f"data has two groups of {split} rows, '{name}' the second: give one")
+        else:
+            found[split] = [rows]
+    if "train" not in found:
+        raise UserError(
+            f"data has no train rows: it has {', '.join(map(str, data)) or 'nothing'}; give {{'train': rows}}"
+        )
+    return found
 
 
 def _rows(tables: Iterable[Table], config: DataConfig, notes: list[str]) -> Iterator[Row]:
@@ -156,12 +198,12 @@ def _rows(tables: Iterable[Table], config: DataConfig, notes: list[str]) -> Iter
         yield from iter_rows(table, config.columns, notes=notes)
 
 
-def _split_paths(path: str) -> dict[str, list[str]]:
+def _split_paths(path: PathLike) -> dict[str, list[str]]:
     """{"train": [path]} for a file; for a folder the files of each split, of any known kind: one named after it, or
     several parts of it (train-00000-of-00004.parquet); where none is named so, all are train files."""
     folder = Path(path)
-    if path == STDIO or not folder.is_dir():
-        return {"train": [path]}
+    if not folder.is_dir():  # (standard input among them)
+        return {"train": [os.fspath(path)]}
     found: dict[str, list[str]] = {}
     names = sorted(name for name in os.listdir(folder) if kind_of(name) and not name.startswith("."))
     for name in names:
@@ -207,7 +249,7 @@ def _split_off(rows: list[Row], config: DataConfig, notes: list[str]) -> tuple[l
         notes.append(f"valid: none, since all rows have the same {what}")
         return rows, []
     held_out: list[int] = []
-    ranked = sorted(groups, key=lambda group: _rank(config.seed, group))
+    ranked = sorted(groups, key=_rank)
     for group in ranked:
         if len(held_out) + len(groups[group]) <= wanted:
             held_out += groups[group]
@@ -226,12 +268,12 @@ def _group(row: Row, by_source: bool) -> str:
     return f"{kind}\0{' '.join(value.casefold().split())}"
 
 
-def _rank(seed: int, key: str | int) -> bytes:
+def _rank(key: str | int) -> bytes:
     """A random-looking sort key that is the same on every machine and for every version of Python."""
-    return hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest()
+    return hashlib.blake2b(f"0\0{key}".encode(), digest_size=8).digest()  # the 0 is a seed: splits made so far stay
 
 
-def _choose(rows: list[Row], count: int, seed: int) -> list[Row]:
+def _choose(rows: list[Row], count: int) -> list[Row]:
     """`count` of the rows, in their order; random, since files often stand in some order (by book, by label)."""
-    chosen: Iterable[int] = sorted(range(len(rows)), key=lambda index: _rank(seed, index))[:count]
+    chosen: Iterable[int] = sorted(range(len(rows)), key=_rank)[:count]
     return [rows[index] for index in sorted(chosen)]

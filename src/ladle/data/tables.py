@@ -1,6 +1,6 @@
 """The records of a data file, whatever its kind: JSON Lines, CSV, TSV, plain text or Parquet, gzipped or not.
 
-What the columns mean is decided in `ladle.data.splits`; here a record is a dict of what the file says.
+What the columns mean is decided in `ladle.data.rows`; here a record is a dict of what the file says.
 """
 
 import csv
@@ -42,6 +42,11 @@ class Table:
     records: Iterator[tuple[int, Record]]
     columns: list[str] | None = None
     by_line: bool = True
+
+    @property
+    def plain(self) -> bool:
+        """Whether its records are bare texts, without other columns."""
+        return self.columns == ["text"]
 
     def place(self, number: int) -> str:
         """Where a record stands, to open an error message: `file:line`, or `file: row N` where there are no lines."""

@@ -1,20 +1,22 @@
 """`ladle evaluate`: `samples.jsonl` -> `report.json`, a table and plots, with the control rows beside.
 
-A report is a plain dict: `rows` holds one system each (the samples and the controls of `ladle.evaluation.measurement`), a
-system is metric name -> score. Later kinds of rows only add keys.
+A report is a plain dict: `rows` holds one system each (the samples and the controls of
+`ladle.evaluation.measurement`), a system is metric name -> score. Later kinds of rows only add keys.
 """
 
+import os
 import platform
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ladle.data.files import PathLike, name_of
+from ladle.data.in_memory import RowSource
 from ladle.data.rows import read_rows
 from ladle.errors import UserError
 from ladle.evaluation.bertscore import load_bert_score
 from ladle.evaluation.mauve import Featuriser, load_mauve
-from ladle.evaluation.measurement import JUDGED, Measurement, Reconstruct, as_report
+from ladle.evaluation.measurement import JUDGED, Measurement, as_report
 from ladle.evaluation.metrics import Resampling
 from ladle.evaluation.novelty import load_rapidfuzz
 from ladle.evaluation.overlap import load_rouge
@@ -32,16 +34,23 @@ from ladle.storage.writing import write_json
 
 if TYPE_CHECKING:
     from ladle.evaluation.judge import Judge
-    from ladle.evaluation.perplexity import Scorer
+    from ladle.evaluation.scorer import Scorer
 
 REPORT_FORMAT = 1
 _PACKAGES = ("ladle", "torch", "transformers", "sacrebleu", "mauve-text", "rouge-score", "bert-score")
 
 
+class Reconstructor(Protocol):
+    """An autoencoder of texts, such as a `LatentDiffusion`."""
+
+    def reconstruct(self, texts: list[str]) -> Sequence[str]:
+        """The texts, encoded and decoded again."""
+
+
 def evaluate(
-    samples_path: PathLike,
-    reference_path: PathLike | None = None,
-    train_path: PathLike | None = None,
+    samples: RowSource,
+    reference: RowSource | None = None,
+    train: RowSource | None = None,
     output: PathLike | None = None,
     mauve_encoder: str | None = None,
     scorer: str | None = None,
@@ -50,20 +59,22 @@ def evaluate(
     rouge: bool = False,
     bertscore_encoder: str | None = None,
     slots: bool = False,
-    model: str | None = None,
+    model: Reconstructor | None = None,
     plots: PathLike | None = None,
     seeds: int = 3,
     num_bootstrap: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Score the rows of `samples.jsonl` and return the report; written as JSON to `output` (`-`: standard output).
+    """Score samples and return the report; written as JSON to `output` (`-`: standard output).
+
+    Samples, reference and training rows are paths of files, or rows in memory: texts, mappings, a `datasets.Dataset`.
 
     Args:
-        samples_path: rows with `text` and, if conditional, `label` or `source` (several rows of one source are draws
+        samples: rows with `text` and, if conditional, `label` or `source` (several rows of one source are draws
             of it) and `references`. Empty texts are kept and counted.
-        reference_path: held-out rows. Gives BLEU and chrF where its sources are those of the samples, length distance,
+        reference: held-out rows. Gives BLEU and chrF where its sources are those of the samples, length distance,
             MAUVE, and the rows `reference` and `shuffled`.
-        train_path: training rows. Gives Mem, exact copies, and the row `training`.
+        train: training rows. Gives Mem, exact copies, and the row `training`.
         mauve_encoder: a folder or hub id of the model whose features MAUVE and the Frechet distance compare;
             None leaves both out.
         scorer: a folder that `ladle fit scorer` wrote, or a folder or hub id of a causal model. Gives perplexity.
@@ -74,7 +85,7 @@ def evaluate(
         rouge: ROUGE-1, -2 and -L beside BLEU.
         bertscore_encoder: a folder or hub id. Gives BERTScore beside BLEU.
         slots: the samples' inputs are E2E's meaning representations. Gives slots said and wrong additions.
-        model: a Ladle model. Gives the row `ceiling`: the reference texts through its autoencoder.
+        model: a `LatentDiffusion`. Gives the row `ceiling`: the reference texts through its autoencoder.
         plots: a folder for the plots.
         seeds: clusterings that MAUVE is averaged over, at least 3.
         num_bootstrap: resamples for intervals; 0 leaves the intervals out.
@@ -90,11 +101,11 @@ def evaluate(
     if len(judges) > len(JUDGED):
         raise UserError(f"{len(judges)} judges given: at most {len(JUDGED)}")
     if mauve_encoder is not None:
-        if reference_path is None:
+        if reference is None:
             raise UserError("MAUVE compares with reference texts: give a reference file")
         load_mauve()  # a missing extra is told before the work, not after
     if novelty:
-        if train_path is None:
+        if train is None:
             raise UserError("the novelty audit compares with training texts: give some by --train")
         load_rapidfuzz()
     if rouge:
@@ -103,23 +114,23 @@ def evaluate(
         load_bert_score()
     if plots is not None:
         load_matplotlib()
-    if model is not None and reference_path is None:
+    if model is not None and reference is None:
         raise UserError("the autoencoder's ceiling is made from reference texts: give a reference file")
-    samples = read_samples(samples_path)
-    if len(samples) < 2:
-        raise UserError(f"{name_of(samples_path)} has one sample: diversity and distances are those of two or more")
+    sampled = read_samples(samples)
+    if len(sampled) < 2:
+        raise UserError(f"{_shown(samples)} has one sample: diversity and distances are those of two or more")
     if slots:
-        _check_slots(samples)
-    reference = read_reference(reference_path) if reference_path is not None else None
-    if (rouge or slots or bertscore_encoder) and not references_by_source(samples, reference):
+        _check_slots(sampled)
+    held_out = read_reference(reference) if reference is not None else None
+    if (rouge or slots or bertscore_encoder) and not references_by_source(sampled, held_out):
         raise UserError("no sample has an input with references: ROUGE, BERTScore and slots compare with them")
-    train = [row["text"] for row in read_rows(train_path)] if train_path is not None else None
-    ruler = Measurement(
-        reference=reference,
-        train=train,
+    known = [row["text"] for row in read_rows(train, name="train")] if train is not None else None
+    measurement = Measurement(
+        reference=held_out,
+        train=known,
         featuriser=Featuriser.load(mauve_encoder) if mauve_encoder is not None else None,
         scorer=_load_scorer(scorer) if scorer is not None else None,
-        judges=_load_judges(judges, samples),
+        judges=_load_judges(judges, sampled),
         bertscore_encoder=bertscore_encoder,
         slots=slots,
         rouge=rouge,
@@ -127,31 +138,36 @@ def evaluate(
         seeds=seeds,
         resampling=Resampling(num_bootstrap, seed),
     )
-    rows = {"samples": ruler.measure(samples), **ruler.controls(samples, _reconstruct(model) if model else None)}
+    controls = measurement.controls(sampled, model.reconstruct if model is not None else None)
+    rows = {"samples": measurement.measure(sampled), **controls}
     result = {
         "format": REPORT_FORMAT,
         "files": {
             "samples": {
-                "path": name_of(samples_path),
-                "rows": len(samples),
-                "inputs": len(draws_by_source(samples)) or None,
-                "labels": count_labels(samples),
+                "path": _shown(samples),
+                "rows": len(sampled),
+                "inputs": len(draws_by_source(sampled)) or None,
+                "labels": count_labels(sampled),
             },
-            "reference": reference and {"path": name_of(reference_path or ""), "texts": len(reference)},
-            "train": train and {"path": name_of(train_path or ""), "rows": len(train)},
-            "model": model,
+            "reference": held_out and {"path": _shown(reference), "texts": len(held_out)},
+            "train": known and {"path": _shown(train), "rows": len(known)},
+            "model": model and (getattr(model, "digest", None) or type(model).__name__),
         },
         "settings": {"num_bootstrap": num_bootstrap, "seed": seed},
         "rows": as_report(rows),
-        "warnings": ruler.warnings,
+        "warnings": measurement.warnings,
         "environment": environment(),
     }
     if plots is not None:
-        held_out = [text for group in reference.texts.values() for text in group] if reference is not None else []
-        plot_report(result, [sample.text for sample in samples], held_out, plots)
+        real = [text for group in held_out.texts.values() for text in group] if held_out is not None else []
+        plot_report(result, [sample.text for sample in sampled], real, plots)
     if output is not None:
         write_json(output, result)
     return result
+
+
+def _shown(rows: RowSource | None) -> str:
+    return name_of(rows) if isinstance(rows, str | os.PathLike) else "in memory"
 
 
 def environment() -> dict[str, str]:
@@ -172,7 +188,7 @@ def _check_slots(samples: Iterable[Sample]) -> None:
 
 
 def _load_scorer(name: str) -> "Scorer":
-    from ladle.evaluation.perplexity import Scorer
+    from ladle.evaluation.scorer import Scorer
 
     return Scorer.load(name)
 
@@ -189,9 +205,3 @@ def _load_judges(names: Sequence[str], samples: Iterable[Sample]) -> list["Judge
     for judge in judges:
         judge.check_labels(labels)
     return judges
-
-
-def _reconstruct(name: str) -> Reconstruct:
-    from ladle.pipeline import LatentDiffusion
-
-    return LatentDiffusion.from_pretrained(name).reconstruct

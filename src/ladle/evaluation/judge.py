@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ladle.data.files import PathLike
+from ladle.data.in_memory import RowSource
 from ladle.data.rows import Row, read_rows
 from ladle.errors import UserError
 from ladle.evaluation.intervals import wilson_interval
@@ -131,18 +132,18 @@ class Judge:
 
 
 def fit_judge(
-    data: PathLike,
+    data: RowSource,
     output: PathLike,
     *,
     kind: Kind = "bigrams",
     encoder: str | None = None,
-    test: PathLike | None = None,
+    test: RowSource | None = None,
     seed: int = 0,
 ) -> Judge:
     """Train a judge on labelled rows and write it to a folder.
 
     Args:
-        data: rows with text and label.
+        data: rows with text and label, in a file or in memory.
         output: the folder.
         kind: `bigrams` or `encoder`.
         encoder: folder or hub id, for `encoder`.
@@ -216,16 +217,13 @@ def fit_rows(
     return Judge(kind, names, weight.astype(np.float32), bias.astype(np.float32), vocabulary, encoder)
 
 
-def labelled_rows(path: PathLike) -> list[Row]:
-    """The rows of a file that have a label.
+def labelled_rows(source: RowSource) -> list[Row]:
+    """The rows of a file, or of rows in memory, that have a label.
 
     Raises:
-        UserError: there are none.
+        UserError: as `read_rows`, or no row has a label.
     """
-    rows = [row for row in read_rows(path) if "label" in row]
-    if not rows:
-        raise UserError(f"{path} has no rows with a label")
-    return rows
+    return read_rows(source, need=("text", "label"))
 
 
 def _some(rows: Sequence[Row], count: int) -> Sequence[Row]:

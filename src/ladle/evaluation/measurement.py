@@ -26,10 +26,10 @@ from ladle.evaluation.samples import (
 
 if TYPE_CHECKING:
     from ladle.evaluation.judge import Judge
-    from ladle.evaluation.perplexity import Scorer
+    from ladle.evaluation.scorer import Scorer
 
 Row = dict[str, Score]
-Reconstruct = Callable[[Sequence[str]], Sequence[str]]
+Reconstruct = Callable[[list[str]], Sequence[str]]
 
 MIN_LABEL_TEXTS = 50  # of one label, for a MAUVE of its own
 JUDGED = ("label_true", "label_true_2")

@@ -1,4 +1,4 @@
-"""The ruler: every metric with its name, version, direction and what it says of empty texts and of no texts at all.
+"""Every metric with its name, version, direction and what it says of empty texts and of no texts at all.
 
 `METRICS` is the table; each `score_...` function measures one of them on a list of texts and returns a `Score`. The
 version is raised whenever a change moves figures: scores of different versions are not comparable.
@@ -19,7 +19,7 @@ from ladle.evaluation.overlap import SELF_BLEU_TEXTS, self_bleu_scores
 
 if TYPE_CHECKING:
     from ladle.evaluation.judge import Judge
-    from ladle.evaluation.perplexity import Scorer
+    from ladle.evaluation.scorer import Scorer
 
 Direction = Literal["higher", "lower", "as the reference"]
 
@@ -268,7 +268,7 @@ def score_length_distance(texts: Sequence[str], reference: Sequence[str], resamp
 
 def score_perplexity(texts: Sequence[str], scorer: "Scorer", resampling: Resampling = DEFAULT) -> Score:
     """exp of the mean nats a token over all texts."""
-    from ladle.evaluation.perplexity import perplexity  # (torch)
+    from ladle.evaluation.scorer import perplexity
 
     nll, tokens = scorer.score(texts or [""])
     interval = resampling.bootstrap(lambda rows: perplexity(nll[rows], tokens[rows]), len(texts))

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ladle.data.files import PathLike
-from ladle.errors import LadleError, from_extra
+from ladle.errors import from_extra
 from ladle.evaluation import text_stats
 from ladle.evaluation.metrics import METRICS
-from ladle.storage.writing import check_writable
+from ladle.storage.writing import check_writable, write_atomically
 
 QUALITY = ("mauve", "perplexity", "bleu")  # the first that is known is the frontier's height
 BESIDE = ("div", "copies", "mem")
@@ -35,7 +35,6 @@ def plot_report(report: Mapping[str, Any], texts: Sequence[str], held_out: Seque
     """lengths.png; quality against `BESIDE` for every row of the report, as far as they are known."""
     target = Path(folder)
     check_writable(target, folder=True)
-    target.mkdir(parents=True, exist_ok=True)
     plot_lengths({"samples": texts} | ({"reference": held_out} if held_out else {}), target / "lengths.png")
     quality = next((name for name in QUALITY if name in report["rows"]["samples"]), None)
     for beside in BESIDE if quality else ():
@@ -148,8 +147,6 @@ def _says(name: str) -> str:
 def _write(figure: Any, axes: Any, path: PathLike) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise LadleError(f"cannot write {path}: {error.strerror or error}") from None
+        write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
     finally:
         load_matplotlib().close(figure)

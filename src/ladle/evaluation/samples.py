@@ -5,10 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ladle.data.files import PathLike, name_of
+from ladle.data.in_memory import RowSource
 from ladle.data.rows import Row, read_rows
-from ladle.data.tables import read_table
-from ladle.errors import UserError
 
 Groups = list[list[str]]  # texts by input
 
@@ -36,43 +34,23 @@ class Reference:
         return sum(map(len, self.texts.values()))
 
 
-def read_samples(path: PathLike) -> list[Sample]:
-    """The rows of a samples file, JSON Lines or any other kind that Ladle reads; empty texts are kept.
+def read_samples(source: RowSource) -> list[Sample]:
+    """The samples of a file of any kind that Ladle reads, or of rows in memory; empty texts are kept.
 
     Raises:
-        UserError: missing, empty or malformed file (`file:line`), a row without `text`.
+        UserError: as `read_rows`, or a row without a text.
     """
-    table = read_table(path, frozenset({"text", "source", "label"}))
-    samples = []
-    for number, record in table.records:
-        text = record.get("text")
-        if not isinstance(text, str):
-            given = "no 'text'" if "text" not in record else f"'text' is {text!r:.40}"
-            raise UserError(f"{table.place(number)}: {given}; a sample is a row with a string 'text'")
-        references = record.get("references") or ()
-        if not isinstance(references, list | tuple) or not all(isinstance(item, str) for item in references):
-            raise UserError(f"{table.place(number)}: 'references' is {references!r:.40}, not a list of strings")
-        source, label = record.get("source"), record.get("label")
-        samples.append(
-            Sample(
-                text.strip(),
-                str(source).strip() if source not in (None, "") else None,
-                str(label) if label is not None else None,
-                tuple(item for item in references if item.strip()),
-            )
-        )
-    if not samples:
-        raise UserError(f"{name_of(path)} has no rows")
-    return samples
+    rows = read_rows(source, empty="keep", name="samples")
+    return [Sample(row["text"], row.get("source"), row.get("label"), tuple(row.get("references", ()))) for row in rows]
 
 
-def read_reference(path: PathLike) -> Reference:
+def read_reference(source: RowSource) -> Reference:
     """Held-out rows, gathered by source: an input's texts are its `references`, or the texts of its rows.
 
     Raises:
         UserError: as `read_rows`.
     """
-    return gather(read_rows(path))
+    return gather(read_rows(source, name="reference"))
 
 
 def gather(rows: Sequence[Row]) -> Reference:

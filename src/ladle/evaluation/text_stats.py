@@ -126,11 +126,6 @@ def is_copy(texts: Sequence[str], training: Iterable[str]) -> np.ndarray:
     return np.array([copy_key(text) in keys for text in texts], dtype=bool)
 
 
-def copy_share(texts: Sequence[str], training: Sequence[str]) -> float:
-    """Share of texts that are a training row, without case, spaces and punctuation. No texts: 0."""
-    return float(is_copy(texts, training).mean()) if texts else 0.0
-
-
 def lengths(texts: Sequence[str]) -> np.ndarray:
     """Words of each text, int array [N]; an empty text has 0."""
     return np.array([num_words(text) for text in texts], dtype=int)

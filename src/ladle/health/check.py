@@ -1,32 +1,42 @@
 """`ladle inspect --health`: the texts, the measurements, a denoiser of two minutes."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.encoding import store_latents, store_tokens
-from ladle.conditioning.config import ConditionConfig
-from ladle.conditioning.source_text import SourceReader
-from ladle.conditioning.store import ConditionStore
-from ladle.data.row_portions import in_every_epoch
 from ladle.data.splits import DataConfig, load_splits
 from ladle.data.stores import VectorStore
-from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
+from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.evaluation.overlap import CorpusBleu
 from ladle.health.geometry import channel_spectrum, midpoint_distances
 from ladle.health.recovery import accuracy, half_recovery, recovery_curve
 from ladle.health.report import Health, advice
 from ladle.pipeline import LatentDiffusion
-from ladle.sampling.options import SamplingOptions
-from ladle.training.optimiser import TrainingConfig
-from ladle.training.stages.diffusion import DiffusionStage
 
 MAX_TEXTS = 512  # that are decoded at each level
 MAX_KNOWN = 50_000  # texts that the denoiser learns from
+
+Log = Callable[[str], None]
+
+
+class FitDenoiser(Protocol):
+    """What trains an unconditional denoiser."""
+
+    def __call__(
+        self,
+        autoencoder: TextAutoencoder,
+        known: VectorStore,
+        held_out: VectorStore,
+        minutes: float,
+        seed: int,
+        log: Log,
+    ) -> LatentDiffusionModel:
+        """Of the latents `known`, for so many minutes."""
 
 
 @torch.no_grad()
@@ -35,9 +45,10 @@ def check_health(
     texts: Sequence[str],
     held_out: Sequence[str],
     *,
+    fit_denoiser: FitDenoiser | None = None,
     denoiser_minutes: float = 2.0,
     seed: int = 0,
-    log: Callable[[str], None] = lambda line: None,
+    log: Log = lambda line: None,
 ) -> Health:
     """Measure the latent space of `model` on `held_out`, beside the latents of `texts`.
 
@@ -45,6 +56,7 @@ def check_health(
         model: an autoencoder, with or without a diffusion model.
         texts: the denoiser learns from these.
         held_out: texts that are none of these.
+        fit_denoiser: trains the denoiser (`ladle.training.small_denoiser`); None leaves it out.
         denoiser_minutes: for the denoiser; 0 leaves it out.
         seed: of the noise and of that training.
 
@@ -59,9 +71,11 @@ def check_health(
     tokens, latents = store_tokens(autoencoder, measured), store_latents(autoencoder, measured)
     known = store_latents(autoencoder, texts)
     small = None
-    if denoiser_minutes:
+    if fit_denoiser is None:
+        denoiser_minutes = 0.0
+    elif denoiser_minutes:
         log(f"training a denoiser for {denoiser_minutes:g} minutes")
-        small = _train_denoiser(autoencoder, known, latents, denoiser_minutes, seed, log)
+        small = fit_denoiser(autoencoder, known, latents, denoiser_minutes, seed, log)
     recovery = recovery_curve(autoencoder, tokens, latents, small, parts.diffusion, seed)
     clean = accuracy(autoencoder, tokens, latents, lambda z0, mask: z0)
     half = half_recovery([(row.log_snr, row.decoder) for row in recovery], clean)
@@ -88,54 +102,20 @@ def check_model_health(
     model: str,
     data: str | Path,
     *,
+    fit_denoiser: FitDenoiser | None = None,
     minutes: float = 2.0,
     text: str | None = None,
     seed: int = 0,
-    log: Callable[[str], None] = lambda line: None,
+    log: Log = lambda line: None,
 ) -> Health:
     """`ladle inspect --health`: load the model and the texts (held-out ones are split off as in training), measure.
 
     Raises:
         UserError: no such model, or bad data.
     """
-    splits = load_splits(DataConfig(path=str(data), text=text, seed=seed))
+    splits = load_splits(DataConfig(text=text), data)
     for note in splits.notes:
         log(note)
     train, valid = ([row["text"] for row in rows] for rows in (splits.train[:MAX_KNOWN], splits.valid))
     loaded = LatentDiffusion.from_pretrained(model)
-    return check_health(loaded, train, valid, denoiser_minutes=minutes, seed=seed, log=log)
-
-
-def _train_denoiser(
-    autoencoder: TextAutoencoder,
-    known: VectorStore,
-    latents: VectorStore,
-    minutes: float,
-    seed: int,
-    log: Callable[[str], None],
-) -> LatentDiffusionModel:
-    """An unconditional denoiser of the default settings, small enough to be worth its minutes."""
-    from ladle.training.loop import train_stage
-    from ladle.training.recipe import DiffusionTraining
-
-    config = DiffusionConfig.model_validate({"denoiser": {"width": 256, "num_layers": 4, "num_skips": 1}})
-    condition = ConditionConfig()
-    torch.manual_seed(seed)
-    model = LatentDiffusionModel(
-        config, condition, latent_dim=autoencoder.latent_dim, max_latents=autoencoder.max_latents,
-        source_dim=autoencoder.backbone.width, fixed_length=autoencoder.fixed_length,
-    ).to(next(autoencoder.parameters()).device)  # fmt: skip
-    plan = DiffusionTraining().model_dump(include=set(TrainingConfig.model_fields) - {"steps", "minutes"})
-    settings = TrainingConfig(**plan | {"validate_every": 0, "sample_every": 0, "seed": seed, "minutes": minutes})
-    nothing = ConditionStore(SourceReader(autoencoder, condition), [])
-    stage = DiffusionStage(
-        model,
-        autoencoder,
-        in_every_epoch((known, nothing)),
-        (latents, nothing),
-        settings,
-        SamplingOptions(num_inference_steps=1),
-    )
-    with tempfile.TemporaryDirectory() as folder, torch.enable_grad():
-        train_stage(stage, settings, Path(folder), log=log)
-    return model.eval()
+    return check_health(loaded, train, valid, fit_denoiser=fit_denoiser, denoiser_minutes=minutes, seed=seed, log=log)

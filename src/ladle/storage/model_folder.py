@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ladle import __version__
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import Backbone
 from ladle.conditioning.config import ConditionConfig
@@ -53,6 +52,7 @@ from ladle.storage.tensors import (
     write_tensors,
 )
 from ladle.storage.writing import atomic_folder
+from ladle.version import __version__
 
 if TYPE_CHECKING:
     from ladle.evaluation.judge import Judge

@@ -77,7 +77,7 @@ def train(
     check_sharding()
     check_trackers(recipe.training.trackers)
     log = log if is_main() else lambda line: None
-    splits = load_splits(recipe.data) if data is None else load_splits(recipe.data, data)
+    splits = load_splits(recipe.data, data)
     plan = make_plan(recipe, splits, STAGES[-1] if stage == "all" else stage)
     for note in [
         *splits.notes,

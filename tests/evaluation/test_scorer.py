@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.errors import UserError
-from ladle.evaluation.perplexity import Scorer, perplexity
+from ladle.evaluation.scorer import Scorer, perplexity
 from tiny import SENTENCES, tiny_tokenizer
 
 

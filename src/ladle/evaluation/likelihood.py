@@ -1,0 +1,39 @@
+"""How likely texts are under a causal language model of the library transformers, from token ids."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TokenRow = tuple[list[int], list[int]]  # ids of what stands before a text, ids of the text
+
+
+def padded(rows: Sequence[TokenRow], pad: int) -> dict[str, Tensor]:
+    """B rows -> input_ids, attention_mask and is_text, each [B, longest]; filled up with `pad`."""
+    longest = max(len(prefix) + len(text) for prefix, text in rows)
+    ids = torch.full((len(rows), longest), pad)
+    mask, is_text = (torch.zeros(len(rows), longest, dtype=torch.bool) for _ in range(2))
+    for i, (prefix, text) in enumerate(rows):
+        end = len(prefix) + len(text)
+        ids[i, :end] = torch.tensor(prefix + text)
+        mask[i, :end] = True
+        is_text[i, len(prefix) : end] = True
+    return {"input_ids": ids, "attention_mask": mask, "is_text": is_text}
+
+
+@torch.no_grad()
+def negative_log_likelihood(causal: Any, rows: Sequence[TokenRow], pad: int, batch_size: int = 64) -> Tensor:
+    """Nats [N] of each row's text after what stands before it. A row has one id or more before its text."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+    nll = torch.zeros(len(rows))
+    device = next(causal.parameters()).device
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = padded([rows[i] for i in chosen], pad)
+        input_ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+        logits = causal(input_ids=input_ids, attention_mask=mask.long(), use_cache=False).logits
+        lost = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), input_ids[:, 1:], reduction="none").cpu()
+        nll[chosen] = (lost * batch["is_text"][:, 1:]).sum(1)
+    return nll

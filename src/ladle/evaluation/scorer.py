@@ -1,0 +1,111 @@
+"""Perplexity under a named causal language model, or under a scorer that Ladle trained on the user's own text.
+
+Low perplexity alone is easily had, by dull text: read it beside diversity and memorisation, and beside the perplexity
+of held-out text, which is the aim.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ladle.errors import UserError, first_line
+
+# What `ladle fit scorer` writes, beside config.json and tokenizer/. The names of the weights begin with `causal.`.
+RECORD, WEIGHTS = "autoregressive.json", "model.safetensors"
+ATTENTION = "eager"  # a step of training takes .63 of what it takes with torch's fused one (two cores, bf16, 60 tokens)
+MAX_TOKENS = 512  # of a text under a pre-trained model
+
+
+@dataclass
+class Scorer:
+    """A language model as a map from texts to log-likelihoods.
+
+    A scorer of Ladle's knows ends of texts and counts them. A pre-trained model is given its start token and counts the
+    tokens of the text only (the protocol of the paper's GPT-2-large).
+
+    name: where it is from. kind: `ladle` or `transformers`. model: a causal model of transformers. start: the id of the
+    token before each text. max_tokens: of a text, with its end if that counts.
+    """
+
+    name: str
+    kind: str
+    model: Any
+    tokenizer: Any
+    start: int
+    max_tokens: int = MAX_TOKENS
+
+    @classmethod
+    def load(cls, name: str) -> "Scorer":
+        """From a folder that `ladle fit scorer` wrote, or a folder or hub id of a causal language model.
+
+        Raises:
+            UserError: there is no such model.
+        """
+        for folder in (Path(name), Path(name) / "final"):  # the model, or its run folder
+            if (folder / RECORD).is_file():
+                return _load_own(name, folder)
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True).eval()
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError, KeyError) as error:
+            raise _cannot_load(name, error) from None
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        if start is None:
+            raise UserError(f"the scorer '{name}' has neither a start nor an end token")
+        return cls(str(name), "transformers", model, tokenizer, start)
+
+    def describe(self) -> dict[str, Any]:
+        """What goes into a report beside every figure."""
+        return {"name": self.name, "kind": self.kind, "counts": "text and end" if self.counts_end else "text"}
+
+    @property
+    def counts_end(self) -> bool:
+        """Whether a text's end is one of its tokens."""
+        return self.kind == "ladle"
+
+    def score(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Negative log-likelihood in nats [N] and number of tokens [N]. A text without a token costs one token drawn
+        evenly from the vocabulary, so that empty texts never look fluent."""
+        from ladle.evaluation.likelihood import negative_log_likelihood
+
+        options = {"add_special_tokens": self.counts_end, "truncation": True, "max_length": self.max_tokens}
+        rows = self.tokenizer(list(texts), **options)["input_ids"] if texts else []
+        blind = np.log(self.model.get_input_embeddings().num_embeddings)
+        nll = np.full(len(rows), blind)
+        some = [i for i, ids in enumerate(rows) if ids]
+        known = negative_log_likelihood(self.model, [([self.start], rows[i]) for i in some], self.start)
+        nll[some] = known.double().numpy()
+        return nll, np.array([max(len(ids), 1) for ids in rows], dtype=int)
+
+
+def _load_own(name: str, folder: Path) -> Scorer:
+    """What `ladle fit scorer` wrote: its texts stand after a separator, which comes after the tokenizer's own ids."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        max_tokens = int(json.loads((folder / RECORD).read_text(encoding="utf-8"))["config"]["max_tokens"])
+        config = AutoConfig.from_pretrained(folder)
+        causal = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
+        tensors = {k.removeprefix("causal."): v.float() for k, v in load_file(folder / WEIGHTS).items()}
+        causal.load_state_dict(tensors, strict=False)  # a tensor that two modules share is stored once
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise _cannot_load(name, error) from None
+    return Scorer(str(name), "ladle", causal.eval(), tokenizer, len(tokenizer), max_tokens)
+
+
+def _cannot_load(name: str, error: Exception) -> UserError:
+    return UserError(f"cannot load the scorer '{name}': {first_line(error)}; name a folder or a hub id")
+
+
+def perplexity(nll: np.ndarray, tokens: np.ndarray) -> float:
+    """exp of the mean nats a token over the whole set; infinite for no texts."""
+    return float(np.exp(nll.sum() / tokens.sum())) if tokens.sum() else float("inf")
