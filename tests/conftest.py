@@ -12,7 +12,8 @@ from hypothesis import settings
 import tiny
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.diffusion.model import LatentDiffusionModel
-from ladle.storage.model_folder import ModelParts, save_parts
+from ladle.storage.model_folder import save_parts
+from ladle.storage.parts import ModelParts
 
 # A shell that starts the tests in the background makes them ignore Ctrl-C, and their child processes too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -9,7 +9,7 @@ import tiny
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.encoding import fit_normaliser
 from ladle.autoencoder.reconstruction import ReconstructionConfig, reconstruction_loss
-from ladle.storage.model_folder import ModelParts
+from ladle.storage.parts import ModelParts
 
 EIGHT = [
     "a cat.",

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 import tiny
 from ladle.conditioning.encoder import RawCondition
 from ladle.errors import UserError
-from ladle.storage.model_folder import ModelParts, load_parts
+from ladle.storage.model_folder import load_parts
+from ladle.storage.parts import ModelParts
 
 
 def assert_same_tensors(first: nn.Module, second: nn.Module) -> None:

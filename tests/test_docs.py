@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+
 from ladle.config import leaves
 from ladle.training.recipe import Recipe
 

@@ -19,7 +19,7 @@ from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Conditions, Request
 from ladle.sampling.soundness import PLAN_TIME, SOURCE_TIME, likeness_to_others, soundness
 from ladle.seeding import SampleNoise
-from ladle.storage.model_folder import ModelParts
+from ladle.storage.parts import ModelParts
 
 SOURCES = ["the old cat", None, "the red fox ran to the sea.", "the old cat"]
 

@@ -16,7 +16,7 @@ from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.source_text import SourceReader
 from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
 from ladle.sampling.options import SamplingOptions
-from ladle.storage.model_folder import ModelParts
+from ladle.storage.parts import ModelParts
 
 MAX_TOKENS = 24
 SENTENCES = [

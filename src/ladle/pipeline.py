@@ -18,8 +18,9 @@ from ladle.sampling.draw import draw_latents, draw_lengths
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Conditions, Request
 from ladle.seeding import SampleNoise
-from ladle.storage.model_folder import ModelParts, load_parts, save_parts
+from ladle.storage.model_folder import load_parts, save_parts
 from ladle.storage.names import resolve_model
+from ladle.storage.parts import ModelParts
 from ladle.storage.record import model_digest
 
 Decoder = Literal["autoregressive", "parallel"]

@@ -20,7 +20,8 @@ from ladle.autoencoder.reconstruction import (
     reconstruction_loss,
 )
 from ladle.errors import UserError
-from ladle.storage.model_folder import ModelParts, load_parts, save_parts
+from ladle.storage.model_folder import load_parts, save_parts
+from ladle.storage.parts import ModelParts
 from ladle.training.recipe import Recipe
 
 KINDS = ["aligned", "perceiver"]

@@ -16,7 +16,8 @@ from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.pipeline import LatentDiffusion
 from ladle.sampling.request import Conditions, Request
-from ladle.storage.model_folder import ModelParts, load_parts, save_parts
+from ladle.storage.model_folder import load_parts, save_parts
+from ladle.storage.parts import ModelParts
 from ladle.training.optimiser import TrainingConfig
 from ladle.training.stages.autoencoder import AutoencoderStage
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 import tiny
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
-from ladle.storage.model_folder import ModelParts, load_parts, save_parts
+from ladle.storage.model_folder import load_parts, save_parts
+from ladle.storage.parts import ModelParts
 from model_checks import assert_same_tensors, decoded, error_of
 
 

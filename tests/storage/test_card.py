@@ -5,7 +5,8 @@ import yaml  # comes with transformers
 
 import tiny
 from ladle.storage.card import model_card
-from ladle.storage.model_folder import ModelParts, load_parts, save_parts
+from ladle.storage.model_folder import load_parts, save_parts
+from ladle.storage.parts import ModelParts
 
 INFO = {
     "summary": "Restaurant descriptions from attributes.",

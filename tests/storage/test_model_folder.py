@@ -15,7 +15,8 @@ from ladle.autoencoder.reconstruction import ReconstructionConfig, reconstructio
 from ladle.diffusion.loss import DenoisingConfig, DenoisingLoss
 from ladle.errors import LadleError, UserError
 from ladle.sampling.options import SamplingOptions
-from ladle.storage.model_folder import ModelParts, load_parts, save_parts
+from ladle.storage.model_folder import load_parts, save_parts
+from ladle.storage.parts import ModelParts
 from ladle.storage.record import hash_files, model_digest
 from model_checks import assert_same_tensors, decoded, denoised, taught
 

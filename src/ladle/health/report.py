@@ -7,7 +7,7 @@ from typing import Any
 from ladle.diffusion.model import DiffusionConfig
 from ladle.health.geometry import Spectrum
 from ladle.health.recovery import Recovery, advised_shift, noise_tells
-from ladle.storage.model_folder import ModelParts
+from ladle.storage.parts import ModelParts
 
 
 @dataclass(frozen=True)

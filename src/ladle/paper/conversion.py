@@ -22,7 +22,8 @@ from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.paper.bottleneck import HEAD_SIZE
 from ladle.sampling.options import SamplingOptions
-from ladle.storage.model_folder import ModelParts, save_parts
+from ladle.storage.model_folder import save_parts
+from ladle.storage.parts import ModelParts
 
 PREDICTIONS = {"pred_v": "v", "pred_noise": "eps", "pred_x0": "x0"}
 SCHEDULES = ("cosine", "sigmoid")

@@ -9,7 +9,7 @@ import torch
 from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.store import SourceStore
 from ladle.errors import UserError
-from ladle.storage.model_folder import ModelParts
+from ladle.storage.parts import ModelParts
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ as they are, so that nothing recorded is lost:
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-if TYPE_CHECKING:
-    from ladle.storage.model_folder import ModelParts
+from ladle.storage.parts import ModelParts
 
 TAGS = ("ladle", "latent-diffusion", "text-generation")
 COMMON_LIMITS = (
@@ -34,7 +33,7 @@ _SHOWN = {"summary", "licence", "language", "tags", "data", "attribution", "reci
 _COLUMNS = ("metric", "value", "interval", "n", "seed", "sampler", "steps", "data", "command")
 
 
-def model_card(parts: "ModelParts", *, base: str | None = None) -> str:
+def model_card(parts: ModelParts, *, base: str | None = None) -> str:
     """Markdown with YAML front matter.
 
     Args:
@@ -56,7 +55,7 @@ def model_card(parts: "ModelParts", *, base: str | None = None) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(parts: "ModelParts", base: str | None) -> str:
+def _front_matter(parts: ModelParts, base: str | None) -> str:
     info = parts.info
     values: dict[str, Any] = {"library_name": "ladle", "pipeline_tag": "text-generation"}
     if info.get("licence"):
@@ -71,7 +70,7 @@ def _front_matter(parts: "ModelParts", base: str | None) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
-def _what_it_is(parts: "ModelParts", base: str | None) -> str:
+def _what_it_is(parts: ModelParts, base: str | None) -> str:
     config = parts.autoencoder.config
     kind = (
         f"one latent for every {config.bottleneck.tokens_per_latent} tokens"
@@ -98,7 +97,7 @@ def _what_it_is(parts: "ModelParts", base: str | None) -> str:
     return "\n\n".join(lines)
 
 
-def _part_rows(parts: "ModelParts") -> list[tuple[str, str, str]]:
+def _part_rows(parts: ModelParts) -> list[tuple[str, str, str]]:
     autoencoder, diffusion = parts.autoencoder, parts.diffusion
     config = autoencoder.config
     backbone = autoencoder.backbone.model
@@ -154,7 +153,7 @@ def _figures(figures: Any) -> str:
     return "## Figures\n\n" + _table(used, [[_value(row.get(key, "")) for key in used] for row in figures])
 
 
-def _usage(parts: "ModelParts") -> str:
+def _usage(parts: ModelParts) -> str:
     name, diffusion = _line(parts.name), parts.diffusion
     shell = [f"ladle inspect --model {name}", f"ladle reconstruct --model {name} texts.txt -o -"]
     python = ["from ladle import LatentDiffusion", "", f"model = LatentDiffusion.from_pretrained({_quoted(name)})"]
@@ -174,7 +173,7 @@ def _usage(parts: "ModelParts") -> str:
     return "\n\n".join(["## Use", where, *blocks, _defaults(parts)])
 
 
-def _defaults(parts: "ModelParts") -> str:
+def _defaults(parts: ModelParts) -> str:
     sampling = parts.sampling
     if parts.diffusion is None:
         return ""
@@ -186,7 +185,7 @@ def _defaults(parts: "ModelParts") -> str:
     )
 
 
-def _limits(parts: "ModelParts") -> Iterable[str]:
+def _limits(parts: ModelParts) -> Iterable[str]:
     yield f"Texts longer than {parts.autoencoder.config.max_tokens} tokens are cut."
     if parts.diffusion is not None and parts.diffusion.max_latents < parts.autoencoder.max_latents:
         yield f"It writes texts of up to {parts.diffusion.max_latents} latents."

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ladle.storage.model_folder import CHANGES, ModelParts, load_parts
+from ladle.storage.model_folder import CHANGES, load_parts
 from ladle.storage.names import resolve_model
+from ladle.storage.parts import ModelParts
 from ladle.storage.record import ModelRecord, model_digest, read_record
 
 _LABEL_WIDTH = 20

@@ -13,9 +13,7 @@ A model built on a shipped one (`base`) stores, of the autoencoder, only the ten
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +24,16 @@ from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.source_text import SourceEncoder, SourceReader, auto_class
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError, first_line
-from ladle.sampling.options import SamplingOptions
+from ladle.evaluation.judge import Judge
 from ladle.storage.card import model_card
-from ladle.storage.names import RECORD, resolve_model, shipped_model, shipped_models
+from ladle.storage.names import RECORD, resolve_model, shipped_model
+from ladle.storage.parts import ModelParts
 from ladle.storage.record import (
     BaseReference,
     ModelRecord,
     autoencoder_digest,
     check_files,
     hash_files,
-    model_digest,
     read_record,
     refuse_pickles,
     write_record,
@@ -54,20 +52,6 @@ from ladle.storage.tensors import (
 from ladle.storage.writing import atomic_folder
 from ladle.version import __version__
 
-if TYPE_CHECKING:
-    from ladle.evaluation.judge import Judge
-
-__all__ = [
-    "ModelParts",
-    "SamplingOptions",
-    "load_parts",
-    "model_digest",
-    "read_record",
-    "resolve_model",
-    "save_parts",
-    "shipped_models",
-]
-
 CHANGES = "autoencoder_changes.safetensors"
 JUDGE = "judge"
 BACKBONE, SOURCE_ENCODER = ("backbone", "tokenizer"), ("source_encoder", "source_tokenizer")  # model, tokenizer
@@ -75,29 +59,6 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 # Folder -> beginnings of the names of the tensors that it holds. A folder without tensors is not written.
 AUTOENCODER_PARTS = {"bottleneck": ("bottleneck.", "normaliser."), "parallel_decoder": ("parallel_decoder.",)}
 DIFFUSION_PARTS = {"denoiser": ("denoiser.",), "condition": ("condition.", "length.")}
-
-
-@dataclass
-class ModelParts:
-    """Everything that a model folder holds, in memory.
-
-    diffusion: None for an autoencoder alone. info: JSON values for the card and `ladle inspect` (see
-    `ladle.storage.card`). judge: tells the labels of texts by their words; None where there are none, or none was
-    trained. source_encoder: reads the source texts in place of the backbone's encoder.
-    """
-
-    name: str
-    autoencoder: TextAutoencoder
-    diffusion: LatentDiffusionModel | None = None
-    sampling: SamplingOptions = SamplingOptions()
-    info: dict[str, Any] = field(default_factory=dict)
-    judge: "Judge | None" = None
-    source_encoder: SourceEncoder | None = None
-
-    def reader(self) -> SourceReader:
-        """What turns source texts into the denoiser's memory."""
-        condition = ConditionConfig() if self.diffusion is None else self.diffusion.condition.config
-        return SourceReader(self.autoencoder, condition, self.source_encoder)
 
 
 # ----------------------------------------------------------------------------------------------------- saving
@@ -299,11 +260,9 @@ def _load_diffusion(
     return diffusion
 
 
-def _load_judge(folder: Path, record: ModelRecord) -> "Judge | None":
+def _load_judge(folder: Path, record: ModelRecord) -> Judge | None:
     if not any(name.startswith(f"{JUDGE}/") for name in record.files):
         return None
-    from ladle.evaluation.judge import Judge
-
     return Judge.load(folder / JUDGE, remedy="copy or download the model folder again")
 
 

@@ -28,7 +28,8 @@ from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.evaluation.judge import Judge, fit_own
 from ladle.health.recovery import calibrated_shift
-from ladle.storage.model_folder import ModelParts, save_parts
+from ladle.storage.model_folder import save_parts
+from ladle.storage.parts import ModelParts
 from ladle.storage.writing import atomic_folder, atomic_json, atomic_text
 from ladle.training.loop import train_stage
 from ladle.training.optimiser import TrainingConfig, use_bf16

@@ -9,8 +9,9 @@ from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.transfer import cannot_transfer
 from ladle.data.rows import Row
 from ladle.diffusion.model import LatentDiffusionModel
-from ladle.storage.model_folder import ModelParts, load_parts
+from ladle.storage.model_folder import load_parts
 from ladle.storage.names import resolve_model
+from ladle.storage.parts import ModelParts
 from ladle.training.recipe import Recipe
 
 # What `start = "auto"` goes by, in texts to train on. Yelp sentences, benchmarks/LOG.md: with 50,000 characters what is
