@@ -138,7 +138,10 @@ class LatentDiffusionModel(nn.Module):
 
         def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
             previous = z0_prev if self.config.self_condition_prob else None
-            output = self.denoiser(zt, level.log_snr, mask=mask, condition=condition, self_condition=previous)
+            weights = self.denoiser.no_self_condition.dtype  # the network's arithmetic; the sampler's is zt's own
+            output = self.denoiser(
+                zt.to(weights), level.log_snr, mask=mask, condition=condition, self_condition=previous
+            )
             return to_z0(self.config.prediction, output.float(), zt, level) * mask[..., None]
 
         return denoise
