@@ -12,7 +12,7 @@ from ladle.errors import UserError
 class Config(BaseModel):
     """A frozen, validated group of settings, declared beside the component that it configures."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> Self:

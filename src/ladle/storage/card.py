@@ -176,12 +176,13 @@ def _usage(parts: "ModelParts") -> str:
 
 def _defaults(parts: "ModelParts") -> str:
     sampling = parts.sampling
+    bound, free = sampling.conditional, sampling.unconditional
     if parts.diffusion is None:
         return ""
     return (
         f"Sampled by default with `{sampling.sampler}`, {sampling.num_inference_steps} steps (even in {sampling.grid}),"
-        f" guidance scale {sampling.guidance_scale:g}, temperature {sampling.temperature:g} and stop at diffusion time"
-        f" {sampling.stop_time:g} ({sampling.free_temperature:g} and {sampling.free_stop_time:g} without a condition),"
+        f" guidance scale {sampling.guidance_scale:g}, noise scale {bound.noise_scale:g} and stop at diffusion time"
+        f" {bound.stop_time:g} ({free.noise_scale:g} and {free.stop_time:g} without a condition),"
         f" {sampling.decoder} decoder."
     )
 

@@ -85,7 +85,7 @@ class JointTraining(StageTraining):
 
 class DecoderTraining(StageTraining):
     """A fine-tuning: short, at a low learning rate. times: the diffusion times whose estimates the decoder learns to
-    read; `sampling.stop_time` should be among them. It overfits small sets long before the denoiser does, so the best
+    read; the `stop_time`s of `sampling` should be among them. It overfits small sets long before the denoiser does, so the best
     weights are kept, and it ends when two validations in a row bring no better ones. start_share: one that has read
     much text before is at its best after a minute or two, and what is left does more for diffusion."""
 
@@ -157,8 +157,8 @@ class TrainingPlan(Config):
 DEFAULT_MINUTES = 15.0
 # Of a model whose decoder is adapted to the prior's estimates (benchmarks/LOG.md); where it is not, no early stop.
 SAMPLING = {
-    "guidance_scale": 2.5, "stop_time": 0.6, "free_stop_time": 0.6, "candidates": 4,
-    "decoder_temperature": 0.8, "decoder_top_p": 0.9,
+    "guidance_scale": 2.5, "conditional": {"stop_time": 0.6}, "unconditional": {"stop_time": 0.6}, "candidates": 4,
+    "temperature": 0.8, "top_p": 0.9,
 }  # fmt: skip
 
 
@@ -264,7 +264,7 @@ def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         UserError: as `Recipe.parse`.
     """
     sampling = values.get("sampling", {})
-    return Recipe.parse({**values, "sampling": SAMPLING | sampling if isinstance(sampling, dict) else sampling}, where)
+    return Recipe.parse({**values, "sampling": merged(SAMPLING, sampling) if isinstance(sampling, dict) else sampling}, where)
 
 
 def _set(values: dict[str, Any], item: str) -> None:
