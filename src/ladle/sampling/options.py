@@ -22,8 +22,8 @@ class LatentDraw(Config):
     always takes the likeliest length."""
 
     stop_time: float = Field(0.0, ge=0, lt=1)
-    """Diffusion time whose estimate of the latents is decoded, from 0 to below 1. 0 goes on to the end. Later stops
-    leave more words to the decoder, and make texts more fluent and less varied."""
+    """Diffusion time whose estimate of the latents is decoded, from 0 to below 1. 0 goes on to the end. A
+    higher value leaves more of the wording to the decoder."""
 
 
 class SamplingOptions(Config):
@@ -102,7 +102,7 @@ class SamplingOptions(Config):
             own = own.model_dump() if isinstance(own, LatentDraw) else own
             if not isinstance(own, Mapping):
                 raise UserError(f"sampling: {half} is {own!r}: give a dict such as {{'noise_scale': 0.5}}")
-            values[half] |= both | own
+            values[half] |= {**both, **own}
         return self.parse(values | given, "sampling")
 
     def to_the_end(self) -> Self:

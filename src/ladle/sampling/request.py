@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -56,8 +56,10 @@ class Request:
         """
         if seed is not None and seeds is not None:
             raise UserError("both seed and seeds are given: give one of them")
-        given = {"seeds": seeds, "label": label, "source": source}
-        lists = {name: list(x) for name, x in given.items() if x is not None and not isinstance(x, str)}
+        given: dict[str, Any] = {"seeds": seeds, "label": label, "source": source}
+        lists: dict[str, list[Any]] = {
+            name: list(x) for name, x in given.items() if x is not None and not isinstance(x, str)
+        }
         counts = {"num_samples": num_samples} if num_samples is not None else {}
         counts |= {name: len(values) for name, values in lists.items()}
         if len(set(counts.values())) > 1:
@@ -67,9 +69,9 @@ class Request:
             raise UserError(f"num_samples is {count}: it must be at least 1")
         first = fresh_seed(count) if seed is None else seed
         return cls(
-            lists.get("seeds", list(range(first, first + count))),
-            lists.get("label", [label] * count),
-            lists.get("source", [source] * count),
+            lists.get("seeds") or list(range(first, first + count)),
+            lists.get("label") or [given["label"]] * count,
+            lists.get("source") or [given["source"]] * count,
         )
 
     def __len__(self) -> int:
@@ -78,7 +80,9 @@ class Request:
     def part(self, rows: Iterable[int]) -> "Request":
         """Some of it, in that order."""
         rows = list(rows)
-        return Request(*([values[row] for row in rows] for values in (self.seeds, self.labels, self.sources)))
+        return Request(
+            [self.seeds[row] for row in rows], [self.labels[row] for row in rows], [self.sources[row] for row in rows]
+        )
 
 
 def fresh_seed(count: int) -> int:
