@@ -15,8 +15,8 @@ def _attribute(name: str, field: FieldInfo) -> tuple[str, Any, None]:
     return name, Annotated[kind | None, Parameter(help=words)], None
 
 
-# Its attributes are options of the verb that takes it. (cyclopts takes a class of the standard library's, where this one
-# would else seem to be from, for a single value.)
+# Its attributes are options of the verb that takes it. (Without the name of this module the class would seem to be the
+# standard library's, and cyclopts takes such a class for a single value.)
 Options: Any = dataclasses.make_dataclass(
     "Options",
     [_attribute(name, field) for name, field in SamplingOptions.flat_fields().items()],

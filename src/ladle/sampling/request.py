@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -24,7 +24,7 @@ class Sample:
     """Draws the same text again, with the same label, source and options."""
     label: str | None
     source: str | None
-    latents: torch.Tensor
+    latents: torch.Tensor = field(repr=False, compare=False)
     """[L, D], normalised, float32, on the CPU: what the text was decoded from."""
     score: float | None
     """What the text was chosen by among its candidates, higher is better. With `choose="label"` the probability of its
