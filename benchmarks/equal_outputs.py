@@ -4,8 +4,8 @@
     python benchmarks/equal_outputs.py after.json --against before.json    # on the commit after; 1 if they differ
 
 It draws texts from the shipped models in the ways that there are, trains two small models for 60 steps each, and writes
-every text, every loss (to the last digit) and a hash of the weights. One thread, so that sums are made in one order. The
-same machine has to run both commits: another processor rounds otherwise.
+every text, every loss (to the last digit) and a hash of the weights. One thread, so that sums are made in one order.
+The same machine has to run both commits: another processor rounds otherwise.
 """
 
 import argparse

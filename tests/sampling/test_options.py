@@ -76,7 +76,20 @@ def test_what_cannot_be_is_refused_in_one_line(wrong: dict[str, Any], message: s
     assert "\n" not in str(error.value) and str(error.value).count("noise_scale:") <= 1
 
 
+def modules_after(code: str) -> set[str]:
+    """What an import brings along."""
+    code = f"{code}; import sys; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
 def test_the_options_come_without_torch() -> None:
     """The command line's help is made from them and must not wait for it."""
-    code = "import sys, ladle.sampling.options; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert "torch" not in modules_after("import ladle.sampling.options, ladle.cli")
+
+
+def test_sampling_knows_nothing_of_what_stands_above_it() -> None:
+    """Parts of a model and functions are passed in: it works without folders, recipes and judges."""
+    found = modules_after("import ladle.sampling.generation")
+    assert "ladle.sampling.candidates" in found
+    for above in ("training", "storage", "evaluation", "pipeline", "benchmark", "cli"):
+        assert not [name for name in found if name.startswith(f"ladle.{above}")]

@@ -160,7 +160,7 @@ def _usage(parts: "ModelParts") -> str:
     python = ["from ladle import LatentDiffusion", "", f"model = LatentDiffusion.from_pretrained({_quoted(name)})"]
     if diffusion is not None:
         shell.insert(0, f"ladle sample --model {name} -n 8 --seed 0 -o samples.jsonl")
-        python.append("model.generate(num_samples=8, seeds=range(8))")
+        python.append("model.generate(num_samples=8, seed=0)")
         if diffusion.condition.config.labels:
             label = _quoted(diffusion.condition.config.labels[0])
             shell.insert(1, f"ladle sample --model {name} -n 8 --label {label} -o samples.jsonl")

@@ -85,7 +85,7 @@ class JointTraining(StageTraining):
 
 class DecoderTraining(StageTraining):
     """A fine-tuning: short, at a low learning rate. times: the diffusion times whose estimates the decoder learns to
-    read; the `stop_time`s of `sampling` should be among them. It overfits small sets long before the denoiser does, so the best
+    read; both `stop_time`s should be among them. It overfits small sets long before the denoiser does, so the best
     weights are kept, and it ends when two validations in a row bring no better ones. start_share: one that has read
     much text before is at its best after a minute or two, and what is left does more for diffusion."""
 
@@ -264,7 +264,9 @@ def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         UserError: as `Recipe.parse`.
     """
     sampling = values.get("sampling", {})
-    return Recipe.parse({**values, "sampling": merged(SAMPLING, sampling) if isinstance(sampling, dict) else sampling}, where)
+    return Recipe.parse(
+        {**values, "sampling": merged(SAMPLING, sampling) if isinstance(sampling, dict) else sampling}, where
+    )
 
 
 def _set(values: dict[str, Any], item: str) -> None:
