@@ -4,8 +4,8 @@
     python benchmarks/equal_outputs.py after.json --against before.json    # on the commit after; 1 if they differ
 
 It draws texts from the shipped models in the ways that there are, trains two small models for 60 steps each, and writes
-every text, every loss (to the last digit) and a hash of the weights. One thread, so that sums are made in one order. The
-same machine has to run both commits: another processor rounds otherwise.
+every text, every loss (to the last digit) and a hash of the weights. One thread, so that sums are made in one order.
+The same machine has to run both commits: another processor rounds otherwise.
 """
 
 import argparse
@@ -67,8 +67,8 @@ def drawn() -> dict[str, Any]:
         "4 candidates, free": model.generate(seeds=range(12), candidates=4),
         "some with a source": model.generate(seeds=range(12), source=[*facts[:6], *[None] * 6], batch_size=5),
         "ddpm": model.generate(seeds=range(8), sampler="ddpm", num_inference_steps=12),
-        "less noise": model.generate(seeds=range(8), source=facts[:8], temperature=0.7),
-        "drawn words": model.generate(seeds=range(8), source=facts[:8], decoder_temperature=0.8, decoder_top_p=0.9),
+        "less noise": model.generate(seeds=range(8), source=facts[:8], noise_scale=0.7, length_temperature=0.7),
+        "drawn words": model.generate(seeds=range(8), source=facts[:8], temperature=0.8, top_p=0.9),
         "beams": model.generate(seeds=range(8), source=facts[:8], num_beams=4, guidance_scale=2.0),
         "parallel": model.generate(seeds=range(8), source=facts[:8], decoder="parallel"),
         "reconstructed": model.reconstruct(model.generate(seeds=range(8))),

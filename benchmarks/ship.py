@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 import ladle
-from ladle.sampling.options import SamplingOptions
 from ladle.storage.model_folder import load_parts, save_parts
 
 
@@ -28,7 +27,7 @@ def main() -> None:
     parts.name = arguments.name
     if arguments.info:
         parts.info.update(json.loads(Path(arguments.info).read_text(encoding="utf-8")))
-    parts.sampling = SamplingOptions.parse(parts.sampling.model_dump() | arguments.sampling, "--sampling")
+    parts.sampling = parts.sampling.override(**arguments.sampling)
     folder = Path(ladle.__file__).parent / "models" / arguments.name
     save_parts(parts, folder, dtype=torch.float16, base=arguments.base)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -1,4 +1,4 @@
-"""Write docs/settings.md: every setting of a recipe, with its default and its docstring. python docs/make_settings.py"""
+"""Write docs/settings.md, every setting of a recipe with its default and its docstring: python docs/make_settings.py"""
 
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,17 @@ from ladle.training.recipe import Recipe
 
 HEAD = """# Settings
 
-All settings of a recipe. `ladle train RECIPE.toml` reads them from a file, `--set KEY=VALUE` changes one. Defaults are those
-of `ladle train` without a recipe. This page is made from the docstrings beside the settings: `python docs/make_settings.py`.
+All settings of a recipe. `ladle train RECIPE.toml` reads them from a file. `--set KEY=VALUE` changes one. The defaults
+are those of a recipe that gives no value. This page is made from the docstrings beside the settings, by
+`python docs/make_settings.py`.
 """
 
 
 STAGES_HEAD = """
 ## What suits each stage
 
-These hold where neither `training.optimiser` nor `training.STAGE.optimiser` says another value. "trained autoencoder" is one
-that begins from a trained model or a pre-trained backbone.
+These values hold where neither `training.optimiser` nor `training.STAGE.optimiser` gives another one. "trained
+autoencoder" is one that begins from a trained model or a pre-trained backbone.
 """
 
 
@@ -35,8 +36,14 @@ def settings_page() -> str:
             says = " ".join((field.description or "").split()).replace("|", "\\|")
             parts.append(f"| `{name.rpartition('.')[2]}` | {_shown(name, field.default)} | {says} |")
     names = list(dict.fromkeys(name for defaults in STAGE_DEFAULTS.values() for name in defaults))
-    parts += [STAGES_HEAD, "| stage | " + " | ".join(f"`{name}`" for name in names) + " |", "|---" * (1 + len(names)) + "|"]
-    parts += [f"| {stage} | " + " | ".join(f"`{own[name]}`" for name in names) + " |" for stage, own in STAGE_DEFAULTS.items()]
+    parts += [
+        STAGES_HEAD,
+        "| stage | " + " | ".join(f"`{name}`" for name in names) + " |",
+        "|---" * (1 + len(names)) + "|",
+    ]
+    parts += [
+        f"| {stage} | " + " | ".join(f"`{own[name]}`" for name in names) + " |" for stage, own in STAGE_DEFAULTS.items()
+    ]
     return "\n".join(parts) + "\n"
 
 

@@ -23,5 +23,5 @@ def restless(denoise, zt, levels, *, noise, callback=None):
 if __name__ == "__main__":
     SAMPLERS["restless"] = restless
     model = ladle.LatentDiffusion.from_pretrained("e2e")
-    for text in model.generate(num_samples=5, sampler="restless", num_inference_steps=20):
+    for text in model.generate(num_samples=5, seed=0, sampler="restless", num_inference_steps=20):
         print(text)

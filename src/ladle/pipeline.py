@@ -1,37 +1,38 @@
 """LatentDiffusion: texts in, texts out. The one class that most users need."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, overload
 
 import torch
 
-from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.latents import Latents
 from ladle.conditioning.encoder import RawCondition
+from ladle.config import nearest
 from ladle.data.stores import length_order
 from ladle.diffusion.classifier import NUM_LEVELS, log_evidence
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError
-from ladle.sampling.candidates import Candidates
-from ladle.sampling.draw import draw_latents, draw_lengths
-from ladle.sampling.options import SamplingOptions
-from ladle.sampling.request import Conditions, Request
+from ladle.sampling.candidates import LabelCheck
+from ladle.sampling.generation import OnStep, Writer, generate_samples
+from ladle.sampling.request import Request, Sample
+from ladle.sampling.words import decode_texts, padded
 from ladle.seeding import SampleNoise
-from ladle.storage.model_folder import load_parts, save_parts
+from ladle.storage.model_folder import DTYPES, load_parts, save_parts
 from ladle.storage.names import resolve_model
 from ladle.storage.parts import ModelParts
 from ladle.storage.record import model_digest
 
-Decoder = Literal["autoregressive", "parallel"]
-OnStep = Callable[[int, int], None]
+Device = str | torch.device | None
+Dtype = str | torch.dtype | None
 
 
 class LatentDiffusion:
     """A trained model: an autoencoder, and (but for `base-en`) a diffusion model over its latents.
 
         model = LatentDiffusion.from_pretrained("e2e")
-        model.generate(num_samples=8)
+        model.generate(num_samples=8, seed=0)
         model.generate(source=["name[Aromi], food[Italian]"], guidance_scale=2.0)
 
     Args:
@@ -40,20 +41,29 @@ class LatentDiffusion:
         digest: what identifies the weights in written samples.
     """
 
-    def __init__(self, parts: ModelParts, device: str | torch.device | None = None, digest: str | None = None):
+    def __init__(self, parts: ModelParts, device: Device = None, digest: str | None = None):
         self.parts, self.digest = parts, digest
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.to(self.device)
+        self.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, device: str | torch.device | None = None) -> Self:
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, revision: str | None = None, dtype: Dtype = None, device: Device = None
+    ) -> Self:
         """Load a model folder, a shipped model by name, or a hub id.
 
+        Args:
+            name_or_path: which model.
+            revision: branch, tag or commit of a model on the hub; its main branch when None.
+            dtype: of the weights in memory: float32 (when None), float16 or bfloat16, as a `torch.dtype` or its name.
+            device: where to run; a GPU if there is one when None.
+
         Raises:
-            UserError: no such model, or a damaged folder.
+            UserError: no such model, a damaged folder, another dtype, a revision of a model that is not on the hub.
         """
-        folder = resolve_model(str(name_or_path))
-        return cls(load_parts(folder), device, model_digest(folder))
+        known = _dtype(dtype)  # before anything is read
+        folder = resolve_model(str(name_or_path), revision=revision)
+        model = cls(load_parts(folder), device, model_digest(folder))
+        return model.to(model.device, known)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a model folder that `from_pretrained` reads; `dtype` (float16, say) is that of the stored weights."""
@@ -72,13 +82,26 @@ class LatentDiffusion:
             self.save_pretrained(folder)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
 
-    def to(self, device: str | torch.device) -> Self:
-        """Move to a device; the model is in eval mode."""
-        self.device = torch.device(device)
-        self.parts.reader().to(self.device)  # the autoencoder is in it
-        if self.parts.diffusion is not None:
-            self.parts.diffusion.to(self.device).eval()
+    def to(self, device: str | torch.device, dtype: Dtype = None) -> Self:
+        """Move to a device; the model is in eval mode.
+
+        dtype: of the weights from here on, as in `from_pretrained`; None leaves it as it is. Latents, the sampler's
+        arithmetic and the normaliser stay float32.
+
+        Raises:
+            UserError: another dtype.
+        """
+        known = _dtype(dtype)
+        for module in (self.parts.autoencoder, self.parts.source_encoder, self.parts.diffusion):
+            if module is not None:
+                module.to(device).eval()
+                _cast(module, known)
         return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return next(self.autoencoder.parameters()).device
 
     @property
     def autoencoder(self) -> TextAutoencoder:
@@ -103,7 +126,7 @@ class LatentDiffusion:
     @property
     def takes_source(self) -> bool:
         """Whether the model can be conditioned on a source text."""
-        return self.parts.diffusion is not None and self.parts.diffusion.condition.config.source
+        return self.parts.diffusion is not None and self.parts.diffusion.condition.config.source is not None
 
     @property
     def max_tokens(self) -> int:
@@ -112,154 +135,62 @@ class LatentDiffusion:
 
     # ------------------------------------------------------------------------------------------------- generation
 
+    @overload
+    def generate(
+        self, num_samples: int | None = None, *, return_samples: Literal[False] = False, **options: Any
+    ) -> list[str]: ...
+    @overload
+    def generate(
+        self, num_samples: int | None = None, *, return_samples: Literal[True], **options: Any
+    ) -> list[Sample]: ...
     def generate(
         self,
         num_samples: int | None = None,
         *,
+        seed: int | None = None,
         seeds: Iterable[int] | None = None,
         label: str | Sequence[str | None] | None = None,
         source: str | Sequence[str | None] | None = None,
-        num_inference_steps: int | None = None,
-        sampler: str | None = None,
-        guidance_scale: float | None = None,
-        temperature: float | None = None,
-        candidates: int | None = None,
-        choose: Literal["sound", "label"] | None = None,
-        label_confidence: float | None = None,
-        decoder: Decoder | None = None,
-        decoder_temperature: float | None = None,
-        decoder_top_p: float | None = None,
-        num_beams: int | None = None,
         batch_size: int = 128,
         on_step: OnStep | None = None,
-    ) -> list[str]:
+        return_samples: bool = False,
+        **overrides: Any,
+    ) -> list[str] | list[Sample]:
         """Draw texts.
 
         Args:
-            num_samples: how many; found from `seeds`, `label` or `source` when None.
-            seeds: one per sample (0, 1, 2, ... when None). A seed gives its text at any batch size.
-            label: one class for all samples, or one each (None: unconditional).
-            source: one source text for all samples, or one each.
-            num_inference_steps, sampler, guidance_scale: those that the model was saved with when None.
-            temperature: of the sampler's noise and of the lengths, with and without a condition; those that the model
-                was saved with when None.
-            candidates: draw so many a sample and keep the one whose words go together best
-                (`ladle.sampling.soundness.soundness`); as many as the model was saved with when None. With a source, where all
-                should say the same, being near to the others (minimum Bayes risk) and to the source counts as much.
-                With a label, those that are not what it says are passed over, where the model tells labels by words.
-            choose: `label` keeps the first candidate that `classify` takes for its label instead.
-            label_confidence: how likely (0 to 1) `classify` must find the label for that.
-            decoder: `autoregressive` or `parallel`.
-            decoder_temperature, decoder_top_p: how it draws words; 0 takes the likeliest. Those that the model was
-                saved with when None.
-            num_beams: search for the likeliest text instead, so wide (`decoder_temperature` 0).
-            batch_size: samples at once.
+            num_samples: how many. When None it is found from `seeds`, `label` or `source`, and is 1 without them.
+            seed: of the first text; the next ones count up. 5 means 5, 6, 7, ... and the same texts each time. Without
+                `seed` and `seeds` every call draws other texts.
+            seeds: one for each text. A seed gives its text at any batch size.
+            label: one class for all texts, or one for each text (None: no class).
+            source: one source text for all texts, or one for each text (None: no source).
+            batch_size: samples at once; smaller takes less memory.
             on_step: called with (steps done, steps in all, as far as is known: candidates may ask for another round).
+            return_samples: return `Sample`s, which hold seed, latents and score beside the text.
+            overrides: options by the names of `ladle.sampling.options.SamplingOptions`, such as `guidance_scale=2.0`.
+                `noise_scale`, `length_temperature` and `stop_time` hold for texts with and without a condition. Those
+                that are not given are those that the model was saved with.
 
         Returns:
-            Texts, in the order of the seeds.
+            Texts, or samples, in the order of the seeds.
 
         Raises:
-            UserError: lengths that disagree, an unknown label or sampler, a count below 1.
+            UserError: lengths that disagree, both `seed` and `seeds`, an unknown label or option, a value out of range,
+                a model that cannot be conditioned so or cannot sample.
         """
-        sampling = self._sampling(
-            {
-                "num_inference_steps": num_inference_steps, "sampler": sampler, "guidance_scale": guidance_scale,
-                "temperature": temperature, "length_temperature": temperature, "free_temperature": temperature,
-                "decoder": decoder, "decoder_temperature": decoder_temperature, "decoder_top_p": decoder_top_p,
-                "num_beams": num_beams, "candidates": candidates, "choose": choose,
-                "label_confidence": label_confidence,
-            }
-        )  # fmt: skip
-        self._check_decoder(sampling.decoder)
-        request = Request.line_up(num_samples, seeds, label, source)
+        options = self.parts.sampling.override(**overrides)
+        request = Request.line_up(num_samples, seed, seeds, label, source)
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
-        spent = 0  # steps of earlier rounds of candidates
 
-        def draw(part: Request, count: int) -> list[str]:
-            nonlocal spent
-            before = spent
+        def classify(texts: list[str], seeds: list[int]) -> torch.Tensor:
+            return self.classify(texts, seeds=seeds, batch_size=batch_size)
 
-            def told(done: int, total: int) -> None:
-                nonlocal spent
-                spent = before + done
-                if on_step is not None:
-                    on_step(spent, before + total)
-
-            return self._texts(part, sampling, batch_size, told, count)
-
-        among = Candidates(self, sampling, batch_size, draw)
-        texts = [""] * len(request)
-        by_label = [sampling.choose == "label" and sampling.candidates > 1 and own is None for own in request.sources]
-        for choose_among, chosen in ((among.soundest, False), (among.first_with_label, True)):
-            rows = [row for row, own in enumerate(by_label) if own == chosen]
-            if rows:
-                for row, text in zip(rows, choose_among(request.part(rows)), strict=True):
-                    texts[row] = text
-        return texts
-
-    def _texts(
-        self, request: Request, sampling: SamplingOptions, batch_size: int, on_step: OnStep | None, candidates: int = 1
-    ) -> list[str]:
-        """One text a seed; `candidates` in a row are of one sample."""
-        noise = [SampleNoise([seed]) for seed in request.seeds]
-        latents = self._draw(noise, request, sampling, batch_size, on_step, candidates)
-        how: dict[str, Any] = {}
-        if sampling.num_beams > 1:
-            how = {"num_beams": sampling.num_beams}
-        elif sampling.decoder_temperature:
-            how = {"do_sample": True, "temperature": sampling.decoder_temperature, "top_p": sampling.decoder_top_p}
-        return self._decode_many(latents, sampling.decoder, batch_size, noise=noise, **how)
-
-    def _draw(
-        self,
-        noise: list[SampleNoise],
-        request: Request,
-        sampling: SamplingOptions,
-        batch_size: int,
-        on_step: OnStep | None,
-        candidates: int = 1,
-    ) -> list[torch.Tensor]:
-        """z0 [L, D] of each sample, on the CPU. noise: each sample's own stream, which goes on from here. candidates:
-        so many in a row are of one sample."""
-        diffusion = self.diffusion  # (which says so where there is none)
-        conditions = Conditions(self.parts, request)
-        lengths = torch.cat(
-            [
-                draw_lengths(diffusion, conditions.batch(rows), _joined(noise, rows), sampling)
-                for rows in torch.arange(len(noise)).split(batch_size)
-            ]
-        )
-        # Short texts come back from their latents better than long ones: candidates that are compared by that get one
-        # length, or the choice would be for brevity.
-        own = torch.arange(len(noise))
-        first = own - own % candidates
-        lengths = torch.where(conditions.with_source, lengths, lengths[first])
-        # Samples of like length share a batch, so that little of it is padding; those without a condition are apart.
-        order = torch.sort(lengths, stable=True).indices
-        given = conditions.given[order]
-        batches = [rows for part in (order[given], order[~given]) if len(part) for rows in part.split(batch_size)]
-        drawn: list[torch.Tensor] = [torch.empty(0)] * len(noise)
-        total, done = len(batches) * sampling.num_inference_steps, 0
-
-        def step() -> None:
-            nonlocal done
-            done += 1
-            if on_step is not None:
-                on_step(done, total)
-
-        for rows in batches:
-            latents = draw_latents(
-                diffusion, conditions.batch(rows), _joined(noise, rows), lengths[rows], sampling, step
-            )
-            for row, values, length in zip(rows.tolist(), latents.values.cpu(), lengths[rows].tolist(), strict=True):
-                drawn[row] = values[:length]
-        return drawn
-
-    def _sampling(self, given: dict[str, Any]) -> SamplingOptions:
-        changed = {key: value for key, value in given.items() if value is not None}
-        return SamplingOptions.parse({**self.parts.sampling.model_dump(), **changed}, "sampling")
+        check = LabelCheck(self.labels, classify, always=self.parts.judge is not None)
+        writer = Writer(self.autoencoder, self.diffusion, self.parts.reader(), check, batch_size)
+        samples = generate_samples(writer, request, options, on_step=on_step)
+        return samples if return_samples else [sample.text for sample in samples]
 
     # --------------------------------------------------------------------------------------------- classification
 
@@ -333,18 +264,17 @@ class LatentDiffusion:
         for rows, latents in self._encode_batches(texts, batch_size):
             for row, values, mask in zip(rows, latents.values, latents.mask, strict=True):
                 parts[row] = values[mask]
-        return _padded(parts)
+        return padded(parts)
 
     @torch.no_grad()
     def decode(
-        self, latents: Latents, decoder: Decoder | None = None, batch_size: int = 128, **options: Any
+        self, latents: Latents, decoder: DecoderName | None = None, batch_size: int = 128, **options: Any
     ) -> list[str]:
         """z0 -> texts; `options` (num_beams, do_sample, top_p, temperature) are those of `TextAutoencoder.decode`."""
         parts = [values[mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
-        self._check_decoder(decoder)
-        return self._decode_many(parts, decoder, batch_size, **options)
+        return decode_texts(self.autoencoder, parts, decoder, batch_size, **options)
 
-    def reconstruct(self, texts: Sequence[str], decoder: Decoder | None = None, batch_size: int = 128) -> list[str]:
+    def reconstruct(self, texts: Sequence[str], decoder: DecoderName | None = None, batch_size: int = 128) -> list[str]:
         """texts -> latents -> texts."""
         return self.decode(self.encode(texts, batch_size), decoder, batch_size)
 
@@ -355,38 +285,16 @@ class LatentDiffusion:
             tokens = self.autoencoder.backbone.tokenize(texts[i] for i in rows)
             yield rows, self.autoencoder.encode(**{name: tensor.to(self.device) for name, tensor in tokens.items()})
 
-    @torch.no_grad()
-    def _decode_many(
-        self,
-        parts: list[torch.Tensor],
-        decoder: Decoder | None,
-        batch_size: int,
-        noise: list[SampleNoise] | None = None,
-        **options: Any,
-    ) -> list[str]:
-        texts = [""] * len(parts)
-        order = sorted(range(len(parts)), key=lambda i: -len(parts[i]))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            latents = _padded([parts[i] for i in rows]).to(self.device)
-            streams = {} if noise is None else {"noise": SampleNoise.join([noise[row] for row in rows])}
-            ids = self.autoencoder.decode(latents, decoder, **streams, **options)
-            for row, text in zip(rows, self.autoencoder.backbone.detokenize(ids), strict=True):
-                texts[row] = text
-        return texts
 
-    def _check_decoder(self, decoder: Decoder | None) -> None:
-        if decoder == "parallel" and self.autoencoder.parallel_decoder is None:
-            raise UserError(f"'{self.parts.name}' has no parallel decoder: use --decoder autoregressive")
+def _dtype(dtype: Dtype) -> torch.dtype | None:
+    """The dtype of this name."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and name not in DTYPES:
+        raise UserError(f"there is no dtype '{name}' for weights: {nearest(name, list(DTYPES))}")
+    return DTYPES.get(name)
 
 
-def _joined(noise: list[SampleNoise], rows: torch.Tensor) -> SampleNoise:
-    """The streams of some samples as one, each going on from where it is."""
-    return SampleNoise.join([noise[row] for row in rows.tolist()])
-
-
-def _padded(parts: list[torch.Tensor]) -> Latents:
-    """[L_i, D] each -> Latents."""
-    values = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
-    lengths = torch.tensor([len(part) for part in parts], device=values.device)
-    return Latents(values, torch.arange(values.shape[1], device=values.device)[None, :] < lengths[:, None])
+def _cast(module: torch.nn.Module, dtype: torch.dtype | None) -> None:
+    """Give the weights a dtype. Buffers keep theirs: the normaliser's figures divide and multiply every latent."""
+    for parameter in module.parameters() if dtype is not None else ():
+        parameter.data = parameter.data.to(dtype)

@@ -20,6 +20,7 @@ import tiny
 from ladle import __version__, cli
 from ladle.cli import exit_codes as outcome
 from ladle.pipeline import LatentDiffusion
+from ladle.sampling.options import LatentDraw, SamplingOptions
 from ladle.storage.model_folder import save_parts
 
 VERBS = ("demo", "train", "sample", "reconstruct", "evaluate", "inspect")
@@ -99,17 +100,50 @@ def test_sample_writes_text_seed_and_digest_as_json_lines_on_standard_output(run
 
 def test_a_seed_gives_its_text_at_any_batch_size_and_first_seed(run: Run, model: Path):
     """The promise of one generator per sample, seen from the shell."""
-    _, whole, _ = run("sample", "--model", model, "-n", 5)
-    _, small, _ = run("sample", "--model", model, "-n", 5, "--batch-size", 2)
+    _, whole, _ = run("sample", "--model", model, "-n", 5, "--seed", 0)
+    _, small, _ = run("sample", "--model", model, "-n", 5, "--seed", 0, "--batch-size", 2)
     _, later, _ = run("sample", "--model", model, "-n", 2, "--seed", 3)
     assert whole == small
     assert len({row["text"] for row in rows(whole)}) > 1
     assert rows(later) == rows(whole)[3:]
 
 
+def test_without_a_seed_others_are_drawn_and_the_log_says_which(run: Run, model: Path):
+    """A text that is liked can be had again."""
+    (_, out, err), (_, other, _) = (run("sample", "--model", model, "-n", 5, "--temperature", 2) for _ in range(2))
+    assert {row["seed"] for row in rows(out)}.isdisjoint(row["seed"] for row in rows(other))
+    first, last, again = re.fullmatch(r"seeds (\d+) to (\d+); --seed (\d+) draws the same texts again\n", err).groups()
+    assert first == again and [row["seed"] for row in rows(out)] == list(range(int(first), int(last) + 1))
+    assert run("sample", "--model", model, "-n", 5, "--temperature", 2, "--seed", again)[1:] == (out, "")
+
+
+def test_every_sampling_option_is_an_option_of_sample_and_of_generate(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One field, everywhere: in the help, as an option, as an override."""
+    asked: list[dict[str, Any]] = []
+    generate = LatentDiffusion.generate
+
+    def noted(*arguments: Any, **options: Any) -> list[str]:
+        asked.append(options)
+        return generate(*arguments, **options)
+
+    monkeypatch.setattr(LatentDiffusion, "generate", noted)
+    _, out, _ = run("sample", "--help")
+    pair = {name for name, field in SamplingOptions.model_fields.items() if field.annotation is LatentDraw}
+    names = (SamplingOptions.model_fields.keys() - pair) | LatentDraw.model_fields.keys()
+    for name in names:
+        option = "--" + name.replace("_", "-")
+        assert f" {option} " in out, name
+        value = SamplingOptions.flat_fields()[name].default
+        assert run("sample", "--model", model, "--label", "good", option, value)[0] == 0, name
+        assert asked[-1][name] == value
+        assert not asked[-1].keys() & (names - {name})
+
+
 def test_labels_take_turns_and_are_written(run: Run, model: Path):
     """A row must carry the label that it was drawn with, or evaluation by class would be wrong."""
-    code, out, _ = run("sample", "--model", model, "-n", 3, "--label", "good", "--label", "bad")
+    code, out, _ = run("sample", "--model", model, "-n", 3, "--seed", 0, "--label", "good", "--label", "bad")
     assert code == 0
     assert [row["label"] for row in rows(out)] == ["good", "bad", "good"]
     one = LatentDiffusion.from_pretrained(model)
@@ -127,7 +161,8 @@ def test_sources_are_drawn_n_times_each_with_their_references_and_labels(run: Ru
     ]
     path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in given).encode()))
     target = tmp_path / "new" / "samples.jsonl"
-    code, out, err = run("sample", "--model", model, "--source", path, "-n", 2, "--candidates", 2, "-o", target)
+    more = ("-n", 2, "--seed", 0, "--candidates", 2, "-o", target)
+    code, out, err = run("sample", "--model", model, "--source", path, *more)
     assert (code, out) == (0, "")
     assert "4 rows written" in err
     written = rows(target.read_text())
@@ -145,17 +180,19 @@ def test_a_plain_text_file_holds_one_source_a_line(run: Run, model: Path, texts:
 
 def test_options_of_sample_reach_the_model(run: Run, model: Path):
     """Each option must change what it names, and nothing when it equals the saved default."""
-    default = run("sample", "--model", model, "-n", 4, "--label", "good")[1]
-    saved = ("--steps", 4, "--guidance-scale", 1.5, "--sampler", "dpmpp_2m_sde", "--decoder", "parallel")
-    assert run("sample", "--model", model, "-n", 4, "--label", "good", *saved)[1] == default
+    command = ("sample", "--model", model, "-n", 4, "--seed", 0, "--label", "good")
+    default = run(*command)[1]
+    saved = ("--num-inference-steps", 4, "--guidance-scale", 1.5, "--sampler", "dpmpp_2m_sde", "--decoder", "parallel")
+    assert run(*command, *saved)[1] == default
     for option in (
-        ("--steps", 2),
+        ("--num-inference-steps", 2),
         ("--guidance-scale", 6),
-        ("--temperature", 0),
+        ("--noise-scale", 0),
+        ("--temperature", 2),
         ("--sampler", "ddim"),
         ("--decoder", "autoregressive"),
     ):
-        assert run("sample", "--model", model, "-n", 4, "--label", "good", *option)[1] != default, option
+        assert run(*command, *option)[1] != default, option
 
 
 def test_reconstruct_keeps_the_order_and_tells_what_was_cut(run: Run, model: Path, tmp_path: Path):
@@ -249,14 +286,16 @@ NO_MODEL = "/no/such/model"  # the checks below come before any model is loaded
         (["train", "--data", "x", "--stage", "difusion"], 'Did you mean "diffusion"?'),
         (["evaluate"], "SAMPLES requires an argument"),
         (["sample", "--model", NO_MODEL, "-n", "0"], "--num-samples is 0: it must be at least 1"),
-        (["sample", "--model", NO_MODEL, "--steps", "0"], "--steps is 0"),
-        (["sample", "--model", NO_MODEL, "--candidates", "-1"], "--candidates is -1"),
+        (["sample", "--model", NO_MODEL, "--num-inference-steps", "0"], "num_inference_steps: must be"),
+        (["sample", "--model", NO_MODEL, "--candidates", "-1"], "candidates: must be"),
         (["sample", "--model", NO_MODEL, "--batch-size", "0"], "--batch-size is 0"),
         (["reconstruct", "x", "--batch-size", "0"], "--batch-size is 0"),
         (["sample", "--model", NO_MODEL, "--seed", "-1"], "--seed is -1"),
         (["sample", "--model", NO_MODEL, "--seed", str(2**32 - 1), "-n", "2"], "0 to 4294967294 are allowed"),
-        (["sample", "--model", NO_MODEL, "--guidance-scale", "nan"], "--guidance-scale is nan"),
-        (["sample", "--model", NO_MODEL, "--temperature", "-1"], "--temperature is -1"),
+        (["sample", "--model", NO_MODEL, "--guidance-scale", "nan"], "guidance_scale: must be a finite number"),
+        (["sample", "--model", NO_MODEL, "--temperature", "-1"], "temperature: must be"),
+        (["sample", "--model", NO_MODEL, "--stop-time", "1"], "stop_time: must be less than 1 (given: 1.0)"),
+        (["sample", "--model", NO_MODEL, "--sampler", "ddmp"], "did you mean 'ddpm'?"),
         (["sample", "--model", NO_MODEL, "--source", "none.txt"], "no such file: none.txt"),
         (["sample", "--model", "base-em"], "no model 'base-em'"),
         (["reconstruct", "none.txt"], "no such file: none.txt"),
@@ -322,22 +361,6 @@ def test_what_the_model_has_not_names_the_nearest(run: Run, model: Path, tmp_pat
     assert (code, out) == (2, "")
     assert says in one_line(err)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_candidates_are_chosen_as_asked(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch):
-    """--choose and --label-confidence reach the model."""
-    asked = []
-    generate = LatentDiffusion.generate
-
-    def noted(*arguments: Any, **options: Any) -> list[str]:
-        asked.append((options["choose"], options["label_confidence"]))
-        return generate(*arguments, **options)
-
-    monkeypatch.setattr(LatentDiffusion, "generate", noted)
-    for option in ([], ["--choose", "label", "--label-confidence", 0.9]):
-        code, out, _ = run("sample", "--model", model, "--label", "good", "--candidates", 2, "--steps", 2, *option)
-        assert code == 0 and "text" in json.loads(out)
-    assert asked == [(None, None), ("label", 0.9)]
 
 
 def test_an_autoencoder_without_diffusion_cannot_sample_and_says_what_can(run: Run, tmp_path: Path):
@@ -433,7 +456,8 @@ def test_out_of_memory_while_training_advises_what_train_has(capfd):
 
 def test_a_closed_pipe_ends_quietly(model: Path):
     """`ladle sample ... | head -1` must print one row and nothing else, as other tools do."""
-    child = process("sample", "--model", model, "-n", 3000, "--steps", 1, "--decoder", "parallel", "--batch-size", 512)
+    more = ("--num-inference-steps", 1, "--decoder", "parallel", "--batch-size", 512)
+    child = process("sample", "--model", model, "-n", 3000, *more)
     assert child.stdout is not None
     assert child.stderr is not None
     assert "text" in json.loads(child.stdout.readline())

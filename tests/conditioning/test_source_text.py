@@ -78,7 +78,7 @@ def test_a_model_with_its_own_source_encoder_is_complete(tmp_path: Path) -> None
     expected, actual = (p.reader().read(p.reader().tokenize(texts))[0] for p in (parts, again))
     assert torch.equal(expected, actual)
     model = LatentDiffusion(again)
-    conditions = Conditions(again, Request([0, 0], [None, None], texts)).batch(torch.arange(2))
+    conditions = Conditions(Request([0, 0], [None, None], texts), model.diffusion, again.reader()).batch([0, 1])
     diffusion = again.diffusion
     assert diffusion is not None
     zt = torch.randn(1, 4, again.autoencoder.latent_dim).expand(2, -1, -1)

@@ -1,15 +1,12 @@
 """Wrappers are judged on a labelled Gaussian mixture, where the right answer of guidance is known."""
 
-import math
-
 import pytest
 import torch
 
 from ladle.diffusion.prediction import add_noise
-from ladle.diffusion.samplers import SAMPLERS, ddim, dpmpp_2m_sde
+from ladle.diffusion.samplers import SAMPLERS, dpmpp_2m_sde
 from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule, sampling_levels
-from ladle.diffusion.wrappers import clamped, guided, guided_at_once, inpainted, self_condition_guided
-from ladle.errors import UserError
+from ladle.diffusion.wrappers import guided, guided_at_once, inpainted
 
 MEANS = torch.tensor([[-1.5, 0.0], [1.5, 1.0], [0.5, -2.0]])
 SHARES = torch.tensor([0.5, 0.3, 0.2])
@@ -119,44 +116,6 @@ def test_guidance_above_one_pushes_away_from_the_other_classes():
     assert (nearest_class(z0) == 1).all()
     others = MEANS[[0, 2]].mean(0)
     assert (z0.mean(0) - others).norm() > (MEANS[1] - others).norm() + 0.05
-
-
-def test_self_condition_guidance_is_the_line_through_both_estimates():
-    """Off at 1 (the same function, one call a step), without a last estimate nothing to follow, 0 ignores it."""
-
-    def denoise(zt, level, z0_prev=None):
-        return zt if z0_prev is None else zt + 0.5 * z0_prev
-
-    assert self_condition_guided(denoise, 1.0) is denoise
-    level, zt = SCHEDULE.level(torch.tensor(0.6)), start(5)
-    last = torch.randn(5, 2, generator=torch.Generator().manual_seed(2))
-    for scale in (0.0, 2.0, 3.0):
-        follow = self_condition_guided(denoise, scale)
-        torch.testing.assert_close(follow(zt, level, last), zt + scale * 0.5 * last)
-        assert torch.equal(follow(zt, level), zt)
-
-
-def test_clamping_shortens_long_vectors_only():
-    """Directions stay, short ones stay bit for bit, zero stays zero (padding): no 0 / 0."""
-    estimate = torch.tensor([[[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]]])
-    level = SCHEDULE.level(torch.tensor(0.5))
-    shortened = clamped(lambda zt, level, z0_prev: estimate, 2.0)(estimate, level)
-    torch.testing.assert_close(shortened, torch.tensor([[[1.2, 1.6], [0.3, 0.4], [0.0, 0.0]]]))
-    assert torch.equal(shortened[0, 1:], estimate[0, 1:])
-    for bad in (0.0, -1.0, math.nan):
-        with pytest.raises(UserError, match="greater than 0"):
-            clamped(conditional(0), bad)
-
-
-def test_clamping_holds_the_size_of_self_conditioned_estimates():
-    """A denoiser that adds to its own last estimate grows with the steps; clamped, it ends within bounds."""
-
-    def growing(zt, level, z0_prev=None):
-        return torch.ones_like(zt) if z0_prev is None else 1.2 * z0_prev
-
-    levels, zt = sampling_levels(SCHEDULE, 40), start(4)
-    assert ddim(growing, zt, levels).norm(dim=-1).min() > 10
-    assert ddim(clamped(growing, 2.0), zt, levels).norm(dim=-1).max() < 2.01
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

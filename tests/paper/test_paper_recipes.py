@@ -87,7 +87,7 @@ def test_a_recipe_trains_and_its_model_samples(name: str, family: str, tmp_path:
     latents = model.encode(["the cat sat"])
     assert latents.values.shape == (1, 32, 64)
     sampling = model.parts.sampling
-    assert (sampling.sampler, sampling.num_beams, sampling.stop_time) == ("ddpm", 4, 0.0)
+    assert (sampling.sampler, sampling.num_beams, sampling.conditional.stop_time) == ("ddpm", 4, 0.0)
     given: dict[str, Any] = {"unconditional": {}, "class": {"label": "bad"}, "source": {"source": "cat sat"}}[
         task_of(name)
     ]

@@ -99,8 +99,10 @@ def test_use_follows_what_the_model_can(parts: ModelParts) -> None:
     card = model_card(parts)
     assert 'ladle sample --model tiny -n 8 --label "bad"' in card and "ladle sample --model tiny --source" in card
     assert "`dpmpp_2m_sde`, 4 steps" in card and "guidance scale 1.5" in card
-    parts.sampling = parts.sampling.model_copy(update={"temperature": 0.7, "stop_time": 0.4, "free_stop_time": 0.2})
-    assert "temperature 0.7 and stop at diffusion time 0.4 (1 and 0.2 without a condition)" in model_card(parts)
+    parts.sampling = parts.sampling.override(
+        conditional={"noise_scale": 0.7, "stop_time": 0.4}, unconditional={"stop_time": 0.2}
+    )
+    assert "noise scale 0.7 and stop at diffusion time 0.4 (1 and 0.2 without a condition)" in model_card(parts)
     assert "| condition encoder | label, source |" in card
     only = tiny.tiny_diffusion(parts.autoencoder, labels=())
     assert "| condition encoder | source |" in model_card(ModelParts("only", parts.autoencoder, only))

@@ -72,3 +72,25 @@ def test_a_hub_id_is_looked_up_in_the_hub_cache(
     (cached / "refs" / "main").write_text("0" * 40)
     shutil.copytree(model_folder, cached / "snapshots" / ("0" * 40))
     assert load_parts("somebody/stories").name == "tiny"
+
+
+def test_a_revision_is_of_a_model_on_the_hub(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tag names its own snapshot; for a folder there is nothing that it could mean."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached = tmp_path / "hub" / "models--somebody--stories"
+    (cached / "refs").mkdir(parents=True)
+    for name, commit in (("main", "0" * 40), ("v1", "1" * 40)):
+        (cached / "refs" / name).write_text(commit)
+        shutil.copytree(model_folder, cached / "snapshots" / commit)
+    assert resolve_model("somebody/stories").name == "0" * 40
+    assert resolve_model("somebody/stories", revision="v1").name == "1" * 40
+    with pytest.raises(UserError, match="no model 'somebody/stories'"):
+        resolve_model("somebody/stories", revision="v2")
+    for name in (str(model_folder), "base-en"):
+        with pytest.raises(UserError, match="revision 'v1' is given for .*: only models on the hub have revisions"):
+            resolve_model(name, revision="v1")

@@ -351,6 +351,9 @@ def test_a_resolved_recipe_is_written_as_toml_that_reads_back(tmp_path: Path) ->
 def test_sampling_starts_from_what_was_measured_and_gives_way(tmp_path: Path) -> None:
     """A recipe that sets one value keeps the other defaults."""
     defaults = load_recipe(data="rows.jsonl").sampling
-    assert {key: getattr(defaults, key) for key in SAMPLING} == SAMPLING
+    assert defaults == SamplingOptions().override(**SAMPLING)
     changed = load_recipe(data="rows.jsonl", sets=["sampling.temperature=0.3"]).sampling
-    assert changed == defaults.model_copy(update={"temperature": 0.3})
+    assert changed == defaults.override(temperature=0.3)
+    changed = load_recipe(data="rows.jsonl", sets=["sampling.conditional.noise_scale=0.3"]).sampling
+    assert changed == defaults.override(conditional={"noise_scale": 0.3})
+    assert changed.conditional.stop_time == 0.6

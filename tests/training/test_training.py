@@ -200,7 +200,7 @@ def test_pretrained_families_train_sample_save_and_load(family: str, tmp_path: P
     assert all(torch.equal(tensor, given[name]) for name, tensor in kept.items() if name in given)
     assert len(set(kept) & set(given)) > 10
     model.save_pretrained(tmp_path / "copy")
-    assert LatentDiffusion.from_pretrained(tmp_path / "copy").generate(4) == model.generate(4)
+    assert LatentDiffusion.from_pretrained(tmp_path / "copy").generate(4, seed=0) == model.generate(4, seed=0)
 
 
 # ------------------------------------------------------------------------------------------------ in pieces
@@ -427,11 +427,12 @@ def test_a_denoiser_starts_from_the_model_it_is_given(tmp_path: Path, labelled: 
 def test_only_an_adapted_decoder_is_given_early_estimates(tmp_path: Path) -> None:
     """Without the decoder stage the sampler has to go on to the end, whatever the recipe says."""
     data = write(tmp_path / "rows.jsonl", ROWS, "text")
-    made = recipe(data, sampling={"stop_time": 0.5, "free_stop_time": 0.4, "temperature": 0.8})
+    made = recipe(data, sampling={"conditional": {"stop_time": 0.5, "noise_scale": 0.8},
+                                   "unconditional": {"stop_time": 0.4}})  # fmt: skip
     for stage, stops in (("diffusion", (0.0, 0.0)), ("all", (0.5, 0.4))):
         sampling = load_parts(train(made, tmp_path / "run", stage=stage, log=quiet)).sampling
-        assert (sampling.stop_time, sampling.free_stop_time) == stops
-        assert sampling.temperature == 0.8
+        assert (sampling.conditional.stop_time, sampling.unconditional.stop_time) == stops
+        assert sampling.conditional.noise_scale == 0.8
 
 
 def test_a_source_that_a_prior_does_not_know_begins_by_adding_nothing_and_labels_begin_apart() -> None:

@@ -83,7 +83,7 @@ class TextAutoencoder(nn.Module):
     def expand(self, latents: Latents) -> tuple[Tensor, Tensor]:
         """z0 -> decoder memory [B, N, W] and its mask [B, N]."""
         raw = self.normaliser.denormalise(latents.values) * latents.mask[..., None]
-        return self.bottleneck.expand(raw, latents.mask)
+        return self.bottleneck.expand(raw.to(self.bottleneck.up.weight.dtype), latents.mask)
 
     @torch.no_grad()
     def decode(self, latents: Latents, decoder: DecoderName | None = None, **options: Any) -> Tensor:

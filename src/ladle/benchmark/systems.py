@@ -15,7 +15,6 @@ from ladle.errors import UserError
 from ladle.evaluation.overlap import CorpusBleu
 from ladle.evaluation.scorer import RECORD
 from ladle.pipeline import LatentDiffusion
-from ladle.sampling.options import SamplingOptions
 from ladle.storage.description import count_parameters
 from ladle.storage.names import resolve_model
 from ladle.training.recipe import Recipe, merged, parse_recipe, read_recipe
@@ -64,27 +63,19 @@ class LadleSystem:
         self.digest = self.model.digest or ""
         self.minutes = float(sum(self.model.parts.info.get("minutes", {}).values()))
         self.num_parameters = count_parameters(self.model.parts)
-        self.saved_with = self.model.parts.sampling
 
     def passes(self, settings: Mapping[str, Any]) -> int:
         """Steps times candidates."""
-        sampling = self._sampling(settings)
+        sampling = self.model.parts.sampling.override(**settings)
         return sampling.num_inference_steps * sampling.candidates
 
     def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
-        """As `LatentDiffusion.generate`, by any key of `SamplingOptions`."""
-        self.model.parts.sampling = self._sampling(settings)
-        try:
-            return self.model.generate(**vars(draws), batch_size=batch_size)
-        finally:
-            self.model.parts.sampling = self.saved_with
+        """As `LatentDiffusion.generate`, by any name of `SamplingOptions`."""
+        return self.model.generate(**vars(draws), batch_size=batch_size, **settings)
 
     def reconstruction(self, texts: Sequence[str]) -> float:
         """BLEU (0 to 100) of `texts` through the autoencoder: what no sample can be better than."""
         return float(CorpusBleu(self.model.reconstruct(texts), [[text] for text in texts]).score)
-
-    def _sampling(self, settings: Mapping[str, Any]) -> SamplingOptions:
-        return SamplingOptions.parse({**self.saved_with.model_dump(), **settings}, "settings")
 
 
 class AutoregressiveSystem:

@@ -1,12 +1,12 @@
 """Verbs that let a model write: demo, sample, reconstruct."""
 
-import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from ladle.cli.app import Decoder, File, OutputFile, app, check_counts, log, say_cut, say_wrote
+from ladle.cli.sample_options import Options, given
 from ladle.cli.sample_rows import TEXTS_AT_ONCE, Draw, Input, drawn_rows, progress_bar, read_inputs
 from ladle.data.files import STDIO
 from ladle.errors import UserError
@@ -28,87 +28,53 @@ def sample(
     *,
     model: str,
     num_samples: Annotated[int, Parameter(name=("--num-samples", "-n"))] = 1,
-    seed: int = 0,
+    seed: int | None = None,
     output: OutputFile = STDIO,
     label: list[str] | None = None,
     source: File | None = None,
-    steps: int | None = None,
-    sampler: str | None = None,
-    guidance_scale: float | None = None,
-    temperature: float | None = None,
-    candidates: int | None = None,
-    choose: Literal["sound", "label"] | None = None,
-    label_confidence: float | None = None,
-    decoder: Decoder | None = None,
-    decoder_temperature: float | None = None,
-    decoder_top_p: float | None = None,
-    num_beams: int | None = None,
     batch_size: int = 128,
+    options: Annotated[Options | None, Parameter(name="*")] = None,
 ) -> None:
     """Draw texts from a model. Rows: text, seed, what it was conditioned on, the model's digest.
+
+    What is not given of how texts are drawn (--sampler and all below it) is as the model was saved with.
 
     Args:
         model: A model folder, a shipped model's name, or a hub id.
         num_samples: How many texts; with --source, how many for each of its rows.
-        seed: The first text's seed; the next ones count up. A seed gives its text at any batch size.
+        seed: The first text's seed; the next ones count up. A seed gives its text at any batch size. Default: another
+            one each time, which is said on standard error.
         output: JSON Lines file to write (.gz compresses); - is standard output.
         label: Class to draw from. Repeated, the texts take the classes in turn.
         source: File of texts to condition on, in the column 'source' or one a line.
-        steps: Sampling steps. Default: the model's own.
-        sampler: ddpm, ddim, heun, dpmpp_2m or dpmpp_2m_sde. Default: the model's own.
-        guidance_scale: How strongly the condition is followed; 1 is off. Default: the model's own.
-        temperature: Noise that the stochastic samplers add; below 1 texts are more typical. Default: the model's own.
-        candidates: Draw so many for each text and keep the soundest of those that are what the label says, with
-            --source also near to the source and to the others. Default: the model's own.
-        choose: sound, or label: keep the first candidate that is what its label says, which is quicker. Default: the
-            model's own.
-        label_confidence: How likely (0 to 1) the model must find the label for that. Default: the model's own.
-        decoder: What turns latents into words. Default: the model's own.
-        decoder_temperature: How it draws them; 0 takes the likeliest. Default: the model's own.
-        decoder_top_p: It draws among the likeliest words that have this probability together. Default: the model's own.
-        num_beams: Search for the likeliest text instead, so wide; needs --decoder-temperature 0. Default: the model's
-            own.
         batch_size: Texts at once; smaller takes less memory.
     """
-    check_counts({
-        "--num-samples": num_samples, "--steps": steps, "--candidates": candidates, "--num-beams": num_beams,
-        "--batch-size": batch_size,
-    })  # fmt: skip
-    if guidance_scale is not None and not 0 <= guidance_scale < math.inf:
-        raise UserError(f"--guidance-scale is {guidance_scale}: allowed are numbers from 0; 1 is off")
-    if temperature is not None and not 0 <= temperature <= 2:
-        raise UserError(f"--temperature is {temperature}: allowed are numbers from 0 to 2; 1 is the model's own noise")
-    if decoder_temperature is not None and not 0 <= decoder_temperature <= 2:
-        raise UserError(f"--decoder-temperature is {decoder_temperature}: allowed are numbers from 0 to 2")
-    if decoder_top_p is not None and not 0 < decoder_top_p <= 1:
-        raise UserError(f"--decoder-top-p is {decoder_top_p}: allowed are numbers above 0, to 1")
-    if label_confidence is not None and not 0 <= label_confidence <= 1:
-        raise UserError(f"--label-confidence is {label_confidence}: allowed are numbers from 0 to 1")
+    check_counts({"--num-samples": num_samples, "--batch-size": batch_size})
+    overrides = given(options)
     check_writable(output)
     inputs = [Input()] if source is None else read_inputs(source)
     count = num_samples * len(inputs)
-    if not 0 <= seed <= MAX_SEED + 1 - count:
+    if seed is not None and not 0 <= seed <= MAX_SEED + 1 - count:
         raise UserError(f"--seed is {seed}: with {count:,} texts, 0 to {MAX_SEED + 1 - count} are allowed")
 
     from ladle.pipeline import LatentDiffusion
+    from ladle.sampling.request import fresh_seed
 
     loaded = LatentDiffusion.from_pretrained(model)
     reader = loaded.parts.reader()
     sources = [item.source for item in inputs if item.source is not None]
     say_cut(reader.tokenizer, reader.max_tokens, sources, "source texts")
+    first = fresh_seed(count) if seed is None else seed
     draws: list[Draw] = []
     for item in inputs:
         for _ in range(num_samples):
             own = item.label if loaded.labels else None
-            draws.append(Draw(seed + len(draws), label[len(draws) % len(label)] if label else own, item))
-    options = {
-        "num_inference_steps": steps, "sampler": sampler, "guidance_scale": guidance_scale,
-        "temperature": temperature, "candidates": candidates, "choose": choose, "label_confidence": label_confidence,
-        "decoder": decoder, "decoder_temperature": decoder_temperature, "decoder_top_p": decoder_top_p,
-        "num_beams": num_beams, "batch_size": batch_size,
-    }  # fmt: skip
-    write_rows(output, drawn_rows(loaded, draws, options))
+            draws.append(Draw(first + len(draws), label[len(draws) % len(label)] if label else own, item))
+    write_rows(output, drawn_rows(loaded, draws, batch_size, overrides))
     say_wrote(output, len(draws))
+    if seed is None:
+        seeds = f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
+        log(f"{seeds}; --seed {first} draws the same {'text' if count == 1 else 'texts'} again")
 
 
 @app.command(sort_key=4)

@@ -37,18 +37,22 @@ class Draw:
         return {"text": text, "seed": self.seed} | {k: v for k, v in condition.items() if v} | {"model": digest}
 
 
-def drawn_rows(model: "LatentDiffusion", draws: Sequence[Draw], options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def drawn_rows(
+    model: "LatentDiffusion", draws: Sequence[Draw], batch_size: int, overrides: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
     """Draw the texts, in the order given, and yield their rows.
 
     Args:
         model: what they are drawn from.
         draws: seeds and conditions.
-        options: other arguments of `LatentDiffusion.generate`, `batch_size` and `candidates` among them.
+        batch_size: texts at once.
+        overrides: sampling options, as `LatentDiffusion.generate` takes them.
 
     Raises:
         UserError: a condition or an option that the model has not.
     """
-    size = max(options["batch_size"], TEXTS_AT_ONCE // (options["candidates"] or model.parts.sampling.candidates))
+    candidates = model.parts.sampling.override(**overrides).candidates
+    size = max(batch_size, TEXTS_AT_ONCE // candidates)
     with progress_bar(len(draws)) as bar:
         for start in range(0, len(draws), size):
             part = draws[start : start + size]
@@ -62,8 +66,9 @@ def drawn_rows(model: "LatentDiffusion", draws: Sequence[Draw], options: Mapping
                 seeds=[draw.seed for draw in part],
                 label=[draw.label for draw in part],
                 source=[draw.input.source for draw in part],
+                batch_size=batch_size,
                 on_step=None if bar.disable else show,
-                **options,
+                **overrides,
             )
             bar.n = start + len(part)
             bar.clear()  # rows may go to the same terminal

@@ -28,18 +28,32 @@ Data = RowSource | Mapping[str, RowSource] | None  # rows, or the rows of each s
 class DataConfig(Config):
     """Where the rows come from, which columns they have, and how many are held out."""
 
-    path: str | None = None  # a file, a folder of train/valid/test files (or of any files), or "-"; wins over `id`
-    id: str | None = None  # a `datasets` hub id
-    subset: str | None = None  # the hub data set's configuration name
-    text: str | None = None  # a column; of one that holds an object a part, "translation.de"
+    path: str | None = None
+    """A file, a folder of train, valid and test files (or of any files), or `-` for standard input. It goes before
+    `id`."""
+    id: str | None = None
+    """The id of a data set on the Hugging Face hub."""
+    subset: str | None = None
+    """The configuration of the hub's data set."""
+    text: str | None = None
+    """The column of the texts. By default the column `text`, else `target`, else the only one that holds text. A part
+    of a column that holds an object is named with a dot: `translation.de`."""
     label: str | None = None
+    """The column of the class labels. By default `label`, where there is one. "" leaves labels out."""
     source: str | None = None
+    """The column of the source texts. By default `source`, where there is one. "" leaves sources out."""
     valid_path: str | None = None
+    """A file of held-out rows, to choose by."""
     test_path: str | None = None
-    valid_fraction: float = Field(0.05, ge=0, le=0.5)  # of the train rows, when no valid rows are given
+    """A file of rows to report on."""
+    valid_fraction: float = Field(0.05, ge=0, le=0.5)
+    """Share of the rows that is held out where no held-out rows are given."""
     max_valid_rows: int = Field(2000, ge=0)
-    max_rows: int | None = Field(None, ge=1)  # train rows used, chosen at random
-    rows_in_memory: int | None = Field(None, ge=1)  # train rows held at once, others in each epoch; None: all
+    """The most held-out rows."""
+    max_rows: int | None = Field(None, ge=1)
+    """The most rows to train on; more are left out at random."""
+    rows_in_memory: int | None = Field(None, ge=1)
+    """Rows that are held in memory at once, others in each epoch. By default all rows are."""
 
     @property
     def columns(self) -> Columns:

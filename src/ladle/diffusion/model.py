@@ -72,12 +72,20 @@ class LatentDiffusionModel(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.parameters()).dtype
+
     def denoise(self, mask: Tensor, condition: Condition) -> Denoise:
         """The `Denoise` function of a batch: (zt, level, z0_prev=None) -> z0_hat in float32, zero outside `mask`."""
 
         def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
             previous = z0_prev if self.config.self_condition else None
-            output = self.denoiser(zt, level.log_snr, mask=mask, condition=condition, self_condition=previous)
+            weights = self.dtype  # the network's arithmetic; the sampler's is zt's own
+            output = self.denoiser(
+                zt.to(weights), level.log_snr, mask=mask, condition=condition, self_condition=previous
+            )
             return to_z0(self.config.prediction, output.float(), zt, level) * mask[..., None]
 
         return denoise

@@ -171,4 +171,5 @@ class LevelEmbedding(nn.Module):
     def forward(self, log_snr: Tensor) -> Tensor:
         """log_snr [B] -> [B, W]."""
         angles = log_snr.float()[:, None] * self.frequencies
-        return self.network(torch.cat([angles.sin(), angles.cos()], dim=-1))
+        codes = torch.cat([angles.sin(), angles.cos()], dim=-1)
+        return self.network(codes.to(next(self.network.parameters()).dtype))

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ladle.diffusion.samplers import Denoise
 from ladle.diffusion.schedule import Level, append_dims
-from ladle.errors import UserError
 
 
 def guided(denoise_conditional: Denoise, denoise_unconditional: Denoise, guidance_scale: float) -> Denoise:
@@ -44,41 +43,6 @@ def guided_at_once(denoise_both: Denoise, guidance_scale: float) -> Denoise:
         return free + guidance_scale * (bound - free)
 
     return denoise
-
-
-def self_condition_guided(denoise: Denoise, scale: float) -> Denoise:
-    """Guidance by the sampler's own last estimate (ELF): z0_hat = without + scale * (with - without it).
-
-    1 is off, and then `denoise` is called once a step.
-    """
-    if scale == 1:
-        return denoise
-
-    def denoise_guided(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
-        without = denoise(zt, level)
-        return without if z0_prev is None else without + scale * (denoise(zt, level, z0_prev) - without)
-
-    return denoise_guided
-
-
-def clamped(denoise: Denoise, max_norm: float) -> Denoise:
-    """Scale down every latent vector (last axis) of z0_hat that is longer than `max_norm`; leave the others alone.
-
-    Self-conditioning and guidance inflate z0_hat over many steps. It only ever shrinks: at high noise a good estimate
-    *is* short, being a mean, so stretching it to the length of data would be wrong.
-
-    Raises:
-        UserError: `max_norm` is not positive.
-    """
-    if not max_norm > 0:
-        raise UserError(f"max_norm {max_norm} given: it has to be greater than 0")
-
-    def denoise_clamped(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
-        z0_hat = denoise(zt, level, z0_prev)
-        norm = z0_hat.norm(dim=-1, keepdim=True)
-        return z0_hat * (max_norm / norm.clamp_min(max_norm))
-
-    return denoise_clamped
 
 
 def inpainted(denoise: Denoise, known_z0: Tensor, mask: Tensor) -> Denoise:

@@ -1,105 +1,101 @@
 """Several candidates for each text, of which one is kept: the soundest, or the first that is what its label says."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from ladle.sampling.options import SamplingOptions
-from ladle.sampling.request import Conditions, Request
-from ladle.sampling.soundness import SOURCE_TIME, likeness_to_others, soundness
+from ladle.sampling.request import Request, Sample
 from ladle.seeding import SampleNoise
 
-if TYPE_CHECKING:
-    from ladle.pipeline import LatentDiffusion
+
+@dataclass
+class Candidate:
+    """One draw for one sample, as far as it has come."""
+
+    sample: int
+    """Its sample's place in the request."""
+    noise: SampleNoise
+    """Its own random stream, which gives its length first, then its latents, then its words."""
+    length: int = 0
+    latents: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    """[length, D], on the CPU."""
+    text: str = ""
 
 
-class Candidates:
-    """The choice among `sampling.candidates`. Each sample's is by itself, so it is the same at any batch size.
+Draw = Callable[[Request, Sequence[int]], list[list[Candidate]]]
+"""(request, numbers) -> the candidates of these numbers, [sample][candidate]."""
+Score = Callable[[list[str], str | None, str | None, int], Sequence[float]]
+"""(texts of one sample, its label, its source, its seed) -> a number for each text; the highest is kept."""
+Classify = Callable[[list[str], list[int]], torch.Tensor]
+"""(texts, their samples' seeds) -> probabilities of the model's labels, [N, number of labels]."""
 
-    Args:
-        model: what judges them.
-        sampling: candidates, label_confidence, guidance_scale.
-        batch_size: texts at once.
-        draw: (request, candidates) -> one text a seed, where so many in a row are of one sample.
+
+@dataclass(frozen=True)
+class LabelCheck:
+    """How likely a text is what its label says.
+
+    names: the model's labels; empty where it has none. classify: tells them apart. always: whether it is asked in the
+    choice of the soundest candidate too.
     """
 
-    def __init__(
-        self,
-        model: "LatentDiffusion",
-        sampling: SamplingOptions,
-        batch_size: int,
-        draw: Callable[[Request, int], list[str]],
-    ):
-        self.model, self.sampling, self.batch_size, self.draw = model, sampling, batch_size, draw
+    names: tuple[str, ...]
+    classify: Classify
+    always: bool = False
 
-    def soundest(self, request: Request) -> list[str]:
-        """Of each sample's candidates the one whose words go together best, among those that are what the label says
-        where the model tells labels by words."""
-        count = self.sampling.candidates
-        every = request.part(
-            (row for row in range(len(request)) for _ in range(count)),
-            [own for seed in request.seeds for own in candidate_seeds(seed, count)],
-        )
-        texts = self.draw(every, count)
-        if count == 1:
-            return texts
-        true = [True] * len(texts)
-        if self.model.parts.judge is not None:
-            shares = self.label_shares(texts, every)
-            best = [max(shares[i - i % count : i - i % count + count]) for i in range(len(texts))]
-            enough = self.sampling.label_confidence
-            true = [share >= min(most, enough) for share, most in zip(shares, best, strict=True)]
-        kept = []
-        for i, seed in enumerate(request.seeds):
-            own = [texts[k] for k in range(i * count, (i + 1) * count) if true[k]]
-            kept.append(self.best(own, request.labels[i], request.sources[i], seed))
-        return kept
-
-    def first_with_label(self, request: Request) -> list[str]:
-        """The first candidate that `LatentDiffusion.classify` takes for its label, or what comes nearest; without a
-        label the first that is not empty. Later candidates are drawn for those samples only that still need one."""
-        texts, best = [""] * len(request), [-1.0] * len(request)
-        for number in range(self.sampling.candidates):
-            rows = [row for row, share in enumerate(best) if share < self.sampling.label_confidence]
-            if not rows:
-                break
-            part = request.part(rows)
-            drawn = self.draw(request.part(rows, [candidate_seeds(seed, number + 1)[-1] for seed in part.seeds]), 1)
-            for row, text, share in zip(rows, drawn, self.label_shares(drawn, part), strict=True):
-                if share > best[row]:
-                    texts[row], best[row] = text, share
-        return texts
-
-    def label_shares(self, texts: list[str], request: Request) -> list[float]:
-        """How likely each text is what its label says: an empty one is nothing, without a label all others are it."""
+    def shares(self, texts: list[str], labels: list[str | None], seeds: list[int]) -> list[float]:
+        """A probability for each text. An empty text is nothing. Without a label every other text is right."""
         shares = [1.0] * len(texts)
-        if self.model.labels:
-            table = self.model.classify(texts, seeds=request.seeds, batch_size=self.batch_size)
-            own = enumerate(request.labels)
-            shares = [1.0 if label is None else float(table[i, self.model.labels.index(label)]) for i, label in own]
+        if self.names:
+            table = self.classify(texts, seeds)
+            shares = [
+                1.0 if label is None else float(row[self.names.index(label)])
+                for row, label in zip(table, labels, strict=True)
+            ]
         return [share if text.strip() else 0.0 for text, share in zip(texts, shares, strict=True)]
 
-    def best(self, texts: list[str], label: str | None, source: str | None, seed: int) -> str:
-        """Of one sample's candidates the one to keep; an empty one only where all are."""
-        written = [text for text in texts if text.strip()]
-        if len(written) < 2:
-            return (written or texts)[0]
-        model, count = self.model, len(written)
-        raw = Conditions(model.parts, Request([seed] * count, [label] * count, [source] * count)).batch(
-            torch.arange(count)
-        )
-        tokens = {name: ids.to(model.device) for name, ids in model.autoencoder.backbone.tokenize(written).items()}
 
-        def sound(guidance_scale: float, **at: float) -> torch.Tensor:
-            noise = SampleNoise([seed] * count)  # one for all that are compared
-            return soundness(model.autoencoder, model.diffusion, tokens, raw, noise, guidance_scale, **at).cpu()
+def soundest(request: Request, options: SamplingOptions, draw: Draw, score: Score, check: LabelCheck) -> list[Sample]:
+    """Of each sample's candidates the one with the highest score. Where `check.always` says so, it is looked for among
+    those that are what the label says."""
+    kept = []
+    for row, own in enumerate(draw(request, range(options.candidates))):
+        seed, label, source = request.seeds[row], request.labels[row], request.sources[row]
+        right = own
+        if check.always and len(own) > 1:
+            shares = check.shares([one.text for one in own], [label] * len(own), [seed] * len(own))
+            enough = min(options.label_confidence, max(shares))
+            right = [one for one, share in zip(own, shares, strict=True) if share >= enough]
+        # An empty text is kept only where all are empty.
+        right = [one for one in right if one.text.strip()] or right[:1]
+        best, value = right[0], None
+        if len(right) > 1:
+            scores = score([one.text for one in right], label, source, seed)
+            value, best = max(zip(scores, right, strict=True), key=lambda pair: pair[0])
+        kept.append(Sample(best.text, seed, label, source, best.latents, value))
+    return kept
 
-        value = sound(self.sampling.guidance_scale)
-        if source is not None:
-            # (Weights: benchmarks/LOG.md. More for likelihood reads better and leaves out more facts.)
-            value = (value + sound(1.0, time=SOURCE_TIME)) / 2 + torch.tensor(likeness_to_others(written))
-        return written[int(value.argmax())]
+
+def first_with_label(request: Request, options: SamplingOptions, draw: Draw, check: LabelCheck) -> list[Sample]:
+    """Each sample's first candidate that is what its label says, else what comes nearest. Later candidates are drawn
+    for those samples only that still need one."""
+    kept: dict[int, Sample] = {}
+    best = [-1.0] * len(request)
+    waiting = list(range(len(request)))
+    for number in range(options.candidates):
+        part = request.part(waiting)
+        drawn = [own[0] for own in draw(part, [number])]
+        shares = check.shares([one.text for one in drawn], part.labels, part.seeds)
+        for row, one, share in zip(waiting, drawn, shares, strict=True):
+            if share > best[row]:
+                best[row] = share
+                seed, label, source = request.seeds[row], request.labels[row], request.sources[row]
+                kept[row] = Sample(one.text, seed, label, source, one.latents, share)
+        waiting = [row for row in waiting if best[row] < options.label_confidence]
+        if not waiting:
+            break
+    return [kept[row] for row in range(len(request))]
 
 
 def candidate_seeds(seed: int, count: int) -> list[int]:

@@ -1,61 +1,118 @@
-"""How a model is sampled when the caller says nothing else: saved in model.json, beside the weights it suits."""
+"""How texts are drawn when the caller says nothing else: saved in model.json, beside the weights that it suits."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from ladle.config import Config, nearest
+from ladle.errors import UserError
+
+
+class LatentDraw(Config):
+    """How the latents of one kind of sample are drawn: of samples with a condition, or of samples without."""
+
+    noise_scale: float = Field(1.0, ge=0, le=2)
+    """Scale of the noise that the stochastic samplers add at each step, 0 to 2. 1 is the noise that the model was
+    trained for. Below 1 texts are more typical and less varied. 0 adds no noise."""
+
+    length_temperature: float = Field(1.0, ge=0, le=2)
+    """How freely the number of latents is drawn, 0 to 2. 1 draws lengths as often as the model finds them likely. 0
+    always takes the likeliest length."""
+
+    stop_time: float = Field(0.0, ge=0, lt=1)
+    """Diffusion time whose estimate of the latents is decoded, from 0 to below 1. 0 goes on to the end. A
+    higher value leaves more of the wording to the decoder."""
 
 
 class SamplingOptions(Config):
-    """sampler: a name of `ladle.diffusion.samplers.SAMPLERS`. num_inference_steps: calls of the denoiser a sample.
-
-    guidance_scale: 1 is off. temperature: scale of the noise that the stochastic samplers add at each step; below 1
-    texts are more typical and less varied. length_temperature: the same for the number of latents. stop_time: the
-    diffusion time whose estimate of z0 is decoded; 0 goes on to the end (see `sampling_levels`). decoder: which of the
-    autoencoder's decoders writes the text. decoder_temperature: how it chooses words: 0 takes the likeliest, 1 draws
-    them as they are likely, among those that together have the probability `decoder_top_p`. Latents of an early stop
-    leave words open, and to draw those gives back the variety that the early stop costs. num_beams: search for the
-    likeliest text instead, so wide. grid: whether the steps are
-    even in diffusion time, in log-SNR, or in quantiles of logit-normal times. candidates: how many are drawn for each
-    text that is kept (see `LatentDiffusion.generate`). choose: which of them is kept: the one whose words go together
-    best (`sound`), or the first that is what its label says (`label`), which costs fewer draws. label_confidence: how
-    likely the label must be for that, by `LatentDiffusion.classify`.
-
-    self_condition_scale: how strongly the sampler's own last estimate is followed; 1 is plain self-conditioning.
-    max_norm: longer latents of z0_hat are shortened to this, in multiples of data's (sqrt(latent_dim)); None: not.
-
-    What guides a sample makes its estimates certain early, so samples without any condition have a temperature and a
-    stop of their own: `free_temperature` (of noise and lengths) and `free_stop_time`.
-    """
+    """All that can be said about how a text is drawn."""
 
     sampler: str = "dpmpp_2m_sde"
+    """Solver that turns noise into latents: ddpm, ddim, heun, dpmpp_2m or dpmpp_2m_sde."""
+
     num_inference_steps: int = Field(32, ge=1)
-    candidates: int = Field(1, ge=1)
-    choose: Literal["sound", "label"] = "sound"
-    label_confidence: float = Field(0.5, ge=0, le=1)
-    guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
-    self_condition_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
-    max_norm: float | None = Field(None, gt=0, allow_inf_nan=False)
-    temperature: float = Field(1.0, ge=0, le=2)
-    length_temperature: float = Field(1.0, ge=0, le=2)
-    free_temperature: float = Field(1.0, ge=0, le=2)
-    decoder: Literal["autoregressive", "parallel"] = "autoregressive"
-    decoder_temperature: float = Field(0.0, ge=0, le=2)
-    decoder_top_p: float = Field(1.0, gt=0, le=1)
-    num_beams: int = Field(1, ge=1)
+    """Steps of the solver for each sample, from 1. More steps take longer and err less."""
+
     grid: Literal["time", "log_snr", "logit_normal"] = "time"
-    stop_time: float = Field(0.0, ge=0, lt=1)
-    free_stop_time: float = Field(0.0, ge=0, lt=1)
+    """What the steps are even in: diffusion time, log-SNR, or quantiles of logit-normal times."""
+
+    guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """How strongly the condition is followed, from 0. 1 is off. 0 ignores the condition."""
+
+    candidates: int = Field(1, ge=1)
+    """How many texts are drawn for each text that is kept, from 1. 1 keeps what is drawn."""
+
+    choose: Literal["sound", "label"] = "sound"
+    """Which candidate is kept. sound: the one whose words go together best, with a source also near to the source and
+    to the other candidates. label: the first one that is what its label says, which takes fewer draws."""
+
+    label_confidence: float = Field(0.5, ge=0, le=1)
+    """How likely a text must be what its label says to count as that, 0 to 1. 0 accepts every text."""
+
+    decoder: Literal["autoregressive", "parallel"] = "autoregressive"
+    """Which of the model's decoders turns latents into words. The parallel decoder is faster and less fluent."""
+
+    temperature: float = Field(0.0, ge=0, le=2)
+    """How freely the decoder draws words, 0 to 2. 0 takes the likeliest word. 1 draws words as often as the decoder
+    finds them likely."""
+
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Words are drawn among the likeliest words that have this probability together, from above 0 to 1. 1 draws among
+    all words."""
+
+    num_beams: int = Field(1, ge=1)
+    """Beams of a search for the likeliest text, from 1. 1 does not search. More need temperature 0."""
+
+    conditional: LatentDraw = LatentDraw()
+    """How latents are drawn for samples that have a label or a source."""
+
+    unconditional: LatentDraw = LatentDraw()
+    """How latents are drawn for samples that have neither. Nothing guides them, so their estimates are certain later
+    than with a condition, and other values suit them."""
+
+    @classmethod
+    def flat_fields(cls) -> dict[str, FieldInfo]:
+        """Every option that one value can be given for, by its name: those of the two `LatentDraw` once."""
+        own = {name: field for name, field in cls.model_fields.items() if field.annotation is not LatentDraw}
+        return own | LatentDraw.model_fields
+
+    def override(self, **overrides: Any) -> Self:
+        """These options with some values changed.
+
+        Args:
+            overrides: values by the names of the fields. None leaves a value as it is. A name of `LatentDraw`'s fields
+                holds for samples with and without a condition. `conditional` and `unconditional` take a dict of such
+                names, which goes before a name that holds for both.
+
+        Raises:
+            UserError: an unknown name (with the nearest valid one) or a value out of range.
+        """
+        given = {name: value for name, value in overrides.items() if value is not None}
+        names = [*self.flat_fields(), "conditional", "unconditional"]
+        for name in given:
+            if name not in names:
+                raise UserError(f"there is no sampling option '{name}': {nearest(name, names)}")
+        both = {name: given.pop(name) for name in LatentDraw.model_fields if name in given}
+        LatentDraw.parse(both, "sampling")  # here, or the error would be told once for each half of the pair
+        values = self.model_dump()
+        for half in ("conditional", "unconditional"):
+            own = given.pop(half, {})
+            own = own.model_dump() if isinstance(own, LatentDraw) else own
+            if not isinstance(own, Mapping):
+                raise UserError(f"sampling: {half} is {own!r}: give a dict such as {{'noise_scale': 0.5}}")
+            values[half] |= {**both, **own}
+        return self.parse(values | given, "sampling")
 
     def to_the_end(self) -> Self:
         """The same without early stops and without words left open: for a decoder that is not adapted to estimates."""
-        return self.model_copy(update={"stop_time": 0.0, "free_stop_time": 0.0, "decoder_temperature": 0.0})
+        return self.override(stop_time=0.0, temperature=0.0)
 
     @model_validator(mode="after")
     def _beams_or_draws(self) -> Self:
-        if self.num_beams > 1 and (self.decoder_temperature or self.decoder == "parallel"):
-            raise ValueError("num_beams needs decoder_temperature = 0 and the autoregressive decoder")
+        if self.num_beams > 1 and (self.temperature or self.decoder == "parallel"):
+            raise ValueError("num_beams needs temperature = 0 and the autoregressive decoder")
         return self
 
     @field_validator("sampler")

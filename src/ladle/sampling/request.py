@@ -1,15 +1,34 @@
-"""What one call of `generate` asks for: a seed, a label, a source for each text; and the tensors of its conditions."""
+"""What one call of `generate` asks for and gives: a seed, a label and a source for each text; the finished samples."""
 
+import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
 
 from ladle.conditioning.encoder import RawCondition
+from ladle.conditioning.source_text import SourceReader
 from ladle.conditioning.store import SourceStore
+from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError
-from ladle.storage.parts import ModelParts
+from ladle.seeding import MAX_SEED
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A finished text and where it comes from."""
+
+    text: str
+    seed: int
+    """Draws the same text again, with the same label, source and options."""
+    label: str | None
+    source: str | None
+    latents: torch.Tensor = field(repr=False, compare=False)
+    """[L, D], normalised, float32, on the CPU: what the text was decoded from."""
+    score: float | None
+    """What the text was chosen by among its candidates, higher is better. With `choose="label"` the probability of its
+    label. None where there was nothing to choose from: one candidate, or a single one that could be kept."""
 
 
 @dataclass(frozen=True)
@@ -23,78 +42,79 @@ class Request:
     @classmethod
     def line_up(
         cls,
-        num_samples: int | None,
-        seeds: Iterable[int] | None,
-        label: str | Sequence[str | None] | None,
-        source: str | Sequence[str | None] | None,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        seeds: Iterable[int] | None = None,
+        label: str | Sequence[str | None] | None = None,
+        source: str | Sequence[str | None] | None = None,
     ) -> Self:
-        """Lists of equal length; a single label or source serves all samples.
+        """Lists of equal length. A single label or source serves all samples. `seed` is the first of seeds that count
+        up. Without `seed` and `seeds` the first one is drawn.
 
         Raises:
-            UserError: lengths that disagree, none asked for.
+            UserError: lengths that disagree, none asked for, both `seed` and `seeds`.
         """
-        seed_list = None if seeds is None else list(seeds)
-        lists = {
-            name: list(value)
-            for name, value in (("label", label), ("source", source))
-            if value is not None and not isinstance(value, str)
+        if seed is not None and seeds is not None:
+            raise UserError("both seed and seeds are given: give one of them")
+        given: dict[str, Any] = {"seeds": seeds, "label": label, "source": source}
+        lists: dict[str, list[Any]] = {
+            name: list(x) for name, x in given.items() if x is not None and not isinstance(x, str)
         }
-        counts = {name: len(value) for name, value in lists.items()}
-        if num_samples is not None:
-            counts["num_samples"] = num_samples
-        if seed_list is not None:
-            counts["seeds"] = len(seed_list)
+        counts = {"num_samples": num_samples} if num_samples is not None else {}
+        counts |= {name: len(values) for name, values in lists.items()}
         if len(set(counts.values())) > 1:
             raise UserError("these disagree: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
         count = next(iter(counts.values()), 1)
         if count < 1:
             raise UserError(f"num_samples is {count}: it must be at least 1")
-        texts = {"label": label, "source": source}
-        spread = {name: lists.get(name) or [texts[name]] * count for name in texts}  # type: ignore[list-item]
-        return cls(seed_list or list(range(count)), spread["label"], spread["source"])
+        first = fresh_seed(count) if seed is None else seed
+        return cls(
+            lists.get("seeds") or list(range(first, first + count)),
+            lists.get("label") or [given["label"]] * count,
+            lists.get("source") or [given["source"]] * count,
+        )
 
     def __len__(self) -> int:
         return len(self.seeds)
 
-    def part(self, rows: Iterable[int], seeds: list[int] | None = None) -> "Request":
-        """Some of it, in that order; with other seeds where they are given."""
+    def part(self, rows: Iterable[int]) -> "Request":
+        """Some of it, in that order."""
         rows = list(rows)
         return Request(
-            [self.seeds[row] for row in rows] if seeds is None else seeds,
-            [self.labels[row] for row in rows],
-            [self.sources[row] for row in rows],
+            [self.seeds[row] for row in rows], [self.labels[row] for row in rows], [self.sources[row] for row in rows]
         )
 
 
+def fresh_seed(count: int) -> int:
+    """The first of `count` seeds that count up, from the system's own randomness."""
+    return secrets.randbelow(MAX_SEED + 2 - count)
+
+
 class Conditions:
-    """Conditions of all samples of a request; each distinct source is encoded once.
+    """Conditions of all samples of a request. Each distinct source is encoded once.
 
     Args:
-        parts: with a diffusion model, on its device, in eval mode.
         request: what is asked for.
+        diffusion: on its device, in eval mode.
+        reader: of the source texts.
 
     Raises:
         UserError: an unknown label, a source where the model takes none.
     """
 
-    def __init__(self, parts: ModelParts, request: Request):
-        assert parts.diffusion is not None
-        config = parts.diffusion.condition.config
-        self.device = parts.diffusion.denoiser.no_self_condition.device
-        labels, sources = request.labels, request.sources
-        given = any(label is not None for label in labels)
-        self.label_ids = config.label_ids(labels) if given or config.labels else None
+    def __init__(self, request: Request, diffusion: LatentDiffusionModel, reader: SourceReader):
+        config = diffusion.condition.config
+        self.device = diffusion.device
+        given = any(label is not None for label in request.labels)
+        self.label_ids = config.label_ids(request.labels) if given or config.labels else None
         self.sources = None
-        if any(source is not None for source in sources):
+        if any(source is not None for source in request.sources):
             if not config.source:
-                raise UserError(f"'{parts.name}' was not trained with source texts: leave the source out")
-            self.sources = SourceStore(parts.reader(), sources)
-        self.with_source = torch.tensor([source is not None for source in sources])
-        self.given = torch.tensor([a is not None or b is not None for a, b in zip(labels, sources, strict=True)])
+                raise UserError("this model was not trained with source texts: leave the source out")
+            self.sources = SourceStore(reader, request.sources)
 
-    def batch(self, rows: torch.Tensor) -> RawCondition:
+    def batch(self, rows: Sequence[int]) -> RawCondition:
         """The conditions of some rows."""
-        source = mask = None
-        if self.sources is not None:
-            source, mask = self.sources.gather(rows)
-        return RawCondition(None if self.label_ids is None else self.label_ids[rows], source, mask).to(self.device)
+        index = torch.tensor(rows)
+        source, mask = (None, None) if self.sources is None else self.sources.gather(index)
+        return RawCondition(None if self.label_ids is None else self.label_ids[index], source, mask).to(self.device)

@@ -1,21 +1,55 @@
 """How well does a text go together, and how like is it to others? What candidates are chosen by."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.latents import Latents
 from ladle.conditioning.encoder import RawCondition
+from ladle.conditioning.source_text import SourceReader
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.prediction import add_noise
 from ladle.diffusion.schedule import Level
 from ladle.diffusion.wrappers import guided
+from ladle.sampling.request import Conditions, Request
 from ladle.seeding import SampleNoise
 
 # Diffusion times at which a text is judged: from its own plan (.7 to .9 choose alike), and, where there is a source,
 # from next to nothing but that (benchmarks/LOG.md).
 PLAN_TIME, SOURCE_TIME = 0.8, 0.97
+
+
+@dataclass(frozen=True)
+class SoundnessScore:
+    """What candidates are chosen by when nothing else is given: a number for each text of one sample.
+
+    Without a source it is the texts' `soundness`. With a source, where all texts should say the same, being near to the
+    others (minimum Bayes risk) counts as much as soundness, and half of that is how well a text goes with the source.
+    """
+
+    autoencoder: TextAutoencoder
+    diffusion: LatentDiffusionModel
+    reader: SourceReader
+    guidance_scale: float
+
+    def __call__(self, texts: list[str], label: str | None, source: str | None, seed: int) -> list[float]:
+        count = len(texts)
+        request = Request([seed] * count, [label] * count, [source] * count)
+        raw = Conditions(request, self.diffusion, self.reader).batch(range(count))
+        device = next(self.autoencoder.parameters()).device
+        tokens = {name: ids.to(device) for name, ids in self.autoencoder.backbone.tokenize(texts).items()}
+
+        def sound(guidance_scale: float, time: float) -> torch.Tensor:
+            noise = SampleNoise([seed] * count)  # one for all that are compared
+            return soundness(self.autoencoder, self.diffusion, tokens, raw, noise, guidance_scale, time).cpu()
+
+        value = sound(self.guidance_scale, PLAN_TIME)
+        if source is not None:
+            # (Weights: benchmarks/LOG.md. More for likelihood reads better and leaves out more facts.)
+            value = (value + sound(1.0, SOURCE_TIME)) / 2 + torch.tensor(likeness_to_others(texts))
+        return [float(number) for number in value]
 
 
 def noised_estimate(

@@ -159,7 +159,7 @@ def _usage(parts: ModelParts) -> str:
     python = ["from ladle import LatentDiffusion", "", f"model = LatentDiffusion.from_pretrained({_quoted(name)})"]
     if diffusion is not None:
         shell.insert(0, f"ladle sample --model {name} -n 8 --seed 0 -o samples.jsonl")
-        python.append("model.generate(num_samples=8, seeds=range(8))")
+        python.append("model.generate(num_samples=8, seed=0)")
         if diffusion.condition.config.labels:
             label = _quoted(diffusion.condition.config.labels[0])
             shell.insert(1, f"ladle sample --model {name} -n 8 --label {label} -o samples.jsonl")
@@ -175,12 +175,13 @@ def _usage(parts: ModelParts) -> str:
 
 def _defaults(parts: ModelParts) -> str:
     sampling = parts.sampling
+    bound, free = sampling.conditional, sampling.unconditional
     if parts.diffusion is None:
         return ""
     return (
         f"Sampled by default with `{sampling.sampler}`, {sampling.num_inference_steps} steps (even in {sampling.grid}),"
-        f" guidance scale {sampling.guidance_scale:g}, temperature {sampling.temperature:g} and stop at diffusion time"
-        f" {sampling.stop_time:g} ({sampling.free_temperature:g} and {sampling.free_stop_time:g} without a condition),"
+        f" guidance scale {sampling.guidance_scale:g}, noise scale {bound.noise_scale:g} and stop at diffusion time"
+        f" {bound.stop_time:g} ({free.noise_scale:g} and {free.stop_time:g} without a condition),"
         f" {sampling.decoder} decoder."
     )
 

@@ -22,18 +22,31 @@ def shipped_models(shipped: Path | None = None) -> dict[str, Path]:
     return {path.name: path for path in sorted(root.iterdir()) if (path / RECORD).is_file()}
 
 
-def resolve_model(name_or_path: str | os.PathLike[str], *, shipped: Path | None = None) -> Path:
+def resolve_model(
+    name_or_path: str | os.PathLike[str], *, revision: str | None = None, shipped: Path | None = None
+) -> Path:
     """The folder of a model. Of a run's folder, the finished model in it (`final/`).
 
     Args:
         name_or_path: a path; else the name of a shipped model; else a hub id `owner/name`, which is downloaded. A
             folder that has a shipped model's name and holds no model (a data folder, say) does not hide the model.
+        revision: branch, tag or commit of a model on the hub; its main branch when None.
         shipped: the folder of shipped models, the package's own when None.
 
     Raises:
-        UserError: there is no such model (with the nearest shipped name), or it cannot be downloaded.
+        UserError: there is no such model (with the nearest shipped name), or it cannot be downloaded; a revision of a
+            model that is not on the hub.
     """
-    name = os.fspath(name_or_path)
+    folder = _local_model(os.fspath(name_or_path), shipped)
+    if folder is None:
+        return _download(os.fspath(name_or_path), revision)
+    if revision is not None:
+        raise UserError(f"revision '{revision}' is given for {folder}: only models on the hub have revisions")
+    return folder
+
+
+def _local_model(name: str, shipped: Path | None) -> Path | None:
+    """The folder of a model that is here, None for a hub id."""
     if not name.strip():
         raise UserError(f"no model is given; give a folder, a hub id or a shipped model ({_shipped_names(shipped)})")
     path, known = Path(name), shipped_models(shipped)
@@ -49,7 +62,7 @@ def resolve_model(name_or_path: str | os.PathLike[str], *, shipped: Path | None 
     if path.exists():
         raise UserError(f"{path} is a file; give a model folder, a hub id or a shipped model")
     if HUB_ID.fullmatch(name):
-        return _download(name)
+        return None
     hint = nearest(name, list(known)) if known else "this installation ships no models"
     raise UserError(f"no model '{name}': neither a folder nor a shipped model; {hint}")
 
@@ -66,11 +79,11 @@ def _shipped_names(shipped: Path | None) -> str:
     return ", ".join(shipped_models(shipped)) or "none in this installation"
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES)))
     except Exception as error:  # of many kinds: no such repository, no network, no space, offline mode
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"no model '{hub_id}': no such folder, and not to be had from the hub: {reason[0]}") from None

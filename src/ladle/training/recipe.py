@@ -114,8 +114,8 @@ class TrainingPlanConfig(Config):
 
 # How a model is sampled whose decoder has learnt the prior's estimates (benchmarks/LOG.md); others never stop early.
 SAMPLING = {
-    "guidance_scale": 2.5, "stop_time": 0.6, "free_stop_time": 0.6, "candidates": 4,
-    "decoder_temperature": 0.8, "decoder_top_p": 0.9,
+    "guidance_scale": 2.5, "conditional": {"stop_time": 0.6}, "unconditional": {"stop_time": 0.6}, "candidates": 4,
+    "temperature": 0.8, "top_p": 0.9,
 }  # fmt: skip
 
 
@@ -217,7 +217,9 @@ def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         UserError: as `Recipe.parse`.
     """
     sampling = values.get("sampling", {})
-    return Recipe.parse({**values, "sampling": SAMPLING | sampling if isinstance(sampling, dict) else sampling}, where)
+    return Recipe.parse(
+        {**values, "sampling": merged(SAMPLING, sampling) if isinstance(sampling, dict) else sampling}, where
+    )
 
 
 def _set(values: dict[str, Any], item: str) -> None:

@@ -25,7 +25,7 @@ class DecoderStage:
 
     A quarter of the texts comes from z0 with Gaussian noise. The others are noised to a level, and the frozen prior's
     estimate of z0 is decoded: the mean over what is still open there, of a text that is known. So the sampler may stop
-    before its end (`SamplingOptions.stop_time`) and leave to the decoder, which knows how words go together, what is
+    before its end (`LatentDraw.stop_time`) and leave to the decoder, which knows how words go together, what is
     still open between neighbours. The encoder is fixed, so that latents keep their meaning.
 
     train: tokens, latents and conditions of an epoch's rows; valid: of those held out.

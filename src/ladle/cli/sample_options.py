@@ -1,0 +1,35 @@
+"""The options of `ladle sample` that say how texts are drawn, made from `SamplingOptions`: each is one field there."""
+
+import dataclasses
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from pydantic.fields import FieldInfo
+
+from ladle.sampling.options import SamplingOptions
+
+
+def _attribute(name: str, field: FieldInfo) -> tuple[str, Any, None]:
+    kind: Any = field.annotation
+    words = " ".join((field.description or "").split())  # a docstring's lines end where its file's do
+    return name, Annotated[kind | None, Parameter(help=words)], None
+
+
+# Its attributes are options of the verb that takes it. (Without the name of this module the class would seem to be the
+# standard library's, and cyclopts takes such a class for a single value.)
+Options: Any = dataclasses.make_dataclass(
+    "Options",
+    [_attribute(name, field) for name, field in SamplingOptions.flat_fields().items()],
+    namespace={"__module__": __name__},
+)
+
+
+def given(options: Any) -> dict[str, Any]:
+    """The options that were given, by the names that `LatentDiffusion.generate` takes.
+
+    Raises:
+        UserError: a value out of range.
+    """
+    values = {} if options is None else {k: v for k, v in vars(options).items() if v is not None}
+    SamplingOptions().override(**values)  # before a model is loaded
+    return values

@@ -1,0 +1,147 @@
+"""From a request to finished samples: lengths, latents, words, and the choice among candidates, step by step."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.conditioning.source_text import SourceReader
+from ladle.diffusion.model import LatentDiffusionModel
+from ladle.sampling.candidates import Candidate, LabelCheck, Score, candidate_seeds, first_with_label, soundest
+from ladle.sampling.draw import draw_latents, draw_lengths
+from ladle.sampling.options import SamplingOptions
+from ladle.sampling.request import Conditions, Request, Sample
+from ladle.sampling.soundness import SoundnessScore
+from ladle.sampling.words import check_decoder, decode_texts, decoding
+from ladle.seeding import SampleNoise
+
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """The parts of a model that write, in eval mode and on one device.
+
+    reader: of the source texts. check: tells whether a text is what its label says. batch_size: samples at once.
+    """
+
+    autoencoder: TextAutoencoder
+    diffusion: LatentDiffusionModel
+    reader: SourceReader
+    check: LabelCheck
+    batch_size: int = 128
+
+
+def generate_samples(
+    writer: Writer,
+    request: Request,
+    options: SamplingOptions,
+    *,
+    score: Score | None = None,
+    on_step: OnStep | None = None,
+) -> list[Sample]:
+    """Draw the candidates of every sample and keep one of each.
+
+    Args:
+        writer: what draws.
+        request: N seeds, labels, sources.
+        options: how it is drawn.
+        score: what candidates are compared by; `SoundnessScore` when None.
+        on_step: called with (steps done, steps in all, as far as is known: candidates may ask for another round).
+
+    Returns:
+        N samples, in the order of the request.
+
+    Raises:
+        UserError: an unknown label, a source or a decoder that the model has not, a seed outside 0 to 2^32 - 1.
+    """
+    check_decoder(writer.autoencoder, options.decoder)
+    score = score or SoundnessScore(writer.autoencoder, writer.diffusion, writer.reader, options.guidance_scale)
+    draw = partial(draw_candidates, writer, options, _Steps(on_step))
+    several_by_label = options.choose == "label" and options.candidates > 1
+    kept: dict[int, Sample] = {}
+    for by_label in (False, True):
+        rows = [row for row, own in enumerate(request.sources) if (several_by_label and own is None) == by_label]
+        if not rows:
+            continue
+        part = request.part(rows)
+        if by_label:
+            samples = first_with_label(part, options, draw, writer.check)
+        else:
+            samples = soundest(part, options, draw, score, writer.check)
+        kept |= zip(rows, samples, strict=True)
+    return [kept[row] for row in range(len(request))]
+
+
+def draw_candidates(
+    writer: Writer, options: SamplingOptions, steps: "_Steps", request: Request, numbers: Sequence[int]
+) -> list[list[Candidate]]:
+    """Each sample's candidates of these numbers, [sample][candidate]. Number 0 has the sample's own seed.
+
+    All random numbers of a candidate are from its own stream, so that it is the same in any batch.
+    """
+    candidates = [
+        [Candidate(row, SampleNoise([candidate_seeds(seed, number + 1)[number]])) for number in numbers]
+        for row, seed in enumerate(request.seeds)
+    ]
+    every = [one for own in candidates for one in own]
+    conditions = Conditions(request, writer.diffusion, writer.reader)
+
+    # Lengths.
+    for batch in _batches(every, writer.batch_size):
+        raw = conditions.batch([one.sample for one in batch])
+        lengths = draw_lengths(writer.diffusion, raw, _streams(batch), options)
+        for one, length in zip(batch, lengths.tolist(), strict=True):
+            one.length = length
+    # Short texts come back from their latents better than long ones: candidates that are compared by that get one
+    # length, or the choice would be for brevity.
+    for own, source in zip(candidates, request.sources, strict=True):
+        if source is None:
+            for one in own:
+                one.length = own[0].length
+
+    # Latents. Samples of like length share a batch, so that little of it is padding. Samples without a condition are
+    # apart, because they stop at a time of their own.
+    every_by_length = sorted(every, key=lambda one: one.length)
+    free = [pair == (None, None) for pair in zip(request.labels, request.sources, strict=True)]
+    groups = [[one for one in every_by_length if free[one.sample] == wanted] for wanted in (False, True)]
+    batches = [batch for group in groups for batch in _batches(group, writer.batch_size)]
+    steps.total += len(batches) * options.num_inference_steps
+    for batch in batches:
+        raw = conditions.batch([one.sample for one in batch])
+        lengths = torch.tensor([one.length for one in batch])
+        z0 = draw_latents(writer.diffusion, raw, _streams(batch), lengths, options, steps.step)
+        for one, values in zip(batch, z0.values.cpu(), strict=True):
+            one.latents = values[: one.length]
+
+    # Words.
+    latents, noise = [one.latents for one in every], [one.noise for one in every]
+    texts = decode_texts(
+        writer.autoencoder, latents, options.decoder, writer.batch_size, noise=noise, **decoding(options)
+    )
+    for one, text in zip(every, texts, strict=True):
+        one.text = text
+    return candidates
+
+
+class _Steps:
+    """Counts the steps of all rounds together."""
+
+    def __init__(self, on_step: OnStep | None):
+        self.on_step, self.done, self.total = on_step, 0, 0
+
+    def step(self) -> None:
+        self.done += 1
+        if self.on_step is not None:
+            self.on_step(self.done, self.total)
+
+
+def _batches(candidates: list[Candidate], size: int) -> Iterator[list[Candidate]]:
+    return (candidates[start : start + size] for start in range(0, len(candidates), size))
+
+
+def _streams(candidates: list[Candidate]) -> SampleNoise:
+    """Their random streams as one, each going on from where it is."""
+    return SampleNoise.join([one.noise for one in candidates])

@@ -1,0 +1,69 @@
+"""From latents to words: many texts through a decoder, in batches of like length."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
+from ladle.autoencoder.latents import Latents
+from ladle.errors import UserError
+from ladle.sampling.options import SamplingOptions
+from ladle.seeding import SampleNoise
+
+
+def decoding(options: SamplingOptions) -> dict[str, Any]:
+    """What the options say about words, as `TextAutoencoder.decode` names it."""
+    if options.num_beams > 1:
+        return {"num_beams": options.num_beams}
+    if options.temperature:
+        return {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p}
+    return {}
+
+
+@torch.no_grad()
+def decode_texts(
+    autoencoder: TextAutoencoder,
+    latents: Sequence[torch.Tensor],
+    decoder: DecoderName | None,
+    batch_size: int,
+    noise: Sequence[SampleNoise] | None = None,
+    **how: Any,
+) -> list[str]:
+    """One text for each element of `latents`, [L, D] each, in their order.
+
+    Args:
+        autoencoder: in eval mode.
+        latents: normalised; the numbers of latents L may differ.
+        decoder: `autoregressive` (also when None) or `parallel`.
+        batch_size: texts at once.
+        noise: the texts' own random streams to draw words with.
+        how: options of `TextAutoencoder.decode`.
+
+    Raises:
+        UserError: `parallel` asked of a model that has no parallel decoder.
+    """
+    check_decoder(autoencoder, decoder)
+    device = next(autoencoder.parameters()).device
+    texts = [""] * len(latents)
+    order = sorted(range(len(latents)), key=lambda row: -len(latents[row]))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        streams = {} if noise is None else {"noise": SampleNoise.join([noise[row] for row in rows])}
+        ids = autoencoder.decode(padded([latents[row] for row in rows]).to(device), decoder, **streams, **how)
+        for row, text in zip(rows, autoencoder.backbone.detokenize(ids), strict=True):
+            texts[row] = text
+    return texts
+
+
+def check_decoder(autoencoder: TextAutoencoder, decoder: DecoderName | None) -> None:
+    """Raises UserError where the autoencoder has no such decoder."""
+    if decoder == "parallel" and autoencoder.parallel_decoder is None:
+        raise UserError("this model has no parallel decoder: use the autoregressive decoder")
+
+
+def padded(parts: Sequence[torch.Tensor]) -> Latents:
+    """[L, D] each -> Latents [B, longest L, D]."""
+    values = torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
+    lengths = torch.tensor([len(part) for part in parts], device=values.device)
+    return Latents(values, torch.arange(values.shape[1], device=values.device)[None, :] < lengths[:, None])
