@@ -141,11 +141,11 @@ def test_advice_follows_the_figures(health: Any) -> None:
     lossy = replace(health, recovery=worn, reconstruction={**health.reconstruction, "tokens": 0.9}, half_log_snr=3.0)
     bad = advice(lossy, parts)
     assert "tokens_per_latent=" in bad["number of latents"]
-    assert "smaller than the latents" in bad["autoencoder.latent_noise"]
+    assert "smaller than the latents" in bad["training.autoencoder.latent_noise"]
     dull = replace(health, recovery=[replace(row, decoder=0.9) for row in health.recovery])
     untold = advice(dull, parts)
-    for setting in ("diffusion.schedule.shift", "autoencoder.latent_noise"):
-        assert untold[setting].startswith("as now (") and untold[setting].endswith("too little comes back to tell")
+    for setting in ("diffusion.schedule.shift", "training.autoencoder.latent_noise"):
+        assert untold[setting].startswith("as now") and untold[setting].endswith("too little comes back to tell")
     full = replace(lossy, spectrum=replace(health.spectrum, effective_rank=0.95 * health.spectrum.channels))
     assert advice(full, parts)["autoencoder.bottleneck.latent_dim"].startswith("wider")
     thin = replace(health, spectrum=replace(health.spectrum, effective_rank=3.0, channels=64))

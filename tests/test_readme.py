@@ -14,8 +14,8 @@ from ladle.diffusion.samplers import SAMPLERS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHORT = ["--set", "training.steps=3", "--set", "training.diffusion.max_tokens=256", "--set", "training.sample_every=0",
-         "--set", "sampling.num_inference_steps=2"]  # fmt: skip
+SHORT = ["--set", "training.steps=3", "--set", "training.diffusion.optimiser.max_tokens=256",
+         "--set", "training.sample_every=0", "--set", "sampling.num_inference_steps=2"]  # fmt: skip
 
 
 def blocks(language: str) -> list[str]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ladle.errors import LadleError, UserError
     from ladle.evaluation.evaluate import evaluate
     from ladle.pipeline import LatentDiffusion
+    from ladle.sampling.options import SamplingOptions
+    from ladle.sampling.request import Sample
     from ladle.training.recipe import Recipe, load_recipe
     from ladle.training.run import train
 
@@ -27,6 +29,8 @@ __all__ = [
     "LatentDiffusion",
     "Latents",
     "Recipe",
+    "Sample",
+    "SamplingOptions",
     "TextAutoencoder",
     "UserError",
     "__version__",
@@ -40,6 +44,8 @@ _HOME = {
     "LatentDiffusion": "ladle.pipeline",
     "Latents": "ladle.autoencoder.latents",
     "Recipe": "ladle.training.recipe",
+    "Sample": "ladle.sampling.request",
+    "SamplingOptions": "ladle.sampling.options",
     "TextAutoencoder": "ladle.autoencoder.autoencoder",
     "UserError": "ladle.errors",
     "evaluate": "ladle.evaluation.evaluate",

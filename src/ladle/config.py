@@ -92,5 +92,6 @@ def _place(cls: type[BaseModel], location: list[str]) -> tuple[list[str], list[t
             continue
         path, holders = [*path, part], [group for _, group in groups]
         fields = [group.model_fields[part] for group in holders if part in group.model_fields]
-        groups = [found for field in fields for found in _groups(field.annotation)]
+        if fields:  # else a name in a dict of groups
+            groups = [found for field in fields for found in _groups(field.annotation)]
     return path, holders

@@ -182,7 +182,8 @@ def test_a_recipe_may_extend_another(tmp_path: Path) -> None:
     """Group by group, through several files, in other folders too; settings given by hand are the last word."""
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "first.toml").write_text(
-        'name = "first"\n[data]\nid = "a/b"\ntext = "body"\n[training]\nminutes = 5\n[training.diffusion]\nloss = "l1"\n'
+        'name = "first"\n[data]\nid = "a/b"\ntext = "body"\n[training]\nminutes = 5\n'
+        '[training.diffusion]\nloss = "l1"\n'
     )
     (tmp_path / "second.toml").write_text('extends = "parts/first.toml"\n[training.diffusion]\ncurriculum = 0.5\n')
     (tmp_path / "third.toml").write_text('extends = "second.toml"\nname = "third"\n[training]\nminutes = 6\n')
@@ -206,12 +207,6 @@ def test_what_cannot_be_extended_is_said(tmp_path: Path, first: str, second: str
     (tmp_path / "b.toml").write_text(second)
     with pytest.raises(UserError, match=message):
         load_recipe(tmp_path / "a.toml", data="rows.txt")
-
-
-def test_a_recipe_without_data_is_refused(tmp_path: Path) -> None:
-    """It says both ways to name some."""
-    with pytest.raises(UserError, match="no data: give --data FILE"):
-        load_recipe(recipe_file(tmp_path, 'name = "x"'))
 
 
 # ------------------------------------------------------------------------------------------------ budgets

@@ -203,6 +203,25 @@ def test_pretrained_families_train_sample_save_and_load(family: str, tmp_path: P
     assert LatentDiffusion.from_pretrained(tmp_path / "copy").generate(4, seed=0) == model.generate(4, seed=0)
 
 
+def test_rows_in_memory_train_as_a_file_of_them_does(tmp_path: Path) -> None:
+    """Dicts, a data set of the library `datasets`, texts alone; without any rows it is said what to name."""
+    from datasets import Dataset
+
+    made = recipe(write(tmp_path / "rows.jsonl", ROWS, "text", "label"), training={"steps": 7})
+    train(made, tmp_path / "file", log=quiet)
+    rows = [{"text": row["text"], "label": row["label"]} for row in ROWS]
+    nameless = made.model_copy(update={"data": made.data.model_copy(update={"path": None})})
+    for name, data in (("dicts", rows), ("dataset", Dataset.from_list(rows))):
+        train(nameless, tmp_path / name, log=quiet, data=data)
+        torch.testing.assert_close(weights(tmp_path / name), weights(tmp_path / "file"), atol=0, rtol=0)
+    train(nameless, tmp_path / "texts", log=quiet, data=[row["text"] for row in ROWS])
+    assert LatentDiffusion.from_pretrained(tmp_path / "texts").labels == ()
+    for without in (nameless, None):
+        with pytest.raises(UserError, match="no data: name a file or a folder"):
+            train(without, tmp_path / "none", log=quiet)
+    assert not (tmp_path / "none").exists()
+
+
 # ------------------------------------------------------------------------------------------------ in pieces
 
 

@@ -58,7 +58,7 @@ def _explain(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
         case LadleError():
             return error.exit_code, str(error)
         case _ if _is_out_of_memory(error):
-            remedy = "--set training.diffusion.max_tokens=2048" if words[:1] == ["train"] else "a smaller --batch-size"
+            remedy = "--set training.optimiser.max_tokens=2048" if words[:1] == ["train"] else "a smaller --batch-size"
             return LadleError.exit_code, f"out of memory: try again with {remedy}"
         case OSError():
             return LadleError.exit_code, str(error)

@@ -174,7 +174,7 @@ def _tables(config: DataConfig, data: Data, notes: list[str]) -> dict[str, Itera
         of_hub = hub_tables(config.id, config.subset, SPLIT_NAMES, streaming=streaming)
         tables = {split: iter([table]) for split, table in of_hub.items()}
     else:
-        raise UserError("no data: name a file or folder (--data), or a hub data set (data.id)")
+        raise UserError("no data: name a file or a folder (--data FILE), or a hub data set (data.id)")
     given = {"valid": config.valid_path, "test": config.test_path}
     sources |= {split: [path] for split, path in given.items() if path is not None}
     for split, parts in sources.items():

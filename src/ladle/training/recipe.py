@@ -158,7 +158,7 @@ def load_recipe(path: str | Path | None = None, data: str | None = None, sets: l
         sets: "key.key=value" items; values are TOML values, bare words are strings.
 
     Raises:
-        UserError: no such file, not TOML, an unknown key (with the nearest valid one), a value out of range, no data.
+        UserError: no such file, not TOML, an unknown key (with the nearest valid one), a value out of range.
     """
     values: dict[str, Any] = {}
     where = "recipe"
@@ -174,10 +174,7 @@ def load_recipe(path: str | Path | None = None, data: str | None = None, sets: l
         values.setdefault("name", Path(data).name.split(".")[0] or "model")
     for item in sets or []:
         _set(values, item)
-    recipe = parse_recipe(values, where)
-    if recipe.data.path is None and recipe.data.id is None:
-        raise UserError("no data: give --data FILE, or a recipe with data.path or data.id")
-    return recipe
+    return parse_recipe(values, where)
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ladle.conditioning.store import ConditionStore
 from ladle.config import Config
 from ladle.data.row_portions import PerPortion
 from ladle.data.rows import Row
-from ladle.data.splits import Splits, load_splits
+from ladle.data.splits import Data, Splits, load_splits
 from ladle.data.stores import TokenStore, VectorStore, count_cut
 from ladle.diffusion.loss import DenoisingConfig, DenoisingLoss
 from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
@@ -36,7 +36,7 @@ from ladle.training.optimiser import TrainingConfig, use_bf16
 from ladle.training.plan import STAGES, Plan, make_plan
 from ladle.training.processes import is_main, main_first, set_up
 from ladle.training.progress import say
-from ladle.training.recipe import Recipe, to_toml
+from ladle.training.recipe import Recipe, load_recipe, to_toml
 from ladle.training.sharding import check_sharding
 from ladle.training.stages.autoencoder import AutoencoderStage
 from ladle.training.stages.decoder import DecoderStage
@@ -53,18 +53,26 @@ MAX_VALID = 2000  # held-out rows that are looked at in training
 
 
 def train(
-    recipe: Recipe, output: str | Path, stage: str = "all", log: Callable[[str], None] = say, *, data: Any = None
+    recipe: Recipe | None,
+    output: str | Path,
+    stage: str = "all",
+    log: Callable[[str], None] = say,
+    *,
+    data: Data | None = None,
 ) -> Path:
     """Train what `recipe` describes under `output`; the same call goes on where an interrupted one stopped.
+
+        ladle.train(None, "runs/reviews", data=["A text.", "Another one."])
 
     In several processes (torchrun) the first alone writes and speaks; `output` has to be a folder that all of them see.
 
     Args:
-        recipe: from `load_recipe`.
+        recipe: from `load_recipe`; None for the defaults of `ladle train`.
         output: the run folder: recipe.toml, config.json, environment.json, metrics.jsonl, samples/, state/, final/.
         stage: `all`, or `autoencoder`, `diffusion`, `joint`, `decoder`: train up to and with that one.
         log: takes lines for the user.
-        data: rows in memory in place of the recipe's data, as `ladle.data.splits.load_splits` takes them.
+        data: rows in memory in place of the recipe's data: texts, dicts, a `datasets.Dataset`, or one of these for
+            each of train, valid and test.
 
     Returns:
         The model folder, `output`/final.
@@ -74,6 +82,7 @@ def train(
     """
     if stage not in ("all", *STAGES):
         raise UserError(f"unknown stage '{stage}': allowed are all, {', '.join(STAGES)}")
+    recipe = recipe or load_recipe()
     set_up()
     check_sharding()
     check_trackers(recipe.training.trackers)
@@ -314,7 +323,7 @@ def _model(assembly: Assembly, minutes: dict[str, float]) -> ModelParts:
     autoencoder = assembly.finished_autoencoder
     with_diffusion = assembly.plan.with_diffusion
     diffusion = assembly.diffusion.eval() if with_diffusion else None
-    source = recipe.data.id or Path(recipe.data.path or "").name
+    source = recipe.data.id or Path(recipe.data.path or "rows in memory").name
     what = "rows at a time" if splits.portions else "rows"
     info = {
         "data": [{"name": source, what: len(splits.train), "held out": len(splits.valid)}],
