@@ -111,7 +111,7 @@ def test_the_ceiling_is_what_the_autoencoder_makes_of_real_text(free):
 
 
 def test_each_score_says_what_it_is(free):
-    """DESIGN section 9: value, interval, n, metric and its version, environment."""
+    """Value, interval, n, metric and its version, environment."""
     report = evaluate(*free, num_bootstrap=20)
     for row in report["rows"].values():
         for score in row.values():
