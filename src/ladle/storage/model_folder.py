@@ -26,7 +26,7 @@ from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError, first_line
 from ladle.evaluation.judge import Judge
 from ladle.storage.card import model_card
-from ladle.storage.names import RECORD, resolve_model, shipped_model
+from ladle.storage.names import RECORD, resolve_model, shipped_models, shipped_names
 from ladle.storage.parts import ModelParts
 from ladle.storage.record import (
     BaseReference,
@@ -36,7 +36,6 @@ from ladle.storage.record import (
     hash_files,
     read_record,
     refuse_pickles,
-    write_record,
 )
 from ladle.storage.tensors import (
     WEIGHTS,
@@ -49,7 +48,7 @@ from ladle.storage.tensors import (
     stored,
     write_tensors,
 )
-from ladle.storage.writing import atomic_folder
+from ladle.storage.writing import atomic_folder, atomic_json
 from ladle.version import __version__
 
 CHANGES = "autoencoder_changes.safetensors"
@@ -75,8 +74,6 @@ def save_parts(
     """Write a model folder, whole or not at all. An earlier model folder of that name is replaced.
 
     Args:
-        parts: the model, on any device.
-        folder: where to.
         dtype: float type of the stored weights: float32 (default), float16 or bfloat16. The normaliser stays float32.
         base: a shipped model; the autoencoder's tensors that equal its own, as stored, are left out.
         shipped: folder of the shipped models, the package's own when None.
@@ -107,7 +104,8 @@ def save_parts(
             save_language_model(encoder.model, encoder.tokenizer, new, SOURCE_ENCODER, dtype)
         if parts.judge is not None:
             parts.judge.save(new / JUDGE)
-        write_record(_record(parts, dtype, reference, hash_files(new)), new)
+        record = _record(parts, dtype, reference, hash_files(new))
+        atomic_json(new / RECORD, record.model_dump(mode="json"))
         (new / "README.md").write_text(model_card(parts, base=base), encoding="utf-8")
 
 
@@ -166,11 +164,8 @@ def _changes(
 
 
 def load_parts(name_or_path: str | Path, *, shipped: Path | None = None) -> ModelParts:
-    """Read a model: on the CPU, in float32, in evaluation mode. Random generators are left as they were.
-
-    Args:
-        name_or_path: as for `resolve_model`.
-        shipped: folder of the shipped models, the package's own when None.
+    """Read a model, called as for `resolve_model`: on the CPU, in float32, in evaluation mode. Random generators are
+    left as they were.
 
     Raises:
         UserError: no such model; a file of it is missing, cut short, of the wrong shape, not the one that was saved,
@@ -181,18 +176,22 @@ def load_parts(name_or_path: str | Path, *, shipped: Path | None = None) -> Mode
     refuse_pickles(folder)
     check_files(folder, record, weights=False)
     with torch.random.fork_rng(devices=[]):
-        autoencoder = _load_autoencoder(folder, record, shipped)
-        source_encoder = _load_source_encoder(folder, record)
+        if record.base is None:
+            autoencoder = _load_autoencoder(folder, record)
+        else:
+            autoencoder = _load_on_base(folder, record, record.base, shipped)
+        source_encoder = None
+        if record.holds(SOURCE_ENCODER[0]):
+            source_encoder = SourceEncoder(*load_language_model(folder, SOURCE_ENCODER, auto_class)).eval()
         diffusion = _load_diffusion(folder, record, autoencoder, source_encoder)
     # After the shapes, so that a wrong one is called by its name.
     check_files(folder, record, weights=True)
-    judge = _load_judge(folder, record)
+    remedy = "copy or download the model folder again"
+    judge = Judge.load(folder / JUDGE, remedy) if record.holds(JUDGE) else None
     return ModelParts(record.name, autoencoder, diffusion, record.sampling, record.info, judge, source_encoder)
 
 
-def _load_autoencoder(folder: Path, record: ModelRecord, shipped: Path | None) -> TextAutoencoder:
-    if record.base is not None:
-        return _load_on_base(folder, record, record.base, shipped)
+def _load_autoencoder(folder: Path, record: ModelRecord) -> TextAutoencoder:
     from transformers import AutoModelForSeq2SeqLM
 
     model, tokenizer = load_language_model(folder, BACKBONE, lambda config: AutoModelForSeq2SeqLM)
@@ -201,12 +200,6 @@ def _load_autoencoder(folder: Path, record: ModelRecord, shipped: Path | None) -
         autoencoder = TextAutoencoder(record.autoencoder, backbone).eval()
     _load_groups(autoencoder, AUTOENCODER_PARTS, folder)
     return autoencoder
-
-
-def _load_source_encoder(folder: Path, record: ModelRecord) -> SourceEncoder | None:
-    if not any(name.startswith(f"{SOURCE_ENCODER[0]}/") for name in record.files):
-        return None
-    return SourceEncoder(*load_language_model(folder, SOURCE_ENCODER, auto_class)).eval()
 
 
 def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference, shipped: Path | None) -> TextAutoencoder:
@@ -219,9 +212,7 @@ def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference, s
     path = folder / CHANGES
     changes = read_tensors(path) if CHANGES in record.files else {}
     original.backbone.max_tokens = record.autoencoder.max_tokens
-    inherited = {
-        name: tensor.detach().clone() for name, tensor in live_tensors(original).items() if name not in changes
-    }
+    inherited = {name: t.detach().clone() for name, t in live_tensors(original).items() if name not in changes}
     with _saying_unfit(folder):
         autoencoder = TextAutoencoder(record.autoencoder, original.backbone).eval()
     targets = autoencoder.state_dict(keep_vars=True)
@@ -232,10 +223,10 @@ def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference, s
 
 
 def _load_base(name: str, shipped: Path | None, wanted_by: Path | None = None) -> tuple[ModelRecord, TextAutoencoder]:
-    try:
-        folder = shipped_model(name, shipped)
-    except UserError as error:
-        raise UserError(f"{wanted_by / RECORD}: {error}; upgrade ladle" if wanted_by else str(error)) from None
+    folder = shipped_models(shipped).get(name)
+    if folder is None:
+        missing = f"there is no shipped model '{name}' (shipped: {shipped_names(shipped)})"
+        raise UserError(f"{wanted_by / RECORD}: {missing}; upgrade ladle" if wanted_by else missing)
     record = read_record(folder)
     if record.base is not None:
         raise UserError(f"'{name}' is built on '{record.base.name}' itself; a base must be complete")
@@ -260,12 +251,6 @@ def _load_diffusion(
     return diffusion
 
 
-def _load_judge(folder: Path, record: ModelRecord) -> Judge | None:
-    if not any(name.startswith(f"{JUDGE}/") for name in record.files):
-        return None
-    return Judge.load(folder / JUDGE, remedy="copy or download the model folder again")
-
-
 def _load_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folder: Path) -> None:
     tensors = module.state_dict(keep_vars=True)
     for name, prefixes in groups.items():
@@ -273,9 +258,6 @@ def _load_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folde
         if group:
             path = folder / name / WEIGHTS
             fill(group, read_tensors(path), path)
-
-
-# ---------------------------------------------------------------------------------------------------- helpers
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:

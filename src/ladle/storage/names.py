@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from ladle.config import nearest
-from ladle.errors import UserError
+from ladle.errors import UserError, first_line
 from ladle.storage.writing import recover_folder
 
 RECORD = "model.json"  # what makes a folder a model folder
@@ -48,7 +48,7 @@ def resolve_model(
 def _local_model(name: str, shipped: Path | None) -> Path | None:
     """The folder of a model that is here, None for a hub id."""
     if not name.strip():
-        raise UserError(f"no model is given; give a folder, a hub id or a shipped model ({_shipped_names(shipped)})")
+        raise UserError(f"no model is given; give a folder, a hub id or a shipped model ({shipped_names(shipped)})")
     path, known = Path(name), shipped_models(shipped)
     for folder in (path, path / "final"):
         if not folder.exists():
@@ -67,15 +67,8 @@ def _local_model(name: str, shipped: Path | None) -> Path | None:
     raise UserError(f"no model '{name}': neither a folder nor a shipped model; {hint}")
 
 
-def shipped_model(name: str, shipped: Path | None = None) -> Path:
-    """The folder of a shipped model by its name alone. Raises UserError when there is none."""
-    known = shipped_models(shipped)
-    if name not in known:
-        raise UserError(f"there is no shipped model '{name}' (shipped: {_shipped_names(shipped)})")
-    return known[name]
-
-
-def _shipped_names(shipped: Path | None) -> str:
+def shipped_names(shipped: Path | None = None) -> str:
+    """The names of the shipped models, for a message."""
     return ", ".join(shipped_models(shipped)) or "none in this installation"
 
 
@@ -85,5 +78,5 @@ def _download(hub_id: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES)))
     except Exception as error:  # of many kinds: no such repository, no network, no space, offline mode
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"no model '{hub_id}': no such folder, and not to be had from the hub: {reason[0]}") from None
+        reason = first_line(error)
+        raise UserError(f"no model '{hub_id}': no such folder, and not to be had from the hub: {reason}") from None
