@@ -52,7 +52,6 @@ class LatentDiffusion:
         """Load a model folder, a shipped model by name, or a hub id.
 
         Args:
-            name_or_path: which model.
             revision: branch, tag or commit of a model on the hub; its main branch when None.
             dtype: of the weights in memory: float32 (when None), float16 or bfloat16, as a `torch.dtype` or its name.
             device: where to run; a GPU if there is one when None.
@@ -121,7 +120,7 @@ class LatentDiffusion:
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the classes that the model can be asked for."""
-        return self.parts.diffusion.condition.config.labels if self.parts.diffusion is not None else ()
+        return () if self.parts.diffusion is None else self.parts.diffusion.condition.config.labels
 
     @property
     def takes_source(self) -> bool:
@@ -183,11 +182,11 @@ class LatentDiffusion:
         request = Request.line_up(num_samples, seed, seeds, label, source)
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
-
-        def classify(texts: list[str], seeds: list[int]) -> torch.Tensor:
-            return self.classify(texts, seeds=seeds, batch_size=batch_size)
-
-        check = LabelCheck(self.labels, classify, always=self.parts.judge is not None)
+        check = LabelCheck(
+            self.labels,
+            lambda texts, seeds: self.classify(texts, seeds=seeds, batch_size=batch_size),
+            always=self.parts.judge is not None,
+        )
         writer = Writer(self.autoencoder, self.diffusion, self.parts.reader(), check, batch_size)
         samples = generate_samples(writer, request, options, on_step=on_step)
         return samples if return_samples else [sample.text for sample in samples]

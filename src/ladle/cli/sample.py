@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from ladle.cli.app import Decoder, File, OutputFile, app, check_counts, log, say_cut, say_wrote
+from ladle.cli.app import Decoder, File, OutputFile, app, check_counts, log, read_and_say, say_cut, write_and_say
 from ladle.cli.sample_options import Options, given
-from ladle.cli.sample_rows import TEXTS_AT_ONCE, Draw, Input, drawn_rows, progress_bar, read_inputs
+from ladle.cli.sample_rows import TEXTS_AT_ONCE, Draw, drawn_rows, progress_bar
 from ladle.data.files import STDIO
+from ladle.data.rows import Row
 from ladle.errors import UserError
-from ladle.storage.writing import check_writable, write_rows
+from ladle.storage.writing import check_writable
 
 MAX_SEED = 2**32 - 1
 
@@ -52,7 +53,7 @@ def sample(
     check_counts({"--num-samples": num_samples, "--batch-size": batch_size})
     overrides = given(options)
     check_writable(output)
-    inputs = [Input()] if source is None else read_inputs(source)
+    inputs = [Row()] if source is None else read_and_say(source, need=("source",), empty="refuse")
     count = num_samples * len(inputs)
     if seed is not None and not 0 <= seed <= MAX_SEED + 1 - count:
         raise UserError(f"--seed is {seed}: with {count:,} texts, 0 to {MAX_SEED + 1 - count} are allowed")
@@ -62,16 +63,15 @@ def sample(
 
     loaded = LatentDiffusion.from_pretrained(model)
     reader = loaded.parts.reader()
-    sources = [item.source for item in inputs if item.source is not None]
+    sources = [row["source"] for row in inputs if "source" in row]
     say_cut(reader.tokenizer, reader.max_tokens, sources, "source texts")
     first = fresh_seed(count) if seed is None else seed
     draws: list[Draw] = []
-    for item in inputs:
+    for row in inputs:
+        own = row.get("label") if loaded.labels else None
         for _ in range(num_samples):
-            own = item.label if loaded.labels else None
-            draws.append(Draw(first + len(draws), label[len(draws) % len(label)] if label else own, item))
-    write_rows(output, drawn_rows(loaded, draws, batch_size, overrides))
-    say_wrote(output, len(draws))
+            draws.append(Draw(first + len(draws), label[len(draws) % len(label)] if label else own, row))
+    write_and_say(output, drawn_rows(loaded, draws, batch_size, overrides))
     if seed is None:
         seeds = f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
         log(f"{seeds}; --seed {first} draws the same {'text' if count == 1 else 'texts'} again")
@@ -99,14 +99,10 @@ def reconstruct(
     check_counts({"--batch-size": batch_size})
     check_writable(output)
 
-    from ladle.data.rows import read_rows
     from ladle.evaluation.overlap import CorpusBleu
     from ladle.pipeline import LatentDiffusion
 
-    notes: list[str] = []
-    originals = [row["text"] for row in read_rows(texts, notes=notes)]
-    for note in notes:
-        log(note)
+    originals = [row["text"] for row in read_and_say(texts)]
     loaded = LatentDiffusion.from_pretrained(model)
     say_cut(loaded.autoencoder.backbone.tokenizer, loaded.max_tokens, originals, "texts")
     decoded: list[str] = []
@@ -120,8 +116,7 @@ def reconstruct(
                 bar.clear()
                 yield from ({"text": a, "reconstruction": b} for a, b in zip(part, decoded[start:], strict=True))
 
-    write_rows(output, rows())
-    say_wrote(output, len(decoded))
+    write_and_say(output, rows())
     exact = sum(a == b for a, b in zip(originals, decoded, strict=True)) / len(originals)
     bleu = CorpusBleu(decoded, [[text] for text in originals]).score
     log(f"{len(originals):,} texts: BLEU {bleu:.1f}, {exact:.1%} of them exactly the same")

@@ -2,11 +2,9 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ladle.cli.app import log
-from ladle.data.rows import read_rows
+from ladle.data.rows import Row
 
 if TYPE_CHECKING:
     from ladle.pipeline import LatentDiffusion
@@ -14,43 +12,25 @@ if TYPE_CHECKING:
 TEXTS_AT_ONCE = 1024  # texts drawn between two writes: enough to sort them by length, few enough for the memory
 
 
-@dataclass(frozen=True)
-class Input:
-    """A row to condition on; all empty for an unconditional sample."""
-
-    source: str | None = None
-    label: str | None = None
-    references: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One text to be drawn."""
+class Draw(NamedTuple):
+    """One text to be drawn. given: the row of its source; empty where there is none."""
 
     seed: int
     label: str | None
-    input: Input
+    given: Row
 
     def row(self, text: str, digest: str | None) -> dict[str, Any]:
         """The row that is written; what it was not conditioned on is left out."""
-        condition = {"label": self.label, "source": self.input.source, "references": list(self.input.references)}
+        given = self.given
+        condition = {"label": self.label, "source": given.get("source"), "references": given.get("references")}
         return {"text": text, "seed": self.seed} | {k: v for k, v in condition.items() if v} | {"model": digest}
 
 
 def drawn_rows(
     model: "LatentDiffusion", draws: Sequence[Draw], batch_size: int, overrides: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Draw the texts, in the order given, and yield their rows.
-
-    Args:
-        model: what they are drawn from.
-        draws: seeds and conditions.
-        batch_size: texts at once.
-        overrides: sampling options, as `LatentDiffusion.generate` takes them.
-
-    Raises:
-        UserError: a condition or an option that the model has not.
-    """
+    """Draw the texts, in the order given, and yield their rows. Batches, options and errors are as of
+    `LatentDiffusion.generate`."""
     candidates = model.parts.sampling.override(**overrides).candidates
     size = max(batch_size, TEXTS_AT_ONCE // candidates)
     with progress_bar(len(draws)) as bar:
@@ -65,7 +45,7 @@ def drawn_rows(
             texts = model.generate(
                 seeds=[draw.seed for draw in part],
                 label=[draw.label for draw in part],
-                source=[draw.input.source for draw in part],
+                source=[draw.given.get("source") for draw in part],
                 batch_size=batch_size,
                 on_step=None if bar.disable else show,
                 **overrides,
@@ -73,19 +53,6 @@ def drawn_rows(
             bar.n = start + len(part)
             bar.clear()  # rows may go to the same terminal
             yield from (draw.row(text, model.digest) for draw, text in zip(part, texts, strict=True))
-
-
-def read_inputs(path: str) -> list[Input]:
-    """Rows to condition on: the column `source` with `label` and `references` beside it, or one source a line.
-
-    Raises:
-        UserError: as `read_rows`, or a row without a source.
-    """
-    notes: list[str] = []
-    rows = read_rows(path, need=("source",), empty="refuse", notes=notes)
-    for note in notes:
-        log(note)
-    return [Input(row["source"], row.get("label"), tuple(row.get("references", ()))) for row in rows]
 
 
 def progress_bar(total: int) -> Any:

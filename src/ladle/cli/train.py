@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from ladle.cli.app import File, app, log
+from ladle.cli.app import File, OutputFolder, app, log
 from ladle.errors import UserError
 from ladle.storage.writing import check_writable
 
@@ -17,7 +17,7 @@ def train(
     /,
     *,
     data: File | None = None,
-    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    output: OutputFolder | None = None,
     stage: Literal["all", "autoencoder", "diffusion", "joint", "decoder"] = "all",
     settings: Annotated[list[str] | None, Parameter(name="--set")] = None,
     minutes: float | None = None,

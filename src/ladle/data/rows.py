@@ -65,7 +65,6 @@ def read_rows(
     texts). Where a source is needed, it is `source`, else the only column that holds text.
 
     Args:
-        source: the path of a file, or rows in memory.
         columns: the column names; the usual ones when None.
         need: what a row must have.
         empty: "drop" leaves out a row without what it must have, and counts it. "refuse" makes that an error, but for
@@ -144,12 +143,8 @@ def _given(record: Record, names: Columns, value: Need) -> str:
 def _flat(record: Record) -> Record:
     """Parts of a column that holds an object, as translations do ({"translation": {"de": ..., "en": ...}}), stand
     beside the columns as `translation.de` and `translation.en`."""
-    parts = {
-        f"{name}.{part}": inner
-        for name, value in record.items()
-        if isinstance(value, dict)
-        for part, inner in value.items()
-    }
+    objects = {name: value for name, value in record.items() if isinstance(value, dict)}
+    parts = {f"{name}.{part}": inner for name, value in objects.items() for part, inner in value.items()}
     return {**record, **parts, **record} if parts else record  # in this order, and no part takes a column's place
 
 
