@@ -1,19 +1,23 @@
 """Verbs that let a model write: demo, sample, reconstruct."""
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from ladle.cli.app import Decoder, File, OutputFile, app, check_counts, log, read_and_say, say_cut, write_and_say
 from ladle.cli.sample_options import Options, given
-from ladle.cli.sample_rows import TEXTS_AT_ONCE, Draw, drawn_rows, progress_bar
 from ladle.data.files import STDIO
 from ladle.data.rows import Row
 from ladle.errors import UserError
 from ladle.storage.writing import check_writable
 
+if TYPE_CHECKING:
+    from ladle.pipeline import LatentDiffusion
+
 MAX_SEED = 2**32 - 1
+TEXTS_AT_ONCE = 1024  # texts drawn between two writes: enough to sort them by length, few enough for the memory
 
 
 @app.command(sort_key=1)
@@ -66,12 +70,14 @@ def sample(
     sources = [row["source"] for row in inputs if "source" in row]
     say_cut(reader.tokenizer, reader.max_tokens, sources, "source texts")
     first = fresh_seed(count) if seed is None else seed
-    draws: list[Draw] = []
+    draws: list[dict[str, Any]] = []
     for row in inputs:
         own = row.get("label") if loaded.labels else None
         for _ in range(num_samples):
-            draws.append(Draw(first + len(draws), label[len(draws) % len(label)] if label else own, row))
-    write_and_say(output, drawn_rows(loaded, draws, batch_size, overrides))
+            condition = {"label": label[len(draws) % len(label)] if label else own}
+            condition |= {"source": row.get("source"), "references": row.get("references")}
+            draws.append({"seed": first + len(draws)} | {k: v for k, v in condition.items() if v is not None})
+    write_and_say(output, _drawn_rows(loaded, draws, batch_size, overrides))
     if seed is None:
         seeds = f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
         log(f"{seeds}; --seed {first} draws the same {'text' if count == 1 else 'texts'} again")
@@ -108,7 +114,7 @@ def reconstruct(
     decoded: list[str] = []
 
     def rows() -> Iterator[Mapping[str, Any]]:
-        with progress_bar(len(originals)) as bar:
+        with _progress_bar(len(originals)) as bar:
             for start in range(0, len(originals), TEXTS_AT_ONCE):
                 part = originals[start : start + TEXTS_AT_ONCE]
                 decoded.extend(loaded.reconstruct(part, decoder=decoder, batch_size=batch_size))
@@ -120,3 +126,37 @@ def reconstruct(
     exact = sum(a == b for a, b in zip(originals, decoded, strict=True)) / len(originals)
     bleu = CorpusBleu(decoded, [[text] for text in originals]).score
     log(f"{len(originals):,} texts: BLEU {bleu:.1f}, {exact:.1%} of them exactly the same")
+
+
+def _drawn_rows(
+    model: "LatentDiffusion", draws: Sequence[Mapping[str, Any]], batch_size: int, overrides: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Draw texts in the order given, and yield their rows. draws: the seed and what it is conditioned on, of each."""
+    size = max(batch_size, TEXTS_AT_ONCE // model.parts.sampling.override(**overrides).candidates)
+    with _progress_bar(len(draws)) as bar:
+        for start in range(0, len(draws), size):
+            part = draws[start : start + size]
+
+            def show(done: int, total: int, start: int = start, count: int = len(part)) -> None:
+                # Decoding comes after the last step; another round of candidates must not take the bar back.
+                bar.n = max(bar.n, start + count * done // (total + 1))
+                bar.refresh()
+
+            texts = model.generate(
+                seeds=[draw["seed"] for draw in part],
+                label=[draw.get("label") for draw in part],
+                source=[draw.get("source") for draw in part],
+                batch_size=batch_size,
+                on_step=None if bar.disable else show,
+                **overrides,
+            )
+            bar.n = start + len(part)
+            bar.clear()  # rows may go to the same terminal
+            yield from ({"text": text, **draw, "model": model.digest} for draw, text in zip(part, texts, strict=True))
+
+
+def _progress_bar(total: int) -> Any:
+    """A bar of `total` texts on standard error, where that is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=" texts", file=sys.stderr, disable=None, leave=False)

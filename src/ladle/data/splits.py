@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -237,23 +238,22 @@ def _split_off(rows: list[Row], config: DataConfig, notes: list[str]) -> tuple[l
     if config.valid_fraction == 0 or wanted == 0:
         return rows, []
     by_source = any("source" in row for row in rows)
-    groups: dict[str, list[int]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault(_group(row, by_source), []).append(index)
+    groups = [_group(row, by_source) for row in rows]
+    sizes = Counter(groups)
     what = "source" if by_source else "text"
-    if len(groups) < 2:
+    if len(sizes) < 2:
         notes.append(f"valid: none, since all rows have the same {what}")
         return rows, []
-    held_out: list[int] = []
-    ranked = sorted(groups, key=_rank)
+    held_out: set[str] = set()
+    ranked = sorted(sizes, key=_rank)
     for group in ranked:
-        if len(held_out) + len(groups[group]) <= wanted:
-            held_out += groups[group]
+        if sizes[group] <= wanted:
+            held_out.add(group)
+            wanted -= sizes[group]
     if not held_out:  # every group is larger than what was wanted: one whole group it is
-        held_out = groups[min(ranked, key=lambda group: len(groups[group]))]
-    chosen = set(held_out)
-    train = [row for index, row in enumerate(rows) if index not in chosen]
-    valid = [row for index, row in enumerate(rows) if index in chosen]
+        held_out = {min(ranked, key=sizes.__getitem__)}
+    train = [row for row, group in zip(rows, groups, strict=True) if group not in held_out]
+    valid = [row for row, group in zip(rows, groups, strict=True) if group in held_out]
     notes.append(f"valid: {len(valid):,} of {len(rows):,} rows split off by {what}, no {what} on both sides")
     return train, valid
 

@@ -9,7 +9,7 @@ import torch
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.conditioning.source_text import SourceReader
 from ladle.diffusion.model import LatentDiffusionModel
-from ladle.sampling.candidates import Candidate, LabelCheck, Score, candidate_seeds, first_with_label, soundest
+from ladle.sampling.candidates import Candidate, LabelCheck, candidate_seeds, first_with_label, soundest
 from ladle.sampling.draw import draw_latents, draw_lengths
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Conditions, Request, Sample
@@ -39,20 +39,17 @@ def generate_samples(
     request: Request,
     options: SamplingOptions,
     *,
-    score: Score | None = None,
     on_step: OnStep | None = None,
 ) -> list[Sample]:
     """Draw the candidates of every sample and keep one of each, in the order of the request.
 
-    Args:
-        score: what candidates are compared by; `SoundnessScore` when None.
-        on_step: called with (steps done, steps in all, as far as is known: candidates may ask for another round).
+    on_step: called with (steps done, steps in all, as far as is known: candidates may ask for another round).
 
     Raises:
         UserError: an unknown label, a source or a decoder that the model has not, a seed outside 0 to 2^32 - 1.
     """
     check_decoder(writer.autoencoder, options.decoder)
-    score = score or SoundnessScore(writer.autoencoder, writer.diffusion, writer.reader, options.guidance_scale)
+    score = SoundnessScore(writer.autoencoder, writer.diffusion, writer.reader, options.guidance_scale)
     draw = partial(_draw_candidates, writer, options, _Steps(on_step))
     several_by_label = options.choose == "label" and options.candidates > 1
     kept: dict[int, Sample] = {}

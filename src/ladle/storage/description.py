@@ -16,11 +16,7 @@ _LABELS_SHOWN = 12
 
 
 def describe(name_or_path: str) -> str:
-    """Load a model and say in plain text what it is, several lines long.
-
-    Raises:
-        UserError: as `load_parts`: no such model, or a damaged folder.
-    """
+    """Load a model and say in plain text what it is, several lines long. Raises UserError as `load_parts`."""
     folder = resolve_model(name_or_path)
     parts, record = load_parts(folder), read_record(folder)
     what = "autoencoder and diffusion model" if parts.diffusion is not None else "autoencoder, no diffusion model"

@@ -46,7 +46,6 @@ from ladle.storage.tensors import (
     save_language_model,
     save_tensors,
     stored,
-    write_tensors,
 )
 from ladle.storage.writing import atomic_folder, atomic_json
 from ladle.version import __version__
@@ -58,9 +57,6 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 # Folder -> beginnings of the names of the tensors that it holds. A folder without tensors is not written.
 AUTOENCODER_PARTS = {"bottleneck": ("bottleneck.", "normaliser."), "parallel_decoder": ("parallel_decoder.",)}
 DIFFUSION_PARTS = {"denoiser": ("denoiser.",), "condition": ("condition.", "length.")}
-
-
-# ----------------------------------------------------------------------------------------------------- saving
 
 
 def save_parts(
@@ -96,7 +92,7 @@ def save_parts(
             save_language_model(backbone.model, backbone.tokenizer, new, BACKBONE, dtype)
             _save_groups(parts.autoencoder, AUTOENCODER_PARTS, new, dtype)
         elif changes:
-            write_tensors(changes, new / CHANGES)
+            save_tensors(changes, new / CHANGES, dtype)
         if parts.diffusion is not None:
             _save_groups(parts.diffusion, DIFFUSION_PARTS, new, dtype)
         if parts.source_encoder is not None:
@@ -158,9 +154,6 @@ def _changes(
     new = {name: stored(name, tensor, dtype) for name, tensor in live_tensors(autoencoder).items()}
     changes = {name: t for name, t in new.items() if name not in old or not torch.equal(t, old[name])}
     return BaseReference(name=base, digest=autoencoder_digest(record)), changes
-
-
-# ---------------------------------------------------------------------------------------------------- loading
 
 
 def load_parts(name_or_path: str | Path, *, shipped: Path | None = None) -> ModelParts:

@@ -64,15 +64,10 @@ def load_language_model(folder: Path, names: tuple[str, str], kind: Callable[[An
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    """Tensors into a safetensors file, as `stored` makes them."""
-    write_tensors({name: stored(name, tensor, dtype) for name, tensor in tensors.items()}, path)
-
-
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Tensors into a safetensors file, as they are; its permissions are those of any new file."""
+    """Tensors into a safetensors file, as `stored` makes them; its permissions are those of any new file."""
     path.touch()
     mode = path.stat().st_mode
-    save_file(dict(tensors), path, metadata={"format": "pt"})
+    save_file({name: stored(name, tensor, dtype) for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
     path.chmod(mode)  # safetensors leaves a file that its owner alone may read
 
 
