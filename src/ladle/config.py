@@ -21,8 +21,7 @@ class Config(BaseModel):
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> Self:
         """Validate `values`. `where` (a recipe's path, say) opens the message of any error.
 
-        Raises:
-            UserError: an unknown key (with the nearest valid one) or a value out of range.
+        Raises UserError: an unknown key (with the nearest valid one) or a value out of range.
         """
         try:
             return cls.model_validate(dict(values))

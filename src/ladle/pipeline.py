@@ -87,8 +87,7 @@ class LatentDiffusion:
         dtype: of the weights from here on, as in `from_pretrained`; None leaves it as it is. Latents, the sampler's
         arithmetic and the normaliser stay float32.
 
-        Raises:
-            UserError: another dtype.
+        Raises UserError: another dtype.
         """
         known = _dtype(dtype)
         for module in (self.parts.autoencoder, self.parts.source_encoder, self.parts.diffusion):
@@ -131,8 +130,6 @@ class LatentDiffusion:
     def max_tokens(self) -> int:
         """The longest text, in tokens; longer ones are cut."""
         return self.autoencoder.backbone.max_tokens
-
-    # ------------------------------------------------------------------------------------------------- generation
 
     @overload
     def generate(
@@ -191,8 +188,6 @@ class LatentDiffusion:
         samples = generate_samples(writer, request, options, on_step=on_step)
         return samples if return_samples else [sample.text for sample in samples]
 
-    # --------------------------------------------------------------------------------------------- classification
-
     def classify(
         self,
         texts: str | Sequence[str],
@@ -250,8 +245,6 @@ class LatentDiffusion:
                 denoise = self.diffusion.denoise(mask, self.diffusion.condition.encode(raw, len(rows)))
                 found[rows, number] = log_evidence(denoise, self.diffusion.schedule, z0, draws).cpu()
         return found.softmax(1)
-
-    # ----------------------------------------------------------------------------------- the autoencoder by itself
 
     @torch.no_grad()
     def encode(self, texts: str | Sequence[str], batch_size: int = 128) -> Latents:

@@ -55,8 +55,7 @@ def read_lines(path: PathLike) -> Iterator[str]:
 
     Only `\\n` ends a line: other separators that Unicode knows stay in the text.
 
-    Raises:
-        UserError: as `open_bytes`, or a line that is not UTF-8 text (`file:line`).
+    Raises UserError: as `open_bytes`, or a line that is not UTF-8 text (`file:line`).
     """
     with open_bytes(path) as stream:
         for number, line in enumerate(stream, start=1):

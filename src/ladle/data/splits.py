@@ -143,9 +143,6 @@ def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str
     return Splits(train, list(valid), parts.get("test", []), notes, portions)
 
 
-# ------------------------------------------------------------------------------------------------ where rows are
-
-
 def _tables(config: DataConfig, data: Data, notes: list[str]) -> dict[str, Iterator[Table]]:
     """The tables of each split, every one opened when it is asked for."""
     tables: dict[str, Iterator[Table]] = {}
@@ -228,9 +225,6 @@ def _split_of(name: str) -> str | None:
 def _is_part(name: str) -> bool:
     """Whether the name is of one file of several, by its number."""
     return bool(re.search(r"[-_]\d", name.split(".")[0]))
-
-
-# ------------------------------------------------------------------------------------------------ holding out
 
 
 def _split_off(rows: list[Row], config: DataConfig, notes: list[str]) -> tuple[list[Row], list[Row]]:

@@ -45,8 +45,7 @@ def generate_samples(
 
     on_step: called with (steps done, steps in all, as far as is known: candidates may ask for another round).
 
-    Raises:
-        UserError: an unknown label, a source or a decoder that the model has not, a seed outside 0 to 2^32 - 1.
+    Raises UserError: an unknown label, a source or a decoder that the model has not, a seed outside 0 to 2^32 - 1.
     """
     check_decoder(writer.autoencoder, options.decoder)
     score = SoundnessScore(writer.autoencoder, writer.diffusion, writer.reader, options.guidance_scale)

@@ -86,8 +86,7 @@ class SamplingOptions(Config):
                 holds for samples with and without a condition. `conditional` and `unconditional` take a dict of such
                 names, which goes before a name that holds for both.
 
-        Raises:
-            UserError: an unknown name (with the nearest valid one) or a value out of range.
+        Raises UserError: an unknown name (with the nearest valid one) or a value out of range.
         """
         given = {name: value for name, value in overrides.items() if value is not None}
         names = [*self.flat_fields(), "conditional", "unconditional"]

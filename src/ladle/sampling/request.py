@@ -51,8 +51,7 @@ class Request:
         """Lists of equal length. A single label or source serves all samples. `seed` is the first of seeds that count
         up. Without `seed` and `seeds` the first one is drawn.
 
-        Raises:
-            UserError: lengths that disagree, none asked for, both `seed` and `seeds`.
+        Raises UserError: lengths that disagree, none asked for, both `seed` and `seeds`.
         """
         if seed is not None and seeds is not None:
             raise UserError("both seed and seeds are given: give one of them")

@@ -65,14 +65,12 @@ def save_parts(
     *,
     dtype: torch.dtype | None = None,
     base: str | None = None,
-    shipped: Path | None = None,
 ) -> None:
     """Write a model folder, whole or not at all. An earlier model folder of that name is replaced.
 
     Args:
         dtype: float type of the stored weights: float32 (default), float16 or bfloat16. The normaliser stays float32.
         base: a shipped model; the autoencoder's tensors that equal its own, as stored, are left out.
-        shipped: folder of the shipped models, the package's own when None.
 
     Raises:
         UserError: `folder` is a file or a folder that holds no model; no such `base`, or one with another backbone or
@@ -85,43 +83,35 @@ def save_parts(
     if dtype not in DTYPES.values():
         raise ValueError(f"weights are stored as {', '.join(DTYPES)}, not as {dtype}")
     json.dumps(parts.info)  # before anything is written
-    reference, changes = (None, {}) if base is None else _changes(parts.autoencoder, base, dtype, shipped)
+    backbone, diffusion, encoder = parts.autoencoder.backbone, parts.diffusion, parts.source_encoder
+    reference, changes = (None, {}) if base is None else _changes(parts.autoencoder, base, dtype)
     with atomic_folder(folder, marker=RECORD) as new:
         if reference is None:
-            backbone = parts.autoencoder.backbone
             save_language_model(backbone.model, backbone.tokenizer, new, BACKBONE, dtype)
             _save_groups(parts.autoencoder, AUTOENCODER_PARTS, new, dtype)
         elif changes:
             save_tensors(changes, new / CHANGES, dtype)
-        if parts.diffusion is not None:
-            _save_groups(parts.diffusion, DIFFUSION_PARTS, new, dtype)
-        if parts.source_encoder is not None:
-            encoder = parts.source_encoder
+        if diffusion is not None:
+            _save_groups(diffusion, DIFFUSION_PARTS, new, dtype)
+        if encoder is not None:
             save_language_model(encoder.model, encoder.tokenizer, new, SOURCE_ENCODER, dtype)
         if parts.judge is not None:
             parts.judge.save(new / JUDGE)
-        record = _record(parts, dtype, reference, hash_files(new))
+        record = ModelRecord(
+            ladle=__version__,
+            name=parts.name,
+            dtype=str(dtype).removeprefix("torch."),
+            base=reference,
+            autoencoder=parts.autoencoder.config,
+            diffusion=None if diffusion is None else diffusion.config,
+            condition=ConditionConfig() if diffusion is None else diffusion.condition.config,
+            max_latents=None if diffusion is None else diffusion.max_latents,
+            sampling=parts.sampling,
+            info=parts.info,
+            files=hash_files(new),
+        )
         atomic_json(new / RECORD, record.model_dump(mode="json"))
         (new / "README.md").write_text(model_card(parts, base=base), encoding="utf-8")
-
-
-def _record(
-    parts: ModelParts, dtype: torch.dtype, reference: BaseReference | None, files: dict[str, str]
-) -> ModelRecord:
-    diffusion = parts.diffusion
-    return ModelRecord(
-        ladle=__version__,
-        name=parts.name,
-        dtype=str(dtype).removeprefix("torch."),
-        base=reference,
-        autoencoder=parts.autoencoder.config,
-        diffusion=None if diffusion is None else diffusion.config,
-        condition=ConditionConfig() if diffusion is None else diffusion.condition.config,
-        max_latents=None if diffusion is None else diffusion.max_latents,
-        sampling=parts.sampling,
-        info=parts.info,
-        files=files,
-    )
 
 
 def _save_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folder: Path, dtype: torch.dtype) -> None:
@@ -136,11 +126,9 @@ def _save_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folde
             save_tensors(group, folder / name / WEIGHTS, dtype)
 
 
-def _changes(
-    autoencoder: TextAutoencoder, base: str, dtype: torch.dtype, shipped: Path | None
-) -> tuple[BaseReference, dict[str, Tensor]]:
+def _changes(autoencoder: TextAutoencoder, base: str, dtype: torch.dtype) -> tuple[BaseReference, dict[str, Tensor]]:
     """What tells `autoencoder` from that of the shipped model `base`."""
-    record, original = _load_base(base, shipped)
+    record, original = _load_base(base)
     ours, theirs = autoencoder.backbone, original.backbone
     if (
         ours.model.config.model_type != theirs.model.config.model_type
@@ -156,7 +144,7 @@ def _changes(
     return BaseReference(name=base, digest=autoencoder_digest(record)), changes
 
 
-def load_parts(name_or_path: str | Path, *, shipped: Path | None = None) -> ModelParts:
+def load_parts(name_or_path: str | Path) -> ModelParts:
     """Read a model, called as for `resolve_model`: on the CPU, in float32, in evaluation mode. Random generators are
     left as they were.
 
@@ -164,7 +152,7 @@ def load_parts(name_or_path: str | Path, *, shipped: Path | None = None) -> Mode
         UserError: no such model; a file of it is missing, cut short, of the wrong shape, not the one that was saved,
             or may hold a pickle; model.json is malformed or of an unknown format; its base is not installed as it was.
     """
-    folder = resolve_model(name_or_path, shipped=shipped)
+    folder = resolve_model(name_or_path)
     record = read_record(folder)
     refuse_pickles(folder)
     check_files(folder, record, weights=False)
@@ -172,7 +160,7 @@ def load_parts(name_or_path: str | Path, *, shipped: Path | None = None) -> Mode
         if record.base is None:
             autoencoder = _load_autoencoder(folder, record)
         else:
-            autoencoder = _load_on_base(folder, record, record.base, shipped)
+            autoencoder = _load_on_base(folder, record, record.base)
         source_encoder = None
         if record.holds(SOURCE_ENCODER[0]):
             source_encoder = SourceEncoder(*load_language_model(folder, SOURCE_ENCODER, auto_class)).eval()
@@ -195,8 +183,8 @@ def _load_autoencoder(folder: Path, record: ModelRecord) -> TextAutoencoder:
     return autoencoder
 
 
-def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference, shipped: Path | None) -> TextAutoencoder:
-    installed, original = _load_base(reference.name, shipped, wanted_by=folder)
+def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference) -> TextAutoencoder:
+    installed, original = _load_base(reference.name, wanted_by=folder)
     if autoencoder_digest(installed) != reference.digest:
         raise UserError(
             f"{folder / RECORD}: built on another '{reference.name}' (digest {reference.digest}) than is installed "
@@ -215,15 +203,15 @@ def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference, s
     return autoencoder
 
 
-def _load_base(name: str, shipped: Path | None, wanted_by: Path | None = None) -> tuple[ModelRecord, TextAutoencoder]:
-    folder = shipped_models(shipped).get(name)
+def _load_base(name: str, wanted_by: Path | None = None) -> tuple[ModelRecord, TextAutoencoder]:
+    folder = shipped_models().get(name)
     if folder is None:
-        missing = f"there is no shipped model '{name}' (shipped: {shipped_names(shipped)})"
+        missing = f"there is no shipped model '{name}' (shipped: {shipped_names()})"
         raise UserError(f"{wanted_by / RECORD}: {missing}; upgrade ladle" if wanted_by else missing)
     record = read_record(folder)
     if record.base is not None:
         raise UserError(f"'{name}' is built on '{record.base.name}' itself; a base must be complete")
-    return record, load_parts(folder, shipped=shipped).autoencoder
+    return record, load_parts(folder).autoencoder
 
 
 def _load_diffusion(

@@ -67,8 +67,7 @@ class ModelRecord(Config):
 def read_record(folder: str | Path) -> ModelRecord:
     """Read and validate model.json.
 
-    Raises:
-        UserError: no folder, no model.json in it, malformed JSON, unknown keys or values, or an unknown format.
+    Raises UserError: no folder, no model.json in it, malformed JSON, unknown keys or values, or an unknown format.
     """
     folder = Path(folder)
     path = folder / RECORD
@@ -115,8 +114,7 @@ def hash_files(folder: Path) -> dict[str, str]:
 def check_files(folder: Path, record: ModelRecord, *, weights: bool) -> None:
     """Compare the files with the hashes in model.json: the weights, or all the others.
 
-    Raises:
-        UserError: a file is missing, may not be read, or is not the one that was saved.
+    Raises UserError: a file is missing, may not be read, or is not the one that was saved.
     """
     for name, expected in record.files.items():
         path = folder / name

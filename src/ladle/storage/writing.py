@@ -189,8 +189,7 @@ def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
 def check_writable(path: PathLike, *, folder: bool = False) -> None:
     """See that a file (or a folder, with what is in it) can be written, before the work begins. Leaves no trace.
 
-    Raises:
-        UserError: `path` is a folder (a file), or lies where nothing can be written.
+    Raises UserError: `path` is a folder (a file), or lies where nothing can be written.
     """
     if os.fspath(path) == STDIO and not folder:
         return
