@@ -47,13 +47,12 @@ def nearest(word: str, allowed: list[str]) -> str:
 def leaves(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every setting under a config class, as (dotted name, pydantic's field); of a union, those of each class in it.
     A name that several classes of a union share comes once."""
-    seen: set[str] = set()
+    found: dict[str, Any] = {}
     for name, field in cls.model_fields.items():
         groups = [leaf for _, group in _groups(field.annotation) for leaf in leaves(group, f"{prefix}{name}.")]
-        for leaf in groups or [(prefix + name, field)]:
-            if leaf[0] not in seen:
-                seen.add(leaf[0])
-                yield leaf
+        for key, leaf in groups or [(prefix + name, field)]:
+            found.setdefault(key, leaf)
+    yield from found.items()
 
 
 def _groups(annotation: Any, tag: str | None = None) -> list[tuple[str | None, type[BaseModel]]]:

@@ -47,10 +47,8 @@ def evaluate(
         model: A Ladle model: its autoencoder's reconstructions of the reference texts stand beside, as the ceiling.
         plots: Folder to draw into: lengths, quality against diversity and memorisation.
     """
-    if output is not None:
-        check_writable(output)
-    if plots is not None:
-        check_writable(plots, folder=True)
+    check_writable(output)
+    check_writable(plots, folder=True)
 
     from ladle.evaluation.evaluate import evaluate as run_evaluation
     from ladle.evaluation.markdown import to_markdown

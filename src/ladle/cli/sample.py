@@ -74,9 +74,10 @@ def sample(
     for row in inputs:
         own = row.get("label") if loaded.labels else None
         for _ in range(num_samples):
-            condition = {"label": label[len(draws) % len(label)] if label else own}
-            condition |= {"source": row.get("source"), "references": row.get("references")}
-            draws.append({"seed": first + len(draws)} | {k: v for k, v in condition.items() if v is not None})
+            asked = label[len(draws) % len(label)] if label else own
+            draw: dict[str, Any] = {"seed": first + len(draws), "label": asked}
+            draw |= {"source": row.get("source"), "references": row.get("references")}
+            draws.append({name: value for name, value in draw.items() if value is not None})
     write_and_say(output, _drawn_rows(loaded, draws, batch_size, overrides))
     if seed is None:
         seeds = f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"

@@ -119,10 +119,8 @@ def iter_rows(
         lost = next(iter(dropped), need[0])
         read = f"rows: {total:,}, {lost} column: '{getattr(names, lost) or lost}'"
         raise UserError(f"{table.name} has no rows with {_LACKING[lost][0]} ({read})")
-    notes += [
-        f"{table.name}: {count:,} of {total:,} rows dropped, {_LACKING[lacking][1]}"
-        for lacking, count in dropped.items()
-    ]
+    for lost, count in dropped.items():
+        notes.append(f"{table.name}: {count:,} of {total:,} rows dropped, {_LACKING[lost][1]}")
 
 
 def _lacking(row: Row, record: Record, names: Columns, need: Sequence[Need], empty: Empty) -> Need | None:

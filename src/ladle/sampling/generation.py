@@ -35,11 +35,7 @@ class Writer:
 
 
 def generate_samples(
-    writer: Writer,
-    request: Request,
-    options: SamplingOptions,
-    *,
-    on_step: OnStep | None = None,
+    writer: Writer, request: Request, options: SamplingOptions, *, on_step: OnStep | None = None
 ) -> list[Sample]:
     """Draw the candidates of every sample and keep one of each, in the order of the request.
 
@@ -51,13 +47,12 @@ def generate_samples(
     score = SoundnessScore(writer.autoencoder, writer.diffusion, writer.reader, options.guidance_scale)
     draw = partial(_draw_candidates, writer, options, _Steps(on_step))
     several_by_label = options.choose == "label" and options.candidates > 1
+    by_label = [several_by_label and source is None for source in request.sources]
     kept: dict[int, Sample] = {}
-    for by_label in (False, True):
-        rows = [row for row, own in enumerate(request.sources) if (several_by_label and own is None) == by_label]
-        if not rows:
-            continue
+    for label_decides in sorted(set(by_label)):
+        rows = [row for row, own in enumerate(by_label) if own == label_decides]
         part = request.part(rows)
-        if by_label:
+        if label_decides:
             samples = first_with_label(part, options, draw, writer.check)
         else:
             samples = soundest(part, options, draw, score, writer.check)

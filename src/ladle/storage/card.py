@@ -47,6 +47,10 @@ def model_card(parts: ModelParts, *, base: str | None = None) -> str:
     counted = [(part.name, part.what, f"{part.num_parameters:,}") for part in list_parts(parts) if part.num_parameters]
     training = [f"recipe: `{_line(info['recipe'])}`"] if info.get("recipe") else []
     training += [f"{key}: {_value(value)}" for key, value in info.items() if key not in _SHOWN]
+    limits = [f"Texts longer than {parts.autoencoder.config.max_tokens} tokens are cut."]
+    if parts.diffusion is not None and parts.diffusion.max_latents < parts.autoencoder.max_latents:
+        limits.append(f"It writes texts of up to {parts.diffusion.max_latents} latents.")
+    limits += [*COMMON_LIMITS, *_many(info.get("limits"))]
     names = _many(info.get("attribution"))
     blocks = [
         f"---\n{front_matter}\n---",
@@ -57,7 +61,7 @@ def model_card(parts: ModelParts, *, base: str | None = None) -> str:
         *_section("Training", _bullets(training)),
         *_section("Figures", _figures(info.get("figures"))),
         *_section("Use", *_usage(parts)),
-        *_section("Limits", _bullets([*_limits(parts), *COMMON_LIMITS, *_many(info.get("limits"))])),
+        *_section("Limits", _bullets(limits)),
         *_section(
             "Licence",
             f"Weights: {info['licence']}." if info.get("licence") else "",
@@ -144,12 +148,6 @@ def _usage(parts: ModelParts) -> Iterator[str]:
             f" at diffusion time {bound.stop_time:g} ({free.noise_scale:g} and {free.stop_time:g} without a condition),"
             f" {sampling.decoder} decoder."
         )
-
-
-def _limits(parts: ModelParts) -> Iterator[str]:
-    yield f"Texts longer than {parts.autoencoder.config.max_tokens} tokens are cut."
-    if parts.diffusion is not None and parts.diffusion.max_latents < parts.autoencoder.max_latents:
-        yield f"It writes texts of up to {parts.diffusion.max_latents} latents."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -60,11 +60,7 @@ DIFFUSION_PARTS = {"denoiser": ("denoiser.",), "condition": ("condition.", "leng
 
 
 def save_parts(
-    parts: ModelParts,
-    folder: str | Path,
-    *,
-    dtype: torch.dtype | None = None,
-    base: str | None = None,
+    parts: ModelParts, folder: str | Path, *, dtype: torch.dtype | None = None, base: str | None = None
 ) -> None:
     """Write a model folder, whole or not at all. An earlier model folder of that name is replaced.
 

@@ -77,19 +77,16 @@ def append_text(path: PathLike, text: str) -> None:
 
 
 def atomic_json(path: PathLike, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all; NaN and infinities become null, as in JavaScript.
+    """Write `value` as indented JSON, whole or not at all; NaN and infinities become null, as in JavaScript. `-` is
+    standard output.
 
     Raises TypeError where `value` holds something that JSON has no form for, else as `write_atomically`.
     """
-    atomic_text(path, _to_json(value, indent=2) + "\n")
-
-
-def write_json(path: PathLike, value: Any) -> None:
-    """As `atomic_json`; `-` is standard output."""
-    if str(path) == STDIO:
-        print(_to_json(value, indent=2))
+    text = _to_json(value, indent=2)
+    if os.fspath(path) == STDIO:
+        print(text)
     else:
-        atomic_json(path, value)
+        atomic_text(path, f"{text}\n")
 
 
 @contextmanager
@@ -186,12 +183,13 @@ def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
     return count
 
 
-def check_writable(path: PathLike, *, folder: bool = False) -> None:
-    """See that a file (or a folder, with what is in it) can be written, before the work begins. Leaves no trace.
+def check_writable(path: PathLike | None, *, folder: bool = False) -> None:
+    """See that a file (or a folder, with what is in it) can be written, before the work begins. Leaves no trace. None
+    is allowed: then nothing is to be written.
 
     Raises UserError: `path` is a folder (a file), or lies where nothing can be written.
     """
-    if os.fspath(path) == STDIO and not folder:
+    if path is None or (os.fspath(path) == STDIO and not folder):
         return
     target = Path(path)
     if not folder and target.is_dir():
