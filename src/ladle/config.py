@@ -31,11 +31,11 @@ class Config(BaseModel):
 
 def by_kind(default: str) -> Discriminator:
     """How settings choose among the classes of a union: by their `kind`, or by `default` where they give none."""
-    return Discriminator(lambda given: _attribute(given, "kind", default))
 
+    def kind_of(given: Any) -> Any:
+        return given.get("kind", default) if isinstance(given, Mapping) else getattr(given, "kind", default)
 
-def _attribute(given: Any, name: str, default: Any) -> Any:
-    return given.get(name, default) if isinstance(given, Mapping) else getattr(given, name, default)
+    return Discriminator(kind_of)
 
 
 def nearest(word: str, allowed: list[str]) -> str:

@@ -1,5 +1,6 @@
 """LatentDiffusion: texts in, texts out. The one class that most users need."""
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, overload
@@ -70,8 +71,6 @@ class LatentDiffusion:
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the model folder to the Hugging Face hub; returns its address. `options` are `create_repo`'s."""
-        import tempfile
-
         from huggingface_hub import HfApi
 
         api = HfApi()
@@ -85,7 +84,7 @@ class LatentDiffusion:
         """Move to a device; the model is in eval mode.
 
         dtype: of the weights from here on, as in `from_pretrained`; None leaves it as it is. Latents, the sampler's
-        arithmetic and the normaliser stay float32.
+        arithmetic and the normaliser (a buffer, by which every latent is divided and multiplied) stay float32.
 
         Raises UserError: another dtype.
         """
@@ -93,7 +92,8 @@ class LatentDiffusion:
         for module in (self.parts.autoencoder, self.parts.source_encoder, self.parts.diffusion):
             if module is not None:
                 module.to(device).eval()
-                _cast(module, known)
+                for parameter in module.parameters() if known is not None else ():
+                    parameter.data = parameter.data.to(known)
         return self
 
     @property
@@ -284,9 +284,3 @@ def _dtype(dtype: Dtype) -> torch.dtype | None:
     if dtype is not None and name not in DTYPES:
         raise UserError(f"there is no dtype '{name}' for weights: {nearest(name, list(DTYPES))}")
     return DTYPES.get(name)
-
-
-def _cast(module: torch.nn.Module, dtype: torch.dtype | None) -> None:
-    """Give the weights a dtype. Buffers keep theirs: the normaliser's figures divide and multiply every latent."""
-    for parameter in module.parameters() if dtype is not None else ():
-        parameter.data = parameter.data.to(dtype)

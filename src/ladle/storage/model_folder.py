@@ -28,15 +28,7 @@ from ladle.evaluation.judge import Judge
 from ladle.storage.card import model_card
 from ladle.storage.names import RECORD, resolve_model, shipped_models, shipped_names
 from ladle.storage.parts import ModelParts
-from ladle.storage.record import (
-    BaseReference,
-    ModelRecord,
-    autoencoder_digest,
-    check_files,
-    hash_files,
-    read_record,
-    refuse_pickles,
-)
+from ladle.storage.record import BaseReference, ModelRecord, autoencoder_digest, check_files, hash_files, read_record
 from ladle.storage.tensors import (
     WEIGHTS,
     fill,
@@ -150,7 +142,6 @@ def load_parts(name_or_path: str | Path) -> ModelParts:
     """
     folder = resolve_model(name_or_path)
     record = read_record(folder)
-    refuse_pickles(folder)
     check_files(folder, record, weights=False)
     with torch.random.fork_rng(devices=[]):
         if record.base is None:

@@ -112,10 +112,14 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 def check_files(folder: Path, record: ModelRecord, *, weights: bool) -> None:
-    """Compare the files with the hashes in model.json: the weights, or all the others.
+    """Compare the files with the hashes in model.json: the weights, or all the others. No file may be a pickle, which
+    runs code when it is read.
 
     Raises UserError: a file is missing, may not be read, or is not the one that was saved.
     """
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in PICKLES and not path.is_dir():
+            raise UserError(f"{path} may run code when it is read; only safetensors are read: remove it from the model")
     for name, expected in record.files.items():
         path = folder / name
         if not path.is_file():
@@ -128,13 +132,6 @@ def check_files(folder: Path, record: ModelRecord, *, weights: bool) -> None:
             raise UserError(f"cannot read {path}: {error.strerror or error}") from None
         if found != expected:
             raise UserError(f"{path} is not the file that was saved (its sha256 differs); copy the model folder again")
-
-
-def refuse_pickles(folder: Path) -> None:
-    """Raises UserError when a file in `folder` is of a kind that runs code when it is read."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PICKLES and not path.is_dir():
-            raise UserError(f"{path} may run code when it is read; only safetensors are read: remove it from the model")
 
 
 def _sha256(path: Path) -> str:
