@@ -71,8 +71,9 @@ def pretrained_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def shipped(tmp_path: Path) -> Path:
-    """A folder of shipped models that holds `base-en`, an autoencoder in half precision."""
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of shipped models, in which there is only `base-en`, an autoencoder in half precision."""
+    monkeypatch.setattr("ladle.storage.names.SHIPPED", tmp_path / "models")
     save_parts(
         ModelParts("base-en", tiny.tiny_autoencoder(seed=1)), tmp_path / "models" / "base-en", dtype=torch.float16
     )

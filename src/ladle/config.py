@@ -21,8 +21,7 @@ class Config(BaseModel):
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> Self:
         """Validate `values`. `where` (a recipe's path, say) opens the message of any error.
 
-        Raises:
-            UserError: an unknown key (with the nearest valid one) or a value out of range.
+        Raises UserError: an unknown key (with the nearest valid one) or a value out of range.
         """
         try:
             return cls.model_validate(dict(values))
@@ -32,11 +31,11 @@ class Config(BaseModel):
 
 def by_kind(default: str) -> Discriminator:
     """How settings choose among the classes of a union: by their `kind`, or by `default` where they give none."""
-    return Discriminator(lambda given: _attribute(given, "kind", default))
 
+    def kind_of(given: Any) -> Any:
+        return given.get("kind", default) if isinstance(given, Mapping) else getattr(given, "kind", default)
 
-def _attribute(given: Any, name: str, default: Any) -> Any:
-    return given.get(name, default) if isinstance(given, Mapping) else getattr(given, name, default)
+    return Discriminator(kind_of)
 
 
 def nearest(word: str, allowed: list[str]) -> str:
@@ -48,13 +47,12 @@ def nearest(word: str, allowed: list[str]) -> str:
 def leaves(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every setting under a config class, as (dotted name, pydantic's field); of a union, those of each class in it.
     A name that several classes of a union share comes once."""
-    seen: set[str] = set()
+    found: dict[str, Any] = {}
     for name, field in cls.model_fields.items():
         groups = [leaf for _, group in _groups(field.annotation) for leaf in leaves(group, f"{prefix}{name}.")]
-        for leaf in groups or [(prefix + name, field)]:
-            if leaf[0] not in seen:
-                seen.add(leaf[0])
-                yield leaf
+        for key, leaf in groups or [(prefix + name, field)]:
+            found.setdefault(key, leaf)
+    yield from found.items()
 
 
 def _groups(annotation: Any, tag: str | None = None) -> list[tuple[str | None, type[BaseModel]]]:

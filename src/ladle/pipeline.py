@@ -1,5 +1,6 @@
 """LatentDiffusion: texts in, texts out. The one class that most users need."""
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, overload
@@ -52,7 +53,6 @@ class LatentDiffusion:
         """Load a model folder, a shipped model by name, or a hub id.
 
         Args:
-            name_or_path: which model.
             revision: branch, tag or commit of a model on the hub; its main branch when None.
             dtype: of the weights in memory: float32 (when None), float16 or bfloat16, as a `torch.dtype` or its name.
             device: where to run; a GPU if there is one when None.
@@ -71,8 +71,6 @@ class LatentDiffusion:
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the model folder to the Hugging Face hub; returns its address. `options` are `create_repo`'s."""
-        import tempfile
-
         from huggingface_hub import HfApi
 
         api = HfApi()
@@ -86,16 +84,16 @@ class LatentDiffusion:
         """Move to a device; the model is in eval mode.
 
         dtype: of the weights from here on, as in `from_pretrained`; None leaves it as it is. Latents, the sampler's
-        arithmetic and the normaliser stay float32.
+        arithmetic and the normaliser (a buffer, by which every latent is divided and multiplied) stay float32.
 
-        Raises:
-            UserError: another dtype.
+        Raises UserError: another dtype.
         """
         known = _dtype(dtype)
         for module in (self.parts.autoencoder, self.parts.source_encoder, self.parts.diffusion):
             if module is not None:
                 module.to(device).eval()
-                _cast(module, known)
+                for parameter in module.parameters() if known is not None else ():
+                    parameter.data = parameter.data.to(known)
         return self
 
     @property
@@ -121,7 +119,7 @@ class LatentDiffusion:
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the classes that the model can be asked for."""
-        return self.parts.diffusion.condition.config.labels if self.parts.diffusion is not None else ()
+        return () if self.parts.diffusion is None else self.parts.diffusion.condition.config.labels
 
     @property
     def takes_source(self) -> bool:
@@ -132,8 +130,6 @@ class LatentDiffusion:
     def max_tokens(self) -> int:
         """The longest text, in tokens; longer ones are cut."""
         return self.autoencoder.backbone.max_tokens
-
-    # ------------------------------------------------------------------------------------------------- generation
 
     @overload
     def generate(
@@ -183,16 +179,14 @@ class LatentDiffusion:
         request = Request.line_up(num_samples, seed, seeds, label, source)
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}: it must be at least 1")
-
-        def classify(texts: list[str], seeds: list[int]) -> torch.Tensor:
-            return self.classify(texts, seeds=seeds, batch_size=batch_size)
-
-        check = LabelCheck(self.labels, classify, always=self.parts.judge is not None)
+        check = LabelCheck(
+            self.labels,
+            lambda texts, seeds: self.classify(texts, seeds=seeds, batch_size=batch_size),
+            always=self.parts.judge is not None,
+        )
         writer = Writer(self.autoencoder, self.diffusion, self.parts.reader(), check, batch_size)
         samples = generate_samples(writer, request, options, on_step=on_step)
         return samples if return_samples else [sample.text for sample in samples]
-
-    # --------------------------------------------------------------------------------------------- classification
 
     def classify(
         self,
@@ -252,8 +246,6 @@ class LatentDiffusion:
                 found[rows, number] = log_evidence(denoise, self.diffusion.schedule, z0, draws).cpu()
         return found.softmax(1)
 
-    # ----------------------------------------------------------------------------------- the autoencoder by itself
-
     @torch.no_grad()
     def encode(self, texts: str | Sequence[str], batch_size: int = 128) -> Latents:
         """texts -> normalised latents z0, [B, L, D] with mask [B, L]; texts beyond `max_tokens` are cut."""
@@ -292,9 +284,3 @@ def _dtype(dtype: Dtype) -> torch.dtype | None:
     if dtype is not None and name not in DTYPES:
         raise UserError(f"there is no dtype '{name}' for weights: {nearest(name, list(DTYPES))}")
     return DTYPES.get(name)
-
-
-def _cast(module: torch.nn.Module, dtype: torch.dtype | None) -> None:
-    """Give the weights a dtype. Buffers keep theirs: the normaliser's figures divide and multiply every latent."""
-    for parameter in module.parameters() if dtype is not None else ():
-        parameter.data = parameter.data.to(dtype)

@@ -91,7 +91,7 @@ def test_a_part_of_a_column_that_holds_an_object_is_a_column(tmp_path):
 
 
 def test_no_data_at_all_is_an_error():
-    assert "name a file or folder" in message_of(load_splits, DataConfig())
+    assert "name a file or a folder" in message_of(load_splits, DataConfig())
 
 
 # ---------------------------------------------------------------------------------------------------- rows in memory

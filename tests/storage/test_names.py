@@ -15,13 +15,13 @@ def test_a_path_comes_before_a_shipped_name(
 ) -> None:
     """The order of the design; a folder of data that happens to have a model's name does not hide the model."""
     monkeypatch.chdir(tmp_path)
-    assert resolve_model("base-en", shipped=shipped) == shipped / "base-en"
+    assert resolve_model("base-en") == shipped / "base-en"
     (tmp_path / "base-en").mkdir()
-    assert resolve_model("base-en", shipped=shipped) == shipped / "base-en"
+    assert resolve_model("base-en") == shipped / "base-en"
     model_folder.rename(tmp_path / "base-en")
-    assert resolve_model("base-en", shipped=shipped) == Path("base-en")
+    assert resolve_model("base-en") == Path("base-en")
     assert resolve_model(str(shipped / "base-en")) == shipped / "base-en"
-    assert load_parts("base-en", shipped=shipped).name == "tiny"
+    assert load_parts("base-en").name == "tiny"
 
 
 def test_a_run_stands_for_its_finished_model(model_folder: Path, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_an_unknown_model_names_the_nearest(
     (tmp_path / "file.txt").touch()
     (tmp_path / "data").mkdir()
     with pytest.raises(UserError) as caught:
-        resolve_model(name, shipped=shipped)
+        resolve_model(name)
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 

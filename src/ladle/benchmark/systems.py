@@ -15,8 +15,8 @@ from ladle.errors import UserError
 from ladle.evaluation.overlap import CorpusBleu
 from ladle.evaluation.scorer import RECORD
 from ladle.pipeline import LatentDiffusion
-from ladle.storage.description import count_parameters
 from ladle.storage.names import resolve_model
+from ladle.storage.parts import count_parameters
 from ladle.training.recipe import Recipe, merged, parse_recipe, read_recipe
 from ladle.training.run import train
 

@@ -5,6 +5,7 @@ Data go to standard output, bars and words to standard error. Nothing heavy is i
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from ladle.cli import benchmark, convert, evaluate, exit_codes, inspect, sample, train  # noqa: F401 (their verbs)
 from ladle.cli.allocator import keep_freed_memory
@@ -17,8 +18,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     given = sys.argv[1:] if arguments is None else arguments
     words = [DASH if word == STDIO else word for word in given if word != "--debug"]
-    return exit_codes.run(_call, words, debug="--debug" in given)
-
-
-def _call(words: Sequence[str]) -> None:
-    app(list(words), exit_on_error=False, print_error=False, result_action="return_value")
+    call = partial(app, exit_on_error=False, print_error=False, result_action="return_value")
+    return exit_codes.run(call, words, debug="--debug" in given)

@@ -1,11 +1,8 @@
 """Verb `benchmark`."""
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from ladle.cli.app import File, app, log
+from ladle.cli.app import File, OutputFolder, app, log
 
 
 @app.command(sort_key=7)
@@ -14,7 +11,7 @@ def benchmark(
     /,
     *,
     budget: float | None = None,
-    output: Annotated[Path, Parameter(name=("--output", "-o"))] = Path("results"),
+    output: OutputFolder = Path("results"),
     data: File | None = None,
 ) -> None:
     """Train several systems on the same rows, sample and score them alike: one table, and plots.

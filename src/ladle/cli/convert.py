@@ -1,11 +1,10 @@
 """Verb `convert`: models of other code."""
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
-from ladle.cli.app import app
+from ladle.cli.app import OutputFolder, app
 from ladle.storage.writing import check_writable
 
 convert = App(name="convert", help="Take over models of other code.", sort_key=10)
@@ -16,7 +15,7 @@ app.command(convert)
 def convert_ld4lg(
     folder: Path,
     *,
-    output: Annotated[Path, Parameter(name=("--output", "-o"))],
+    output: OutputFolder,
     autoencoder: Path | None = None,
     backbone: str | None = None,
     label: list[str] | None = None,

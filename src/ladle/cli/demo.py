@@ -25,11 +25,7 @@ SENTENCES = (
 
 
 def run_demo() -> None:
-    """Print samples, data to text, and reconstructions, with a word on each.
-
-    Raises:
-        LadleError: this installation lacks a shipped model.
-    """
+    """Print samples, data to text, and reconstructions, with a word on each. LadleError: no shipped models."""
     known = shipped_models()
     for name in (GENERATOR, AUTOENCODER):
         if name not in known:
@@ -58,8 +54,7 @@ def run_demo() -> None:
     for sentence, text, mask in zip(SENTENCES, autoencoder.decode(latents), latents.mask, strict=True):
         print()
         _item("text", sentence)
-        same = text == sentence
-        _item("back", "the same" if same else text)
+        _item("back", "the same" if text == sentence else text)
         _item("", f"through {int(mask.sum())} vectors of {latents.values.shape[-1]} numbers")
 
     _title(f"That took {time.monotonic() - begun:.0f} s. Next:")

@@ -2,11 +2,11 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
-from ladle.cli.app import File, OutputFile, app, log
+from ladle.cli.app import File, OutputFile, OutputFolder, app, log
 from ladle.data.files import STDIO
 from ladle.errors import UserError
 from ladle.storage.writing import check_writable
@@ -47,31 +47,21 @@ def evaluate(
         model: A Ladle model: its autoencoder's reconstructions of the reference texts stand beside, as the ceiling.
         plots: Folder to draw into: lengths, quality against diversity and memorisation.
     """
-    if output is not None:
-        check_writable(output)
-    if plots is not None:
-        check_writable(plots, folder=True)
+    check_writable(output)
+    check_writable(plots, folder=True)
 
     from ladle.evaluation.evaluate import evaluate as run_evaluation
     from ladle.evaluation.markdown import to_markdown
+    from ladle.pipeline import LatentDiffusion
 
     if model is not None and reference is None:
         raise UserError("--model makes its ceiling from reference texts: give a reference file, by --reference")
     report = run_evaluation(
         samples, reference, train, output, mauve_encoder, scorer, [str(path) for path in judge or ()], novelty,
-        rouge, bertscore_encoder, slots, _loaded(model), plots,
+        rouge, bertscore_encoder, slots, None if model is None else LatentDiffusion.from_pretrained(model), plots,
     )  # fmt: skip
     if output != STDIO:
         print(to_markdown(report), end="")
-
-
-def _loaded(model: str | None) -> Any:
-    """The model of that name, if one is given."""
-    if model is None:
-        return None
-    from ladle.pipeline import LatentDiffusion
-
-    return LatentDiffusion.from_pretrained(model)
 
 
 fit = App(name="fit", help="Train what samples are measured by: a scorer (perplexity), a judge (labels).", sort_key=6)
@@ -82,7 +72,7 @@ app.command(fit)
 def fit_scorer(
     *,
     data: File,
-    output: Annotated[Path, Parameter(name=("--output", "-o"))],
+    output: OutputFolder,
     minutes: float = 10.0,
     text: str | None = None,
     seed: int = 0,
@@ -111,7 +101,7 @@ def fit_scorer(
 def fit_judge(
     *,
     data: File,
-    output: Annotated[Path, Parameter(name=("--output", "-o"))],
+    output: OutputFolder,
     test: File | None = None,
     kind: Literal["bigrams", "encoder"] = "bigrams",
     encoder: str | None = None,
@@ -129,8 +119,7 @@ def fit_judge(
 
     from ladle.evaluation.judge import fit_judge as run_fitting
 
-    judge = run_fitting(data, output, kind=kind, encoder=encoder, test=test)
-    real = judge.real
+    real = run_fitting(data, output, kind=kind, encoder=encoder, test=test).real
     if real:
         low, high = real["interval"]
         log(f"accuracy on {real['n']:,} real rows kept apart: {real['value']:.1%} [{low:.1%}, {high:.1%}]")

@@ -11,7 +11,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from cyclopts import CycloptsError
 
@@ -23,16 +23,10 @@ INTERRUPTED, READER_GONE, TERMINATED = 130, 141, 143
 def run(command: Callable[[Sequence[str]], object], words: Sequence[str], *, debug: bool = False) -> int:
     """Call `command(words)`, tell of its failure in one line, and return the exit code.
 
-    Args:
-        command: what parses the words and does the work.
-        words: of the command line, the verb first.
-        debug: show the traceback and the libraries' warnings too.
-
-    Raises:
-        SystemExit: the process was told to end (SIGTERM).
+    debug: show the traceback and the libraries' warnings too. Raises SystemExit when the process is told to end.
     """
     try:
-        with _terminable(), _quiet(debug):
+        with _terminable(), nullcontext() if debug else _quiet():
             command(words)
             sys.stdout.flush()
         return 0
@@ -62,11 +56,8 @@ def _explain(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
             return LadleError.exit_code, f"out of memory: try again with {remedy}"
         case OSError():
             return LadleError.exit_code, str(error)
-    message = str(error)[:200]
-    return (
-        LadleError.exit_code,
-        f"internal error ({type(error).__name__}: {message}): run again with --debug to see where",
-    )
+    said = f"{type(error).__name__}: {str(error)[:200]}"
+    return LadleError.exit_code, f"internal error ({said}): run again with --debug to see where"
 
 
 def _usage(error: CycloptsError) -> str:
@@ -113,11 +104,8 @@ def _terminable() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet(debug: bool) -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Keep the libraries' own warnings and bars off standard error."""
-    if debug:
-        yield
-        return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -6,7 +6,7 @@ from pathlib import Path
 from ladle.cli.app import OutputFile, app, log
 from ladle.data.files import STDIO
 from ladle.errors import UserError
-from ladle.storage.writing import check_writable, write_json
+from ladle.storage.writing import atomic_json, check_writable
 
 
 @app.command(sort_key=8)
@@ -42,8 +42,7 @@ def inspect(
         raise UserError("--health needs texts: give --data FILE")
     if not 0 <= minutes < math.inf:
         raise UserError(f"--minutes is {minutes}: it must be 0 or more")
-    if output is not None:
-        check_writable(output)
+    check_writable(output)
 
     from ladle.health.check import check_model_health
     from ladle.health.report import describe_health
@@ -53,6 +52,6 @@ def inspect(
         model, data, fit_denoiser=fit_small_denoiser, minutes=minutes, text=text, seed=seed, log=log
     )
     if output is not None:
-        write_json(output, found.as_json())
+        atomic_json(output, found.as_json())
     if output != STDIO:
         print(describe(model) + "\n\n" + describe_health(found))

@@ -1,18 +1,23 @@
 """Verbs that let a model write: demo, sample, reconstruct."""
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from ladle.cli.app import Decoder, File, OutputFile, app, check_counts, log, say_cut, say_wrote
+from ladle.cli.app import Decoder, File, OutputFile, app, check_counts, log, read_and_say, say_cut, write_and_say
 from ladle.cli.sample_options import Options, given
-from ladle.cli.sample_rows import TEXTS_AT_ONCE, Draw, Input, drawn_rows, progress_bar, read_inputs
 from ladle.data.files import STDIO
+from ladle.data.rows import Row
 from ladle.errors import UserError
-from ladle.storage.writing import check_writable, write_rows
+from ladle.storage.writing import check_writable
+
+if TYPE_CHECKING:
+    from ladle.pipeline import LatentDiffusion
 
 MAX_SEED = 2**32 - 1
+TEXTS_AT_ONCE = 1024  # texts drawn between two writes: enough to sort them by length, few enough for the memory
 
 
 @app.command(sort_key=1)
@@ -52,7 +57,7 @@ def sample(
     check_counts({"--num-samples": num_samples, "--batch-size": batch_size})
     overrides = given(options)
     check_writable(output)
-    inputs = [Input()] if source is None else read_inputs(source)
+    inputs = [Row()] if source is None else read_and_say(source, need=("source",), empty="refuse")
     count = num_samples * len(inputs)
     if seed is not None and not 0 <= seed <= MAX_SEED + 1 - count:
         raise UserError(f"--seed is {seed}: with {count:,} texts, 0 to {MAX_SEED + 1 - count} are allowed")
@@ -62,16 +67,18 @@ def sample(
 
     loaded = LatentDiffusion.from_pretrained(model)
     reader = loaded.parts.reader()
-    sources = [item.source for item in inputs if item.source is not None]
+    sources = [row["source"] for row in inputs if "source" in row]
     say_cut(reader.tokenizer, reader.max_tokens, sources, "source texts")
     first = fresh_seed(count) if seed is None else seed
-    draws: list[Draw] = []
-    for item in inputs:
+    draws: list[dict[str, Any]] = []
+    for row in inputs:
+        own = row.get("label") if loaded.labels else None
         for _ in range(num_samples):
-            own = item.label if loaded.labels else None
-            draws.append(Draw(first + len(draws), label[len(draws) % len(label)] if label else own, item))
-    write_rows(output, drawn_rows(loaded, draws, batch_size, overrides))
-    say_wrote(output, len(draws))
+            asked = label[len(draws) % len(label)] if label else own
+            draw: dict[str, Any] = {"seed": first + len(draws), "label": asked}
+            draw |= {"source": row.get("source"), "references": row.get("references")}
+            draws.append({name: value for name, value in draw.items() if value is not None})
+    write_and_say(output, _drawn_rows(loaded, draws, batch_size, overrides))
     if seed is None:
         seeds = f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
         log(f"{seeds}; --seed {first} draws the same {'text' if count == 1 else 'texts'} again")
@@ -99,20 +106,16 @@ def reconstruct(
     check_counts({"--batch-size": batch_size})
     check_writable(output)
 
-    from ladle.data.rows import read_rows
     from ladle.evaluation.overlap import CorpusBleu
     from ladle.pipeline import LatentDiffusion
 
-    notes: list[str] = []
-    originals = [row["text"] for row in read_rows(texts, notes=notes)]
-    for note in notes:
-        log(note)
+    originals = [row["text"] for row in read_and_say(texts)]
     loaded = LatentDiffusion.from_pretrained(model)
     say_cut(loaded.autoencoder.backbone.tokenizer, loaded.max_tokens, originals, "texts")
     decoded: list[str] = []
 
     def rows() -> Iterator[Mapping[str, Any]]:
-        with progress_bar(len(originals)) as bar:
+        with _progress_bar(len(originals)) as bar:
             for start in range(0, len(originals), TEXTS_AT_ONCE):
                 part = originals[start : start + TEXTS_AT_ONCE]
                 decoded.extend(loaded.reconstruct(part, decoder=decoder, batch_size=batch_size))
@@ -120,8 +123,41 @@ def reconstruct(
                 bar.clear()
                 yield from ({"text": a, "reconstruction": b} for a, b in zip(part, decoded[start:], strict=True))
 
-    write_rows(output, rows())
-    say_wrote(output, len(decoded))
+    write_and_say(output, rows())
     exact = sum(a == b for a, b in zip(originals, decoded, strict=True)) / len(originals)
     bleu = CorpusBleu(decoded, [[text] for text in originals]).score
     log(f"{len(originals):,} texts: BLEU {bleu:.1f}, {exact:.1%} of them exactly the same")
+
+
+def _drawn_rows(
+    model: "LatentDiffusion", draws: Sequence[Mapping[str, Any]], batch_size: int, overrides: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Draw texts in the order given, and yield their rows. draws: the seed and what it is conditioned on, of each."""
+    size = max(batch_size, TEXTS_AT_ONCE // model.parts.sampling.override(**overrides).candidates)
+    with _progress_bar(len(draws)) as bar:
+        for start in range(0, len(draws), size):
+            part = draws[start : start + size]
+
+            def show(done: int, total: int, start: int = start, count: int = len(part)) -> None:
+                # Decoding comes after the last step; another round of candidates must not take the bar back.
+                bar.n = max(bar.n, start + count * done // (total + 1))
+                bar.refresh()
+
+            texts = model.generate(
+                seeds=[draw["seed"] for draw in part],
+                label=[draw.get("label") for draw in part],
+                source=[draw.get("source") for draw in part],
+                batch_size=batch_size,
+                on_step=None if bar.disable else show,
+                **overrides,
+            )
+            bar.n = start + len(part)
+            bar.clear()  # rows may go to the same terminal
+            yield from ({"text": text, **draw, "model": model.digest} for draw, text in zip(part, texts, strict=True))
+
+
+def _progress_bar(total: int) -> Any:
+    """A bar of `total` texts on standard error, where that is a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=" texts", file=sys.stderr, disable=None, leave=False)

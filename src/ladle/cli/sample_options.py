@@ -25,11 +25,7 @@ Options: Any = dataclasses.make_dataclass(
 
 
 def given(options: Any) -> dict[str, Any]:
-    """The options that were given, by the names that `LatentDiffusion.generate` takes.
-
-    Raises:
-        UserError: a value out of range.
-    """
+    """The options that were given, by the names that `LatentDiffusion.generate` takes. UserError: out of range."""
     values = {} if options is None else {k: v for k, v in vars(options).items() if v is not None}
     SamplingOptions().override(**values)  # before a model is loaded
     return values

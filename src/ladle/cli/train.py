@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from ladle.cli.app import File, app, log
+from ladle.cli.app import File, OutputFolder, app, log
+from ladle.data.tables import kind_of
 from ladle.errors import UserError
 from ladle.storage.writing import check_writable
 
@@ -17,7 +18,7 @@ def train(
     /,
     *,
     data: File | None = None,
-    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    output: OutputFolder | None = None,
     stage: Literal["all", "autoencoder", "diffusion", "joint", "decoder"] = "all",
     settings: Annotated[list[str] | None, Parameter(name="--set")] = None,
     minutes: float | None = None,
@@ -44,11 +45,8 @@ def train(
         source: Column of the source texts to condition on; "" leaves them out. Default: source, if there is one.
         seed: Seed of everything random in the training.
     """
-    if recipe is not None:
-        from ladle.data.tables import kind_of
-
-        if kind_of(recipe) is not None:
-            raise UserError(f"{recipe} is not a recipe but looks like data: ladle train --data {recipe}")
+    if recipe is not None and kind_of(recipe) is not None:
+        raise UserError(f"{recipe} is not a recipe but looks like data: ladle train --data {recipe}")
     if from_scratch and backbone is not None:
         raise UserError("--from-scratch and --backbone exclude each other: give one of them")
     given: dict[str, Any] = {
@@ -62,8 +60,7 @@ def train(
     }
     # JSON writes strings and numbers as TOML reads them.
     flags = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items() if value is not None]
-    if output is not None:
-        check_writable(output, folder=True)
+    check_writable(output, folder=True)
 
     from ladle.training.processes import is_main
     from ladle.training.recipe import load_recipe

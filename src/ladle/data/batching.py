@@ -25,11 +25,7 @@ def token_batches(
         max_tokens: the most positions of a batch, padding included. A longer row is a batch of its own.
         max_rows: the most rows of a batch, without limit when None.
 
-    Returns:
-        Batches of row indices; every index stands exactly once.
-
-    Raises:
-        UserError: `max_tokens` or `max_rows` is below 1.
+    Returns batches of row indices. Raises UserError where `max_tokens` or `max_rows` is below 1.
     """
     for name, value in (("max_tokens", max_tokens), ("max_rows", max_rows)):
         if value is not None and value < 1:
@@ -50,19 +46,14 @@ def token_batches(
 
 
 class BatchSettings(Protocol):
-    """The settings of a training that say how rows are put into batches."""
+    """The settings of a training that say how rows are put into batches, as `token_batches` names them."""
 
     @property
-    def max_tokens(self) -> int:
-        """The most positions of a batch, padding included."""
-
+    def max_tokens(self) -> int: ...
     @property
-    def max_rows(self) -> int | None:
-        """The most rows of a batch."""
-
+    def max_rows(self) -> int | None: ...
     @property
-    def seed(self) -> int:
-        """Of the order."""
+    def seed(self) -> int: ...
 
 
 def epoch_batches(lengths: Sequence[int], config: BatchSettings, epoch: int) -> list[list[int]]:

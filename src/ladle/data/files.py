@@ -15,8 +15,6 @@ from typing import Any, cast
 from ladle.errors import UserError
 
 STDIO = "-"  # the path that means standard input or standard output
-
-
 PathLike = str | os.PathLike[str]
 
 
@@ -57,38 +55,24 @@ def read_lines(path: PathLike) -> Iterator[str]:
 
     Only `\\n` ends a line: other separators that Unicode knows stay in the text.
 
-    Raises:
-        UserError: as `open_bytes`, or a line that is not UTF-8 text (`file:line`).
+    Raises UserError: as `open_bytes`, or a line that is not UTF-8 text (`file:line`).
     """
-    name = name_of(path)
     with open_bytes(path) as stream:
         for number, line in enumerate(stream, start=1):
-            yield decode_line(line, f"{name}:{number}", first=number == 1)
-
-
-NOT_UTF8 = "not UTF-8 text; convert it first: iconv -f ENCODING -t UTF-8 FILE"
-
-
-def decode_line(line: bytes, where: str, *, first: bool = False) -> str:
-    """Decode one line; `where` (`file:line`) opens the message, `first` drops a byte order mark.
-
-    Raises:
-        UserError: the bytes are not UTF-8, or hold a NUL (UTF-16 or no text at all).
-    """
-    try:
-        text = line.decode("utf-8-sig" if first else "utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{where}: {NOT_UTF8}") from None
-    if "\0" in text:
-        raise UserError(f"{where}: {NOT_UTF8}")
-    return text
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                text = "\0"
+            if "\0" in text:  # UTF-16, or no text at all
+                where = f"{name_of(path)}:{number}"
+                raise UserError(f"{where}: not UTF-8 text; convert it first: iconv -f ENCODING -t UTF-8 FILE")
+            yield text
 
 
 def read_toml(path: PathLike, what: str, hint: str) -> dict[str, Any]:
     """The tables of a TOML file. what: what it is, for the message; hint: what to do where there is none.
 
-    Raises:
-        UserError: no such file, or not TOML.
+    Raises UserError: no such file, or not TOML.
     """
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))

@@ -17,7 +17,6 @@ def hub_tables(
     """The tables of a hub data set by split.
 
     Args:
-        name: its id. subset: of its configurations one.
         splits: what each split may be called there.
         streaming: rows come from the hub as they are asked for, and none is kept on disk.
 
@@ -68,9 +67,5 @@ def _load(datasets: Any, name: str, subset: str | None, streaming: bool) -> Any:
 
 def _told_records(name: str, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
     """The same. A stream may break on the way."""
-    while True:
-        with _told(name):
-            record = next(records, None)
-        if record is None:
-            return
-        yield record
+    with _told(name):
+        yield from records

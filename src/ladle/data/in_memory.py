@@ -13,11 +13,7 @@ RowSource = PathLike | Rows  # a string is a path, never a text
 
 
 def rows_table(rows: Rows, name: str) -> Table:
-    """Rows in memory as a table. Places are `name: row N`.
-
-    Args:
-        rows: texts, mappings, or a data set of the library `datasets`.
-        name: what errors call them.
+    """Rows in memory (texts, mappings, or a data set of the library `datasets`) as a table. Places are `name: row N`.
 
     Raises:
         UserError: no rows, one mapping in place of a list of them, a table of pandas. While the records are read: a row
@@ -62,8 +58,5 @@ def _with_class_names(data: Any) -> Iterator[Record]:
         column: feature.names for column, feature in (data.features or {}).items() if hasattr(feature, "int2str")
     }
     for record in data:
-        numbers = {column: record[column] for column in classes}
-        yield record | {
-            column: None if number is None or number < 0 else classes[column][number]
-            for column, number in numbers.items()
-        }
+        numbers = {column: -1 if record[column] is None else record[column] for column in classes}
+        yield record | {column: classes[column][n] if n >= 0 else None for column, n in numbers.items()}

@@ -11,9 +11,7 @@ T = TypeVar("T")
 class Portions(Generic[T]):
     """Consecutive runs of `size` items, the last of which may be shorter; after it the first comes again.
 
-    Args:
-        read: opens the items, from the first one; called again for every pass over them.
-        size: how many are held in memory at once.
+    read: opens the items, from the first one; called again for every pass over them. size: how many are held in memory.
     """
 
     def __init__(self, read: Callable[[], Iterator[T]], size: int) -> None:
@@ -53,9 +51,7 @@ def in_every_epoch(value: T) -> Callable[[int], T]:
 class PerPortion(Generic[R, T]):
     """What a stage makes of the rows of an epoch, made anew when those are others.
 
-    Args:
-        rows_of: the rows of an epoch, one list for as long as they are the same.
-        make: of them what the stage trains on.
+    rows_of: the rows of an epoch, one list for as long as they are the same. make: of them what the stage trains on.
     """
 
     def __init__(self, rows_of: Callable[[int], Sequence[R]], make: Callable[[Sequence[R]], T]) -> None:

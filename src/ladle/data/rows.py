@@ -65,7 +65,6 @@ def read_rows(
     texts). Where a source is needed, it is `source`, else the only column that holds text.
 
     Args:
-        source: the path of a file, or rows in memory.
         columns: the column names; the usual ones when None.
         need: what a row must have.
         empty: "drop" leaves out a row without what it must have, and counts it. "refuse" makes that an error, but for
@@ -120,10 +119,8 @@ def iter_rows(
         lost = next(iter(dropped), need[0])
         read = f"rows: {total:,}, {lost} column: '{getattr(names, lost) or lost}'"
         raise UserError(f"{table.name} has no rows with {_LACKING[lost][0]} ({read})")
-    notes += [
-        f"{table.name}: {count:,} of {total:,} rows dropped, {_LACKING[lacking][1]}"
-        for lacking, count in dropped.items()
-    ]
+    for lost, count in dropped.items():
+        notes.append(f"{table.name}: {count:,} of {total:,} rows dropped, {_LACKING[lost][1]}")
 
 
 def _lacking(row: Row, record: Record, names: Columns, need: Sequence[Need], empty: Empty) -> Need | None:
@@ -144,12 +141,8 @@ def _given(record: Record, names: Columns, value: Need) -> str:
 def _flat(record: Record) -> Record:
     """Parts of a column that holds an object, as translations do ({"translation": {"de": ..., "en": ...}}), stand
     beside the columns as `translation.de` and `translation.en`."""
-    parts = {
-        f"{name}.{part}": inner
-        for name, value in record.items()
-        if isinstance(value, dict)
-        for part, inner in value.items()
-    }
+    objects = {name: value for name, value in record.items() if isinstance(value, dict)}
+    parts = {f"{name}.{part}": inner for name, value in objects.items() for part, inner in value.items()}
     return {**record, **parts, **record} if parts else record  # in this order, and no part takes a column's place
 
 

@@ -3,8 +3,10 @@
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +22,7 @@ from ladle.data.tables import ENDINGS, Table, kind_of
 from ladle.errors import UserError
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
-
+_SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 
 Data = RowSource | Mapping[str, RowSource] | None  # rows, or the rows of each split; None: those that the config names
 
@@ -102,16 +104,11 @@ def load_splits(config: DataConfig, data: Data = None) -> Splits:
         return _load_in_portions(config, data, config.rows_in_memory, notes)
     tables = _tables(config, data, notes)
     parts = {split: list(_rows(its, config, notes)) for split, its in tables.items()}
-    train = parts["train"]
-    if config.max_rows is not None and len(train) > config.max_rows:
-        notes.append(f"train: {config.max_rows:,} of {len(train):,} rows used (max_rows)")
-        train = _choose(train, config.max_rows)
-    if "valid" in parts:
-        valid = parts["valid"]
-    else:
-        train, valid = _split_off(train, config, notes)
+    train = _limited("train", parts["train"], config.max_rows, "max_rows", notes)
+    train, valid = (train, parts["valid"]) if "valid" in parts else _split_off(train, config, notes)
     # (Of a source whose rows are held out, those that are too many are not trained on either.)
-    return Splits(train, _limited(valid, config, notes), parts.get("test", []), notes)
+    valid = _limited("valid", valid, config.max_valid_rows, "max_valid_rows", notes)
+    return Splits(train, valid, parts.get("test", []), notes)
 
 
 def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str]) -> Splits:
@@ -140,60 +137,44 @@ def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str
     train = portions(0)
     if not train:
         raise UserError("all rows are held out; lower data.valid_fraction or give more rows")
-    valid = _limited(parts["valid"], config, notes) if "valid" in parts else list(held_out)
+    valid = _limited("valid", parts.get("valid", held_out), config.max_valid_rows, "max_valid_rows", notes)
     notes.append(f"train: {len(train):,} rows at a time, others in each epoch (rows_in_memory)")
-    return Splits(train, valid, parts.get("test", []), notes, portions)
-
-
-def _limited(valid: list[Row], config: DataConfig, notes: list[str]) -> list[Row]:
-    if len(valid) <= config.max_valid_rows:
-        return valid
-    notes.append(f"valid: {config.max_valid_rows:,} of {len(valid):,} rows used (max_valid_rows)")
-    return _choose(valid, config.max_valid_rows)
-
-
-# ------------------------------------------------------------------------------------------------ where rows are
+    # (A copy: later portions may hold out more.)
+    return Splits(train, list(valid), parts.get("test", []), notes, portions)
 
 
 def _tables(config: DataConfig, data: Data, notes: list[str]) -> dict[str, Iterator[Table]]:
     """The tables of each split, every one opened when it is asked for."""
     tables: dict[str, Iterator[Table]] = {}
     sources: dict[str, list[RowSource]] = {}
-    if isinstance(data, Mapping):
-        sources = _given_splits(data, notes)
-    elif data is not None or config.path is not None:
-        rows = config.path if data is None else data
-        assert rows is not None
-        sources = (
-            {split: [*paths] for split, paths in _split_paths(rows).items()}
-            if isinstance(rows, str | os.PathLike)
-            else {"train": [rows]}
-        )
+    given = config.path if data is None else data
+    if isinstance(given, Mapping):
+        sources = _given_splits(given, notes)
+    elif isinstance(given, str | os.PathLike):
+        sources = _split_paths(given)
+    elif given is not None:
+        sources = {"train": [given]}
     elif config.id is not None:
         streaming = config.rows_in_memory is not None
         of_hub = hub_tables(config.id, config.subset, SPLIT_NAMES, streaming=streaming)
         tables = {split: iter([table]) for split, table in of_hub.items()}
     else:
         raise UserError("no data: name a file or a folder (--data FILE), or a hub data set (data.id)")
-    given = {"valid": config.valid_path, "test": config.test_path}
-    sources |= {split: [path] for split, path in given.items() if path is not None}
+    held_out = {"valid": config.valid_path, "test": config.test_path}
+    sources |= {split: [path] for split, path in held_out.items() if path is not None}
     for split, parts in sources.items():
         if len(parts) > 1:
             notes.append(f"{split}: {len(parts)} files of {Path(str(parts[0])).parent}")
         name = f"data ({split})" if isinstance(data, Mapping) else "data"
-        tables[split] = _opened(parts, config.columns, name)
+        tables[split] = map(partial(open_table, columns=config.columns, name=name), parts)
     return tables
-
-
-def _opened(sources: Iterable[RowSource], columns: Columns, name: str) -> Iterator[Table]:
-    return (open_table(source, columns, name) for source in sources)
 
 
 def _given_splits(data: Mapping[str, RowSource], notes: list[str]) -> dict[str, list[RowSource]]:
     """The rows of each split of a mapping; other names in it are told of."""
     found: dict[str, list[RowSource]] = {}
     for name, rows in data.items():
-        split = next((split for split, names in SPLIT_NAMES.items() if str(name).lower() in names), None)
+        split = _SPLIT_OF.get(str(name).lower())
         if split is None:
             notes.append(f"data: '{name}' is not the name of a split, and is not used")
         elif split in found:
@@ -212,7 +193,7 @@ def _rows(tables: Iterable[Table], config: DataConfig, notes: list[str]) -> Iter
         yield from iter_rows(table, config.columns, notes=notes)
 
 
-def _split_paths(path: PathLike) -> dict[str, list[str]]:
+def _split_paths(path: PathLike) -> dict[str, list[RowSource]]:
     """{"train": [path]} for a file; for a folder the files of each split, of any known kind: one named after it, or
     several parts of it (train-00000-of-00004.parquet); where none is named so, all are train files."""
     folder = Path(path)
@@ -238,8 +219,7 @@ def _split_paths(path: PathLike) -> dict[str, list[str]]:
 
 def _split_of(name: str) -> str | None:
     """The split that a file is named after: train.jsonl, or a part of it, train-00000-of-00004.parquet, train_2.csv."""
-    stem = re.sub(r"[-_]\d.*$", "", name.lower().split(".")[0])
-    return next((split for split, stems in SPLIT_NAMES.items() if stem in stems), None)
+    return _SPLIT_OF.get(re.sub(r"[-_]\d.*$", "", name.lower().split(".")[0]))
 
 
 def _is_part(name: str) -> bool:
@@ -247,31 +227,27 @@ def _is_part(name: str) -> bool:
     return bool(re.search(r"[-_]\d", name.split(".")[0]))
 
 
-# ------------------------------------------------------------------------------------------------ holding out
-
-
 def _split_off(rows: list[Row], config: DataConfig, notes: list[str]) -> tuple[list[Row], list[Row]]:
     wanted = min(config.max_valid_rows, max(1, round(len(rows) * config.valid_fraction)))
     if config.valid_fraction == 0 or wanted == 0:
         return rows, []
     by_source = any("source" in row for row in rows)
-    groups: dict[str, list[int]] = {}
-    for index, row in enumerate(rows):
-        groups.setdefault(_group(row, by_source), []).append(index)
+    groups = [_group(row, by_source) for row in rows]
+    sizes = Counter(groups)
     what = "source" if by_source else "text"
-    if len(groups) < 2:
+    if len(sizes) < 2:
         notes.append(f"valid: none, since all rows have the same {what}")
         return rows, []
-    held_out: list[int] = []
-    ranked = sorted(groups, key=_rank)
+    held_out: set[str] = set()
+    ranked = sorted(sizes, key=_rank)
     for group in ranked:
-        if len(held_out) + len(groups[group]) <= wanted:
-            held_out += groups[group]
+        if sizes[group] <= wanted:
+            held_out.add(group)
+            wanted -= sizes[group]
     if not held_out:  # every group is larger than what was wanted: one whole group it is
-        held_out = groups[min(ranked, key=lambda group: len(groups[group]))]
-    chosen = set(held_out)
-    train = [row for index, row in enumerate(rows) if index not in chosen]
-    valid = [row for index, row in enumerate(rows) if index in chosen]
+        held_out = {min(ranked, key=sizes.__getitem__)}
+    train = [row for row, group in zip(rows, groups, strict=True) if group not in held_out]
+    valid = [row for row, group in zip(rows, groups, strict=True) if group in held_out]
     notes.append(f"valid: {len(valid):,} of {len(rows):,} rows split off by {what}, no {what} on both sides")
     return train, valid
 
@@ -287,7 +263,10 @@ def _rank(key: str | int) -> bytes:
     return hashlib.blake2b(f"0\0{key}".encode(), digest_size=8).digest()  # the 0 is a seed: splits made so far stay
 
 
-def _choose(rows: list[Row], count: int) -> list[Row]:
-    """`count` of the rows, in their order; random, since files often stand in some order (by book, by label)."""
-    chosen: Iterable[int] = sorted(range(len(rows)), key=_rank)[:count]
+def _limited(split: str, rows: list[Row], most: int | None, setting: str, notes: list[str]) -> list[Row]:
+    """So many of the rows, in their order; random, since files often stand in some order (by book, by label)."""
+    if most is None or len(rows) <= most:
+        return rows
+    notes.append(f"{split}: {most:,} of {len(rows):,} rows used ({setting})")
+    chosen = sorted(range(len(rows)), key=_rank)[:most]
     return [rows[index] for index in sorted(chosen)]

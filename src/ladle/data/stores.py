@@ -1,6 +1,6 @@
 """All texts of a set in memory, packed end to end: as token ids, or as vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import torch
@@ -34,12 +34,12 @@ class VectorStore:
         return values * mask[..., None], mask
 
 
-def length_order(texts: Sequence[str]) -> list[int]:
-    """Row numbers from the longest text to the shortest: batches in this order hold little padding."""
-    return sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+def length_order(items: Sequence[Sized]) -> list[int]:
+    """Row numbers from the longest item to the shortest: batches in this order hold little padding."""
+    return sorted(range(len(items)), key=lambda i: -len(items[i]))
 
 
-def count_cut(tokenizer: Any, texts: list[str], limit: int) -> int:
+def count_cut(tokenizer: Any, texts: Sequence[str], limit: int) -> int:
     """How many texts are longer than `limit` tokens. Tokenizes only those long enough to be in doubt."""
     # A token is a byte at least; a space before the text, a start and an end token may come with it.
     long = [text for text in texts if len(text.encode()) + 3 > limit]

@@ -161,16 +161,14 @@ def _csv(name: str, lines: Iterable[str], delimiter: str) -> Table:
 
     def cells() -> Iterator[tuple[int, list[str]]]:
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        while True:
-            start = reader.line_num + 1
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                reason = "a quote is never closed" if "end of data" in str(error) else str(error)
-                raise UserError(f"{name}:{start}: malformed CSV ({reason})") from None
-            yield start, row
+        start = 1
+        try:
+            for row in reader:
+                yield start, row
+                start = reader.line_num + 1
+        except csv.Error as error:
+            reason = "a quote is never closed" if "end of data" in str(error) else str(error)
+            raise UserError(f"{name}:{start}: malformed CSV ({reason})") from None
 
     return _with_header(name, cells())
 

@@ -30,7 +30,7 @@ from ladle.evaluation.samples import (
     references_by_source,
 )
 from ladle.evaluation.slots import parse_mr
-from ladle.storage.writing import write_json
+from ladle.storage.writing import atomic_json
 
 if TYPE_CHECKING:
     from ladle.evaluation.judge import Judge
@@ -162,7 +162,7 @@ def evaluate(
         real = [text for group in held_out.texts.values() for text in group] if held_out is not None else []
         plot_report(result, [sample.text for sample in sampled], real, plots)
     if output is not None:
-        write_json(output, result)
+        atomic_json(output, result)
     return result
 
 

@@ -36,15 +36,13 @@ def draw_latents(
     options: SamplingOptions,
     on_step: Callable[[], None] | None = None,
 ) -> Latents:
-    """Run the sampler for one batch.
+    """Run the sampler for one batch of a model in eval mode.
 
     Args:
-        diffusion: in eval mode.
         raw: conditions of the batch, absent ones as in `RawCondition`: of all rows, or of none, where the two stop at
             different times.
         noise: the samples' own random streams, after `draw_lengths`.
         lengths: [B] numbers of latents.
-        options: sampler, steps, grid, guidance, noise scale, stop time.
         on_step: called after every step.
 
     Returns:
@@ -63,9 +61,7 @@ def draw_latents(
     else:
         denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, batch))
     stop_time = (options.conditional if raw.given else options.unconditional).stop_time
-    levels = sampling_levels(
-        diffusion.schedule, options.num_inference_steps, options.grid, stop_time=stop_time,
-    )  # fmt: skip
+    levels = sampling_levels(diffusion.schedule, options.num_inference_steps, options.grid, stop_time=stop_time)
     levels = [level.to(device) for level in levels]
     z0 = SAMPLERS[options.sampler](
         denoise,

@@ -9,7 +9,7 @@ import torch
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.conditioning.source_text import SourceReader
 from ladle.diffusion.model import LatentDiffusionModel
-from ladle.sampling.candidates import Candidate, LabelCheck, Score, candidate_seeds, first_with_label, soundest
+from ladle.sampling.candidates import Candidate, LabelCheck, candidate_seeds, first_with_label, soundest
 from ladle.sampling.draw import draw_latents, draw_lengths
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Conditions, Request, Sample
@@ -35,39 +35,24 @@ class Writer:
 
 
 def generate_samples(
-    writer: Writer,
-    request: Request,
-    options: SamplingOptions,
-    *,
-    score: Score | None = None,
-    on_step: OnStep | None = None,
+    writer: Writer, request: Request, options: SamplingOptions, *, on_step: OnStep | None = None
 ) -> list[Sample]:
-    """Draw the candidates of every sample and keep one of each.
+    """Draw the candidates of every sample and keep one of each, in the order of the request.
 
-    Args:
-        writer: what draws.
-        request: N seeds, labels, sources.
-        options: how it is drawn.
-        score: what candidates are compared by; `SoundnessScore` when None.
-        on_step: called with (steps done, steps in all, as far as is known: candidates may ask for another round).
+    on_step: called with (steps done, steps in all, as far as is known: candidates may ask for another round).
 
-    Returns:
-        N samples, in the order of the request.
-
-    Raises:
-        UserError: an unknown label, a source or a decoder that the model has not, a seed outside 0 to 2^32 - 1.
+    Raises UserError: an unknown label, a source or a decoder that the model has not, a seed outside 0 to 2^32 - 1.
     """
     check_decoder(writer.autoencoder, options.decoder)
-    score = score or SoundnessScore(writer.autoencoder, writer.diffusion, writer.reader, options.guidance_scale)
-    draw = partial(draw_candidates, writer, options, _Steps(on_step))
+    score = SoundnessScore(writer.autoencoder, writer.diffusion, writer.reader, options.guidance_scale)
+    draw = partial(_draw_candidates, writer, options, _Steps(on_step))
     several_by_label = options.choose == "label" and options.candidates > 1
+    by_label = [several_by_label and source is None for source in request.sources]
     kept: dict[int, Sample] = {}
-    for by_label in (False, True):
-        rows = [row for row, own in enumerate(request.sources) if (several_by_label and own is None) == by_label]
-        if not rows:
-            continue
+    for label_decides in sorted(set(by_label)):
+        rows = [row for row, own in enumerate(by_label) if own == label_decides]
         part = request.part(rows)
-        if by_label:
+        if label_decides:
             samples = first_with_label(part, options, draw, writer.check)
         else:
             samples = soundest(part, options, draw, score, writer.check)
@@ -75,7 +60,7 @@ def generate_samples(
     return [kept[row] for row in range(len(request))]
 
 
-def draw_candidates(
+def _draw_candidates(
     writer: Writer, options: SamplingOptions, steps: "_Steps", request: Request, numbers: Sequence[int]
 ) -> list[list[Candidate]]:
     """Each sample's candidates of these numbers, [sample][candidate]. Number 0 has the sample's own seed.
@@ -97,16 +82,15 @@ def draw_candidates(
             one.length = length
     # Short texts come back from their latents better than long ones: candidates that are compared by that get one
     # length, or the choice would be for brevity.
-    for own, source in zip(candidates, request.sources, strict=True):
-        if source is None:
-            for one in own:
-                one.length = own[0].length
+    for one in every:
+        if request.sources[one.sample] is None:
+            one.length = candidates[one.sample][0].length
 
     # Latents. Samples of like length share a batch, so that little of it is padding. Samples without a condition are
     # apart, because they stop at a time of their own.
     every_by_length = sorted(every, key=lambda one: one.length)
     free = [pair == (None, None) for pair in zip(request.labels, request.sources, strict=True)]
-    groups = [[one for one in every_by_length if free[one.sample] == wanted] for wanted in (False, True)]
+    groups = ([one for one in every_by_length if free[one.sample] == wanted] for wanted in (False, True))
     batches = [batch for group in groups for batch in _batches(group, writer.batch_size)]
     steps.total += len(batches) * options.num_inference_steps
     for batch in batches:

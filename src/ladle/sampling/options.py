@@ -16,11 +16,9 @@ class LatentDraw(Config):
     noise_scale: float = Field(1.0, ge=0, le=2)
     """Scale of the noise that the stochastic samplers add at each step, 0 to 2. 1 is the noise that the model was
     trained for. Below 1 texts are more typical and less varied. 0 adds no noise."""
-
     length_temperature: float = Field(1.0, ge=0, le=2)
     """How freely the number of latents is drawn, 0 to 2. 1 draws lengths as often as the model finds them likely. 0
     always takes the likeliest length."""
-
     stop_time: float = Field(0.0, ge=0, lt=1)
     """Diffusion time whose estimate of the latents is decoded, from 0 to below 1. 0 goes on to the end. A
     higher value leaves more of the wording to the decoder."""
@@ -31,43 +29,31 @@ class SamplingOptions(Config):
 
     sampler: str = "dpmpp_2m_sde"
     """Solver that turns noise into latents: ddpm, ddim, heun, dpmpp_2m or dpmpp_2m_sde."""
-
     num_inference_steps: int = Field(32, ge=1)
     """Steps of the solver for each sample, from 1. More steps take longer and err less."""
-
     grid: Literal["time", "log_snr", "logit_normal"] = "time"
     """What the steps are even in: diffusion time, log-SNR, or quantiles of logit-normal times."""
-
     guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     """How strongly the condition is followed, from 0. 1 is off. 0 ignores the condition."""
-
     candidates: int = Field(1, ge=1)
     """How many texts are drawn for each text that is kept, from 1. 1 keeps what is drawn."""
-
     choose: Literal["sound", "label"] = "sound"
     """Which candidate is kept. sound: the one whose words go together best, with a source also near to the source and
     to the other candidates. label: the first one that is what its label says, which takes fewer draws."""
-
     label_confidence: float = Field(0.5, ge=0, le=1)
     """How likely a text must be what its label says to count as that, 0 to 1. 0 accepts every text."""
-
     decoder: Literal["autoregressive", "parallel"] = "autoregressive"
     """Which of the model's decoders turns latents into words. The parallel decoder is faster and less fluent."""
-
     temperature: float = Field(0.0, ge=0, le=2)
     """How freely the decoder draws words, 0 to 2. 0 takes the likeliest word. 1 draws words as often as the decoder
     finds them likely."""
-
     top_p: float = Field(1.0, gt=0, le=1)
     """Words are drawn among the likeliest words that have this probability together, from above 0 to 1. 1 draws among
     all words."""
-
     num_beams: int = Field(1, ge=1)
     """Beams of a search for the likeliest text, from 1. 1 does not search. More need temperature 0."""
-
     conditional: LatentDraw = LatentDraw()
     """How latents are drawn for samples that have a label or a source."""
-
     unconditional: LatentDraw = LatentDraw()
     """How latents are drawn for samples that have neither. Nothing guides them, so their estimates are certain later
     than with a condition, and other values suit them."""
@@ -86,8 +72,7 @@ class SamplingOptions(Config):
                 holds for samples with and without a condition. `conditional` and `unconditional` take a dict of such
                 names, which goes before a name that holds for both.
 
-        Raises:
-            UserError: an unknown name (with the nearest valid one) or a value out of range.
+        Raises UserError: an unknown name (with the nearest valid one) or a value out of range.
         """
         given = {name: value for name, value in overrides.items() if value is not None}
         names = [*self.flat_fields(), "conditional", "unconditional"]

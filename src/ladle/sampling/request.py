@@ -51,15 +51,12 @@ class Request:
         """Lists of equal length. A single label or source serves all samples. `seed` is the first of seeds that count
         up. Without `seed` and `seeds` the first one is drawn.
 
-        Raises:
-            UserError: lengths that disagree, none asked for, both `seed` and `seeds`.
+        Raises UserError: lengths that disagree, none asked for, both `seed` and `seeds`.
         """
         if seed is not None and seeds is not None:
             raise UserError("both seed and seeds are given: give one of them")
         given: dict[str, Any] = {"seeds": seeds, "label": label, "source": source}
-        lists: dict[str, list[Any]] = {
-            name: list(x) for name, x in given.items() if x is not None and not isinstance(x, str)
-        }
+        lists: dict[str, list[Any]] = {k: list(x) for k, x in given.items() if x is not None and not isinstance(x, str)}
         counts = {"num_samples": num_samples} if num_samples is not None else {}
         counts |= {name: len(values) for name, values in lists.items()}
         if len(set(counts.values())) > 1:
@@ -93,13 +90,7 @@ def fresh_seed(count: int) -> int:
 class Conditions:
     """Conditions of all samples of a request. Each distinct source is encoded once.
 
-    Args:
-        request: what is asked for.
-        diffusion: on its device, in eval mode.
-        reader: of the source texts.
-
-    Raises:
-        UserError: an unknown label, a source where the model takes none.
+    Raises UserError: an unknown label, a source where the model takes none.
     """
 
     def __init__(self, request: Request, diffusion: LatentDiffusionModel, reader: SourceReader):

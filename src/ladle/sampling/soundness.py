@@ -1,5 +1,6 @@
 """How well does a text go together, and how like is it to others? What candidates are chosen by."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -91,9 +92,7 @@ def soundness(
     Args:
         autoencoder, diffusion: in eval mode; the decoder should be adapted to estimates.
         tokens: input_ids and attention_mask, [B, S].
-        raw: conditions of the rows.
         noise: one stream a row; of one seed for texts that are to be compared.
-        guidance_scale: as in sampling.
         time: diffusion time in (0, 1].
     """
     z0 = autoencoder.encode(**tokens)
@@ -113,9 +112,7 @@ def likeness_to_others(candidates: Sequence[str]) -> list[float]:
     from sacrebleu.metrics import BLEU
 
     metric = BLEU(effective_order=True)
-    counts: dict[str, int] = {}
-    for text in candidates:
-        counts[text] = counts.get(text, 0) + 1
+    counts = Counter(candidates)
     texts = [text for text in counts if text.strip()]
 
     def value(text: str) -> float:

@@ -7,7 +7,9 @@ import torch
 
 from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.latents import Latents
+from ladle.data.stores import length_order
 from ladle.errors import UserError
+from ladle.layers import lengths_to_mask
 from ladle.sampling.options import SamplingOptions
 from ladle.seeding import SampleNoise
 
@@ -33,20 +35,15 @@ def decode_texts(
     """One text for each element of `latents`, [L, D] each, in their order.
 
     Args:
-        autoencoder: in eval mode.
         latents: normalised; the numbers of latents L may differ.
-        decoder: `autoregressive` (also when None) or `parallel`.
-        batch_size: texts at once.
+        decoder: `autoregressive` (also when None) or `parallel`; UserError where the model has no parallel decoder.
         noise: the texts' own random streams to draw words with.
         how: options of `TextAutoencoder.decode`.
-
-    Raises:
-        UserError: `parallel` asked of a model that has no parallel decoder.
     """
     check_decoder(autoencoder, decoder)
     device = next(autoencoder.parameters()).device
     texts = [""] * len(latents)
-    order = sorted(range(len(latents)), key=lambda row: -len(latents[row]))
+    order = length_order(latents)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         streams = {} if noise is None else {"noise": SampleNoise.join([noise[row] for row in rows])}
@@ -66,4 +63,4 @@ def padded(parts: Sequence[torch.Tensor]) -> Latents:
     """[L, D] each -> Latents [B, longest L, D]."""
     values = torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
     lengths = torch.tensor([len(part) for part in parts], device=values.device)
-    return Latents(values, torch.arange(values.shape[1], device=values.device)[None, :] < lengths[:, None])
+    return Latents(values, lengths_to_mask(lengths, values.shape[1]))

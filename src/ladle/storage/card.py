@@ -17,12 +17,12 @@ as they are, so that nothing recorded is lost:
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from huggingface_hub import ModelCardData
 
-from ladle.storage.parts import ModelParts
+from ladle.storage.parts import ModelParts, list_parts
 
 TAGS = ("ladle", "latent-diffusion", "text-generation")
 COMMON_LIMITS = (
@@ -34,113 +34,81 @@ _COLUMNS = ("metric", "value", "interval", "n", "seed", "sampler", "steps", "dat
 
 
 def model_card(parts: ModelParts, *, base: str | None = None) -> str:
-    """Markdown with YAML front matter.
-
-    Args:
-        parts: the model.
-        base: the shipped model whose autoencoder this one shares on disk.
-    """
+    """Markdown with YAML front matter. base: the shipped model whose autoencoder this one shares on disk."""
     info = parts.info
-    sections = [
-        _front_matter(parts, base),
+    front_matter = ModelCardData(
+        library_name="ladle",
+        pipeline_tag="text-generation",
+        license=str(info["licence"]).lower() if info.get("licence") else None,
+        language=_many(info.get("language")) or None,
+        tags=list(dict.fromkeys([*TAGS, *_many(info.get("tags"))])),
+        base_model=base,
+    )
+    counted = [(part.name, part.what, f"{part.num_parameters:,}") for part in list_parts(parts) if part.num_parameters]
+    training = [f"recipe: `{_line(info['recipe'])}`"] if info.get("recipe") else []
+    training += [f"{key}: {_value(value)}" for key, value in info.items() if key not in _SHOWN]
+    limits = [f"Texts longer than {parts.autoencoder.config.max_tokens} tokens are cut."]
+    if parts.diffusion is not None and parts.diffusion.max_latents < parts.autoencoder.max_latents:
+        limits.append(f"It writes texts of up to {parts.diffusion.max_latents} latents.")
+    limits += [*COMMON_LIMITS, *_many(info.get("limits"))]
+    names = _many(info.get("attribution"))
+    blocks = [
+        f"---\n{front_matter}\n---",
         f"# {_line(parts.name)}",
-        _what_it_is(parts, base),
-        "## Parts\n\n" + _table(("part", "what", "parameters"), _part_rows(parts)),
-        _training(info),
-        _figures(info.get("figures")),
-        _usage(parts),
-        "## Limits\n\n" + _bullets([*_limits(parts), *COMMON_LIMITS, *_many(info.get("limits"))]),
-        _licence(info),
+        *_what_it_is(parts, base),
+        *_section("Parts", _table(("part", "what", "parameters"), counted)),
+        *_section("Training data", _bullets(map(_data_line, _many(info.get("data"))))),
+        *_section("Training", _bullets(training)),
+        *_section("Figures", _figures(info.get("figures"))),
+        *_section("Use", *_usage(parts)),
+        *_section("Limits", _bullets(limits)),
+        *_section(
+            "Licence",
+            f"Weights: {info['licence']}." if info.get("licence") else "",
+            f"Attribution:\n\n{_bullets(names)}" if names else "",
+        ),
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    return "\n\n".join(blocks) + "\n"
 
 
-def _front_matter(parts: ModelParts, base: str | None) -> str:
-    info = parts.info
-    values: dict[str, Any] = {"library_name": "ladle", "pipeline_tag": "text-generation"}
-    if info.get("licence"):
-        values["license"] = str(info["licence"]).lower()
-    if info.get("language"):
-        values["language"] = _many(info["language"])
-    values["tags"] = list(dict.fromkeys([*TAGS, *_many(info.get("tags"))]))
-    if base is not None:
-        values["base_model"] = base
-    # A JSON text or list is YAML too, and needs no thought about quotes.
-    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
-    return "\n".join(["---", *lines, "---"])
+def _section(title: str, *blocks: str) -> list[str]:
+    """The blocks that say something, under the title; nothing where none does."""
+    told = [block for block in blocks if block]
+    return [f"## {title}", *told] if told else []
 
 
-def _what_it_is(parts: ModelParts, base: str | None) -> str:
+def _what_it_is(parts: ModelParts, base: str | None) -> Iterator[str]:
     config = parts.autoencoder.config
     kind = (
         f"one latent for every {config.bottleneck.tokens_per_latent} tokens"
         if config.bottleneck.kind == "aligned"
         else f"{config.bottleneck.num_latents} latents a text"
     )
-    lines = [str(parts.info["summary"])] if parts.info.get("summary") else []
-    lines.append(
+    copied = config.backbone.pretrained
+    if parts.info.get("summary"):
+        yield str(parts.info["summary"])
+    yield (
         f"A text autoencoder of [Ladle](https://pypi.org/project/ladle/): up to {config.max_tokens} tokens, {kind}, "
         f"{config.bottleneck.latent_dim} channels each."
+        + (f" Its encoder-decoder was `{copied}`, of which it holds a copy." if copied else "")
     )
-    if config.backbone.pretrained:
-        lines[-1] += f" Its encoder-decoder was `{config.backbone.pretrained}`, of which it holds a copy."
     if parts.diffusion is not None:
         condition = parts.diffusion.condition.config
         given = [f"a label ({', '.join(map(_line, condition.labels))})"] if condition.labels else []
         given += ["a source text"] if condition.source else []
-        lines.append(
+        yield (
             f"A diffusion model over those latents ({parts.diffusion.config.prediction}-prediction, "
             f"{parts.diffusion.config.schedule.kind} schedule); conditions: {' and '.join(given) or 'none'}."
         )
     if base is not None:
-        lines.append(f"Its autoencoder is that of `{base}`, with which it is installed: it does not load without it.")
-    return "\n\n".join(lines)
-
-
-def _part_rows(parts: ModelParts) -> list[tuple[str, str, str]]:
-    autoencoder, diffusion = parts.autoencoder, parts.diffusion
-    config = autoencoder.config
-    backbone = autoencoder.backbone.model
-    vocabulary = len(autoencoder.backbone.tokenizer)
-    rows = [
-        ("backbone", f"{type(backbone).__name__}, {vocabulary:,} tokens", _count(backbone)),
-        ("bottleneck", f"{config.bottleneck.kind}, and the normaliser", _count(autoencoder.bottleneck)),
-    ]
-    if autoencoder.parallel_decoder is not None:
-        layers = config.parallel_layers
-        rows.append(("parallel decoder", f"layers: {layers}", _count(autoencoder.parallel_decoder)))
-    if diffusion is not None:
-        denoiser = diffusion.config.denoiser
-        what = f"width {denoiser.width}, layers: {denoiser.num_layers}, {denoiser.kind}"
-        rows.append(("denoiser", what, _count(diffusion.denoiser)))
-        if any(True for _ in diffusion.condition.parameters()):
-            condition = diffusion.condition.config
-            kinds = {"label": condition.labels, "source": condition.source}
-            what = ", ".join(name for name, there in kinds.items() if there)
-            rows.append(("condition encoder", what, _count(diffusion.condition)))
-        if diffusion.length is not None:
-            rows.append(("length model", f"1 to {diffusion.max_latents} latents", _count(diffusion.length)))
-    return rows
-
-
-def _training(info: Mapping[str, Any]) -> str:
-    blocks = []
-    data = [_data_line(item) for item in _many(info.get("data"))]
-    if data:
-        blocks.append("## Training data\n\n" + _bullets(data))
-    recipe = [f"recipe: `{_line(info['recipe'])}`"] if info.get("recipe") else []
-    recipe += [f"{key}: {_value(value)}" for key, value in info.items() if key not in _SHOWN]
-    if recipe:
-        blocks.append("## Training\n\n" + _bullets(recipe))
-    return "\n\n".join(blocks)
+        yield f"Its autoencoder is that of `{base}`, with which it is installed: it does not load without it."
 
 
 def _data_line(item: Any) -> str:
     if not isinstance(item, Mapping):
         return str(item)
-    head = f"**{_line(item.get('name', 'unnamed'))}**"
     rest = [f"{key}: {_value(value)}" for key, value in item.items() if key != "name"]
-    return "; ".join([head, *rest])
+    return "; ".join([f"**{_line(item.get('name', 'unnamed'))}**", *rest])
 
 
 def _figures(figures: Any) -> str:
@@ -150,57 +118,36 @@ def _figures(figures: Any) -> str:
         figures = [{"metric": k} | (dict(v) if isinstance(v, Mapping) else {"value": v}) for k, v in figures.items()]
     others = [key for row in figures for key in row if key not in _COLUMNS]
     used = [key for key in dict.fromkeys([*_COLUMNS, *others]) if any(key in row for row in figures)]
-    return "## Figures\n\n" + _table(used, [[_value(row.get(key, "")) for key in used] for row in figures])
+    return _table(used, [[_value(row.get(key, "")) for key in used] for row in figures])
 
 
-def _usage(parts: ModelParts) -> str:
+def _usage(parts: ModelParts) -> Iterator[str]:
     name, diffusion = _line(parts.name), parts.diffusion
-    shell = [f"ladle inspect --model {name}", f"ladle reconstruct --model {name} texts.txt -o -"]
-    python = ["from ladle import LatentDiffusion", "", f"model = LatentDiffusion.from_pretrained({_quoted(name)})"]
+    ways = []  # options of `ladle sample`, arguments of `generate`
     if diffusion is not None:
-        shell.insert(0, f"ladle sample --model {name} -n 8 --seed 0 -o samples.jsonl")
-        python.append("model.generate(num_samples=8, seed=0)")
+        ways.append(("-n 8 --seed 0", "num_samples=8, seed=0"))
+        if diffusion.condition.config.source:
+            ways.append(("--source sources.txt", 'source=["a source text"]'))
         if diffusion.condition.config.labels:
             label = _quoted(diffusion.condition.config.labels[0])
-            shell.insert(1, f"ladle sample --model {name} -n 8 --label {label} -o samples.jsonl")
-            python.append(f"model.generate(num_samples=8, label={label})")
-        if diffusion.condition.config.source:
-            shell.insert(1, f"ladle sample --model {name} --source sources.txt -o samples.jsonl")
-            python.append('model.generate(source=["a source text"])')
+            ways.append((f"-n 8 --label {label}", f"num_samples=8, label={label}"))
+    shell = [f"ladle sample --model {name} {options} -o samples.jsonl" for options, _ in ways]
+    shell += [f"ladle inspect --model {name}", f"ladle reconstruct --model {name} texts.txt -o -"]
+    python = ["from ladle import LatentDiffusion", "", f"model = LatentDiffusion.from_pretrained({_quoted(name)})"]
+    python += [f"model.generate({arguments})" for _, arguments in ways]
     python += ['z = model.encode(["a text"])', "model.decode(z)"]
-    where = f"`{name}` is the model's name if it comes with Ladle, else the path of this folder or its id on the hub."
-    blocks = ["```sh\n" + "\n".join(shell) + "\n```", "```python\n" + "\n".join(python) + "\n```"]
-    return "\n\n".join(["## Use", where, *blocks, _defaults(parts)])
-
-
-def _defaults(parts: ModelParts) -> str:
-    sampling = parts.sampling
-    bound, free = sampling.conditional, sampling.unconditional
-    if parts.diffusion is None:
-        return ""
-    return (
-        f"Sampled by default with `{sampling.sampler}`, {sampling.num_inference_steps} steps (even in {sampling.grid}),"
-        f" guidance scale {sampling.guidance_scale:g}, noise scale {bound.noise_scale:g} and stop at diffusion time"
-        f" {bound.stop_time:g} ({free.noise_scale:g} and {free.stop_time:g} without a condition),"
-        f" {sampling.decoder} decoder."
-    )
-
-
-def _limits(parts: ModelParts) -> Iterable[str]:
-    yield f"Texts longer than {parts.autoencoder.config.max_tokens} tokens are cut."
-    if parts.diffusion is not None and parts.diffusion.max_latents < parts.autoencoder.max_latents:
-        yield f"It writes texts of up to {parts.diffusion.max_latents} latents."
-
-
-def _licence(info: Mapping[str, Any]) -> str:
-    lines = [f"Weights: {info['licence']}."] if info.get("licence") else []
-    names = _many(info.get("attribution"))
-    if names:
-        lines.append("Attribution:\n\n" + _bullets(names))
-    return "## Licence\n\n" + "\n\n".join(lines) if lines else ""
-
-
-# ---------------------------------------------------------------------------------------------------- Markdown
+    yield f"`{name}` is the model's name if it comes with Ladle, else the path of this folder or its id on the hub."
+    yield "\n".join(["```sh", *shell, "```"])
+    yield "\n".join(["```python", *python, "```"])
+    if diffusion is not None:
+        sampling = parts.sampling
+        bound, free = sampling.conditional, sampling.unconditional
+        yield (
+            f"Sampled by default with `{sampling.sampler}`, {sampling.num_inference_steps} steps (even in"
+            f" {sampling.grid}), guidance scale {sampling.guidance_scale:g}, noise scale {bound.noise_scale:g} and stop"
+            f" at diffusion time {bound.stop_time:g} ({free.noise_scale:g} and {free.stop_time:g} without a condition),"
+            f" {sampling.decoder} decoder."
+        )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -234,7 +181,3 @@ def _line(value: Any) -> str:
 def _quoted(value: str) -> str:
     """A text in double quotes, as both Python and (short of `$`) a shell read it."""
     return json.dumps(_line(value), ensure_ascii=False)
-
-
-def _count(module: nn.Module) -> str:
-    return f"{sum(parameter.numel() for parameter in module.parameters()):,}"

@@ -26,18 +26,9 @@ from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError, first_line
 from ladle.evaluation.judge import Judge
 from ladle.storage.card import model_card
-from ladle.storage.names import RECORD, resolve_model, shipped_model
+from ladle.storage.names import RECORD, resolve_model, shipped_models, shipped_names
 from ladle.storage.parts import ModelParts
-from ladle.storage.record import (
-    BaseReference,
-    ModelRecord,
-    autoencoder_digest,
-    check_files,
-    hash_files,
-    read_record,
-    refuse_pickles,
-    write_record,
-)
+from ladle.storage.record import BaseReference, ModelRecord, autoencoder_digest, check_files, hash_files, read_record
 from ladle.storage.tensors import (
     WEIGHTS,
     fill,
@@ -47,9 +38,8 @@ from ladle.storage.tensors import (
     save_language_model,
     save_tensors,
     stored,
-    write_tensors,
 )
-from ladle.storage.writing import atomic_folder
+from ladle.storage.writing import atomic_folder, atomic_json
 from ladle.version import __version__
 
 CHANGES = "autoencoder_changes.safetensors"
@@ -61,25 +51,14 @@ AUTOENCODER_PARTS = {"bottleneck": ("bottleneck.", "normaliser."), "parallel_dec
 DIFFUSION_PARTS = {"denoiser": ("denoiser.",), "condition": ("condition.", "length.")}
 
 
-# ----------------------------------------------------------------------------------------------------- saving
-
-
 def save_parts(
-    parts: ModelParts,
-    folder: str | Path,
-    *,
-    dtype: torch.dtype | None = None,
-    base: str | None = None,
-    shipped: Path | None = None,
+    parts: ModelParts, folder: str | Path, *, dtype: torch.dtype | None = None, base: str | None = None
 ) -> None:
     """Write a model folder, whole or not at all. An earlier model folder of that name is replaced.
 
     Args:
-        parts: the model, on any device.
-        folder: where to.
         dtype: float type of the stored weights: float32 (default), float16 or bfloat16. The normaliser stays float32.
         base: a shipped model; the autoencoder's tensors that equal its own, as stored, are left out.
-        shipped: folder of the shipped models, the package's own when None.
 
     Raises:
         UserError: `folder` is a file or a folder that holds no model; no such `base`, or one with another backbone or
@@ -92,42 +71,35 @@ def save_parts(
     if dtype not in DTYPES.values():
         raise ValueError(f"weights are stored as {', '.join(DTYPES)}, not as {dtype}")
     json.dumps(parts.info)  # before anything is written
-    reference, changes = (None, {}) if base is None else _changes(parts.autoencoder, base, dtype, shipped)
+    backbone, diffusion, encoder = parts.autoencoder.backbone, parts.diffusion, parts.source_encoder
+    reference, changes = (None, {}) if base is None else _changes(parts.autoencoder, base, dtype)
     with atomic_folder(folder, marker=RECORD) as new:
         if reference is None:
-            backbone = parts.autoencoder.backbone
             save_language_model(backbone.model, backbone.tokenizer, new, BACKBONE, dtype)
             _save_groups(parts.autoencoder, AUTOENCODER_PARTS, new, dtype)
         elif changes:
-            write_tensors(changes, new / CHANGES)
-        if parts.diffusion is not None:
-            _save_groups(parts.diffusion, DIFFUSION_PARTS, new, dtype)
-        if parts.source_encoder is not None:
-            encoder = parts.source_encoder
+            save_tensors(changes, new / CHANGES, dtype)
+        if diffusion is not None:
+            _save_groups(diffusion, DIFFUSION_PARTS, new, dtype)
+        if encoder is not None:
             save_language_model(encoder.model, encoder.tokenizer, new, SOURCE_ENCODER, dtype)
         if parts.judge is not None:
             parts.judge.save(new / JUDGE)
-        write_record(_record(parts, dtype, reference, hash_files(new)), new)
+        record = ModelRecord(
+            ladle=__version__,
+            name=parts.name,
+            dtype=str(dtype).removeprefix("torch."),
+            base=reference,
+            autoencoder=parts.autoencoder.config,
+            diffusion=None if diffusion is None else diffusion.config,
+            condition=ConditionConfig() if diffusion is None else diffusion.condition.config,
+            max_latents=None if diffusion is None else diffusion.max_latents,
+            sampling=parts.sampling,
+            info=parts.info,
+            files=hash_files(new),
+        )
+        atomic_json(new / RECORD, record.model_dump(mode="json"))
         (new / "README.md").write_text(model_card(parts, base=base), encoding="utf-8")
-
-
-def _record(
-    parts: ModelParts, dtype: torch.dtype, reference: BaseReference | None, files: dict[str, str]
-) -> ModelRecord:
-    diffusion = parts.diffusion
-    return ModelRecord(
-        ladle=__version__,
-        name=parts.name,
-        dtype=str(dtype).removeprefix("torch."),
-        base=reference,
-        autoencoder=parts.autoencoder.config,
-        diffusion=None if diffusion is None else diffusion.config,
-        condition=ConditionConfig() if diffusion is None else diffusion.condition.config,
-        max_latents=None if diffusion is None else diffusion.max_latents,
-        sampling=parts.sampling,
-        info=parts.info,
-        files=files,
-    )
 
 
 def _save_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folder: Path, dtype: torch.dtype) -> None:
@@ -142,11 +114,9 @@ def _save_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folde
             save_tensors(group, folder / name / WEIGHTS, dtype)
 
 
-def _changes(
-    autoencoder: TextAutoencoder, base: str, dtype: torch.dtype, shipped: Path | None
-) -> tuple[BaseReference, dict[str, Tensor]]:
+def _changes(autoencoder: TextAutoencoder, base: str, dtype: torch.dtype) -> tuple[BaseReference, dict[str, Tensor]]:
     """What tells `autoencoder` from that of the shipped model `base`."""
-    record, original = _load_base(base, shipped)
+    record, original = _load_base(base)
     ours, theirs = autoencoder.backbone, original.backbone
     if (
         ours.model.config.model_type != theirs.model.config.model_type
@@ -162,37 +132,34 @@ def _changes(
     return BaseReference(name=base, digest=autoencoder_digest(record)), changes
 
 
-# ---------------------------------------------------------------------------------------------------- loading
-
-
-def load_parts(name_or_path: str | Path, *, shipped: Path | None = None) -> ModelParts:
-    """Read a model: on the CPU, in float32, in evaluation mode. Random generators are left as they were.
-
-    Args:
-        name_or_path: as for `resolve_model`.
-        shipped: folder of the shipped models, the package's own when None.
+def load_parts(name_or_path: str | Path) -> ModelParts:
+    """Read a model, called as for `resolve_model`: on the CPU, in float32, in evaluation mode. Random generators are
+    left as they were.
 
     Raises:
         UserError: no such model; a file of it is missing, cut short, of the wrong shape, not the one that was saved,
             or may hold a pickle; model.json is malformed or of an unknown format; its base is not installed as it was.
     """
-    folder = resolve_model(name_or_path, shipped=shipped)
+    folder = resolve_model(name_or_path)
     record = read_record(folder)
-    refuse_pickles(folder)
     check_files(folder, record, weights=False)
     with torch.random.fork_rng(devices=[]):
-        autoencoder = _load_autoencoder(folder, record, shipped)
-        source_encoder = _load_source_encoder(folder, record)
+        if record.base is None:
+            autoencoder = _load_autoencoder(folder, record)
+        else:
+            autoencoder = _load_on_base(folder, record, record.base)
+        source_encoder = None
+        if record.holds(SOURCE_ENCODER[0]):
+            source_encoder = SourceEncoder(*load_language_model(folder, SOURCE_ENCODER, auto_class)).eval()
         diffusion = _load_diffusion(folder, record, autoencoder, source_encoder)
     # After the shapes, so that a wrong one is called by its name.
     check_files(folder, record, weights=True)
-    judge = _load_judge(folder, record)
+    remedy = "copy or download the model folder again"
+    judge = Judge.load(folder / JUDGE, remedy) if record.holds(JUDGE) else None
     return ModelParts(record.name, autoencoder, diffusion, record.sampling, record.info, judge, source_encoder)
 
 
-def _load_autoencoder(folder: Path, record: ModelRecord, shipped: Path | None) -> TextAutoencoder:
-    if record.base is not None:
-        return _load_on_base(folder, record, record.base, shipped)
+def _load_autoencoder(folder: Path, record: ModelRecord) -> TextAutoencoder:
     from transformers import AutoModelForSeq2SeqLM
 
     model, tokenizer = load_language_model(folder, BACKBONE, lambda config: AutoModelForSeq2SeqLM)
@@ -203,14 +170,8 @@ def _load_autoencoder(folder: Path, record: ModelRecord, shipped: Path | None) -
     return autoencoder
 
 
-def _load_source_encoder(folder: Path, record: ModelRecord) -> SourceEncoder | None:
-    if not any(name.startswith(f"{SOURCE_ENCODER[0]}/") for name in record.files):
-        return None
-    return SourceEncoder(*load_language_model(folder, SOURCE_ENCODER, auto_class)).eval()
-
-
-def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference, shipped: Path | None) -> TextAutoencoder:
-    installed, original = _load_base(reference.name, shipped, wanted_by=folder)
+def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference) -> TextAutoencoder:
+    installed, original = _load_base(reference.name, wanted_by=folder)
     if autoencoder_digest(installed) != reference.digest:
         raise UserError(
             f"{folder / RECORD}: built on another '{reference.name}' (digest {reference.digest}) than is installed "
@@ -219,9 +180,7 @@ def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference, s
     path = folder / CHANGES
     changes = read_tensors(path) if CHANGES in record.files else {}
     original.backbone.max_tokens = record.autoencoder.max_tokens
-    inherited = {
-        name: tensor.detach().clone() for name, tensor in live_tensors(original).items() if name not in changes
-    }
+    inherited = {name: t.detach().clone() for name, t in live_tensors(original).items() if name not in changes}
     with _saying_unfit(folder):
         autoencoder = TextAutoencoder(record.autoencoder, original.backbone).eval()
     targets = autoencoder.state_dict(keep_vars=True)
@@ -231,15 +190,15 @@ def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference, s
     return autoencoder
 
 
-def _load_base(name: str, shipped: Path | None, wanted_by: Path | None = None) -> tuple[ModelRecord, TextAutoencoder]:
-    try:
-        folder = shipped_model(name, shipped)
-    except UserError as error:
-        raise UserError(f"{wanted_by / RECORD}: {error}; upgrade ladle" if wanted_by else str(error)) from None
+def _load_base(name: str, wanted_by: Path | None = None) -> tuple[ModelRecord, TextAutoencoder]:
+    folder = shipped_models().get(name)
+    if folder is None:
+        missing = f"there is no shipped model '{name}' (shipped: {shipped_names()})"
+        raise UserError(f"{wanted_by / RECORD}: {missing}; upgrade ladle" if wanted_by else missing)
     record = read_record(folder)
     if record.base is not None:
         raise UserError(f"'{name}' is built on '{record.base.name}' itself; a base must be complete")
-    return record, load_parts(folder, shipped=shipped).autoencoder
+    return record, load_parts(folder).autoencoder
 
 
 def _load_diffusion(
@@ -260,12 +219,6 @@ def _load_diffusion(
     return diffusion
 
 
-def _load_judge(folder: Path, record: ModelRecord) -> Judge | None:
-    if not any(name.startswith(f"{JUDGE}/") for name in record.files):
-        return None
-    return Judge.load(folder / JUDGE, remedy="copy or download the model folder again")
-
-
 def _load_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folder: Path) -> None:
     tensors = module.state_dict(keep_vars=True)
     for name, prefixes in groups.items():
@@ -273,9 +226,6 @@ def _load_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folde
         if group:
             path = folder / name / WEIGHTS
             fill(group, read_tensors(path), path)
-
-
-# ---------------------------------------------------------------------------------------------------- helpers
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:

@@ -6,38 +6,33 @@ from importlib import resources
 from pathlib import Path
 
 from ladle.config import nearest
-from ladle.errors import UserError
+from ladle.errors import UserError, first_line
 from ladle.storage.writing import recover_folder
 
+SHIPPED = Path(str(resources.files("ladle"))) / "models"
 RECORD = "model.json"  # what makes a folder a model folder
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ("*.safetensors", "*.json", "*.md")  # all that a model folder holds; no pickle is ever fetched
 
 
-def shipped_models(shipped: Path | None = None) -> dict[str, Path]:
-    """Names and folders of the models in `shipped`, by default those inside the package (`ladle/models/`)."""
-    root = Path(str(resources.files("ladle"))) / "models" if shipped is None else shipped
-    if not root.is_dir():
-        return {}
-    return {path.name: path for path in sorted(root.iterdir()) if (path / RECORD).is_file()}
+def shipped_models() -> dict[str, Path]:
+    """Names and folders of the models that come with Ladle."""
+    return {record.parent.name: record.parent for record in sorted(SHIPPED.glob(f"*/{RECORD}"))}
 
 
-def resolve_model(
-    name_or_path: str | os.PathLike[str], *, revision: str | None = None, shipped: Path | None = None
-) -> Path:
+def resolve_model(name_or_path: str | os.PathLike[str], *, revision: str | None = None) -> Path:
     """The folder of a model. Of a run's folder, the finished model in it (`final/`).
 
     Args:
         name_or_path: a path; else the name of a shipped model; else a hub id `owner/name`, which is downloaded. A
             folder that has a shipped model's name and holds no model (a data folder, say) does not hide the model.
         revision: branch, tag or commit of a model on the hub; its main branch when None.
-        shipped: the folder of shipped models, the package's own when None.
 
     Raises:
         UserError: there is no such model (with the nearest shipped name), or it cannot be downloaded; a revision of a
             model that is not on the hub.
     """
-    folder = _local_model(os.fspath(name_or_path), shipped)
+    folder = _local_model(os.fspath(name_or_path))
     if folder is None:
         return _download(os.fspath(name_or_path), revision)
     if revision is not None:
@@ -45,11 +40,11 @@ def resolve_model(
     return folder
 
 
-def _local_model(name: str, shipped: Path | None) -> Path | None:
+def _local_model(name: str) -> Path | None:
     """The folder of a model that is here, None for a hub id."""
     if not name.strip():
-        raise UserError(f"no model is given; give a folder, a hub id or a shipped model ({_shipped_names(shipped)})")
-    path, known = Path(name), shipped_models(shipped)
+        raise UserError(f"no model is given; give a folder, a hub id or a shipped model ({shipped_names()})")
+    path, known = Path(name), shipped_models()
     for folder in (path, path / "final"):
         if not folder.exists():
             recover_folder(folder)
@@ -67,16 +62,9 @@ def _local_model(name: str, shipped: Path | None) -> Path | None:
     raise UserError(f"no model '{name}': neither a folder nor a shipped model; {hint}")
 
 
-def shipped_model(name: str, shipped: Path | None = None) -> Path:
-    """The folder of a shipped model by its name alone. Raises UserError when there is none."""
-    known = shipped_models(shipped)
-    if name not in known:
-        raise UserError(f"there is no shipped model '{name}' (shipped: {_shipped_names(shipped)})")
-    return known[name]
-
-
-def _shipped_names(shipped: Path | None) -> str:
-    return ", ".join(shipped_models(shipped)) or "none in this installation"
+def shipped_names() -> str:
+    """The names of the shipped models, for a message."""
+    return ", ".join(shipped_models()) or "none in this installation"
 
 
 def _download(hub_id: str, revision: str | None) -> Path:
@@ -85,5 +73,5 @@ def _download(hub_id: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES)))
     except Exception as error:  # of many kinds: no such repository, no network, no space, offline mode
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"no model '{hub_id}': no such folder, and not to be had from the hub: {reason[0]}") from None
+        reason = first_line(error)
+        raise UserError(f"no model '{hub_id}': no such folder, and not to be had from the hub: {reason}") from None

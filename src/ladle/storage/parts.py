@@ -1,7 +1,10 @@
 """Everything that a model folder holds, in memory."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.conditioning.config import ConditionConfig
@@ -32,3 +35,48 @@ class ModelParts:
         """What turns source texts into the denoiser's memory."""
         condition = ConditionConfig() if self.diffusion is None else self.diffusion.condition.config
         return SourceReader(self.autoencoder, condition, self.source_encoder)
+
+
+class Part(NamedTuple):
+    """What the card and `ladle inspect` list. folder: where it is kept; None: in that of the part before."""
+
+    name: str
+    folder: str | None
+    what: str
+    module: nn.Module | None
+
+    @property
+    def num_parameters(self) -> int:
+        """Tied ones once."""
+        return 0 if self.module is None else sum(parameter.numel() for parameter in self.module.parameters())
+
+
+def list_parts(parts: ModelParts) -> Iterator[Part]:
+    """The autoencoder's parts, then those of the diffusion model where there is one."""
+    autoencoder, diffusion = parts.autoencoder, parts.diffusion
+    backbone, config = autoencoder.backbone, autoencoder.config
+    bottleneck = config.bottleneck
+    shape = f"{bottleneck.tokens_per_latent} tokens" if bottleneck.kind == "aligned" else "learned queries"
+    what = f"{type(backbone.model).__name__}, {len(backbone.tokenizer):,} tokens"
+    yield Part("backbone", "backbone", what, backbone.model)
+    yield Part("tokenizer", "tokenizer", "", None)
+    yield Part("bottleneck", "bottleneck", f"{bottleneck.kind}, {shape} to a latent", autoencoder.bottleneck)
+    if autoencoder.parallel_decoder is not None:
+        layers = f"layers: {config.parallel_layers}"
+        yield Part("parallel decoder", "parallel_decoder", layers, autoencoder.parallel_decoder)
+    if diffusion is None:
+        return
+    network, condition = diffusion.config.denoiser, diffusion.condition.config
+    sizes = f"layers: {network.num_layers}, width {network.width}"
+    what = f"{network.kind}, {sizes}, {diffusion.config.prediction}-prediction"
+    yield Part("denoiser", "denoiser", what, diffusion.denoiser)
+    kinds = {"label": condition.labels, "source": condition.source}
+    given = ", ".join(name for name, there in kinds.items() if there)
+    yield Part("condition encoder", "condition", given, diffusion.condition)
+    if diffusion.length is not None:
+        yield Part("length model", None, f"1 to {diffusion.max_latents} latents", diffusion.length)
+
+
+def count_parameters(parts: ModelParts) -> int:
+    """Of the autoencoder and, where there is one, the diffusion model."""
+    return sum(part.num_parameters for part in list_parts(parts))

@@ -5,7 +5,6 @@ Nothing but JSON, Markdown and safetensors is read from a model folder; one that
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -18,7 +17,6 @@ from ladle.diffusion.model import DiffusionConfig
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
 from ladle.storage.names import RECORD
-from ladle.storage.writing import atomic_json
 
 FORMAT: Literal[2] = 2
 AUTOENCODER_FOLDERS = ("backbone", "tokenizer", "bottleneck", "parallel_decoder")
@@ -61,17 +59,15 @@ class ModelRecord(Config):
                 raise ValueError(f"'{name}' is not inside the model folder")
         return files
 
-
-def write_record(record: ModelRecord, folder: Path) -> None:
-    """Write model.json. Raises TypeError when `info` holds what JSON has no form for, and as `atomic_json`."""
-    atomic_json(folder / RECORD, record.model_dump(mode="json"))
+    def holds(self, folder: str) -> bool:
+        """Whether there are files in that folder of the model."""
+        return any(name.startswith(f"{folder}/") for name in self.files)
 
 
 def read_record(folder: str | Path) -> ModelRecord:
     """Read and validate model.json.
 
-    Raises:
-        UserError: no folder, no model.json in it, malformed JSON, unknown keys or values, or an unknown format.
+    Raises UserError: no folder, no model.json in it, malformed JSON, unknown keys or values, or an unknown format.
     """
     folder = Path(folder)
     path = folder / RECORD
@@ -99,10 +95,7 @@ def model_digest(folder: str | Path) -> str:
     """Sixteen hex digits that tell one model from another: its weight and tokenizer files and what they are.
 
     The name, the card, `info` and the sampling defaults do not count. The hashes are those in model.json, which
-    `load_parts` checks against the files.
-
-    Raises:
-        UserError: as `read_record`.
+    `load_parts` checks against the files. Raises UserError as `read_record`.
     """
     counted = {"files", "base", "autoencoder", "diffusion", "condition", "max_latents"}
     return _short_hash(read_record(folder).model_dump(mode="json", include=counted))
@@ -115,16 +108,18 @@ def autoencoder_digest(record: ModelRecord) -> str:
 
 def hash_files(folder: Path) -> dict[str, str]:
     """sha256 of each file under `folder`, by its path there, sorted."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def check_files(folder: Path, record: ModelRecord, *, weights: bool) -> None:
-    """Compare the files with the hashes in model.json: the weights, or all the others.
+    """Compare the files with the hashes in model.json: the weights, or all the others. No file may be a pickle, which
+    runs code when it is read.
 
-    Raises:
-        UserError: a file is missing, may not be read, or is not the one that was saved.
+    Raises UserError: a file is missing, may not be read, or is not the one that was saved.
     """
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in PICKLES and not path.is_dir():
+            raise UserError(f"{path} may run code when it is read; only safetensors are read: remove it from the model")
     for name, expected in record.files.items():
         path = folder / name
         if not path.is_file():
@@ -137,17 +132,6 @@ def check_files(folder: Path, record: ModelRecord, *, weights: bool) -> None:
             raise UserError(f"cannot read {path}: {error.strerror or error}") from None
         if found != expected:
             raise UserError(f"{path} is not the file that was saved (its sha256 differs); copy the model folder again")
-
-
-def refuse_pickles(folder: Path) -> None:
-    """Raises UserError when a file in `folder` is of a kind that runs code when it is read."""
-    for path in _files(folder):
-        if path.suffix.lower() in PICKLES:
-            raise UserError(f"{path} may run code when it is read; only safetensors are read: remove it from the model")
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    return sorted(path for path in folder.rglob("*") if not path.is_dir())
 
 
 def _sha256(path: Path) -> str:

@@ -46,17 +46,16 @@ def load_language_model(folder: Path, names: tuple[str, str], kind: Callable[[An
     is touched. kind: config -> the class of transformers' that builds it."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+    safe: dict[str, Any] = {"trust_remote_code": False}
     local: dict[str, Any] = {"local_files_only": True}
     where = folder / names[0]
     try:
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **local)
-        model = kind(config).from_config(
-            config, attn_implementation="eager", dtype=torch.float32, trust_remote_code=False
-        )
+        config = AutoConfig.from_pretrained(where, **safe, **local)
+        model = kind(config).from_config(config, attn_implementation="eager", dtype=torch.float32, **safe)
         if model.can_generate():
             model.generation_config = GenerationConfig.from_pretrained(where, **local)
         where = folder / names[1]
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **local)
+        tokenizer = AutoTokenizer.from_pretrained(where, **safe, **local)
     except Exception as error:  # transformers and tokenizers raise errors of every kind for a malformed file
         raise UserError(f"{where} cannot be read: {first_line(error)}; copy the model folder again") from None
     path = folder / names[0] / WEIGHTS
@@ -65,15 +64,10 @@ def load_language_model(folder: Path, names: tuple[str, str], kind: Callable[[An
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    """Tensors into a safetensors file, as `stored` makes them."""
-    write_tensors({name: stored(name, tensor, dtype) for name, tensor in tensors.items()}, path)
-
-
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Tensors into a safetensors file, as they are; its permissions are those of any new file."""
+    """Tensors into a safetensors file, as `stored` makes them; its permissions are those of any new file."""
     path.touch()
     mode = path.stat().st_mode
-    save_file(dict(tensors), path, metadata={"format": "pt"})
+    save_file({name: stored(name, tensor, dtype) for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
     path.chmod(mode)  # safetensors leaves a file that its owner alone may read
 
 

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 from ladle.data.files import STDIO, PathLike
 from ladle.errors import LadleError, UserError
@@ -24,14 +24,10 @@ from ladle.errors import LadleError, UserError
 # safetensors reports a full disk by an error type of its own; this is the trace of the system's error in its message.
 _FOREIGN_ERRNO = re.compile(r"(?:os error|code:)\s*(\d+)")
 
-
 _TEMPORARY = ".tmp-"  # how the name of a file begins that `write_atomically` is still writing
 
 
-# ---------------------------------------------------------------------------------------------------- writing
-
-
-def write_atomically(path: PathLike, write: Callable[[Path], None]) -> None:
+def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
     """Call `write(temporary)` on a new name in the same folder, then rename it to `path`.
 
     The temporary name keeps the ending of `path`, for writers that go by it. Missing folders are made. A path that
@@ -69,25 +65,28 @@ def clear_temporaries(folder: Path) -> None:
 def atomic_text(path: PathLike, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all. Raises as `write_atomically`."""
     data = text.encode("utf-8")
-    write_atomically(path, lambda temporary: _write_bytes(temporary, data))
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def append_text(path: PathLike, text: str) -> None:
+    """Add whole lines to the end of a file that has one writer. Raises LadleError where that fails."""
+    with _saying(Path(path)):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def atomic_json(path: PathLike, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all; NaN and infinities become null, as in JavaScript.
+    """Write `value` as indented JSON, whole or not at all; NaN and infinities become null, as in JavaScript. `-` is
+    standard output.
 
-    Raises:
-        TypeError: `value` holds something that JSON has no form for.
-        UserError, LadleError: as `write_atomically`.
+    Raises TypeError where `value` holds something that JSON has no form for, else as `write_atomically`.
     """
-    atomic_text(path, _to_json(value, indent=2) + "\n")
-
-
-def write_json(path: PathLike, value: Any) -> None:
-    """As `atomic_json`; `-` is standard output."""
-    if str(path) == STDIO:
-        print(_to_json(value, indent=2))
+    text = _to_json(value, indent=2)
+    if os.fspath(path) == STDIO:
+        print(text)
     else:
-        atomic_json(path, value)
+        atomic_text(path, f"{text}\n")
 
 
 @contextmanager
@@ -111,8 +110,10 @@ def atomic_folder(path: PathLike, *, marker: str | None = None) -> Iterator[Path
     try:
         with _saying(Path(path)):
             recover_folder(target)
-            if target.exists():
-                _check_replaceable(target, marker)
+            if target.exists() and not target.is_dir():
+                raise UserError(f"cannot write the folder {target}: a file has that name")
+            if marker is not None and target.exists() and any(target.iterdir()) and not (target / marker).exists():
+                raise UserError(f"{target} exists and holds no {marker}, so it is not replaced; give another folder")
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove(temporary)
             temporary.mkdir()
@@ -139,11 +140,10 @@ def recover_folder(path: PathLike) -> None:
     """Put the earlier folder back if a run was killed while `atomic_folder` was exchanging it. Call before reading."""
     target = Path(os.path.realpath(path))
     aside = _beside(target, "old")
-    if aside.exists():
-        if target.exists():
-            _remove(aside)
-        else:
-            os.rename(aside, target)
+    if target.exists():
+        _remove(aside)
+    elif aside.exists():
+        os.rename(aside, target)
 
 
 def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -158,38 +158,38 @@ def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
     """
     count = 0
 
-    def write_to(stream: BinaryIO, *, flush: bool = False) -> None:
+    def lines() -> Iterator[bytes]:
         nonlocal count
         for row in rows:
-            stream.write((_to_json(dict(row)) + "\n").encode("utf-8"))
+            yield (_to_json(dict(row)) + "\n").encode("utf-8")
             count += 1
-            if flush:
-                stream.flush()
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
             if os.fspath(path).endswith(".gz"):
                 with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
-                    write_to(cast(BinaryIO, packed))
+                    packed.writelines(lines())
             else:
-                write_to(file)
+                file.writelines(lines())
 
     if os.fspath(path) != STDIO:
         write_atomically(path, write)
         return count
     with _saying("standard output"):
         sys.stdout.flush()
-        write_to(sys.stdout.buffer, flush=True)  # bytes, since JSON Lines are UTF-8 whatever the terminal speaks
+        for line in lines():
+            sys.stdout.buffer.write(line)  # bytes, since JSON Lines are UTF-8 whatever the terminal speaks
+            sys.stdout.buffer.flush()
     return count
 
 
-def check_writable(path: PathLike, *, folder: bool = False) -> None:
-    """See that a file (or a folder, with what is in it) can be written, before the work begins. Leaves no trace.
+def check_writable(path: PathLike | None, *, folder: bool = False) -> None:
+    """See that a file (or a folder, with what is in it) can be written, before the work begins. Leaves no trace. None
+    is allowed: then nothing is to be written.
 
-    Raises:
-        UserError: `path` is a folder (a file), or lies where nothing can be written.
+    Raises UserError: `path` is a folder (a file), or lies where nothing can be written.
     """
-    if os.fspath(path) == STDIO and not folder:
+    if path is None or (os.fspath(path) == STDIO and not folder):
         return
     target = Path(path)
     if not folder and target.is_dir():
@@ -208,9 +208,6 @@ def check_writable(path: PathLike, *, folder: bool = False) -> None:
         raise UserError(f"cannot write {target}: {error.strerror or error}; give another place") from None
 
 
-# ---------------------------------------------------------------------------------------------------- helpers
-
-
 @contextmanager
 def _saying(target: Path | str) -> Iterator[None]:
     """Turn a failure of the disk into one line that names what could not be written, and why."""
@@ -221,30 +218,14 @@ def _saying(target: Path | str) -> Iterator[None]:
     except OSError as error:
         raise LadleError(f"cannot write {target}: {error.strerror or error}") from error
     except Exception as error:
-        reason = _foreign_reason(error)
-        if reason is None:
+        found = _FOREIGN_ERRNO.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+        if found is None:
             raise
-        raise LadleError(f"cannot write {target}: {reason}") from error
-
-
-def _foreign_reason(error: Exception) -> str | None:
-    match = _FOREIGN_ERRNO.search(str(error)) if type(error).__name__ == "SafetensorError" else None
-    return os.strerror(int(match[1])) if match else None
-
-
-def _check_replaceable(target: Path, marker: str | None) -> None:
-    if not target.is_dir():
-        raise UserError(f"cannot write the folder {target}: a file has that name")
-    if marker is not None and any(target.iterdir()) and not (target / marker).exists():
-        raise UserError(f"{target} exists and holds no {marker}, so it is not replaced; give another folder")
+        raise LadleError(f"cannot write {target}: {os.strerror(int(found[1]))}") from error
 
 
 def _beside(target: Path, ending: str) -> Path:
     return target.with_name(f".{target.name}.{ending}")
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def _flush(path: Path) -> None:

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ladle.errors import LadleError
-from ladle.storage.writing import atomic_text, clear_temporaries, write_rows
+from ladle.storage.writing import append_text, atomic_text, clear_temporaries, write_rows
 from ladle.training.trackers import Trackers
 
 
@@ -54,12 +53,7 @@ class Record:
     def row(self, values: Mapping[str, Any]) -> None:
         """Append a row; NaN and infinities become null."""
         row = {"stage": self._stage} | {key: _plain(value) for key, value in values.items()}
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise LadleError(f"cannot write {self._path}: {error.strerror or error}") from error
+        append_text(self._path, json.dumps(row) + "\n")
         self.num_rows += 1
         self._trackers.log(values, values["step"])
 
