@@ -4,6 +4,7 @@ Each condition is dropped per sample in training, so that one model samples with
 """
 
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,22 @@ LABEL_STD = 0.2
 
 
 @dataclass(frozen=True)
-class RawCondition:
+class TensorGroup:
+    """What belongs together: each field is a tensor, a dict of tensors, a group or None."""
+
+    def to(self, device: torch.device | str, **options: bool) -> Self:
+        """All tensors on `device`."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: moved(tensor) for name, tensor in value.items()}
+            return None if value is None else value.to(device)
+
+        return replace(self, **{name: moved(value) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class RawCondition(TensorGroup):
     """What the user gave, as tensors. label_ids: [B], -1 for none. source: [B, M, C] with source_mask [B, M]
     (a row without True has no source)."""
 
@@ -49,12 +65,6 @@ class RawCondition:
         """Which rows have a label, and which a source, bool [B] each; none of what no row has."""
         label = [] if self.label_ids is None else [self.label_ids >= 0]
         return label + ([] if self.source_mask is None else [self.source_mask.any(1)])
-
-    def to(self, device: torch.device | str) -> "RawCondition":
-        """All tensors on `device`."""
-        return RawCondition(
-            *(None if x is None else x.to(device) for x in (self.label_ids, self.source, self.source_mask))
-        )
 
     def __getitem__(self, rows: Tensor | slice) -> "RawCondition":
         return RawCondition(*(None if x is None else x[rows] for x in (self.label_ids, self.source, self.source_mask)))

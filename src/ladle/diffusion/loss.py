@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ladle.conditioning.encoder import Condition, RawCondition
+from ladle.conditioning.encoder import Condition, RawCondition, TensorGroup
 from ladle.config import Config
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.prediction import add_noise, output_scale, target, to_z0
@@ -119,17 +119,11 @@ def weighted_error(config: DenoisingConfig, prediction: str, output: Tensor, wan
     return LOSSES[config.loss](root * output, root * wanted)
 
 
-def _min_snr(log_snr: Tensor) -> Tensor:
-    return log_snr.exp().clamp(max=MIN_SNR_GAMMA)
-
-
-def _sigmoid(log_snr: Tensor) -> Tensor:
-    """Of the noise's error, e^log_snr more of z0_hat's: both are one product, which is finite at both ends."""
-    return (SIGMOID_BIAS - log_snr).sigmoid() * log_snr.exp()
-
-
-# Weight of z0_hat's squared error at log_snr.
-WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {"min_snr": _min_snr, "sigmoid": _sigmoid}
+# Weight of z0_hat's squared error at log_snr. `sigmoid`: what is 1 of the noise's error is e^log_snr of z0_hat's.
+WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "min_snr": lambda log_snr: log_snr.exp().clamp(max=MIN_SNR_GAMMA),
+    "sigmoid": lambda log_snr: (SIGMOID_BIAS - log_snr).sigmoid() * log_snr.exp(),
+}
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l2": lambda output, wanted: (output - wanted).square(),
@@ -139,7 +133,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class DiffusionBatch:
+class DiffusionBatch(TensorGroup):
     """Latents z0 [B, L, D] with mask [B, L], and their conditions.
 
     The length model learns from other rows: those of one batch are all about as long as each other.
@@ -151,13 +145,6 @@ class DiffusionBatch:
     condition: RawCondition
     lengths: Tensor
     length_condition: RawCondition
-
-    def to(self, device: torch.device | str, **options: bool) -> "DiffusionBatch":
-        """All tensors on `device`."""
-        return DiffusionBatch(
-            self.z0.to(device), self.mask.to(device), self.condition.to(device),
-            self.lengths.to(device), self.length_condition.to(device),
-        )  # fmt: skip
 
 
 class DenoisingLoss(nn.Module):

@@ -1,12 +1,13 @@
 """The diffusion model: schedule, denoiser, conditions and length model, and its `Denoise` function."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Tag
 from torch import Tensor, nn
 
+from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.encoder import Condition, ConditionEncoder
 from ladle.config import Config, by_kind
@@ -66,6 +67,16 @@ class LatentDiffusionModel(nn.Module):
             network, latent_dim, max_latents, condition.source is not None, reads_vector
         )
         self.length = None if fixed_length else LengthModel(condition, source_dim, max_latents)
+
+    @classmethod
+    def of_autoencoder(
+        cls, autoencoder: TextAutoencoder, config: DiffusionConfig, condition: ConditionConfig, source_dim: int
+    ) -> Self:
+        """A new one over the latents of `autoencoder`."""
+        return cls(
+            config, condition, latent_dim=autoencoder.latent_dim, max_latents=autoencoder.max_latents,
+            source_dim=source_dim, fixed_length=autoencoder.fixed_length,
+        )  # fmt: skip
 
     @property
     def device(self) -> torch.device:

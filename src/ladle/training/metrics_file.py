@@ -7,7 +7,8 @@ from typing import Any
 
 from ladle.errors import LadleError
 from ladle.storage.writing import atomic_text, clear_temporaries, write_rows
-from ladle.training.trackers import Trackers
+from ladle.training.state import flatten
+from ladle.training.trackers import start_trackers
 
 
 class Record:
@@ -19,7 +20,8 @@ class Record:
         num_rows: rows of this stage that the restored state knows of; later ones came after it and are dropped, as
             is a last line that was cut off. 0 for a new training.
         step: the restored step; samples after it are deleted, as is what a killed run was writing.
-        trackers: by name; they are told every row too.
+        writes: False in a process that leaves it all to another.
+        trackers: by name; they are told every row too, what is nested in it as `group/name`.
 
     Raises:
         UserError: an unknown tracker, or one that is not installed.
@@ -27,11 +29,14 @@ class Record:
     """
 
     def __init__(
-        self, run_dir: Path, stage: str, num_rows: int = 0, step: int = 0, trackers: Sequence[str] = ()
-    ) -> None:
-        self._trackers = Trackers(trackers, stage, run_dir)
+        self, run_dir: Path, stage: str, num_rows: int = 0, step: int = 0, trackers: Sequence[str] = (),
+        *, writes: bool = True,
+    ) -> None:  # fmt: skip
+        self._trackers = start_trackers(trackers if writes else (), stage, run_dir)
         self._path, self._samples, self._stage = run_dir / "metrics.jsonl", run_dir / "samples", stage
-        self.num_rows = 0
+        self.num_rows, self._writes = 0, writes
+        if not writes:
+            return
         for folder in (run_dir, self._samples):
             clear_temporaries(folder)
         if self._path.exists():
@@ -53,6 +58,8 @@ class Record:
 
     def row(self, values: Mapping[str, Any]) -> None:
         """Append a row; NaN and infinities become null."""
+        if not self._writes:
+            return
         row = {"stage": self._stage} | {key: _plain(value) for key, value in values.items()}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,33 +68,18 @@ class Record:
         except OSError as error:
             raise LadleError(f"cannot write {self._path}: {error.strerror or error}") from error
         self.num_rows += 1
-        self._trackers.log(values, values["step"])
+        numbers = {name: value for name, value in flatten(values, "/").items() if isinstance(value, int | float)}
+        for tracker in self._trackers:
+            tracker.log(numbers, step=values["step"])
 
     def samples(self, step: int, texts: Sequence[str]) -> None:
         """Write the texts sampled at `step`, in place of earlier ones of that step."""
         write_rows(self._samples / f"{self._stage}-{step}.jsonl", ({"text": text} for text in texts))
 
     def close(self) -> None:
-        """End the trackers; files are whole after every row."""
-        self._trackers.close()
-
-
-class NoRecord(Record):
-    """Of a process that writes nothing."""
-
-    def __init__(
-        self, run_dir: Path, stage: str, num_rows: int = 0, step: int = 0, trackers: Sequence[str] = ()
-    ) -> None:
-        self.num_rows = num_rows
-
-    def row(self, values: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def samples(self, step: int, texts: Sequence[str]) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
+        """End the trackers, so that what was logged is written; files are whole after every row."""
+        for tracker in self._trackers:
+            tracker.finish()
 
 
 def _stage_of(line: str) -> str | None:

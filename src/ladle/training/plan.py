@@ -103,7 +103,8 @@ def _stages(recipe: Recipe, start: Start, wanted: Sequence[str]) -> dict[str, Tr
     """Settings of the stages whose budget is not 0. Budgets are of all stages, also of those that do not run now."""
     training = recipe.training
     known = [name for name in STAGES if not (name == "autoencoder" and start.keeps_autoencoder)]
-    shares = {name: _share(getattr(training, name), name, start) for name in known}
+    given = {name: getattr(training, name).share for name in known}
+    shares = {n: SHARES[n][start.parts is not None] if share is None else share for n, share in given.items()}
     total = sum(shares.values())
     from_nothing = start.parts is None and not isinstance(recipe.autoencoder.backbone, PretrainedBackboneConfig)
     found = {}
@@ -115,10 +116,6 @@ def _stages(recipe: Recipe, start: Start, wanted: Sequence[str]) -> dict[str, Tr
         if name in wanted and any(budget.values()):
             found[name] = stage_settings(training, name, from_nothing=from_nothing, **budget)
     return found
-
-
-def _share(stage: StageTraining, name: str, start: Start) -> float:
-    return stage.share if stage.share is not None else SHARES[name][start.parts is not None]
 
 
 def _gives_shift(recipe: Recipe) -> bool:

@@ -32,14 +32,7 @@ class Progress:
         stream: where the bar is drawn; standard error by default.
     """
 
-    def __init__(
-        self,
-        stage: str,
-        share: float,
-        log: Log = say,
-        *,
-        stream: TextIO | None = None,
-    ) -> None:
+    def __init__(self, stage: str, share: float, log: Log = say, *, stream: TextIO | None = None) -> None:
         stream = stream or sys.stderr
         self._stage, self._start, self._share, self._log = stage, share, share, log
         self._began = self._shown = time.monotonic()

@@ -63,27 +63,19 @@ class StateFolder:
         self.writes = True  # False in processes that only bring their parts of tensors
 
     def save(
-        self,
-        position: Position,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        ema: EMA,
-        best: Mapping[str, Tensor] | None = None,
-    ) -> None:
+        self, position: Position, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA,
+        best: dict[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
         """Replace the state by the present one. `best`: the averages and buffers of `position.best`.
 
         Raises:
             LadleError: full disk or no permission; the earlier state is intact.
         """
-        values = {"position": asdict(position), "ema_updates": ema.num_updates}
-        tensors = {
-            "model": trained_tensors(module),
-            "ema": ema.tensors(),
-            "optimizer": _optimizer_tensors(module, optimizer),
-        }
+        moments = _optimizer_tensors(module, optimizer)
+        tensors = {"model": trained_tensors(module), "ema": ema.tensors(), "optimizer": moments}
         if best is not None:
-            tensors["best"] = dict(best)
-        self._write(values, tensors)
+            tensors["best"] = best
+        self._write({"position": asdict(position), "ema_updates": ema.num_updates}, tensors)
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA) -> Position | None:
         """Fill the module, the optimiser and the averages; None when there is no state.
@@ -134,14 +126,15 @@ class StateFolder:
 
     def _write(self, values: dict[str, Any], tensors: dict[str, dict[str, Tensor]]) -> None:
         if not self.writes:  # still all processes have to ask for a whole tensor together
-            for group in tensors.values():
-                for tensor in group.values():
-                    whole(tensor.detach())
+            for tensor in (tensor for group in tensors.values() for tensor in group.values()):
+                whole(tensor.detach())
             return
         try:
             with atomic_folder(self.path) as folder:
-                for name, group in tensors.items():
-                    save_file(_apart(group), folder / f"{name}.safetensors")
+                for file, group in tensors.items():
+                    # Copies: safetensors refuses two names for one memory, and a view would drag its base along.
+                    apart = {n: whole(t.detach()).to("cpu", copy=True).contiguous() for n, t in group.items()}
+                    save_file(apart, folder / f"{file}.safetensors")
                 values = {"format": FORMAT, "identity": self.identity, **values}
                 (folder / "state.json").write_text(json.dumps(values), encoding="utf-8")
         except UserError:
@@ -187,8 +180,8 @@ def check_identity(
     Raises:
         UserError: they differ; names the first key with both values, and the other keys.
     """
-    old, new = _flat(stored), _flat(json.loads(json.dumps(given)))
-    old = {key: value for key, value in _flat(defaults or {}).items() if key in new} | old
+    old, new = flatten(stored), flatten(json.loads(json.dumps(given)))
+    old = {key: value for key, value in flatten(defaults or {}).items() if key in new} | old
     differing = [key for key in old | new if old.get(key) != new.get(key)]
     if differing:
         key = differing[0]
@@ -210,6 +203,17 @@ def digest(value: Any) -> str:
     """A short fingerprint of a JSON-like value; arrays and tensors in it are read as lists."""
     text = json.dumps(value, default=lambda item: item.tolist() if hasattr(item, "tolist") else repr(item))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """Nested mappings as one: what is in a group is named `group`, separator, `name`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}{separator}{name}": item for name, item in flatten(value, separator).items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -238,13 +242,17 @@ def seed_all(seed: int) -> None:
 @contextmanager
 def preserved_random(device: torch.device) -> Iterator[None]:
     """Give Python's, NumPy's and torch's generators back after the block as they were before it."""
-    python, numpy, tensors = random.getstate(), np.random.get_state(), _torch_random(device)
+    python, numpy, on_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    accelerator = None if device.type == "cpu" else torch.get_device_module(device)
+    on_device = None if accelerator is None else accelerator.get_rng_state()
     try:
         yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        _set_torch_random(device, tensors)
+        torch.set_rng_state(on_cpu)
+        if accelerator is not None:
+            accelerator.set_rng_state(on_device)
 
 
 # ------------------------------------------------------------------------------------------------------ helpers
@@ -254,11 +262,6 @@ def _live_tensors(module: nn.Module) -> dict[str, Tensor]:
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     saved = module.state_dict(keep_vars=True).keys()  # leaves out the buffers that are not to be saved
     return parameters | {name: buffer for name, buffer in module.named_buffers() if name in saved}
-
-
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole copies: safetensors refuses two names for one memory, and a view would drag its base along."""
-    return {name: whole(tensor.detach()).to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
@@ -280,30 +283,9 @@ def _load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors
     for full_name, tensor in tensors.items():
         name, key = full_name.rsplit("/", 1)
         parameter = parameters[indices[name]]
-        state.setdefault(indices[name], {})[key] = (
-            like(tensor, parameter) if tensor.shape == parameter.shape else tensor
-        )
+        value = like(tensor, parameter) if tensor.shape == parameter.shape else tensor
+        state.setdefault(indices[name], {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _torch_random(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        states[device.type] = torch.get_device_module(device).get_rng_state()
-    return states
-
-
-def _set_torch_random(device: torch.device, states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(states[device.type])
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
-    return flat
 
 
 def _short(value: Any) -> str:
