@@ -69,18 +69,17 @@ def training_latents(
     mean, log_variance = raw.float().chunk(2, dim=-1) if gaussian else (raw, raw)
     if autoencoder.training:
         autoencoder.normaliser.track(mean, latent_mask)
-    if not gaussian:
-        return Latents(autoencoder.normaliser.normalise(mean) * latent_mask[..., None], latent_mask), 0.0, {}
-    drawn = mean
-    if autoencoder.training:
-        drawn = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-    by_channel = divergence_from_unit_gaussian(mean, log_variance)[latent_mask].mean(0)
-    kl = config.kl
-    weight = kl.scale * (min(1.0, progress / kl.warmup) if kl.warmup else 1.0)
-    # Cross-entropy is a mean over tokens, so nats a latent count as nats a token.
-    loss = weight * by_channel.clamp_min(kl.free_bits).sum() * latent_mask.sum() / mask.sum()
+    drawn, loss, metrics = mean, 0.0, {}
+    if gaussian:
+        if autoencoder.training:
+            drawn = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+        by_channel, kl = divergence_from_unit_gaussian(mean, log_variance)[latent_mask].mean(0), config.kl
+        weight = kl.scale * (min(1.0, progress / kl.warmup) if kl.warmup else 1.0)
+        # Cross-entropy is a mean over tokens, so nats a latent count as nats a token.
+        loss = weight * by_channel.clamp_min(kl.free_bits).sum() * latent_mask.sum() / mask.sum()
+        metrics = {"kl": by_channel.sum().detach()}  # nats a latent
     z0 = autoencoder.normaliser.normalise(drawn) * latent_mask[..., None]
-    return Latents(z0, latent_mask), loss, {"kl": by_channel.sum().detach()}  # nats a latent
+    return Latents(z0, latent_mask), loss, metrics
 
 
 def noised_decoding_loss(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.backbone import PLAIN, explained, padded_tokens
 from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.errors import UserError
 
@@ -36,13 +37,10 @@ class SourceEncoder(nn.Module):
         """
         from transformers import AutoConfig, AutoTokenizer
 
-        try:
+        with explained(f"cannot load the source's encoder '{source}'"):
             kind = auto_class(AutoConfig.from_pretrained(source))
-            model = kind.from_pretrained(source, use_safetensors=True, attn_implementation="eager", dtype=torch.float32)
+            model = kind.from_pretrained(source, use_safetensors=True, **PLAIN)
             tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"cannot load the source's encoder '{source}': {reason}") from None
         if tokenizer.pad_token_id is None:
             raise UserError(f"cannot use '{source}' as the source's encoder: its tokenizer has no padding token")
         return cls(model, tokenizer).eval()
@@ -78,10 +76,7 @@ def learns_sources(autoencoder: TextAutoencoder, config: SourceConfig) -> bool:
 class SourceReader:
     """Source texts -> memory.
 
-    Args:
-        autoencoder: the model's; it stays as it is.
-        config: the model's conditions; how a source is read, where it takes one.
-        encoder: what gives the states in place of the backbone's encoder.
+    config: the model's conditions. encoder: what gives the states in place of the backbone's encoder.
     """
 
     def __init__(self, autoencoder: TextAutoencoder, config: ConditionConfig, encoder: SourceEncoder | None = None):
@@ -115,10 +110,7 @@ class SourceReader:
 
     def tokenize(self, texts: Iterable[str]) -> dict[str, Tensor]:
         """texts -> input_ids [B, S] and attention_mask [B, S] (bool), cut at `max_tokens`, end token kept."""
-        encoded = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        )
-        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"].bool()}
+        return padded_tokens(self.tokenizer, texts, self.max_tokens)
 
     def to(self, device: torch.device | str) -> Self:
         """Autoencoder and encoder on `device`, in evaluation mode."""

@@ -71,44 +71,13 @@ class DenoiserBlock(nn.Module):
         return x + self.cross_attention(self.cross_norm(x), condition.memory, condition.memory_mask)
 
 
-class DenoisingTransformer(nn.Module):
-    """A pre-norm transformer over L latents with self-conditioning by concatenation and a zero-initialised output.
+class LatentTransformer(nn.Module):
+    """A pre-norm transformer over L latents, with self-conditioning by concatenation and a zero-initialised output."""
 
-    Args:
-        config: sizes.
-        latent_dim: D.
-        max_latents: longest sequence of latents.
-        reads_memory: whether conditions bring a token memory [B, M, W]. Whether they bring a vector is seen from them.
-    """
-
-    def __init__(
-        self,
-        config: CompactConfig,
-        latent_dim: int,
-        max_latents: int,
-        reads_memory: bool = False,
-        reads_vector: bool = False,
-    ):
-        super().__init__()
-        self.config = config
-        width = config.width
-        self.max_latents = max_latents
-        self.no_self_condition = nn.Parameter(torch.zeros(latent_dim))
-        self.input = nn.Linear(2 * latent_dim, width)
-        self.positions = nn.Parameter(sinusoids(max_latents, width))
-        self.num_latents = nn.Embedding(max_latents + 1, width)
-        nn.init.normal_(self.num_latents.weight, std=0.02)
-        self.level = LevelEmbedding(width)
-        self.blocks = nn.ModuleList(
-            DenoiserBlock(config, reads_memory and i % CROSS_EVERY == CROSS_EVERY - 1) for i in range(config.num_layers)
-        )
-        num_skips = min(config.num_skips, config.num_layers // 2)
-        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(num_skips))
-        self.shared_modulation = None
-        if config.conditioning == "adaln":
-            self.shared_modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 6 * width))
-        self.norm = nn.LayerNorm(width)
-        self.output = zero_linear(width, latent_dim)
+    no_self_condition: nn.Parameter
+    input: nn.Linear
+    norm: nn.LayerNorm
+    output: nn.Linear
 
     def forward(
         self,
@@ -134,8 +103,48 @@ class DenoisingTransformer(nn.Module):
             [B, L, D].
         """
         x = self.input(with_last_estimate(zt, self.no_self_condition, self_condition, self_condition_mask))
-        x = x + self.positions[: zt.shape[1]]
-        signals = [self.level(log_snr.expand(len(zt))), self.num_latents(mask.sum(1))]
+        return self.output(self.norm(self.hidden(x, log_snr.expand(len(zt)), mask, condition)))
+
+    def hidden(self, x: Tensor, log_snr: Tensor, mask: Tensor, condition: Condition) -> Tensor:
+        """x [B, L, W], log_snr [B], mask [B, L] -> what the last block says, [B, L, W]."""
+        raise NotImplementedError
+
+
+class DenoisingTransformer(LatentTransformer):
+    """Our own: it hears the noise level, the number of latents and the condition's vector in each block.
+
+    Args:
+        latent_dim: D.
+        max_latents: longest sequence of latents.
+        reads_memory: whether conditions bring a token memory [B, M, W]. Whether they bring a vector is seen from them.
+    """
+
+    def __init__(
+        self, config: CompactConfig, latent_dim: int, max_latents: int, reads_memory: bool, reads_vector: bool
+    ):
+        super().__init__()
+        width = config.width
+        self.no_self_condition = nn.Parameter(torch.zeros(latent_dim))
+        self.input = nn.Linear(2 * latent_dim, width)
+        self.positions = nn.Parameter(sinusoids(max_latents, width))
+        self.num_latents = nn.Embedding(max_latents + 1, width)
+        nn.init.normal_(self.num_latents.weight, std=0.02)
+        self.level = LevelEmbedding(width)
+        self.blocks = nn.ModuleList(
+            DenoiserBlock(config, reads_memory and i % CROSS_EVERY == CROSS_EVERY - 1) for i in range(config.num_layers)
+        )
+        num_skips = min(config.num_skips, config.num_layers // 2)
+        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(num_skips))
+        self.shared_modulation = None
+        if config.conditioning == "adaln":
+            self.shared_modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 6 * width))
+        self.norm = nn.LayerNorm(width)
+        self.output = zero_linear(width, latent_dim)
+
+    def hidden(self, x: Tensor, log_snr: Tensor, mask: Tensor, condition: Condition) -> Tensor:
+        """As of every `LatentTransformer`."""
+        x = x + self.positions[: x.shape[1]]
+        signals = [self.level(log_snr), self.num_latents(mask.sum(1))]
         if condition.vector is not None:
             signals.append(condition.vector)
         shared, context = None, 0
@@ -144,7 +153,7 @@ class DenoisingTransformer(nn.Module):
         else:
             context = len(signals)
             x = torch.cat([torch.stack(signals, dim=1).to(x), x], dim=1)
-            mask = torch.cat([mask.new_ones(len(zt), context), mask], dim=1)
+            mask = torch.cat([mask.new_ones(len(x), context), mask], dim=1)
         keys_mask = None if bool(mask.all()) else mask
         saved: list[Tensor] = []
         for i, block in enumerate(self.blocks):
@@ -154,7 +163,7 @@ class DenoisingTransformer(nn.Module):
             x = block(x, keys_mask, shared, condition)
             if i < len(self.skips):
                 saved.append(x)
-        return self.output(self.norm(x[:, context:]))
+        return x[:, context:]
 
 
 class LevelEmbedding(nn.Module):

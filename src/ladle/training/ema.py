@@ -22,11 +22,9 @@ class EMA:
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.num_updates = 0
-        named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-        self._names = [name for name, _ in named]
-        self._parameters = [parameter for _, parameter in named]
+        self.decay, self.num_updates = decay, 0
+        named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        self._names, self._parameters = list(named), list(named.values())
         self._averages = [parameter.detach().to(torch.float32, copy=True) for parameter in self._parameters]
 
     @torch.no_grad()

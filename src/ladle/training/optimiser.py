@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -174,6 +174,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self.parts: list[torch.optim.Optimizer] = [muon] if adamw is None else [muon, adamw]
         super().__init__([group for part in self.parts for group in part.param_groups], {})
+        self.register_load_state_dict_post_hook(lambda _: self._share())
         self._share()
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -184,11 +185,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
             part.step()
         if self.found_inf is None or not float(self.found_inf):  # Muon has no fused form that would look by itself
             muon.step()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As of any optimiser."""
-        super().load_state_dict(state_dict)
-        self._share()
 
     def _share(self) -> None:
         """Let the parts work on this optimiser's groups and state, so that there is one of each."""

@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ladle.errors import LadleError, UserError
 from ladle.storage.writing import atomic_folder, recover_folder
@@ -28,6 +29,7 @@ from ladle.training.ema import EMA
 from ladle.training.sharding import like, whole
 
 FORMAT = 1
+Tensors = dict[str, Tensor]
 
 
 @dataclass
@@ -63,9 +65,8 @@ class StateFolder:
         self.writes = True  # False in processes that only bring their parts of tensors
 
     def save(
-        self, position: Position, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA,
-        best: dict[str, Tensor] | None = None,
-    ) -> None:  # fmt: skip
+        self, position: Position, module: nn.Module, optimizer: Optimizer, ema: EMA, best: Tensors | None = None
+    ) -> None:
         """Replace the state by the present one. `best`: the averages and buffers of `position.best`.
 
         Raises:
@@ -77,7 +78,7 @@ class StateFolder:
             tensors["best"] = best
         self._write({"position": asdict(position), "ema_updates": ema.num_updates}, tensors)
 
-    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA) -> Position | None:
+    def restore(self, module: nn.Module, optimizer: Optimizer, ema: EMA) -> Position | None:
         """Fill the module, the optimiser and the averages; None when there is no state.
 
         Raises:
@@ -93,7 +94,7 @@ class StateFolder:
             _load_optimizer(module, optimizer, self._tensors("optimizer"))
             return Position(**values["position"])
 
-    def best(self) -> dict[str, Tensor] | None:
+    def best(self) -> Tensors | None:
         """What was given to `save` as the best; None where there is none.
 
         Raises:
@@ -124,7 +125,7 @@ class StateFolder:
             fill_module(module, self._tensors("ema"))
             return Position(**values["position"]), dict(values["metrics"])
 
-    def _write(self, values: dict[str, Any], tensors: dict[str, dict[str, Tensor]]) -> None:
+    def _write(self, values: dict[str, Any], tensors: dict[str, Tensors]) -> None:
         if not self.writes:  # still all processes have to ask for a whole tensor together
             for tensor in (tensor for group in tensors.values() for tensor in group.values()):
                 whole(tensor.detach())
@@ -154,7 +155,7 @@ class StateFolder:
         check_identity(self.path, stored, self.identity, self.defaults)
         return values
 
-    def _tensors(self, name: str) -> dict[str, Tensor]:
+    def _tensors(self, name: str) -> Tensors:
         return load_file(self.path / f"{name}.safetensors")
 
     @contextmanager
@@ -216,7 +217,7 @@ def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
     return flat
 
 
-def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
+def trained_tensors(module: nn.Module) -> Tensors:
     """The parameters that require a gradient and the buffers that are saved, by name, detached, not copied."""
     return {name: tensor.detach() for name, tensor in _live_tensors(module).items()}
 
@@ -258,28 +259,28 @@ def preserved_random(device: torch.device) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------------ helpers
 
 
-def _live_tensors(module: nn.Module) -> dict[str, Tensor]:
+def _live_tensors(module: nn.Module) -> Tensors:
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     saved = module.state_dict(keep_vars=True).keys()  # leaves out the buffers that are not to be saved
     return parameters | {name: buffer for name, buffer in module.named_buffers() if name in saved}
 
 
-def _parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+def _parameter_names(module: nn.Module, optimizer: Optimizer) -> list[str]:
     """Names in the order in which the optimiser numbers its parameters."""
     names = {parameter: name for name, parameter in module.named_parameters()}
     return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_tensors(module: nn.Module, optimizer: Optimizer) -> Tensors:
     names = _parameter_names(module, optimizer)
     state = optimizer.state_dict()["state"]
     return {f"{names[i]}/{key}": value for i, entries in state.items() for key, value in entries.items()}
 
 
-def _load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def _load_optimizer(module: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     indices = {name: i for i, name in enumerate(_parameter_names(module, optimizer))}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, Tensors] = {}
     for full_name, tensor in tensors.items():
         name, key = full_name.rsplit("/", 1)
         parameter = parameters[indices[name]]
