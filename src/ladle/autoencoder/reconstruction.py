@@ -46,12 +46,8 @@ def reconstruction_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of both decoders from masked tokens and noised z0; of Gaussian latents the divergence too.
 
-    Args:
-        batch: input_ids [B, S], attention_mask [B, S].
-        progress: the share of the training that is over, for the warm-up of `kl`.
-
-    Returns:
-        The loss, a scalar, and detached metrics.
+    batch: input_ids and attention_mask, [B, S]. progress: the share of the training that is over, for the warm-up of
+    `kl`. Gives the loss, a scalar, and detached metrics.
     """
     latents, divergence, metrics = training_latents(autoencoder, batch, config, progress)
     loss, of_decoders = noised_decoding_loss(autoencoder, latents, batch, config)

@@ -85,11 +85,8 @@ class Condition:
 class ConditionEncoder(nn.Module):
     """RawCondition -> Condition, with learned stand-ins for what is absent.
 
-    Args:
-        config: which conditions there are.
-        width: W of the denoiser.
-        source_dim: C, channels of the source's states or latents.
-        num_heads: attention heads of the layers above the source's memory.
+    width: W of the denoiser. source_dim: C, channels of the source's states or latents. num_heads: attention heads of
+    the layers above the source's memory.
     """
 
     positions: nn.Parameter | None
@@ -125,9 +122,9 @@ class ConditionEncoder(nn.Module):
             vector = self.label(torch.where(ids < 0, len(self.config.labels), ids))
         if self.project is not None:
             memory, mask = self._source(raw, batch)
-        if memory is not None and mask is not None and self.pool is not None:
-            pooled = self.pool((memory * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
-            vector = pooled if vector is None else vector + pooled
+            if self.pool is not None:
+                pooled = self.pool((memory * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+                vector = pooled if vector is None else vector + pooled
         return Condition(vector, memory, mask)
 
     def null(self, batch: int) -> Condition:

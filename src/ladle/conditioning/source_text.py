@@ -83,29 +83,21 @@ class SourceReader:
         self.autoencoder, self.config = autoencoder, config
         self.source = config.source or SourceConfig()
         self.encoder = encoder if self.source.memory == "states" else None
-
-    @property
-    def tokenizer(self) -> Any:
-        """Of the source texts."""
-        return self.autoencoder.backbone.tokenizer if self.encoder is None else self.encoder.tokenizer
+        self._states_of = autoencoder.backbone if self.encoder is None else self.encoder
+        self.tokenizer: Any = self._states_of.tokenizer
 
     @property
     def dim(self) -> int:
         """C, channels of the memory."""
-        if self.encoder is not None:
-            return self.encoder.width
-        states = self.source.memory == "states"
-        return self.autoencoder.backbone.width if states else self.autoencoder.latent_dim
+        return self._states_of.width if self.source.memory == "states" else self.autoencoder.latent_dim
 
     @property
     def max_tokens(self) -> int:
         """What is read of a source, in tokens. Of states as many as the encoder has places for, which may be more than
         a text to be written has."""
-        backbone = self.autoencoder.backbone
         if self.source.memory == "latents":
-            return backbone.max_tokens
-        model = backbone.model if self.encoder is None else self.encoder.model
-        places = getattr(model.config, "max_position_embeddings", None) or self.source.max_tokens
+            return self.autoencoder.backbone.max_tokens
+        places = getattr(self._states_of.model.config, "max_position_embeddings", None) or self.source.max_tokens
         return min(self.source.max_tokens, places, self.tokenizer.model_max_length)
 
     def tokenize(self, texts: Iterable[str]) -> dict[str, Tensor]:
@@ -125,5 +117,4 @@ class SourceReader:
         if self.source.memory == "latents":
             latents = self.autoencoder.encode(**tokens)
             return latents.values, latents.mask
-        encode = self.autoencoder.backbone.encode if self.encoder is None else self.encoder.encode
-        return encode(**tokens), tokens["attention_mask"]
+        return self._states_of.encode(**tokens), tokens["attention_mask"]

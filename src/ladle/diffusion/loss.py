@@ -92,9 +92,8 @@ def draw_times(
     """[count] times, stratified: one from each of `count` equal shares of the distribution, in random order (arXiv
     2107.00630, appendix I.1), so that no batch misses a noise level.
 
-    Args:
-        adaptive: what has been learnt about the error, with `times = "adaptive"`.
-        progress: share of the training that is over, for the curriculum.
+    adaptive: what has been learnt about the error, with `times = "adaptive"`. progress: share of the training that is
+    over, for the curriculum.
     """
     t = (torch.rand((), device=device) + torch.randperm(count, device=device) / count) % 1.0
     if config.times == "logit_normal":
@@ -148,12 +147,7 @@ class DiffusionBatch(TensorGroup):
 
 
 class DenoisingLoss(nn.Module):
-    """A diffusion model while it is trained, with what is learnt about its errors.
-
-    Args:
-        model: what is trained.
-        config: what for.
-    """
+    """A diffusion model while it is trained, with what is learnt about its errors."""
 
     def __init__(self, model: LatentDiffusionModel, config: DenoisingConfig):
         super().__init__()

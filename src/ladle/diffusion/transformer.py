@@ -89,18 +89,14 @@ class LatentTransformer(nn.Module):
         self_condition: Tensor | None = None,
         self_condition_mask: Tensor | None = None,
     ) -> Tensor:
-        """One raw prediction (v, x0, eps or flow, as trained).
+        """zt [B, L, D] -> one raw prediction [B, L, D] (v, x0, eps or flow, as trained).
 
         Args:
-            zt: [B, L, D].
             log_snr: [B] or scalar.
             mask: [B, L] bool, True where a latent exists.
             condition: vector [B, W] and memory [B, M, W], each or both absent.
             self_condition: [B, L, D], the last z0_hat; None for none.
             self_condition_mask: [B] bool, rows for which `self_condition` counts (all when None).
-
-        Returns:
-            [B, L, D].
         """
         x = self.input(with_last_estimate(zt, self.no_self_condition, self_condition, self_condition_mask))
         return self.output(self.norm(self.hidden(x, log_snr.expand(len(zt)), mask, condition)))
@@ -113,10 +109,8 @@ class LatentTransformer(nn.Module):
 class DenoisingTransformer(LatentTransformer):
     """Our own: it hears the noise level, the number of latents and the condition's vector in each block.
 
-    Args:
-        latent_dim: D.
-        max_latents: longest sequence of latents.
-        reads_memory: whether conditions bring a token memory [B, M, W]. Whether they bring a vector is seen from them.
+    latent_dim: D. max_latents: longest sequence of latents. reads_memory: whether conditions bring a token memory
+    [B, M, W]. Whether they bring a vector is seen from them.
     """
 
     def __init__(

@@ -91,17 +91,13 @@ def convert_ld4lg(
     backbone: str | Path | None = None,
     labels: Sequence[str] = (),
 ) -> Path:
-    """Write the Ladle model of a diffusion checkpoint, by its averaged weights.
+    """Write the Ladle model of a diffusion checkpoint, by its averaged weights, into `output`, which is given back.
 
     Args:
         folder: with args.json and model.pt, as the paper's code wrote them.
-        output: the model folder.
         autoencoder: the folder of its autoencoder; what args.json names when None.
         backbone: folder or hub id of the encoder-decoder, for its config and tokenizer; what args.json names when None.
         labels: names of the classes, in the order of their numbers; "0", "1" and so on when empty.
-
-    Returns:
-        `output`.
 
     Raises:
         UserError: a missing or malformed file, something in it that is no tensor, a network or a schedule that Ladle

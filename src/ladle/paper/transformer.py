@@ -66,11 +66,8 @@ class PaperBlock(nn.Module):
 class PaperTransformer(LatentTransformer):
     """The paper's.
 
-    Args:
-        latent_dim: D.
-        max_latents: longest sequence of latents.
-        reads_memory: whether conditions bring a token memory [B, M, W]; each block reads it.
-        reads_vector: whether they bring a vector [B, W].
+    latent_dim: D. max_latents: longest sequence of latents. reads_memory: whether conditions bring a token memory
+    [B, M, W]; each block reads it. reads_vector: whether they bring a vector [B, W].
     """
 
     def __init__(

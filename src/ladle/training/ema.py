@@ -16,9 +16,7 @@ class EMA:
     second term is the warm-up: after n updates the average reaches back about n / 9 of them, so a short run does not
     average in its initialisation and a long one ends at `decay`.
 
-    Args:
-        module: the module that is being trained; what does not require a gradient is not averaged.
-        decay: the final decay, in [0, 1). 0 makes the average the parameters themselves.
+    With a `decay` of 0 the averages are the parameters themselves.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

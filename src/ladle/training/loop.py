@@ -27,8 +27,7 @@ from ladle.training.optimiser import FREE_SETTINGS, TrainingConfig, build_optimi
 from ladle.training.processes import Processes, main_first
 from ladle.training.progress import Log, Progress, collapse_warnings, duration, mean, sample_statistics, say
 from ladle.training.sharding import dissolve, gathered, is_sharded, shard, whole
-from ladle.training.stage_loss import Objective, set_modes
-from ladle.training.stages.interface import Stage
+from ladle.training.stages.interface import Objective, Stage, set_modes
 from ladle.training.state import (
     Position,
     StateFolder,

@@ -15,7 +15,6 @@ class Record:
     """`metrics.jsonl` and `samples/<stage>-<step>.jsonl` of one stage in a run folder.
 
     Args:
-        run_dir: the run's folder.
         stage: rows of other stages are left alone.
         num_rows: rows of this stage that the restored state knows of; later ones came after it and are dropped, as
             is a last line that was cut off. 0 for a new training.

@@ -156,13 +156,8 @@ def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """torch's Muon for some parameters and AdamW for the others, saved and restored as one optimiser.
-
-    Args:
-        matrices: what Muon moves, each [out, in].
-        lr: Muon's; its updates are scaled to the size of AdamW's.
-        weight_decay: Muon's.
-        adamw: moves the rest; None when there is none.
+    """torch's Muon for `matrices`, each [out, in], and `adamw` for the others (None when there are none), saved and
+    restored as one optimiser. lr, weight_decay: Muon's; its updates are scaled to the size of AdamW's.
     """
 
     found_inf: Tensor | None = None

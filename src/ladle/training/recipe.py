@@ -152,10 +152,8 @@ class Recipe(Config):
 def load_recipe(path: str | Path | None = None, data: str | None = None, sets: list[str] | None = None) -> Recipe:
     """Read a recipe (the defaults when None), put `data` in place of its data and apply `sets`.
 
-    Args:
-        path: a TOML file.
-        data: a file or folder, or None.
-        sets: "key.key=value" items; values are TOML values, bare words are strings.
+    path: a TOML file. data: a file or folder. sets: "key.key=value" items; values are TOML values, bare words are
+    strings.
 
     Raises:
         UserError: no such file, not TOML, an unknown key (with the nearest valid one), a value out of range.

@@ -34,7 +34,7 @@ from ladle.storage.writing import atomic_folder, atomic_json, atomic_text
 from ladle.training.loop import train_stage
 from ladle.training.optimiser import TrainingConfig, use_bf16
 from ladle.training.plan import STAGES, Plan, make_plan
-from ladle.training.processes import is_main, main_first, set_up
+from ladle.training.processes import is_main, main_first, set_up, several
 from ladle.training.progress import Log, say
 from ladle.training.recipe import Recipe, load_recipe, to_toml
 from ladle.training.sharding import check_sharding
@@ -55,7 +55,8 @@ MAX_VALID = 2000  # held-out rows that are looked at in training
 def train(
     recipe: Recipe | None, output: str | Path, stage: str = "all", log: Log = say, *, data: Data | None = None
 ) -> Path:
-    """Train what `recipe` describes under `output`; the same call goes on where an interrupted one stopped.
+    """Train what `recipe` describes under `output`, and give the model folder, `output`/final. The same call goes on
+    where an interrupted one stopped.
 
         ladle.train(None, "runs/reviews", data=["A text.", "Another one."])
 
@@ -69,16 +70,14 @@ def train(
         data: rows in memory in place of the recipe's data: texts, dicts, a `datasets.Dataset`, or one of these for
             each of train, valid and test.
 
-    Returns:
-        The model folder, `output`/final.
-
     Raises:
         UserError: bad data, or a run folder of another recipe. LadleError: the folder cannot be written.
     """
     if stage not in ("all", *STAGES):
         raise UserError(f"unknown stage '{stage}': allowed are all, {', '.join(STAGES)}")
     recipe = recipe or load_recipe()
-    set_up()
+    if several():
+        set_up()
     check_sharding()
     check_trackers(recipe.training.trackers)
     log = log if is_main() else lambda line: None

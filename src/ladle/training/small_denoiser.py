@@ -26,14 +26,8 @@ def fit_small_denoiser(
 ) -> LatentDiffusionModel:
     """Train an unconditional denoiser of the default settings, small enough to be worth its minutes.
 
-    Args:
-        autoencoder: what the latents are from.
-        known: the latents to learn from; the loss is told on those `held_out`.
-        minutes: of training; `seed` is of the weights and of it.
-        log: takes lines for the user.
-
-    Returns:
-        The trained model, in eval mode.
+    It learns from the latents `known`, and its loss is told on those `held_out`; both are of `autoencoder`. Gives the
+    trained model, in eval mode.
     """
     config = DiffusionConfig.model_validate({"denoiser": {"width": 256, "num_layers": 4, "num_skips": 1}})
     condition = ConditionConfig()

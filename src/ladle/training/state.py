@@ -51,12 +51,10 @@ class Position:
 
 
 class StateFolder:
-    """The state of one stage of one run.
+    """The state of one stage of one run, in `path`: `run/state/<stage>`.
 
-    Args:
-        path: `run/state/<stage>`.
-        identity: what the run is defined by (settings, data, model), JSON values, nested as one likes. A state that
-            was made with another identity is refused.
+    identity: what the run is defined by (settings, data, model), JSON values, nested as one likes. A state that was
+    made with another identity is refused. defaults: of what an earlier version did not know (see `check_identity`).
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
@@ -265,28 +263,19 @@ def _live_tensors(module: nn.Module) -> Tensors:
     return parameters | {name: buffer for name, buffer in module.named_buffers() if name in saved}
 
 
-def _parameter_names(module: nn.Module, optimizer: Optimizer) -> list[str]:
-    """Names in the order in which the optimiser numbers its parameters."""
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
-
-
 def _optimizer_tensors(module: nn.Module, optimizer: Optimizer) -> Tensors:
-    names = _parameter_names(module, optimizer)
-    state = optimizer.state_dict()["state"]
-    return {f"{names[i]}/{key}": value for i, entries in state.items() for key, value in entries.items()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
+    return {f"{names[p]}/{key}": value for p, entries in optimizer.state.items() for key, value in entries.items()}
 
 
 def _load_optimizer(module: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    indices = {name: i for i, name in enumerate(_parameter_names(module, optimizer))}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, Tensors] = {}
+    parameters = dict(module.named_parameters())
     for full_name, tensor in tensors.items():
         name, key = full_name.rsplit("/", 1)
-        parameter = parameters[indices[name]]
+        parameter = parameters[name]
+        # (A number of steps is a scalar, whole in every process.)
         value = like(tensor, parameter) if tensor.shape == parameter.shape else tensor
-        state.setdefault(indices[name], {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.state[parameter][key] = value.to(parameter.device)
 
 
 def _short(value: Any) -> str:

@@ -79,16 +79,12 @@ class DiffusionStage:
 
 
 def drawn_texts(
-    diffusion: LatentDiffusionModel,
-    autoencoder: TextAutoencoder,
-    raw: RawCondition,
-    count: int,
-    sampling: SamplingOptions,
+    model: LatentDiffusionModel, autoencoder: TextAutoencoder, raw: RawCondition, count: int, sampling: SamplingOptions
 ) -> list[str]:
     """One text for each of `count` conditions, by seeds 0, 1, 2, ...: what a stage shows of itself."""
     noise = SampleNoise(range(count))
-    lengths = draw_lengths(diffusion, raw, noise, sampling)
-    drawn = draw_latents(diffusion, raw, noise, lengths, sampling)
+    lengths = draw_lengths(model, raw, noise, sampling)
+    drawn = draw_latents(model, raw, noise, lengths, sampling)
     return autoencoder.backbone.detokenize(autoencoder.decode(drawn, sampling.decoder))
 
 
