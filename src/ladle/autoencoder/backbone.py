@@ -72,10 +72,8 @@ BackboneConfig = Annotated[
 class Backbone(nn.Module):
     """`model` (a transformers encoder-decoder) and `tokenizer`, met through memory tensors.
 
-    Args:
-        model: any `AutoModelForSeq2SeqLM`.
-        tokenizer: its tokenizer, with a padding and an end-of-text token.
-        max_tokens: longest text, in tokens with the end token; longer ones are cut.
+    model: any `AutoModelForSeq2SeqLM`. tokenizer: with a padding and an end-of-text token. max_tokens: longest text, in
+    tokens with the end token; longer ones are cut.
     """
 
     model: Any  # transformers' own types say less than is known here
@@ -167,36 +165,28 @@ class Backbone(nn.Module):
     def decode_logits(self, labels: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
         """Teacher forcing: labels [B, S] (padded), memory [B, N, W], memory_mask [B, N] -> logits [B, S, V]."""
         start = torch.full_like(labels[:, :1], self.model.config.decoder_start_token_id)
-        output = self.model(
-            encoder_outputs=self._outputs(memory),
-            attention_mask=memory_mask.long(),
-            decoder_input_ids=torch.cat([start, labels[:, :-1]], dim=1),
-            use_cache=False,
-        )
-        return output.logits
+        written = torch.cat([start, labels[:, :-1]], dim=1)
+        return self.model(**_encoded(memory, memory_mask), decoder_input_ids=written, use_cache=False).logits
 
     @torch.no_grad()
     def generate(self, memory: Tensor, memory_mask: Tensor, **options: Any) -> Tensor:
         """Autoregressive decoding from memory [B, N, W] -> ids [B, S]; `options` are those of transformers."""
-        return self.model.generate(
-            encoder_outputs=self._outputs(memory),
-            attention_mask=memory_mask.long(),
-            synced_gpus=False,  # else, in sharded training, the one process that samples would wait for the others
-            **{"max_new_tokens": self.max_tokens, "do_sample": False, "num_beams": 1, **options},
-        )
-
-    @staticmethod
-    def _outputs(memory: Tensor) -> Any:
-        from transformers.modeling_outputs import BaseModelOutput
-
-        # Anew for every call: beam search changes the object that it is given.
-        return BaseModelOutput(last_hidden_state=memory)
+        options = {"max_new_tokens": self.max_tokens, "do_sample": False, "num_beams": 1, **options}
+        # synced_gpus: else, in sharded training, the one process that samples would wait for the others.
+        return self.model.generate(**_encoded(memory, memory_mask), synced_gpus=False, **options)
 
 
 def padded_tokens(tokenizer: Any, texts: Iterable[str], max_tokens: int) -> dict[str, Tensor]:
     """texts -> input_ids [B, S] and attention_mask [B, S] (bool), cut at `max_tokens`, end token kept."""
     encoded = tokenizer(list(texts), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
     return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"].bool()}
+
+
+def _encoded(memory: Tensor, mask: Tensor) -> dict[str, Any]:
+    """A memory as transformers wants it. Made anew for every call: beam search changes the object that it is given."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    return {"encoder_outputs": BaseModelOutput(last_hidden_state=memory), "attention_mask": mask.long()}
 
 
 @contextmanager

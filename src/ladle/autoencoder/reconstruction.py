@@ -82,10 +82,8 @@ def noised_decoding_loss(
     autoencoder: TextAutoencoder, latents: Latents, batch: dict[str, Tensor], config: ReconstructionConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`decoding_loss` from latents that are noised while the autoencoder trains."""
-    noised = _noised(latents.values, config, autoencoder.training) * latents.mask[..., None]
-    return decoding_loss(
-        autoencoder, Latents(noised, latents.mask), batch["input_ids"], batch["attention_mask"], config
-    )
+    noised = Latents(_noised(latents.values, config, autoencoder.training) * latents.mask[..., None], latents.mask)
+    return decoding_loss(autoencoder, noised, batch["input_ids"], batch["attention_mask"], config)
 
 
 def decoding_loss(

@@ -101,15 +101,13 @@ class ConditionEncoder(nn.Module):
         self.project = None
         if config.source is not None:
             plain = config.source.plain
-            self.project = nn.Sequential(
-                nn.Identity() if plain else nn.LayerNorm(source_dim), nn.Linear(source_dim, width)
-            )
+            norm = nn.Identity() if plain else nn.LayerNorm(source_dim)
+            self.project = nn.Sequential(norm, nn.Linear(source_dim, width))
             self.no_source = nn.Parameter(0.02 * torch.randn(width))
             positions = None if plain else nn.Parameter(sinusoids(config.source.max_tokens, width))
             self.register_parameter("positions", positions)
-            self.layers = nn.ModuleList(
-                Block(width, num_heads) for _ in range(0 if plain else config.source.num_layers)
-            )
+            num_layers = 0 if plain else config.source.num_layers
+            self.layers = nn.ModuleList(Block(width, num_heads) for _ in range(num_layers))
             self.norm = nn.Identity() if plain else nn.LayerNorm(width)
             self.pool = None if plain else nn.Linear(width, width)
 

@@ -17,9 +17,7 @@ class SourceEncoder(nn.Module):
     """A frozen encoder of source texts that is not the backbone's: BERT, RoBERTa, T5, BART, anything of transformers'
     that gives a state for each token.
 
-    Args:
-        model: a transformers encoder or encoder-decoder (of which the encoder alone is run).
-        tokenizer: its tokenizer, with a padding token.
+    model: an encoder, or an encoder-decoder (of which the encoder alone is run). tokenizer: with a padding token.
     """
 
     model: Any  # transformers' own types say less than is known here

@@ -93,10 +93,8 @@ class LatentDiffusionModel(nn.Module):
 
         def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
             previous = z0_prev if self.config.self_condition else None
-            weights = self.dtype  # the network's arithmetic; the sampler's is zt's own
-            output = self.denoiser(
-                zt.to(weights), level.log_snr, mask=mask, condition=condition, self_condition=previous
-            )
+            x = zt.to(self.dtype)  # the network's arithmetic; the sampler's is zt's own
+            output = self.denoiser(x, level.log_snr, mask=mask, condition=condition, self_condition=previous)
             return to_z0(self.config.prediction, output.float(), zt, level) * mask[..., None]
 
         return denoise

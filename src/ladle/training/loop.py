@@ -132,7 +132,6 @@ class _Training:
         self.ema = EMA(stage.module, config.ema_decay)
         self.run_dir = run_dir
         self.bad_steps = torch.zeros((), device=self.device)  # not finite, in a row
-        self.saved_step = 0
 
     def train(self) -> TrainingResult:
         stream = None if self.processes.main else io.StringIO()
@@ -179,8 +178,10 @@ class _Training:
         self.specs = self.stage.batches(self.position.epoch)
         if not len(self.specs):
             raise UserError(f"{self.stage.name}: there is nothing to train on (0 batches); give more rows")
-        known, trackers = (self.position.num_rows, self.position.step), self.config.trackers
-        self.record = Record(self.run_dir, self.stage.name, *known, trackers, writes=self.processes.main)
+        position, main = self.position, self.processes.main
+        self.record = Record(
+            self.run_dir, self.stage.name, position.num_rows, position.step, self.config.trackers, writes=main
+        )
         set_modes(self.stage.module)
         size = sum(parameter.numel() for parameter in self.trained) / 1e6
         budget = f"{self.config.steps} steps" if self.config.steps else duration(60 * (self.config.minutes or 0))
@@ -253,10 +254,8 @@ class _Training:
         dissolve(module)
         module.eval()
         self.folder.finish(position, module, self.ema, metrics)
-        self.log(
-            f"{self.stage.name}: done, {position.step} steps in {duration(position.seconds)}, "
-            + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        )
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self.log(f"{self.stage.name}: done, {position.step} steps in {duration(position.seconds)}, {figures}")
         return TrainingResult(trained_tensors(module), metrics, position.step, position.seconds)
 
     # ---------------------------------------------------------------------------------------- its parts

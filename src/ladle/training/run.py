@@ -169,8 +169,7 @@ class Assembly:
         limits = {"text": (backbone.tokenizer, backbone.max_tokens), "source": (reader.tokenizer, reader.max_tokens)}
         for what, (tokenizer, limit) in limits.items():
             values = [str(row.get(what)) for row in self.splits.train if row.get(what)]
-            cut = count_cut(tokenizer, values, limit)
-            if cut:
+            if cut := count_cut(tokenizer, values, limit):
                 self.log(f"{cut:,} of {len(values):,} {what}s are longer than {limit} tokens and were cut")
 
     # -------------------------------------------------------------------------------------------------- diffusion

@@ -69,12 +69,10 @@ class DecoderStage:
 
     def loss(self, batch: tuple[dict[str, Tensor], DiffusionBatch]) -> tuple[Tensor, dict[str, Tensor | float]]:
         tokens, latents = batch
-        z0 = self._corrupted(latents)
-        loss, metrics = decoding_loss(
-            self.module, Latents(z0 * latents.mask[..., None], latents.mask), tokens["input_ids"],
-            tokens["attention_mask"], self.objective,
-        )  # fmt: skip
-        return loss, {**metrics, "num_tokens": tokens["attention_mask"].sum()}
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        corrupted = Latents(self._corrupted(latents) * latents.mask[..., None], latents.mask)
+        loss, metrics = decoding_loss(self.module, corrupted, ids, mask, self.objective)
+        return loss, {**metrics, "num_tokens": mask.sum()}
 
     def validate(self) -> dict[str, float]:
         tokens, latents, conditions = self.valid
