@@ -118,7 +118,8 @@ def weighted_error(config: DenoisingConfig, prediction: str, output: Tensor, wan
     return LOSSES[config.loss](root * output, root * wanted)
 
 
-# Weight of z0_hat's squared error at log_snr. `sigmoid`: what is 1 of the noise's error is e^log_snr of z0_hat's.
+# Weight of z0_hat's squared error at log_snr. What is 1 of the noise's error is e^log_snr of z0_hat's (`sigmoid`: one
+# product, which is finite at both ends).
 WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "min_snr": lambda log_snr: log_snr.exp().clamp(max=MIN_SNR_GAMMA),
     "sigmoid": lambda log_snr: (SIGMOID_BIAS - log_snr).sigmoid() * log_snr.exp(),

@@ -114,7 +114,7 @@ class DenoisingTransformer(LatentTransformer):
     """
 
     def __init__(
-        self, config: CompactConfig, latent_dim: int, max_latents: int, reads_memory: bool, reads_vector: bool
+        self, config: CompactConfig, latent_dim: int, max_latents: int, reads_memory: bool, reads_vector: bool = False
     ):
         super().__init__()
         width = config.width
