@@ -136,8 +136,8 @@ class JointModel(nn.Module):
         z0 = latents.values.float()
         z0 = z0.detach() + share * (z0 - z0.detach())
         condition, length_condition = self.encoded(batch.condition), self.encoded(batch.length_condition)
-        noisy = DiffusionBatch(z0, latents.mask, condition, batch.lengths, length_condition)
-        diffusion, of_diffusion = self.denoising(noisy, progress)
+        latents_of_rows = DiffusionBatch(z0, latents.mask, condition, batch.lengths, length_condition)
+        diffusion, of_diffusion = self.denoising(latents_of_rows, progress)
         loss = reconstruction + divergence + self.config.diffusion_scale * diffusion
         if self.reference is not None:
             with torch.no_grad():
