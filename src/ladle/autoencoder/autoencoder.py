@@ -8,11 +8,7 @@ from torch import Tensor, nn
 
 from ladle.autoencoder.backbone import Backbone, BackboneConfig, SmallBackboneConfig
 from ladle.autoencoder.bottleneck import BOTTLENECKS, AlignedConfig, BottleneckConfig
-from ladle.autoencoder.decoders import (
-    ParallelDecoder,
-    autoregressive_ids,
-    parallel_ids,
-)
+from ladle.autoencoder.decoders import ParallelDecoder, autoregressive_ids, parallel_ids
 from ladle.autoencoder.latents import Latents, Normaliser
 from ladle.config import Config
 
@@ -87,13 +83,10 @@ class TextAutoencoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Latents, decoder: DecoderName | None = None, **options: Any) -> Tensor:
-        """z0 -> token ids [B, S].
+        """z0 -> token ids [B, S], by the autoregressive decoder where None is named.
 
-        Args:
-            latents: normalised latents.
-            decoder: `autoregressive` (default) or `parallel`.
-            options: `num_beams`, `do_sample`, `top_p`, `temperature`, named as in transformers' `generate`;
-                `noise`, the rows' own random streams, to sample with them.
+        options: `num_beams`, `do_sample`, `top_p`, `temperature`, named as in transformers' `generate`; `noise`, the
+        rows' own random streams, to sample with them.
 
         Raises:
             ValueError: `parallel` asked of an autoencoder that has no parallel decoder, or an unknown decoder.

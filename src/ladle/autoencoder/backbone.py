@@ -4,7 +4,8 @@ The interface is transformers' own (`AutoModelForSeq2SeqLM`, `encoder_outputs=`)
 generate from a memory tensor as they are, so there is one class for all of them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from ladle.config import Config
 from ladle.errors import UserError
 from ladle.layers import sinusoids
 
+PLAIN: dict[str, Any] = {"attn_implementation": "eager", "dtype": torch.float32}  # how models of transformers are made
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<mask>")
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 GENERATION_TOKENS = (
@@ -70,10 +72,8 @@ BackboneConfig = Annotated[
 class Backbone(nn.Module):
     """`model` (a transformers encoder-decoder) and `tokenizer`, met through memory tensors.
 
-    Args:
-        model: any `AutoModelForSeq2SeqLM`.
-        tokenizer: its tokenizer, with a padding and an end-of-text token.
-        max_tokens: longest text, in tokens with the end token; longer ones are cut.
+    model: any `AutoModelForSeq2SeqLM`. tokenizer: with a padding and an end-of-text token. max_tokens: longest text, in
+    tokens with the end token; longer ones are cut.
     """
 
     model: Any  # transformers' own types say less than is known here
@@ -110,7 +110,7 @@ class Backbone(nn.Module):
         return cls(model, tokenizer, max_tokens)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, max_tokens: int, tokenizer_source: str | Path | None = None):
+    def from_pretrained(cls, source: str | Path, max_tokens: int) -> "Backbone":
         """Load with transformers from a folder or a hub id; only safetensors weights are read.
 
         Raises:
@@ -118,33 +118,20 @@ class Backbone(nn.Module):
         """
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-        try:
-            model = AutoModelForSeq2SeqLM.from_pretrained(
-                source, use_safetensors=True, attn_implementation="eager", dtype=torch.float32
-            )
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer_source or source)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"cannot load the encoder-decoder '{source}': {reason}") from None
+        with explained(f"cannot load the encoder-decoder '{source}'"):
+            model = AutoModelForSeq2SeqLM.from_pretrained(source, use_safetensors=True, **PLAIN)
+            tokenizer = AutoTokenizer.from_pretrained(source)
         return cls(model, tokenizer, max_tokens)
 
     @classmethod
     def from_config(cls, source: str | Path, max_tokens: int) -> "Backbone":
-        """The architecture and the tokenizer of a folder or a hub id, with random weights.
-
-        Raises:
-            UserError: no such model, or one that is not an encoder-decoder.
-        """
+        """The architecture and the tokenizer of a folder or a hub id, with random weights. Errors are those of
+        `from_pretrained`."""
         from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
-        try:
-            model = AutoModelForSeq2SeqLM.from_config(
-                AutoConfig.from_pretrained(source), attn_implementation="eager", dtype=torch.float32
-            )
+        with explained(f"cannot build the encoder-decoder '{source}'"):
+            model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(source), **PLAIN)
             tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"cannot build the encoder-decoder '{source}': {reason}") from None
         return cls(model, tokenizer, max_tokens)
 
     @property
@@ -164,10 +151,7 @@ class Backbone(nn.Module):
 
     def tokenize(self, texts: Iterable[str]) -> dict[str, Tensor]:
         """texts -> input_ids [B, S] and attention_mask [B, S] (bool), cut at `max_tokens`, end token kept."""
-        encoded = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        )
-        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"].bool()}
+        return padded_tokens(self.tokenizer, texts, self.max_tokens)
 
     def detokenize(self, ids: Tensor) -> list[str]:
         """ids [B, S] -> texts, without special tokens."""
@@ -181,30 +165,37 @@ class Backbone(nn.Module):
     def decode_logits(self, labels: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
         """Teacher forcing: labels [B, S] (padded), memory [B, N, W], memory_mask [B, N] -> logits [B, S, V]."""
         start = torch.full_like(labels[:, :1], self.model.config.decoder_start_token_id)
-        output = self.model(
-            encoder_outputs=self._outputs(memory),
-            attention_mask=memory_mask.long(),
-            decoder_input_ids=torch.cat([start, labels[:, :-1]], dim=1),
-            use_cache=False,
-        )
-        return output.logits
+        written = torch.cat([start, labels[:, :-1]], dim=1)
+        return self.model(**_encoded(memory, memory_mask), decoder_input_ids=written, use_cache=False).logits
 
     @torch.no_grad()
     def generate(self, memory: Tensor, memory_mask: Tensor, **options: Any) -> Tensor:
         """Autoregressive decoding from memory [B, N, W] -> ids [B, S]; `options` are those of transformers."""
-        return self.model.generate(
-            encoder_outputs=self._outputs(memory),
-            attention_mask=memory_mask.long(),
-            synced_gpus=False,  # else, in sharded training, the one process that samples would wait for the others
-            **{"max_new_tokens": self.max_tokens, "do_sample": False, "num_beams": 1, **options},
-        )
+        options = {"max_new_tokens": self.max_tokens, "do_sample": False, "num_beams": 1, **options}
+        # synced_gpus: else, in sharded training, the one process that samples would wait for the others.
+        return self.model.generate(**_encoded(memory, memory_mask), synced_gpus=False, **options)
 
-    @staticmethod
-    def _outputs(memory: Tensor) -> Any:
-        from transformers.modeling_outputs import BaseModelOutput
 
-        # Anew for every call: beam search changes the object that it is given.
-        return BaseModelOutput(last_hidden_state=memory)
+def padded_tokens(tokenizer: Any, texts: Iterable[str], max_tokens: int) -> dict[str, Tensor]:
+    """texts -> input_ids [B, S] and attention_mask [B, S] (bool), cut at `max_tokens`, end token kept."""
+    encoded = tokenizer(list(texts), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
+    return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"].bool()}
+
+
+def _encoded(memory: Tensor, mask: Tensor) -> dict[str, Any]:
+    """A memory as transformers wants it. Made anew for every call: beam search changes the object that it is given."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    return {"encoder_outputs": BaseModelOutput(last_hidden_state=memory), "attention_mask": mask.long()}
+
+
+@contextmanager
+def explained(failure: str) -> Iterator[None]:
+    """What transformers raises where it cannot load a model becomes a UserError: `failure`, and its reason."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{failure}: {str(error).strip().splitlines()[0]}") from None
 
 
 @torch.no_grad()
@@ -215,8 +206,7 @@ def _start_aligned(model: Any) -> None:
     diagonal from the first step; from random maps a small decoder takes thousands of steps to find it.
     """
     for half in (model.get_encoder(), model.get_decoder()):
-        table = half.embed_positions.weight
-        offset = half.embed_positions.offset
+        table, offset = half.embed_positions.weight, half.embed_positions.offset
         table.zero_()
         table[offset:].copy_(sinusoids(table.shape[0] - offset, table.shape[1]))
     for layer in model.get_decoder().layers:
@@ -236,13 +226,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Prepend(" ")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
-            # Its own prefix space would go before every piece, and turn "20" into "2 0".
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
+    # Its own prefix space would go before every piece, and turn "20" into "2 0".
+    pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pieces])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False,

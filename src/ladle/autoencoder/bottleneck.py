@@ -52,8 +52,6 @@ class PerceiverConfig(Config):
 class AlignedBottleneck(nn.Module):
     """Each latent holds `tokens_per_latent` neighbouring token states: position l keeps its place in the text."""
 
-    max_latents: int
-
     def __init__(self, config: AlignedConfig, width: int, num_heads: int, max_tokens: int):
         super().__init__()
         self.config, self.tokens_per_latent = config, config.tokens_per_latent
@@ -93,7 +91,6 @@ class PerceiverBottleneck(nn.Module):
     """
 
     tokens_per_latent = None
-    max_latents: int
 
     def __init__(self, config: PerceiverConfig, width: int, num_heads: int, max_tokens: int):
         super().__init__()

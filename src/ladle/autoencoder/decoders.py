@@ -68,7 +68,13 @@ def autoregressive_ids(
     if noise is not None and options.pop("do_sample", False):
         from transformers import LogitsProcessorList
 
-        drawn = _Drawn(noise, options.pop("top_p", 1.0), options.pop("temperature", 1.0))
+        top_p, temperature = options.pop("top_p", 1.0), options.pop("temperature", 1.0)
+
+        def drawn(input_ids: Tensor, scores: Tensor) -> Tensor:
+            # One token a row is left, drawn with the row's own stream: what is greedy then takes it.
+            ids = chosen_ids(scores, noise.uniform().to(scores.device), top_p, temperature)
+            return torch.full_like(scores, -torch.inf).scatter(1, ids[:, None], 0.0)
+
         return backbone.generate(memory, mask, logits_processor=LogitsProcessorList([drawn]), **options)
     with torch.random.fork_rng(enabled=bool(options.get("do_sample"))):
         return backbone.generate(memory, mask, **options)
@@ -89,12 +95,10 @@ def parallel_ids(
     noise: one random stream a row to sample with; else torch's global generator.
     """
     if do_sample:
-        places = logits.shape[1]  # a stream's j-th number is its j-th place's, however long the batch is
-        uniform = (
-            torch.rand(logits.shape[:2])
-            if noise is None
-            else torch.stack([noise.uniform().cpu() for _ in range(places)], dim=1)
-        )
+        if noise is None:
+            uniform = torch.rand(logits.shape[:2])
+        else:  # a stream's j-th number is its j-th place's, however long the batch is
+            uniform = torch.stack([noise.uniform().cpu() for _ in range(logits.shape[1])], dim=1)
         ids = chosen_ids(logits.flatten(0, 1), uniform.flatten().to(logits.device), top_p, temperature)
         ids = ids.view(logits.shape[:2])
     else:
@@ -118,14 +122,3 @@ def chosen_ids(logits: Tensor, uniform: Tensor, top_p: float, temperature: float
     place = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)
     last = (probabilities > 0).sum(-1, keepdim=True) - 1
     return order.gather(1, torch.minimum(place, last))[:, 0]
-
-
-class _Drawn:
-    """A logits processor that leaves one token a row, drawn with the row's own stream: what is greedy then takes it."""
-
-    def __init__(self, noise: SampleNoise, top_p: float, temperature: float):
-        self.noise, self.top_p, self.temperature = noise, top_p, temperature
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        ids = chosen_ids(scores, self.noise.uniform().to(scores.device), self.top_p, self.temperature)
-        return torch.full_like(scores, -torch.inf).scatter(1, ids[:, None], 0.0)

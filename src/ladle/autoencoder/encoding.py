@@ -30,8 +30,7 @@ def store_texts(
     tokenize: in place of the backbone's. bf16: several times faster where the processor has units for it; the error is
     about a hundredth of the vectors.
     """
-    device = next(autoencoder.parameters()).device
-    order = length_order(texts)
+    device, order = autoencoder.device, length_order(texts)
     parts: list[Tensor] = [torch.empty(0)] * len(texts)
     num_tokens = 0
     for start in range(0, len(order), batch_size):
@@ -60,9 +59,5 @@ def fit_normaliser(autoencoder: TextAutoencoder, texts: Sequence[str], max_rows:
     """Give z0 of these texts mean 0 and variance 1 in each channel, from up to `max_rows` of them."""
     chosen = np.random.default_rng(0).permutation(len(texts))[:max_rows]
     store = store_latents(autoencoder, [texts[i] for i in chosen])
-
-    def batches() -> Iterator[Latents]:
-        for vectors in store.vectors.split(65_536):
-            yield Latents(vectors.float()[None], torch.ones(1, len(vectors), dtype=torch.bool))
-
-    autoencoder.normaliser.fit(batches())
+    chunks = store.vectors.split(65_536)
+    autoencoder.normaliser.fit(Latents(x.float()[None], torch.ones(1, len(x), dtype=torch.bool)) for x in chunks)

@@ -9,12 +9,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Latents:
-    """Normalised latent vectors z0 of a batch of texts.
-
-    Attributes:
-        values: [B, L, D]; zero where `mask` is False.
-        mask: [B, L] bool, True where a latent belongs to the text.
-    """
+    """Normalised latent vectors z0 of a batch of texts: values [B, L, D], zero where `mask` [B, L] is False."""
 
     values: Tensor
     mask: Tensor

@@ -46,12 +46,8 @@ def reconstruction_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cross-entropy of both decoders from masked tokens and noised z0; of Gaussian latents the divergence too.
 
-    Args:
-        batch: input_ids [B, S], attention_mask [B, S].
-        progress: the share of the training that is over, for the warm-up of `kl`.
-
-    Returns:
-        The loss, a scalar, and detached metrics.
+    batch: input_ids and attention_mask, [B, S]. progress: the share of the training that is over, for the warm-up of
+    `kl`. Gives the loss, a scalar, and detached metrics.
     """
     latents, divergence, metrics = training_latents(autoencoder, batch, config, progress)
     loss, of_decoders = noised_decoding_loss(autoencoder, latents, batch, config)
@@ -69,28 +65,25 @@ def training_latents(
     mean, log_variance = raw.float().chunk(2, dim=-1) if gaussian else (raw, raw)
     if autoencoder.training:
         autoencoder.normaliser.track(mean, latent_mask)
-    if not gaussian:
-        return Latents(autoencoder.normaliser.normalise(mean) * latent_mask[..., None], latent_mask), 0.0, {}
-    drawn = mean
-    if autoencoder.training:
-        drawn = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-    by_channel = divergence_from_unit_gaussian(mean, log_variance)[latent_mask].mean(0)
-    kl = config.kl
-    weight = kl.scale * (min(1.0, progress / kl.warmup) if kl.warmup else 1.0)
-    # Cross-entropy is a mean over tokens, so nats a latent count as nats a token.
-    loss = weight * by_channel.clamp_min(kl.free_bits).sum() * latent_mask.sum() / mask.sum()
+    drawn, loss, metrics = mean, 0.0, {}
+    if gaussian:
+        if autoencoder.training:
+            drawn = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+        by_channel, kl = divergence_from_unit_gaussian(mean, log_variance)[latent_mask].mean(0), config.kl
+        weight = kl.scale * (min(1.0, progress / kl.warmup) if kl.warmup else 1.0)
+        # Cross-entropy is a mean over tokens, so nats a latent count as nats a token.
+        loss = weight * by_channel.clamp_min(kl.free_bits).sum() * latent_mask.sum() / mask.sum()
+        metrics = {"kl": by_channel.sum().detach()}  # nats a latent
     z0 = autoencoder.normaliser.normalise(drawn) * latent_mask[..., None]
-    return Latents(z0, latent_mask), loss, {"kl": by_channel.sum().detach()}  # nats a latent
+    return Latents(z0, latent_mask), loss, metrics
 
 
 def noised_decoding_loss(
     autoencoder: TextAutoencoder, latents: Latents, batch: dict[str, Tensor], config: ReconstructionConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`decoding_loss` from latents that are noised while the autoencoder trains."""
-    noised = _noised(latents.values, config, autoencoder.training) * latents.mask[..., None]
-    return decoding_loss(
-        autoencoder, Latents(noised, latents.mask), batch["input_ids"], batch["attention_mask"], config
-    )
+    noised = Latents(_noised(latents.values, config, autoencoder.training) * latents.mask[..., None], latents.mask)
+    return decoding_loss(autoencoder, noised, batch["input_ids"], batch["attention_mask"], config)
 
 
 def decoding_loss(

@@ -4,6 +4,7 @@ Each condition is dropped per sample in training, so that one model samples with
 """
 
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,22 @@ LABEL_STD = 0.2
 
 
 @dataclass(frozen=True)
-class RawCondition:
+class TensorGroup:
+    """What belongs together: each field is a tensor, a dict of tensors, a group or None."""
+
+    def to(self, device: torch.device | str, **options: bool) -> Self:
+        """All tensors on `device`."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: moved(tensor) for name, tensor in value.items()}
+            return None if value is None else value.to(device)
+
+        return replace(self, **{name: moved(value) for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class RawCondition(TensorGroup):
     """What the user gave, as tensors. label_ids: [B], -1 for none. source: [B, M, C] with source_mask [B, M]
     (a row without True has no source)."""
 
@@ -50,12 +66,6 @@ class RawCondition:
         label = [] if self.label_ids is None else [self.label_ids >= 0]
         return label + ([] if self.source_mask is None else [self.source_mask.any(1)])
 
-    def to(self, device: torch.device | str) -> "RawCondition":
-        """All tensors on `device`."""
-        return RawCondition(
-            *(None if x is None else x.to(device) for x in (self.label_ids, self.source, self.source_mask))
-        )
-
     def __getitem__(self, rows: Tensor | slice) -> "RawCondition":
         return RawCondition(*(None if x is None else x[rows] for x in (self.label_ids, self.source, self.source_mask)))
 
@@ -75,11 +85,8 @@ class Condition:
 class ConditionEncoder(nn.Module):
     """RawCondition -> Condition, with learned stand-ins for what is absent.
 
-    Args:
-        config: which conditions there are.
-        width: W of the denoiser.
-        source_dim: C, channels of the source's states or latents.
-        num_heads: attention heads of the layers above the source's memory.
+    width: W of the denoiser. source_dim: C, channels of the source's states or latents. num_heads: attention heads of
+    the layers above the source's memory.
     """
 
     positions: nn.Parameter | None
@@ -94,15 +101,13 @@ class ConditionEncoder(nn.Module):
         self.project = None
         if config.source is not None:
             plain = config.source.plain
-            self.project = nn.Sequential(
-                nn.Identity() if plain else nn.LayerNorm(source_dim), nn.Linear(source_dim, width)
-            )
+            norm = nn.Identity() if plain else nn.LayerNorm(source_dim)
+            self.project = nn.Sequential(norm, nn.Linear(source_dim, width))
             self.no_source = nn.Parameter(0.02 * torch.randn(width))
             positions = None if plain else nn.Parameter(sinusoids(config.source.max_tokens, width))
             self.register_parameter("positions", positions)
-            self.layers = nn.ModuleList(
-                Block(width, num_heads) for _ in range(0 if plain else config.source.num_layers)
-            )
+            num_layers = 0 if plain else config.source.num_layers
+            self.layers = nn.ModuleList(Block(width, num_heads) for _ in range(num_layers))
             self.norm = nn.Identity() if plain else nn.LayerNorm(width)
             self.pool = None if plain else nn.Linear(width, width)
 
@@ -115,9 +120,9 @@ class ConditionEncoder(nn.Module):
             vector = self.label(torch.where(ids < 0, len(self.config.labels), ids))
         if self.project is not None:
             memory, mask = self._source(raw, batch)
-        if memory is not None and mask is not None and self.pool is not None:
-            pooled = self.pool((memory * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
-            vector = pooled if vector is None else vector + pooled
+            if self.pool is not None:
+                pooled = self.pool((memory * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+                vector = pooled if vector is None else vector + pooled
         return Condition(vector, memory, mask)
 
     def null(self, batch: int) -> Condition:

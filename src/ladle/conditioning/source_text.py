@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.backbone import PLAIN, explained, padded_tokens
 from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.errors import UserError
 
@@ -16,9 +17,7 @@ class SourceEncoder(nn.Module):
     """A frozen encoder of source texts that is not the backbone's: BERT, RoBERTa, T5, BART, anything of transformers'
     that gives a state for each token.
 
-    Args:
-        model: a transformers encoder or encoder-decoder (of which the encoder alone is run).
-        tokenizer: its tokenizer, with a padding token.
+    model: an encoder, or an encoder-decoder (of which the encoder alone is run). tokenizer: with a padding token.
     """
 
     model: Any  # transformers' own types say less than is known here
@@ -36,13 +35,10 @@ class SourceEncoder(nn.Module):
         """
         from transformers import AutoConfig, AutoTokenizer
 
-        try:
+        with explained(f"cannot load the source's encoder '{source}'"):
             kind = auto_class(AutoConfig.from_pretrained(source))
-            model = kind.from_pretrained(source, use_safetensors=True, attn_implementation="eager", dtype=torch.float32)
+            model = kind.from_pretrained(source, use_safetensors=True, **PLAIN)
             tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"cannot load the source's encoder '{source}': {reason}") from None
         if tokenizer.pad_token_id is None:
             raise UserError(f"cannot use '{source}' as the source's encoder: its tokenizer has no padding token")
         return cls(model, tokenizer).eval()
@@ -78,47 +74,33 @@ def learns_sources(autoencoder: TextAutoencoder, config: SourceConfig) -> bool:
 class SourceReader:
     """Source texts -> memory.
 
-    Args:
-        autoencoder: the model's; it stays as it is.
-        config: the model's conditions; how a source is read, where it takes one.
-        encoder: what gives the states in place of the backbone's encoder.
+    config: the model's conditions. encoder: what gives the states in place of the backbone's encoder.
     """
 
     def __init__(self, autoencoder: TextAutoencoder, config: ConditionConfig, encoder: SourceEncoder | None = None):
         self.autoencoder, self.config = autoencoder, config
         self.source = config.source or SourceConfig()
         self.encoder = encoder if self.source.memory == "states" else None
-
-    @property
-    def tokenizer(self) -> Any:
-        """Of the source texts."""
-        return self.autoencoder.backbone.tokenizer if self.encoder is None else self.encoder.tokenizer
+        self._states_of = autoencoder.backbone if self.encoder is None else self.encoder
+        self.tokenizer: Any = self._states_of.tokenizer
 
     @property
     def dim(self) -> int:
         """C, channels of the memory."""
-        if self.encoder is not None:
-            return self.encoder.width
-        states = self.source.memory == "states"
-        return self.autoencoder.backbone.width if states else self.autoencoder.latent_dim
+        return self._states_of.width if self.source.memory == "states" else self.autoencoder.latent_dim
 
     @property
     def max_tokens(self) -> int:
         """What is read of a source, in tokens. Of states as many as the encoder has places for, which may be more than
         a text to be written has."""
-        backbone = self.autoencoder.backbone
         if self.source.memory == "latents":
-            return backbone.max_tokens
-        model = backbone.model if self.encoder is None else self.encoder.model
-        places = getattr(model.config, "max_position_embeddings", None) or self.source.max_tokens
+            return self.autoencoder.backbone.max_tokens
+        places = getattr(self._states_of.model.config, "max_position_embeddings", None) or self.source.max_tokens
         return min(self.source.max_tokens, places, self.tokenizer.model_max_length)
 
     def tokenize(self, texts: Iterable[str]) -> dict[str, Tensor]:
         """texts -> input_ids [B, S] and attention_mask [B, S] (bool), cut at `max_tokens`, end token kept."""
-        encoded = self.tokenizer(
-            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-        )
-        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"].bool()}
+        return padded_tokens(self.tokenizer, texts, self.max_tokens)
 
     def to(self, device: torch.device | str) -> Self:
         """Autoencoder and encoder on `device`, in evaluation mode."""
@@ -133,5 +115,4 @@ class SourceReader:
         if self.source.memory == "latents":
             latents = self.autoencoder.encode(**tokens)
             return latents.values, latents.mask
-        encode = self.autoencoder.backbone.encode if self.encoder is None else self.encoder.encode
-        return encode(**tokens), tokens["attention_mask"]
+        return self._states_of.encode(**tokens), tokens["attention_mask"]

@@ -12,6 +12,8 @@ from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.encoder import RawCondition
 from ladle.layers import zero_linear
 
+WIDTH = 256  # of the network's hidden layer
+
 
 class LengthModel(nn.Module):
     """p(L | condition) over 1 .. max_latents: the training set's distribution, moved by label and source.
@@ -20,16 +22,14 @@ class LengthModel(nn.Module):
     makes of it: the two train on different batches.
     """
 
-    def __init__(self, condition: ConditionConfig, source_dim: int, max_latents: int, hidden_dim: int = 256):
+    def __init__(self, condition: ConditionConfig, source_dim: int, max_latents: int):
         super().__init__()
         self.num_labels, self.source_dim = len(condition.labels), source_dim if condition.source else 0
         self.base = nn.Parameter(torch.zeros(max_latents))
         features = self.num_labels + (self.source_dim + 3 if condition.source else 0)
         self.network = None
         if features:
-            self.network = nn.Sequential(
-                nn.Linear(features, hidden_dim), nn.SiLU(), zero_linear(hidden_dim, max_latents)
-            )
+            self.network = nn.Sequential(nn.Linear(features, WIDTH), nn.SiLU(), zero_linear(WIDTH, max_latents))
 
     @torch.no_grad()
     def fit_base(self, lengths: Tensor) -> None:

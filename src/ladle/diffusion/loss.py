@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ladle.conditioning.encoder import Condition, RawCondition
+from ladle.conditioning.encoder import Condition, RawCondition, TensorGroup
 from ladle.config import Config
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.prediction import add_noise, output_scale, target, to_z0
@@ -92,9 +92,8 @@ def draw_times(
     """[count] times, stratified: one from each of `count` equal shares of the distribution, in random order (arXiv
     2107.00630, appendix I.1), so that no batch misses a noise level.
 
-    Args:
-        adaptive: what has been learnt about the error, with `times = "adaptive"`.
-        progress: share of the training that is over, for the curriculum.
+    adaptive: what has been learnt about the error, with `times = "adaptive"`. progress: share of the training that is
+    over, for the curriculum.
     """
     t = (torch.rand((), device=device) + torch.randperm(count, device=device) / count) % 1.0
     if config.times == "logit_normal":
@@ -119,17 +118,12 @@ def weighted_error(config: DenoisingConfig, prediction: str, output: Tensor, wan
     return LOSSES[config.loss](root * output, root * wanted)
 
 
-def _min_snr(log_snr: Tensor) -> Tensor:
-    return log_snr.exp().clamp(max=MIN_SNR_GAMMA)
-
-
-def _sigmoid(log_snr: Tensor) -> Tensor:
-    """Of the noise's error, e^log_snr more of z0_hat's: both are one product, which is finite at both ends."""
-    return (SIGMOID_BIAS - log_snr).sigmoid() * log_snr.exp()
-
-
-# Weight of z0_hat's squared error at log_snr.
-WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {"min_snr": _min_snr, "sigmoid": _sigmoid}
+# Weight of z0_hat's squared error at log_snr. What is 1 of the noise's error is e^log_snr of z0_hat's (`sigmoid`: one
+# product, which is finite at both ends).
+WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "min_snr": lambda log_snr: log_snr.exp().clamp(max=MIN_SNR_GAMMA),
+    "sigmoid": lambda log_snr: (SIGMOID_BIAS - log_snr).sigmoid() * log_snr.exp(),
+}
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l2": lambda output, wanted: (output - wanted).square(),
@@ -139,7 +133,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class DiffusionBatch:
+class DiffusionBatch(TensorGroup):
     """Latents z0 [B, L, D] with mask [B, L], and their conditions.
 
     The length model learns from other rows: those of one batch are all about as long as each other.
@@ -152,21 +146,9 @@ class DiffusionBatch:
     lengths: Tensor
     length_condition: RawCondition
 
-    def to(self, device: torch.device | str, **options: bool) -> "DiffusionBatch":
-        """All tensors on `device`."""
-        return DiffusionBatch(
-            self.z0.to(device), self.mask.to(device), self.condition.to(device),
-            self.lengths.to(device), self.length_condition.to(device),
-        )  # fmt: skip
-
 
 class DenoisingLoss(nn.Module):
-    """A diffusion model while it is trained, with what is learnt about its errors.
-
-    Args:
-        model: what is trained.
-        config: what for.
-    """
+    """A diffusion model while it is trained, with what is learnt about its errors."""
 
     def __init__(self, model: LatentDiffusionModel, config: DenoisingConfig):
         super().__init__()

@@ -1,12 +1,13 @@
 """The diffusion model: schedule, denoiser, conditions and length model, and its `Denoise` function."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Tag
 from torch import Tensor, nn
 
+from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.encoder import Condition, ConditionEncoder
 from ladle.config import Config, by_kind
@@ -67,6 +68,16 @@ class LatentDiffusionModel(nn.Module):
         )
         self.length = None if fixed_length else LengthModel(condition, source_dim, max_latents)
 
+    @classmethod
+    def of_autoencoder(
+        cls, autoencoder: TextAutoencoder, config: DiffusionConfig, condition: ConditionConfig, source_dim: int
+    ) -> Self:
+        """A new one over the latents of `autoencoder`."""
+        return cls(
+            config, condition, latent_dim=autoencoder.latent_dim, max_latents=autoencoder.max_latents,
+            source_dim=source_dim, fixed_length=autoencoder.fixed_length,
+        )  # fmt: skip
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -82,10 +93,8 @@ class LatentDiffusionModel(nn.Module):
 
         def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
             previous = z0_prev if self.config.self_condition else None
-            weights = self.dtype  # the network's arithmetic; the sampler's is zt's own
-            output = self.denoiser(
-                zt.to(weights), level.log_snr, mask=mask, condition=condition, self_condition=previous
-            )
+            x = zt.to(self.dtype)  # the network's arithmetic; the sampler's is zt's own
+            output = self.denoiser(x, level.log_snr, mask=mask, condition=condition, self_condition=previous)
             return to_z0(self.config.prediction, output.float(), zt, level) * mask[..., None]
 
         return denoise

@@ -71,28 +71,53 @@ class DenoiserBlock(nn.Module):
         return x + self.cross_attention(self.cross_norm(x), condition.memory, condition.memory_mask)
 
 
-class DenoisingTransformer(nn.Module):
-    """A pre-norm transformer over L latents with self-conditioning by concatenation and a zero-initialised output.
+class LatentTransformer(nn.Module):
+    """A pre-norm transformer over L latents, with self-conditioning by concatenation and a zero-initialised output."""
 
-    Args:
-        config: sizes.
-        latent_dim: D.
-        max_latents: longest sequence of latents.
-        reads_memory: whether conditions bring a token memory [B, M, W]. Whether they bring a vector is seen from them.
+    no_self_condition: nn.Parameter
+    input: nn.Linear
+    norm: nn.LayerNorm
+    output: nn.Linear
+
+    def forward(
+        self,
+        zt: Tensor,
+        log_snr: Tensor,
+        *,
+        mask: Tensor,
+        condition: Condition,
+        self_condition: Tensor | None = None,
+        self_condition_mask: Tensor | None = None,
+    ) -> Tensor:
+        """zt [B, L, D] -> one raw prediction [B, L, D] (v, x0, eps or flow, as trained).
+
+        Args:
+            log_snr: [B] or scalar.
+            mask: [B, L] bool, True where a latent exists.
+            condition: vector [B, W] and memory [B, M, W], each or both absent.
+            self_condition: [B, L, D], the last z0_hat; None for none.
+            self_condition_mask: [B] bool, rows for which `self_condition` counts (all when None).
+        """
+        x = self.input(with_last_estimate(zt, self.no_self_condition, self_condition, self_condition_mask))
+        return self.output(self.norm(self.hidden(x, log_snr.expand(len(zt)), mask, condition)))
+
+    def hidden(self, x: Tensor, log_snr: Tensor, mask: Tensor, condition: Condition) -> Tensor:
+        """x [B, L, W], log_snr [B], mask [B, L] -> what the last block says, [B, L, W]."""
+        raise NotImplementedError
+
+
+class DenoisingTransformer(LatentTransformer):
+    """Our own: it hears the noise level, the number of latents and the condition's vector in each block.
+
+    latent_dim: D. max_latents: longest sequence of latents. reads_memory: whether conditions bring a token memory
+    [B, M, W]. Whether they bring a vector is seen from them.
     """
 
     def __init__(
-        self,
-        config: CompactConfig,
-        latent_dim: int,
-        max_latents: int,
-        reads_memory: bool = False,
-        reads_vector: bool = False,
+        self, config: CompactConfig, latent_dim: int, max_latents: int, reads_memory: bool, reads_vector: bool = False
     ):
         super().__init__()
-        self.config = config
         width = config.width
-        self.max_latents = max_latents
         self.no_self_condition = nn.Parameter(torch.zeros(latent_dim))
         self.input = nn.Linear(2 * latent_dim, width)
         self.positions = nn.Parameter(sinusoids(max_latents, width))
@@ -110,32 +135,10 @@ class DenoisingTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.output = zero_linear(width, latent_dim)
 
-    def forward(
-        self,
-        zt: Tensor,
-        log_snr: Tensor,
-        *,
-        mask: Tensor,
-        condition: Condition,
-        self_condition: Tensor | None = None,
-        self_condition_mask: Tensor | None = None,
-    ) -> Tensor:
-        """One raw prediction (v, x0, eps or flow, as trained).
-
-        Args:
-            zt: [B, L, D].
-            log_snr: [B] or scalar.
-            mask: [B, L] bool, True where a latent exists.
-            condition: vector [B, W] and memory [B, M, W], each or both absent.
-            self_condition: [B, L, D], the last z0_hat; None for none.
-            self_condition_mask: [B] bool, rows for which `self_condition` counts (all when None).
-
-        Returns:
-            [B, L, D].
-        """
-        x = self.input(with_last_estimate(zt, self.no_self_condition, self_condition, self_condition_mask))
-        x = x + self.positions[: zt.shape[1]]
-        signals = [self.level(log_snr.expand(len(zt))), self.num_latents(mask.sum(1))]
+    def hidden(self, x: Tensor, log_snr: Tensor, mask: Tensor, condition: Condition) -> Tensor:
+        """As of every `LatentTransformer`."""
+        x = x + self.positions[: x.shape[1]]
+        signals = [self.level(log_snr), self.num_latents(mask.sum(1))]
         if condition.vector is not None:
             signals.append(condition.vector)
         shared, context = None, 0
@@ -144,7 +147,7 @@ class DenoisingTransformer(nn.Module):
         else:
             context = len(signals)
             x = torch.cat([torch.stack(signals, dim=1).to(x), x], dim=1)
-            mask = torch.cat([mask.new_ones(len(zt), context), mask], dim=1)
+            mask = torch.cat([mask.new_ones(len(x), context), mask], dim=1)
         keys_mask = None if bool(mask.all()) else mask
         saved: list[Tensor] = []
         for i, block in enumerate(self.blocks):
@@ -154,7 +157,7 @@ class DenoisingTransformer(nn.Module):
             x = block(x, keys_mask, shared, condition)
             if i < len(self.skips):
                 saved.append(x)
-        return self.output(self.norm(x[:, context:]))
+        return x[:, context:]
 
 
 class LevelEmbedding(nn.Module):

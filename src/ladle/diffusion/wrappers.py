@@ -29,9 +29,7 @@ def guided(denoise_conditional: Denoise, denoise_unconditional: Denoise, guidanc
 def guided_at_once(denoise_both: Denoise, guidance_scale: float) -> Denoise:
     """`guided` in one call of the network for twice the batch: faster where the batch is small, alike where it is not.
 
-    Args:
-        denoise_both: for [2B, L, D]: B rows with their condition, then the same B without it.
-        guidance_scale: as in `guided`.
+    denoise_both: for [2B, L, D]: B rows with their condition, then the same B without it.
     """
 
     def twice(x: Tensor) -> Tensor:

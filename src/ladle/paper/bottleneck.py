@@ -50,10 +50,9 @@ class ResamplerLayer(nn.Module):
         own = self.latents_norm(latents)
         keys_values = torch.cat([self.key_value(self.states_norm(states)), self.latent_key_value(own)], dim=1)
         k_BHNK, v_BHNK = (self._heads(part) for part in keys_values.chunk(2, dim=-1))
-        q_BHQK, k_BHNK = (
-            F.rms_norm(part, part.shape[-1:], gain.to(part))
-            for part, gain in ((self._heads(self.query(own)), self.query_gain), (k_BHNK, self.key_gain))
-        )
+        q_BHQK = self._heads(self.query(own))
+        q_BHQK = F.rms_norm(q_BHQK, q_BHQK.shape[-1:], self.query_gain.to(q_BHQK))
+        k_BHNK = F.rms_norm(k_BHNK, k_BHNK.shape[-1:], self.key_gain.to(k_BHNK))
         mixed = attend(q_BHQK, k_BHNK, v_BHNK, mask)
         latents = latents + self.output(mixed.transpose(1, 2).flatten(2))
         return latents + self.feed(self.feed_norm(latents))

@@ -25,6 +25,8 @@ from ladle.sampling.options import SamplingOptions
 from ladle.storage.model_folder import save_parts
 from ladle.storage.parts import ModelParts
 
+Settings = Mapping[str, Any]  # of args.json
+
 PREDICTIONS = {"pred_v": "v", "pred_noise": "eps", "pred_x0": "x0"}
 SCHEDULES = ("cosine", "sigmoid")
 SAMPLERS = {"ddpm": "ddpm", "ddim": "ddim", "dpmpp": "dpmpp_2m"}
@@ -89,36 +91,32 @@ def convert_ld4lg(
     backbone: str | Path | None = None,
     labels: Sequence[str] = (),
 ) -> Path:
-    """Write the Ladle model of a diffusion checkpoint, by its averaged weights.
+    """Write the Ladle model of a diffusion checkpoint, by its averaged weights, into `output`, which is given back.
 
     Args:
         folder: with args.json and model.pt, as the paper's code wrote them.
-        output: the model folder.
         autoencoder: the folder of its autoencoder; what args.json names when None.
         backbone: folder or hub id of the encoder-decoder, for its config and tokenizer; what args.json names when None.
         labels: names of the classes, in the order of their numbers; "0", "1" and so on when empty.
-
-    Returns:
-        `output`.
 
     Raises:
         UserError: a missing or malformed file, something in it that is no tensor, a network or a schedule that Ladle
             has not, another number of labels.
     """
-    args, saved = _read(Path(folder))
+    folder = Path(folder)
+    args, saved = _read(folder)
     latent_folder = Path(autoencoder or _required(args, "latent_model_path", folder))
     text_autoencoder = _autoencoder(latent_folder, backbone)
     tensors = _part(saved["ema"] if "ema" in saved else saved["model"], "ema_model." if "ema" in saved else "")
-    diffusion = _diffusion(args, tensors, text_autoencoder, labels, folder)
-    mean, scale = tensors["latent_mean"], tensors["latent_scale"]
-    figures = {"mean": mean, "std": scale.clamp(min=1e-5).expand_as(mean)}  # one scale for all channels
-    text_autoencoder.normaliser.load_state_dict(figures)
+    diffusion = _diffusion(folder, args, tensors, text_autoencoder, labels)
+    mean, scale = tensors["latent_mean"], tensors["latent_scale"].clamp(min=1e-5)  # one scale for all channels
+    text_autoencoder.normaliser.load_state_dict({"mean": mean, "std": scale.expand_as(mean)})
     sampling = SamplingOptions(
         sampler=SAMPLERS.get(str(args.get("sampler")), "ddpm"),
         num_inference_steps=int(args.get("sampling_timesteps", 250)),
         guidance_scale=2.0 if diffusion.condition.config.source else 1.0,
     )
-    name = str(args.get("dataset_name") or Path(folder).name)
+    name = str(args.get("dataset_name") or folder.name)
     info = {"converted": "LD4LG (arXiv 2212.09462)", "data": [{"name": name}]}
     save_parts(ModelParts(name, text_autoencoder.eval(), diffusion.eval(), sampling, info), output)
     return Path(output)
@@ -146,28 +144,20 @@ def _autoencoder(folder: Path, backbone: str | Path | None) -> TextAutoencoder:
     tied = set(getattr(language_model.model, "_tied_weights_keys", None) or ())
     if unknown or set(missing) - tied:
         raise UserError(f"{folder / 'model.pt'}: not the weights of '{source}': {sorted({*unknown, *missing})[0]}")
-    names = _renamed(_part(tensors, "perceiver_ae."), BOTTLENECK, folder)
-    _load(autoencoder.bottleneck, names, folder)
+    _load(autoencoder.bottleneck, _renamed(_part(tensors, "perceiver_ae."), BOTTLENECK, folder), folder)
     return autoencoder
 
 
 def _diffusion(
-    args: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    autoencoder: TextAutoencoder,
-    labels: Sequence[str],
-    folder: str | Path,
+    folder: Path, args: Settings, tensors: Mapping[str, Tensor], autoencoder: TextAutoencoder, labels: Sequence[str]
 ) -> LatentDiffusionModel:
-    where = Path(folder) / "args.json"
+    where = folder / "args.json"
     network = _part(tensors, "diffusion_model.")
     if not (args.get("scale_shift") and args.get("self_condition")):
         raise UserError(f"{where}: only networks with scale_shift and self_condition are known")
-    schedule = args.get("train_schedule")
-    if schedule not in SCHEDULES:
-        raise UserError(f"{where}: train_schedule is {schedule!r}: known are {', '.join(SCHEDULES)}")
-    objective = args.get("objective")
-    if objective not in PREDICTIONS:
-        raise UserError(f"{where}: objective is {objective!r}: known are {', '.join(PREDICTIONS)}")
+    for key, known in {"train_schedule": SCHEDULES, "objective": PREDICTIONS}.items():
+        if args.get(key) not in known:
+            raise UserError(f"{where}: {key} is {args.get(key)!r}: known are {', '.join(known)}")
     width, depth = _required(args, "tx_dim", folder), _required(args, "tx_depth", folder)
     num_labels = len(network["class_embedding.0.weight"]) - 1 if "class_embedding.0.weight" in network else 0
     names = tuple(labels) or tuple(str(number) for number in range(num_labels))
@@ -175,8 +165,8 @@ def _diffusion(
         raise UserError(f"{len(names)} labels given: the checkpoint has {num_labels}")
     source = "seq2seq_proj.weight" in network
     config = DiffusionConfig.parse({
-        "schedule": {"kind": schedule, "shift": 1 / float(args.get("scale", 1.0))},
-        "prediction": PREDICTIONS[objective],
+        "schedule": {"kind": args["train_schedule"], "shift": 1 / float(args.get("scale", 1.0))},
+        "prediction": PREDICTIONS[args["objective"]],
         "self_condition": args.get("train_prob_self_cond", 0.5) > 0,
         "denoiser": {
             "kind": "paper", "width": width, "num_layers": depth, "num_heads": width // HEAD_SIZE,
@@ -185,10 +175,7 @@ def _diffusion(
     })  # fmt: skip
     plain = SourceConfig(plain=True, max_tokens=max(autoencoder.backbone.max_tokens, 1))
     condition = ConditionConfig(labels=names, source=plain if source else None)
-    diffusion = LatentDiffusionModel(
-        config, condition, latent_dim=autoencoder.latent_dim, max_latents=autoencoder.max_latents,
-        source_dim=autoencoder.backbone.width, fixed_length=True,
-    )  # fmt: skip
+    diffusion = LatentDiffusionModel.of_autoencoder(autoencoder, config, condition, autoencoder.backbone.width)
     found = _renamed(network, DENOISER | _layers(depth, source), folder)
     found["denoiser.positions.weight"] = found["denoiser.positions.weight"][: autoencoder.max_latents]
     for name in ("denoiser.no_self_condition", "condition.no_source"):
@@ -209,13 +196,13 @@ def _layers(depth: int, source: bool) -> dict[str, str]:
     }
 
 
-def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str], folder: str | Path) -> dict[str, Tensor]:
+def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str], folder: Path) -> dict[str, Tensor]:
     """The tensors under our names; queries, keys and values as our attention keeps them."""
     found = {}
     for name, tensor in tensors.items():
         new = next((m.expand(ours) for theirs, ours in names.items() if (m := re.fullmatch(theirs, name))), None)
         if new is None:
-            raise UserError(f"{Path(folder) / 'model.pt'}: no network of Ladle's has a place for the tensor '{name}'")
+            raise UserError(f"{folder / 'model.pt'}: no network of Ladle's has a place for the tensor '{name}'")
         found[new] = tensor
     for name in [name for name in found if name.endswith(".to_k.weight")]:
         group = name.removesuffix("to_k.weight")
@@ -228,12 +215,12 @@ def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str], folder: st
     return found
 
 
-def _load(module: nn.Module, tensors: Mapping[str, Tensor], folder: str | Path) -> None:
+def _load(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"{Path(folder) / 'model.pt'}: does not fit its args.json: {reason}") from None
+        raise UserError(f"{folder / 'model.pt'}: does not fit its args.json: {reason}") from None
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -241,7 +228,7 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(folder: Path) -> tuple[Settings, dict[str, Any]]:
     """args.json and model.pt of a folder."""
     try:
         args = json.loads((folder / "args.json").read_text(encoding="utf-8"))
@@ -257,7 +244,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return args, saved
 
 
-def _required(args: Mapping[str, Any], key: str, folder: str | Path) -> Any:
+def _required(args: Settings, key: str, folder: Path) -> Any:
     if args.get(key) is None:
-        raise UserError(f"{Path(folder) / 'args.json'} has no '{key}'")
+        raise UserError(f"{folder / 'args.json'} has no '{key}'")
     return args[key]

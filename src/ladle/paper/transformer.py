@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ladle.conditioning.encoder import Condition
 from ladle.config import Config
-from ladle.layers import Attention, with_last_estimate, zero_linear
+from ladle.diffusion.transformer import LatentTransformer
+from ladle.layers import Attention, zero_linear
 
 EXPANSION = 4
 
@@ -41,9 +42,9 @@ class PaperBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(width)
         self.attention = Attention(width, config.num_heads, bias=False, dropout=config.dropout)
         self.cross_norm = nn.LayerNorm(width) if reads_memory else None
-        self.cross_attention = (
-            Attention(width, config.num_heads, width, bias=False, dropout=config.dropout) if reads_memory else None
-        )
+        self.cross_attention = None
+        if reads_memory:
+            self.cross_attention = Attention(width, config.num_heads, width, bias=False, dropout=config.dropout)
         self.feed_norm = nn.LayerNorm(width)
         self.feed_in = nn.Linear(width, 2 * EXPANSION * width)
         self.feed_out = nn.Linear(EXPANSION * width, width)
@@ -62,28 +63,18 @@ class PaperBlock(nn.Module):
         return x + fed * (scale + 1) + shift
 
 
-class PaperTransformer(nn.Module):
-    """A pre-norm transformer over L latents with self-conditioning by concatenation and a zero-initialised output.
+class PaperTransformer(LatentTransformer):
+    """The paper's.
 
-    Args:
-        config: sizes.
-        latent_dim: D.
-        max_latents: longest sequence of latents.
-        reads_memory: whether conditions bring a token memory [B, M, W]; each block reads it.
-        reads_vector: whether they bring a vector [B, W].
+    latent_dim: D. max_latents: longest sequence of latents. reads_memory: whether conditions bring a token memory
+    [B, M, W]; each block reads it. reads_vector: whether they bring a vector [B, W].
     """
 
     def __init__(
-        self,
-        config: PaperTransformerConfig,
-        latent_dim: int,
-        max_latents: int,
-        reads_memory: bool = False,
-        reads_vector: bool = False,
+        self, config: PaperTransformerConfig, latent_dim: int, max_latents: int, reads_memory: bool, reads_vector: bool
     ):
         super().__init__()
-        self.config = config
-        width = config.width
+        self.width = width = config.width
         wide = EXPANSION * width
         self.no_self_condition = nn.Parameter(0.02 * torch.randn(latent_dim))
         self.input = nn.Linear(2 * latent_dim, width)
@@ -97,23 +88,13 @@ class PaperTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.output = zero_linear(width, latent_dim)
 
-    def forward(
-        self,
-        zt: Tensor,
-        log_snr: Tensor,
-        *,
-        mask: Tensor,
-        condition: Condition,
-        self_condition: Tensor | None = None,
-        self_condition_mask: Tensor | None = None,
-    ) -> Tensor:
-        """As `DenoisingTransformer.forward`."""
-        level = self.level(sinusoids_of(1000 * log_snr.expand(len(zt)).sigmoid(), self.config.width).to(zt))
+    def hidden(self, x: Tensor, log_snr: Tensor, mask: Tensor, condition: Condition) -> Tensor:
+        """As of every `LatentTransformer`."""
+        level = self.level(sinusoids_of(1000 * log_snr.sigmoid(), self.width).to(self.no_self_condition))
         if self.vector is not None and condition.vector is not None:
             level = level + self.vector(condition.vector)
         level = F.gelu(level)
-        x = self.input(with_last_estimate(zt, self.no_self_condition, self_condition, self_condition_mask))
-        x = x + self.positions.weight[: zt.shape[1]] * self.config.width**-0.5 + self.level_to_input(level)[:, None]
+        x = x + self.positions.weight[: x.shape[1]] * self.width**-0.5 + self.level_to_input(level)[:, None]
         keys_mask = None if bool(mask.all()) else mask
         saved: list[Tensor] = []
         for i, block in enumerate(self.blocks):
@@ -125,7 +106,7 @@ class PaperTransformer(nn.Module):
             # the first skip joins an early block's output to x, and the others join x to itself.
             if len(saved) < len(self.skips):
                 saved.append(x)
-        return self.output(self.norm(x))
+        return x
 
 
 def sinusoids_of(values: Tensor, width: int) -> Tensor:

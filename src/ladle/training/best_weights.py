@@ -11,12 +11,9 @@ from ladle.training.state import Position, fill_module, trained_tensors
 
 
 class BestWeights:
-    """The averaged weights and buffers at the lowest value of a validation metric.
+    """The averaged weights and buffers at the lowest value of metric `keep_best` (None: nothing is kept).
 
-    Args:
-        config: `keep_best` (None: nothing is kept) and `patience`.
-        position: of the run; holds the figures, so that they are saved with it.
-        tensors: those of an interrupted run.
+    position: holds the figures, so that they are saved with the run. tensors: those of an interrupted run.
     """
 
     def __init__(self, config: TrainingConfig, position: Position, tensors: dict[str, Tensor] | None) -> None:

@@ -16,17 +16,13 @@ class EMA:
     second term is the warm-up: after n updates the average reaches back about n / 9 of them, so a short run does not
     average in its initialisation and a long one ends at `decay`.
 
-    Args:
-        module: the module that is being trained; what does not require a gradient is not averaged.
-        decay: the final decay, in [0, 1). 0 makes the average the parameters themselves.
+    With a `decay` of 0 the averages are the parameters themselves.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.num_updates = 0
-        named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-        self._names = [name for name, _ in named]
-        self._parameters = [parameter for _, parameter in named]
+        self.decay, self.num_updates = decay, 0
+        named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        self._names, self._parameters = list(named), list(named.values())
         self._averages = [parameter.detach().to(torch.float32, copy=True) for parameter in self._parameters]
 
     @torch.no_grad()

@@ -22,13 +22,12 @@ from ladle.errors import LadleError, UserError
 from ladle.training.best_weights import BestWeights
 from ladle.training.ema import EMA
 from ladle.training.interrupts import Interrupts
-from ladle.training.metrics_file import NoRecord, Record
+from ladle.training.metrics_file import Record
 from ladle.training.optimiser import FREE_SETTINGS, TrainingConfig, build_optimizer, lr_factor, use_bf16
 from ladle.training.processes import Processes, main_first
 from ladle.training.progress import Log, Progress, collapse_warnings, duration, mean, sample_statistics, say
 from ladle.training.sharding import dissolve, gathered, is_sharded, shard, whole
-from ladle.training.stage_loss import Objective, set_modes
-from ladle.training.stages.interface import Stage
+from ladle.training.stages.interface import Objective, Stage, set_modes
 from ladle.training.state import (
     Position,
     StateFolder,
@@ -56,12 +55,7 @@ class TrainingResult:
 
 
 def train_stage(
-    stage: Stage,
-    config: TrainingConfig,
-    run_dir: Path,
-    *,
-    identity: Mapping[str, Any] | None = None,
-    log: Log = say,
+    stage: Stage, config: TrainingConfig, run_dir: Path, *, identity: Mapping[str, Any] | None = None, log: Log = say
 ) -> TrainingResult:
     """Train a stage until its budget is spent, going on from the state in `run_dir` if there is one.
 
@@ -126,7 +120,7 @@ class _Training:
         if self.processes.count != self.accelerator.num_processes:
             seen = self.accelerator.num_processes
             raise LadleError(f"started as {self.processes.count} processes, accelerate sees {seen}: use torchrun")
-        self.log = log if self.processes.main else _silent
+        self.log = log if self.processes.main else lambda line: None
         self.bf16 = use_bf16(config.precision, self.device)
         self.sharded = is_sharded()
         self.agreed = False  # that all processes are interrupted at this step: they can only save together
@@ -138,16 +132,12 @@ class _Training:
         self.ema = EMA(stage.module, config.ema_decay)
         self.run_dir = run_dir
         self.bad_steps = torch.zeros((), device=self.device)  # not finite, in a row
-        self.saved_step = 0
 
     def train(self) -> TrainingResult:
         stream = None if self.processes.main else io.StringIO()
         with preserved_random(self.device), Interrupts() as self.signals:
             self._start()
-            with (
-                closing(self.record),
-                Progress(self.stage.name, self.share, self.log, stream=stream) as progress,
-            ):
+            with closing(self.record), Progress(self.stage.name, self.share, self.log, stream=stream) as progress:
                 try:
                     self._look()  # where an earlier run was stopped between a step and what was due after it
                     while self.share < 1 and not self.best.out_of_patience:
@@ -188,9 +178,10 @@ class _Training:
         self.specs = self.stage.batches(self.position.epoch)
         if not len(self.specs):
             raise UserError(f"{self.stage.name}: there is nothing to train on (0 batches); give more rows")
-        record = Record if self.processes.main else NoRecord
-        position = self.position
-        self.record = record(self.run_dir, self.stage.name, position.num_rows, position.step, self.config.trackers)
+        position, main = self.position, self.processes.main
+        self.record = Record(
+            self.run_dir, self.stage.name, position.num_rows, position.step, self.config.trackers, writes=main
+        )
         set_modes(self.stage.module)
         size = sum(parameter.numel() for parameter in self.trained) / 1e6
         budget = f"{self.config.steps} steps" if self.config.steps else duration(60 * (self.config.minutes or 0))
@@ -202,13 +193,15 @@ class _Training:
         from accelerate.utils import send_to_device
 
         position, window = self.position, self.position.window
-        self.stage.progress = self._share_of_step()
+        # The middle of the step, so that neither the first nor the last is wasted on a learning rate of 0.
+        self.stage.progress = (position.step + 0.5) / self.config.steps if self.config.steps else self.share
         factor = lr_factor(self.config, position.step, self.stage.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         loss_sum: Tensor | float = 0.0
         for number in range(self.config.gradient_accumulation):
-            seed_all(_batch_seed(self.config.seed, position.step, self._own_number(number)))
+            own = number * self.processes.count + self.processes.rank  # of the step's batches in all processes
+            seed_all(_batch_seed(self.config.seed, position.step, own))
             batch = send_to_device(self._next_batch(), self.device, non_blocking=True)
             with self.accelerator.accumulate(self.objective):
                 loss, metrics = self.objective(batch)
@@ -230,12 +223,17 @@ class _Training:
         position.step += 1
 
     def _report(self, progress: Progress) -> None:
-        position = self.position
-        if self.device.type == "cpu" or position.step % MAX_BAD_STEPS == 0:  # reading it makes a GPU wait
-            self._check_finite()
-        if position.step % LOG_EVERY == 0:
+        step = self.position.step
+        read_now = self.device.type == "cpu" or step % MAX_BAD_STEPS == 0  # reading a number makes a GPU wait
+        if read_now and float(self.bad_steps) >= MAX_BAD_STEPS:
+            raise LadleError(
+                f"{self.stage.name}: the loss or its gradient was not finite {MAX_BAD_STEPS} steps in a row (step "
+                f"{step}); give a lower training.lr than {self.config.lr:g} or training.precision=fp32, "
+                "and another --output"
+            )
+        if step % LOG_EVERY == 0:
             self._write_row()
-        progress.update(self.share, position.step, self._recent_loss)
+        progress.update(self.share, step, self._recent_loss)
 
     def _look(self) -> None:
         """What is due now but at the end, where it is done in any case."""
@@ -256,10 +254,8 @@ class _Training:
         dissolve(module)
         module.eval()
         self.folder.finish(position, module, self.ema, metrics)
-        self.log(
-            f"{self.stage.name}: done, {position.step} steps in {duration(position.seconds)}, "
-            + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        )
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self.log(f"{self.stage.name}: done, {position.step} steps in {duration(position.seconds)}, {figures}")
         return TrainingResult(trained_tensors(module), metrics, position.step, position.seconds)
 
     # ---------------------------------------------------------------------------------------- its parts
@@ -288,38 +284,17 @@ class _Training:
         """The precision of everything that calls the module."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
-    def _share_of_step(self) -> float:
-        # The middle of the step, so that neither the first nor the last is wasted on a learning rate of 0.
-        return (self.position.step + 0.5) / self.config.steps if self.config.steps else self.share
-
-    def _own_number(self, number: int) -> int:
-        """Of a step's batches: the `number`th of this process among those of all."""
-        return number * self.processes.count + self.processes.rank
-
     def _next_batch(self) -> Any:
         """This process's next one; the processes take them in turn."""
-        batch: Any = None
+        position, batch = self.position, None
         for rank in range(self.processes.count):
-            spec = self._advance()
+            if position.batch == len(self.specs):
+                position.epoch, position.batch = position.epoch + 1, 0
+                self.specs = self.stage.batches(position.epoch)
             if rank == self.processes.rank:
-                batch = self.stage.load(spec)  # now: the next epoch may be of other rows
+                batch = self.stage.load(self.specs[position.batch])  # now: the next epoch may be of other rows
+            position.batch += 1
         return batch
-
-    def _advance(self) -> Any:
-        position = self.position
-        if position.batch == len(self.specs):
-            position.epoch, position.batch = position.epoch + 1, 0
-            self.specs = self.stage.batches(position.epoch)
-        position.batch += 1
-        return self.specs[position.batch - 1]
-
-    def _check_finite(self) -> None:
-        if float(self.bad_steps) >= MAX_BAD_STEPS:
-            raise LadleError(
-                f"{self.stage.name}: the loss or its gradient was not finite {MAX_BAD_STEPS} steps in a row (step "
-                f"{self.position.step}); give a lower training.lr than {self.config.lr:g} or training.precision=fp32, "
-                "and another --output"
-            )
 
     def _write_row(self) -> None:
         position = self.position
@@ -406,10 +381,6 @@ class _Training:
 def _batch_seed(seed: int, step: int, number: int) -> int:
     """Of the random numbers of a batch: the `number`th of an optimiser step."""
     return int(np.random.SeedSequence([seed, step, number]).generate_state(1)[0])
-
-
-def _silent(line: str) -> None:
-    """What other processes than the first say."""
 
 
 def _due(every: float, before: Sequence[float], after: Sequence[float]) -> bool:

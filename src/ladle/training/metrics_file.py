@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from ladle.storage.writing import append_text, atomic_text, clear_temporaries, write_rows
-from ladle.training.trackers import Trackers
+from ladle.training.state import flatten
+from ladle.training.trackers import start_trackers
 
 
 class Record:
     """`metrics.jsonl` and `samples/<stage>-<step>.jsonl` of one stage in a run folder.
 
     Args:
-        run_dir: the run's folder.
         stage: rows of other stages are left alone.
         num_rows: rows of this stage that the restored state knows of; later ones came after it and are dropped, as
             is a last line that was cut off. 0 for a new training.
         step: the restored step; samples after it are deleted, as is what a killed run was writing.
-        trackers: by name; they are told every row too.
+        writes: False in a process that leaves it all to another.
+        trackers: by name; they are told every row too, what is nested in it as `group/name`.
 
     Raises:
         UserError: an unknown tracker, or one that is not installed.
@@ -26,11 +27,14 @@ class Record:
     """
 
     def __init__(
-        self, run_dir: Path, stage: str, num_rows: int = 0, step: int = 0, trackers: Sequence[str] = ()
-    ) -> None:
-        self._trackers = Trackers(trackers, stage, run_dir)
+        self, run_dir: Path, stage: str, num_rows: int = 0, step: int = 0, trackers: Sequence[str] = (),
+        *, writes: bool = True,
+    ) -> None:  # fmt: skip
+        self._trackers = start_trackers(trackers if writes else (), stage, run_dir)
         self._path, self._samples, self._stage = run_dir / "metrics.jsonl", run_dir / "samples", stage
-        self.num_rows = 0
+        self.num_rows, self._writes = 0, writes
+        if not writes:
+            return
         for folder in (run_dir, self._samples):
             clear_temporaries(folder)
         if self._path.exists():
@@ -52,36 +56,23 @@ class Record:
 
     def row(self, values: Mapping[str, Any]) -> None:
         """Append a row; NaN and infinities become null."""
+        if not self._writes:
+            return
         row = {"stage": self._stage} | {key: _plain(value) for key, value in values.items()}
         append_text(self._path, json.dumps(row) + "\n")
         self.num_rows += 1
-        self._trackers.log(values, values["step"])
+        numbers = {name: value for name, value in flatten(values, "/").items() if isinstance(value, int | float)}
+        for tracker in self._trackers:
+            tracker.log(numbers, step=values["step"])
 
     def samples(self, step: int, texts: Sequence[str]) -> None:
         """Write the texts sampled at `step`, in place of earlier ones of that step."""
         write_rows(self._samples / f"{self._stage}-{step}.jsonl", ({"text": text} for text in texts))
 
     def close(self) -> None:
-        """End the trackers; files are whole after every row."""
-        self._trackers.close()
-
-
-class NoRecord(Record):
-    """Of a process that writes nothing."""
-
-    def __init__(
-        self, run_dir: Path, stage: str, num_rows: int = 0, step: int = 0, trackers: Sequence[str] = ()
-    ) -> None:
-        self.num_rows = num_rows
-
-    def row(self, values: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def samples(self, step: int, texts: Sequence[str]) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
+        """End the trackers, so that what was logged is written; files are whole after every row."""
+        for tracker in self._trackers:
+            tracker.finish()
 
 
 def _stage_of(line: str) -> str | None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -12,8 +12,6 @@ from ladle.config import Config
 
 # What one may change between two runs of one training: it does not touch the weights.
 FREE_SETTINGS = {"save_every_seconds", "validate_every", "sample_every", "trackers"}
-
-
 MUON_SCALE = 5.0  # Muon's learning rate, in multiples of `lr` (benchmarks/LOG.md)
 
 
@@ -91,9 +89,8 @@ class TrainingConfig(OptimiserConfig):
     @field_validator("minutes")
     @classmethod
     def _one_budget(cls, minutes: float | None, info: ValidationInfo) -> float | None:
-        if "steps" in info.data and (minutes is None) == (
-            info.data["steps"] is None
-        ):  # absent: said to be wrong already
+        steps = info.data.get("steps", 0)  # absent: said to be wrong already
+        if steps != 0 and (minutes is None) == (steps is None):
             raise ValueError("give either steps or minutes, " + ("one of them" if minutes is None else "not both"))
         return minutes
 
@@ -130,21 +127,17 @@ def build_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Op
 
     Every group has its own full learning rate under `base_lr`.
     """
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     hidden = hidden_matrices(module) if config.optimizer == "muon" else []
     apart = {id(parameter) for parameter in hidden}
-    rest = [parameter for parameter in parameters if id(parameter) not in apart]
+    rest = [p for p in module.parameters() if p.requires_grad and id(p) not in apart]
     groups = [
         {"params": [parameter for parameter in rest if parameter.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [parameter for parameter in rest if parameter.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    optimizer: torch.optim.Optimizer
-    if hidden:
-        adamw = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True) if groups else None
-        optimizer = MuonWithAdamW(hidden, MUON_SCALE * config.lr, config.weight_decay, adamw)
-    else:
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True) if groups else None
+    optimizer = MuonWithAdamW(hidden, MUON_SCALE * config.lr, config.weight_decay, adamw) if hidden else adamw
+    assert optimizer is not None, "nothing to train"
     for group in optimizer.param_groups:
         group["base_lr"] = group["lr"]
     return optimizer
@@ -163,13 +156,8 @@ def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """torch's Muon for some parameters and AdamW for the others, saved and restored as one optimiser.
-
-    Args:
-        matrices: what Muon moves, each [out, in].
-        lr: Muon's; its updates are scaled to the size of AdamW's.
-        weight_decay: Muon's.
-        adamw: moves the rest; None when there is none.
+    """torch's Muon for `matrices`, each [out, in], and `adamw` for the others (None when there are none), saved and
+    restored as one optimiser. lr, weight_decay: Muon's; its updates are scaled to the size of AdamW's.
     """
 
     found_inf: Tensor | None = None
@@ -181,6 +169,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self.parts: list[torch.optim.Optimizer] = [muon] if adamw is None else [muon, adamw]
         super().__init__([group for part in self.parts for group in part.param_groups], {})
+        self.register_load_state_dict_post_hook(lambda _: self._share())
         self._share()
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -191,11 +180,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
             part.step()
         if self.found_inf is None or not float(self.found_inf):  # Muon has no fused form that would look by itself
             muon.step()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As of any optimiser."""
-        super().load_state_dict(state_dict)
-        self._share()
 
     def _share(self) -> None:
         """Let the parts work on this optimiser's groups and state, so that there is one of each."""

@@ -69,8 +69,8 @@ def make_plan(recipe: Recipe, splits: Splits, last_stage: str = STAGES[-1]) -> P
             notes.append(f"the autoencoder of '{start.name}' stays as it is: [autoencoder] of the recipe is not read")
     wanted = STAGES[: STAGES.index(last_stage) + 1]
     with_diffusion = "diffusion" in wanted
-    condition = _condition(resolved, splits.train) if with_diffusion else ConditionConfig()
-    notes += _condition_notes(condition)
+    condition, found = _condition(resolved, splits.train) if with_diffusion else (ConditionConfig(), [])
+    notes += found
     measures_shift = with_diffusion and start.denoiser is None and not _gives_shift(recipe)
     return Plan(resolved, start, condition, _stages(resolved, start, wanted), measures_shift, with_diffusion, notes)
 
@@ -103,7 +103,8 @@ def _stages(recipe: Recipe, start: Start, wanted: Sequence[str]) -> dict[str, Tr
     """Settings of the stages whose budget is not 0. Budgets are of all stages, also of those that do not run now."""
     training = recipe.training
     known = [name for name in STAGES if not (name == "autoencoder" and start.keeps_autoencoder)]
-    shares = {name: _share(getattr(training, name), name, start) for name in known}
+    given = {name: getattr(training, name).share for name in known}
+    shares = {n: SHARES[n][start.parts is not None] if share is None else share for n, share in given.items()}
     total = sum(shares.values())
     from_nothing = start.parts is None and not isinstance(recipe.autoencoder.backbone, PretrainedBackboneConfig)
     found = {}
@@ -117,33 +118,23 @@ def _stages(recipe: Recipe, start: Start, wanted: Sequence[str]) -> dict[str, Tr
     return found
 
 
-def _share(stage: StageTraining, name: str, start: Start) -> float:
-    return stage.share if stage.share is not None else SHARES[name][start.parts is not None]
-
-
 def _gives_shift(recipe: Recipe) -> bool:
     schedule = recipe.diffusion.schedule
     given = "diffusion" in recipe.model_fields_set and "schedule" in recipe.diffusion.model_fields_set
     return given and "shift" in schedule.model_fields_set
 
 
-def _condition(recipe: Recipe, rows: Sequence[Row]) -> ConditionConfig:
-    """Labels and source as the data have them."""
-    labels = sorted({row["label"] for row in rows if "label" in row})
+def _condition(recipe: Recipe, rows: Sequence[Row]) -> tuple[ConditionConfig, list[str]]:
+    """Labels and source as the data have them, and lines that say which."""
+    labels, notes = sorted({row["label"] for row in rows if "label" in row}), []
     if len(labels) > MAX_LABELS:
         raise UserError(
             f"the label column has {len(labels):,} different values, {MAX_LABELS} are allowed: name another "
             'column with --label, or leave it out with --label ""'
         )
+    if labels:
+        notes.append(f"{len(labels)} labels: {', '.join(labels[:8])}{' ...' if len(labels) > 8 else ''}")
     has_source = any("source" in row for row in rows)
-    return ConditionConfig(labels=tuple(labels), source=recipe.source if has_source else None)
-
-
-def _condition_notes(condition: ConditionConfig) -> list[str]:
-    notes = []
-    if condition.labels:
-        shown = ", ".join(condition.labels[:8]) + (" ..." if len(condition.labels) > 8 else "")
-        notes.append(f"{len(condition.labels)} labels: {shown}")
-    if condition.source is not None:
+    if has_source:
         notes.append("texts are conditioned on their source")
-    return notes
+    return ConditionConfig(labels=tuple(labels), source=recipe.source if has_source else None), notes

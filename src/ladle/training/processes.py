@@ -5,8 +5,7 @@ averaged (DistributedDataParallel), so that all weights stay equal. The first pr
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,23 +21,13 @@ def is_main() -> bool:
     return not several() or int(os.environ["RANK"]) == 0
 
 
-@contextmanager
-def main_first() -> Iterator[None]:
+def main_first() -> AbstractContextManager[None]:
     """The first process runs the block before the others do: it writes what they then read."""
-    if not several():
-        yield
-        return
-    with _state().main_process_first():
-        yield
+    return set_up().main_process_first() if several() else nullcontext()
 
 
-def set_up() -> None:
-    """Give each of several processes its own GPU, where there are any."""
-    if several():
-        _state()
-
-
-def _state() -> Any:
+def set_up() -> Any:
+    """Accelerate's state of this process. Each of several processes gets its own GPU, where there are any."""
     from accelerate import PartialState
 
     # (Left to itself it takes several processes without a GPU for single ones.)
@@ -46,11 +35,7 @@ def _state() -> Any:
 
 
 class Processes:
-    """How many processes there are, which this one is, and what they tell each other.
-
-    Args:
-        device: of this process.
-    """
+    """How many processes there are, which this one is, and what they tell each other."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

@@ -25,21 +25,11 @@ def say(line: str) -> None:
 class Progress:
     """A bar with the time left on a terminal, otherwise a line a minute through `log`.
 
-    Args:
-        stage: its name, shown first.
-        share: what is already done, in [0, 1] (more than 0 after a resume).
-        log: takes the lines.
-        stream: where the bar is drawn; standard error by default.
+    share: what is already done, in [0, 1] (more than 0 after a resume). stream: where the bar is drawn; standard error
+    by default.
     """
 
-    def __init__(
-        self,
-        stage: str,
-        share: float,
-        log: Log = say,
-        *,
-        stream: TextIO | None = None,
-    ) -> None:
+    def __init__(self, stage: str, share: float, log: Log = say, *, stream: TextIO | None = None) -> None:
         stream = stream or sys.stderr
         self._stage, self._start, self._share, self._log = stage, share, share, log
         self._began = self._shown = time.monotonic()

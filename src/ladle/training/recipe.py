@@ -152,18 +152,13 @@ class Recipe(Config):
 def load_recipe(path: str | Path | None = None, data: str | None = None, sets: list[str] | None = None) -> Recipe:
     """Read a recipe (the defaults when None), put `data` in place of its data and apply `sets`.
 
-    Args:
-        path: a TOML file.
-        data: a file or folder, or None.
-        sets: "key.key=value" items; values are TOML values, bare words are strings.
+    path: a TOML file. data: a file or folder. sets: "key.key=value" items; values are TOML values, bare words are
+    strings.
 
     Raises:
         UserError: no such file, not TOML, an unknown key (with the nearest valid one), a value out of range.
     """
-    values: dict[str, Any] = {}
-    where = "recipe"
-    if path is not None:
-        where, values = str(path), read_recipe(path)
+    where, values = ("recipe", {}) if path is None else (str(path), read_recipe(path))
     if data is not None:
         # Column names of a public set on the hub say nothing about the user's file.
         given = values.get("data", {})
@@ -177,17 +172,14 @@ def load_recipe(path: str | Path | None = None, data: str | None = None, sets: l
     return parse_recipe(values, where)
 
 
-def read_recipe(path: str | Path) -> dict[str, Any]:
+def read_recipe(path: str | Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The settings of a recipe file, unchecked. `extends` in it names another, beside it: what that one says holds
-    where this one says nothing.
+    where this one says nothing. `extending`: the files that extend this one.
 
     Raises:
         UserError: no such file, not TOML, recipes that extend each other in a circle.
     """
-    return _extended(Path(path), ())
-
-
-def _extended(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+    path = Path(path)
     values = read_toml(path, "recipe", "give a .toml file, or --data FILE alone")
     name = values.pop("extends", None)
     if name is None:
@@ -198,7 +190,7 @@ def _extended(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
     other = path.parent / name
     if other.resolve() in extending:
         raise UserError(f"{path}: extends '{name}', which extends this one")
-    return merged(_extended(other, extending), values)
+    return merged(read_recipe(other, extending), values)
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -214,9 +206,9 @@ def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
         UserError: as `Recipe.parse`.
     """
     sampling = values.get("sampling", {})
-    return Recipe.parse(
-        {**values, "sampling": merged(SAMPLING, sampling) if isinstance(sampling, dict) else sampling}, where
-    )
+    if isinstance(sampling, dict):
+        values = {**values, "sampling": merged(SAMPLING, sampling)}
+    return Recipe.parse(values, where)
 
 
 def _set(values: dict[str, Any], item: str) -> None:

@@ -26,7 +26,7 @@ from ladle.data.stores import TokenStore, VectorStore, count_cut
 from ladle.diffusion.loss import DenoisingConfig, DenoisingLoss
 from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
 from ladle.errors import UserError
-from ladle.evaluation.judge import Judge, fit_own
+from ladle.evaluation.judge import fit_own
 from ladle.health.recovery import calibrated_shift
 from ladle.storage.model_folder import save_parts
 from ladle.storage.parts import ModelParts
@@ -34,8 +34,8 @@ from ladle.storage.writing import atomic_folder, atomic_json, atomic_text
 from ladle.training.loop import train_stage
 from ladle.training.optimiser import TrainingConfig, use_bf16
 from ladle.training.plan import STAGES, Plan, make_plan
-from ladle.training.processes import is_main, main_first, set_up
-from ladle.training.progress import say
+from ladle.training.processes import is_main, main_first, set_up, several
+from ladle.training.progress import Log, say
 from ladle.training.recipe import Recipe, load_recipe, to_toml
 from ladle.training.sharding import check_sharding
 from ladle.training.stages.autoencoder import AutoencoderStage
@@ -53,14 +53,10 @@ MAX_VALID = 2000  # held-out rows that are looked at in training
 
 
 def train(
-    recipe: Recipe | None,
-    output: str | Path,
-    stage: str = "all",
-    log: Callable[[str], None] = say,
-    *,
-    data: Data | None = None,
+    recipe: Recipe | None, output: str | Path, stage: str = "all", log: Log = say, *, data: Data | None = None
 ) -> Path:
-    """Train what `recipe` describes under `output`; the same call goes on where an interrupted one stopped.
+    """Train what `recipe` describes under `output`, and give the model folder, `output`/final. The same call goes on
+    where an interrupted one stopped.
 
         ladle.train(None, "runs/reviews", data=["A text.", "Another one."])
 
@@ -74,26 +70,21 @@ def train(
         data: rows in memory in place of the recipe's data: texts, dicts, a `datasets.Dataset`, or one of these for
             each of train, valid and test.
 
-    Returns:
-        The model folder, `output`/final.
-
     Raises:
         UserError: bad data, or a run folder of another recipe. LadleError: the folder cannot be written.
     """
     if stage not in ("all", *STAGES):
         raise UserError(f"unknown stage '{stage}': allowed are all, {', '.join(STAGES)}")
     recipe = recipe or load_recipe()
-    set_up()
+    if several():
+        set_up()
     check_sharding()
     check_trackers(recipe.training.trackers)
     log = log if is_main() else lambda line: None
     splits = load_splits(recipe.data, data)
     plan = make_plan(recipe, splits, STAGES[-1] if stage == "all" else stage)
-    for note in [
-        *splits.notes,
-        f"{len(splits.train):,} texts to train on, {len(splits.valid):,} held out",
-        *plan.notes,
-    ]:
+    counts = f"{len(splits.train):,} texts to train on, {len(splits.valid):,} held out"
+    for note in (*splits.notes, counts, *plan.notes):
         log(note)
     output = Path(output)
     if is_main():
@@ -118,7 +109,7 @@ class Assembly:
     The order matters: the diffusion model is made of the autoencoder as it is when stage `diffusion` begins.
     """
 
-    def __init__(self, plan: Plan, splits: Splits, output: Path, log: Callable[[str], None]):
+    def __init__(self, plan: Plan, splits: Splits, output: Path, log: Log):
         self.plan, self.splits, self.output, self.log = plan, splits, output, log
         self.recipe, self.training = plan.recipe, plan.recipe.training
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -178,8 +169,7 @@ class Assembly:
         limits = {"text": (backbone.tokenizer, backbone.max_tokens), "source": (reader.tokenizer, reader.max_tokens)}
         for what, (tokenizer, limit) in limits.items():
             values = [str(row.get(what)) for row in self.splits.train if row.get(what)]
-            cut = count_cut(tokenizer, values, limit)
-            if cut:
+            if cut := count_cut(tokenizer, values, limit):
                 self.log(f"{cut:,} of {len(values):,} {what}s are longer than {limit} tokens and were cut")
 
     # -------------------------------------------------------------------------------------------------- diffusion
@@ -188,19 +178,13 @@ class Assembly:
     def diffusion(self) -> LatentDiffusionModel:
         """A new one over the latents of the finished autoencoder; it begins as the start's denoiser, where there is
         one."""
-        autoencoder = self.finished_autoencoder
+        autoencoder, plan = self.finished_autoencoder, self.plan
         config = self._diffusion_config()
         torch.manual_seed(self.training.seed)
-        diffusion = LatentDiffusionModel(
-            config,
-            self.plan.condition,
-            latent_dim=autoencoder.latent_dim,
-            max_latents=autoencoder.max_latents,
-            source_dim=self.reader.dim,
-            fixed_length=autoencoder.fixed_length,
-        ).to(self.device)
-        if self.plan.start.denoiser is not None:
-            start_from(self.plan.start.denoiser, diffusion)
+        diffusion = LatentDiffusionModel.of_autoencoder(autoencoder, config, plan.condition, self.reader.dim)
+        diffusion.to(self.device)
+        if plan.start.denoiser is not None:
+            start_from(plan.start.denoiser, diffusion)
         return diffusion
 
     @cached_property
@@ -270,11 +254,9 @@ class Assembly:
 
 
 def _autoencoder_stage(assembly: Assembly, settings: TrainingConfig) -> Stage:
-    autoencoder, splits, source = assembly.autoencoder, assembly.splits, assembly.recipe.source
-    with_sources = learns_sources(autoencoder, source)
-    return AutoencoderStage(
-        autoencoder, splits.of_epoch, splits.valid, settings, assembly.training.autoencoder, with_sources
-    )
+    autoencoder, splits, objective = assembly.autoencoder, assembly.splits, assembly.training.autoencoder
+    with_sources = learns_sources(autoencoder, assembly.recipe.source)
+    return AutoencoderStage(autoencoder, splits.of_epoch, splits.valid, settings, objective, with_sources)
 
 
 def _diffusion_stage(assembly: Assembly, settings: TrainingConfig) -> Stage:
@@ -320,30 +302,21 @@ STAGE_BUILDERS: dict[str, Callable[[Assembly, TrainingConfig], Stage]] = {
 def _model(assembly: Assembly, minutes: dict[str, float]) -> ModelParts:
     """The trained model, as it is saved."""
     recipe, splits = assembly.recipe, assembly.splits
-    autoencoder = assembly.finished_autoencoder
-    with_diffusion = assembly.plan.with_diffusion
-    diffusion = assembly.diffusion.eval() if with_diffusion else None
     source = recipe.data.id or Path(recipe.data.path or "rows in memory").name
     what = "rows at a time" if splits.portions else "rows"
-    info = {
-        "data": [{"name": source, what: len(splits.train), "held out": len(splits.valid)}],
-        "start": assembly.plan.start.name,
-        "minutes": minutes,
-        **recipe.card,
-    }
+    data = [{"name": source, what: len(splits.train), "held out": len(splits.valid)}]
+    info = {"data": data, "start": assembly.plan.start.name, "minutes": minutes, **recipe.card}
     # A decoder that has not learnt to read the prior's estimates is given none.
     sampling = recipe.sampling if "decoder" in minutes else recipe.sampling.to_the_end()
-    judge = _judge(assembly) if with_diffusion else None
-    return ModelParts(recipe.name, autoencoder, diffusion, sampling, info, judge, assembly.reader.encoder)
-
-
-def _judge(assembly: Assembly) -> Judge | None:
-    """What the model tells its labels by, to choose among candidates."""
-    judge = fit_own(assembly.splits.train, assembly.splits.valid)
-    if judge is not None and judge.real:
-        real = judge.real
+    parts = ModelParts(recipe.name, assembly.finished_autoencoder, None, sampling, info)
+    parts.source_encoder = assembly.reader.encoder
+    if assembly.plan.with_diffusion:
+        parts.diffusion = assembly.diffusion.eval()
+        parts.judge = fit_own(splits.train, splits.valid)  # which of several candidates has the label
+    if parts.judge and parts.judge.real:
+        real = parts.judge.real
         assembly.log(f"words tell the label of {real['value']:.1%} of {real['n']:,} held-out texts")
-    return judge
+    return parts
 
 
 def _identity(assembly: Assembly, stage: str) -> dict[str, Any]:

@@ -50,14 +50,15 @@ def shard(objective: nn.Module, device: torch.device) -> nn.Module:
 @contextmanager
 def gathered(objective: nn.Module) -> Iterator[None]:
     """Within the block a module that was given to `shard` has its whole parameters; others always have."""
-    unit: Any = objective if hasattr(objective, "unshard") else None
-    if unit is not None:
-        unit.unshard()
+    unit: Any = objective
+    if not hasattr(unit, "unshard"):
+        yield
+        return
+    unit.unshard()
     try:
         yield
     finally:
-        if unit is not None:
-            unit.reshard()
+        unit.reshard()
 
 
 def dissolve(module: nn.Module) -> None:

@@ -1,7 +1,6 @@
 """A denoiser of a few minutes, by which `ladle inspect --health` sees how easily latents are learnt."""
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,38 +16,24 @@ from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
 from ladle.sampling.options import SamplingOptions
 from ladle.training.loop import train_stage
 from ladle.training.plan import stage_settings
+from ladle.training.progress import Log
 from ladle.training.recipe import TrainingPlanConfig
 from ladle.training.stages.diffusion import DiffusionStage
 
 
 def fit_small_denoiser(
-    autoencoder: TextAutoencoder,
-    known: VectorStore,
-    held_out: VectorStore,
-    minutes: float,
-    seed: int,
-    log: Callable[[str], None],
+    autoencoder: TextAutoencoder, known: VectorStore, held_out: VectorStore, minutes: float, seed: int, log: Log
 ) -> LatentDiffusionModel:
     """Train an unconditional denoiser of the default settings, small enough to be worth its minutes.
 
-    Args:
-        autoencoder: what the latents are from.
-        known: the latents to learn from.
-        held_out: latents that its loss is told on.
-        minutes: of training.
-        seed: of the weights and of the training.
-        log: takes lines for the user.
-
-    Returns:
-        The trained model, in eval mode.
+    It learns from the latents `known`, and its loss is told on those `held_out`; both are of `autoencoder`. Gives the
+    trained model, in eval mode.
     """
     config = DiffusionConfig.model_validate({"denoiser": {"width": 256, "num_layers": 4, "num_skips": 1}})
     condition = ConditionConfig()
     torch.manual_seed(seed)
-    model = LatentDiffusionModel(
-        config, condition, latent_dim=autoencoder.latent_dim, max_latents=autoencoder.max_latents,
-        source_dim=autoencoder.backbone.width, fixed_length=autoencoder.fixed_length,
-    ).to(next(autoencoder.parameters()).device)  # fmt: skip
+    model = LatentDiffusionModel.of_autoencoder(autoencoder, config, condition, autoencoder.backbone.width)
+    model.to(autoencoder.device)
     plan = TrainingPlanConfig(validate_every=0, sample_every=0, seed=seed)
     settings = stage_settings(plan, "diffusion", from_nothing=True, minutes=minutes)
     nothing = ConditionStore(SourceReader(autoencoder, condition), [])

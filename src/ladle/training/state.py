@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ladle.errors import LadleError, UserError
 from ladle.storage.writing import atomic_folder, recover_folder
@@ -28,6 +29,7 @@ from ladle.training.ema import EMA
 from ladle.training.sharding import like, whole
 
 FORMAT = 1
+Tensors = dict[str, Tensor]
 
 
 @dataclass
@@ -49,12 +51,10 @@ class Position:
 
 
 class StateFolder:
-    """The state of one stage of one run.
+    """The state of one stage of one run, in `path`: `run/state/<stage>`.
 
-    Args:
-        path: `run/state/<stage>`.
-        identity: what the run is defined by (settings, data, model), JSON values, nested as one likes. A state that
-            was made with another identity is refused.
+    identity: what the run is defined by (settings, data, model), JSON values, nested as one likes. A state that was
+    made with another identity is refused. defaults: of what an earlier version did not know (see `check_identity`).
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
@@ -63,29 +63,20 @@ class StateFolder:
         self.writes = True  # False in processes that only bring their parts of tensors
 
     def save(
-        self,
-        position: Position,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        ema: EMA,
-        best: Mapping[str, Tensor] | None = None,
+        self, position: Position, module: nn.Module, optimizer: Optimizer, ema: EMA, best: Tensors | None = None
     ) -> None:
         """Replace the state by the present one. `best`: the averages and buffers of `position.best`.
 
         Raises:
             LadleError: full disk or no permission; the earlier state is intact.
         """
-        values = {"position": asdict(position), "ema_updates": ema.num_updates}
-        tensors = {
-            "model": trained_tensors(module),
-            "ema": ema.tensors(),
-            "optimizer": _optimizer_tensors(module, optimizer),
-        }
+        moments = _optimizer_tensors(module, optimizer)
+        tensors = {"model": trained_tensors(module), "ema": ema.tensors(), "optimizer": moments}
         if best is not None:
-            tensors["best"] = dict(best)
-        self._write(values, tensors)
+            tensors["best"] = best
+        self._write({"position": asdict(position), "ema_updates": ema.num_updates}, tensors)
 
-    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA) -> Position | None:
+    def restore(self, module: nn.Module, optimizer: Optimizer, ema: EMA) -> Position | None:
         """Fill the module, the optimiser and the averages; None when there is no state.
 
         Raises:
@@ -101,7 +92,7 @@ class StateFolder:
             _load_optimizer(module, optimizer, self._tensors("optimizer"))
             return Position(**values["position"])
 
-    def best(self) -> dict[str, Tensor] | None:
+    def best(self) -> Tensors | None:
         """What was given to `save` as the best; None where there is none.
 
         Raises:
@@ -132,16 +123,17 @@ class StateFolder:
             fill_module(module, self._tensors("ema"))
             return Position(**values["position"]), dict(values["metrics"])
 
-    def _write(self, values: dict[str, Any], tensors: dict[str, dict[str, Tensor]]) -> None:
+    def _write(self, values: dict[str, Any], tensors: dict[str, Tensors]) -> None:
         if not self.writes:  # still all processes have to ask for a whole tensor together
-            for group in tensors.values():
-                for tensor in group.values():
-                    whole(tensor.detach())
+            for tensor in (tensor for group in tensors.values() for tensor in group.values()):
+                whole(tensor.detach())
             return
         try:
             with atomic_folder(self.path) as folder:
-                for name, group in tensors.items():
-                    save_file(_apart(group), folder / f"{name}.safetensors")
+                for file, group in tensors.items():
+                    # Copies: safetensors refuses two names for one memory, and a view would drag its base along.
+                    apart = {n: whole(t.detach()).to("cpu", copy=True).contiguous() for n, t in group.items()}
+                    save_file(apart, folder / f"{file}.safetensors")
                 values = {"format": FORMAT, "identity": self.identity, **values}
                 (folder / "state.json").write_text(json.dumps(values), encoding="utf-8")
         except UserError:
@@ -161,7 +153,7 @@ class StateFolder:
         check_identity(self.path, stored, self.identity, self.defaults)
         return values
 
-    def _tensors(self, name: str) -> dict[str, Tensor]:
+    def _tensors(self, name: str) -> Tensors:
         return load_file(self.path / f"{name}.safetensors")
 
     @contextmanager
@@ -187,8 +179,8 @@ def check_identity(
     Raises:
         UserError: they differ; names the first key with both values, and the other keys.
     """
-    old, new = _flat(stored), _flat(json.loads(json.dumps(given)))
-    old = {key: value for key, value in _flat(defaults or {}).items() if key in new} | old
+    old, new = flatten(stored), flatten(json.loads(json.dumps(given)))
+    old = {key: value for key, value in flatten(defaults or {}).items() if key in new} | old
     differing = [key for key in old | new if old.get(key) != new.get(key)]
     if differing:
         key = differing[0]
@@ -212,7 +204,18 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
+def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
+    """Nested mappings as one: what is in a group is named `group`, separator, `name`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}{separator}{name}": item for name, item in flatten(value, separator).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def trained_tensors(module: nn.Module) -> Tensors:
     """The parameters that require a gradient and the buffers that are saved, by name, detached, not copied."""
     return {name: tensor.detach() for name, tensor in _live_tensors(module).items()}
 
@@ -238,72 +241,41 @@ def seed_all(seed: int) -> None:
 @contextmanager
 def preserved_random(device: torch.device) -> Iterator[None]:
     """Give Python's, NumPy's and torch's generators back after the block as they were before it."""
-    python, numpy, tensors = random.getstate(), np.random.get_state(), _torch_random(device)
+    python, numpy, on_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    accelerator = None if device.type == "cpu" else torch.get_device_module(device)
+    on_device = None if accelerator is None else accelerator.get_rng_state()
     try:
         yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        _set_torch_random(device, tensors)
+        torch.set_rng_state(on_cpu)
+        if accelerator is not None:
+            accelerator.set_rng_state(on_device)
 
 
 # ------------------------------------------------------------------------------------------------------ helpers
 
 
-def _live_tensors(module: nn.Module) -> dict[str, Tensor]:
+def _live_tensors(module: nn.Module) -> Tensors:
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     saved = module.state_dict(keep_vars=True).keys()  # leaves out the buffers that are not to be saved
     return parameters | {name: buffer for name, buffer in module.named_buffers() if name in saved}
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Whole copies: safetensors refuses two names for one memory, and a view would drag its base along."""
-    return {name: whole(tensor.detach()).to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+def _optimizer_tensors(module: nn.Module, optimizer: Optimizer) -> Tensors:
+    names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
+    return {f"{names[p]}/{key}": value for p, entries in optimizer.state.items() for key, value in entries.items()}
 
 
-def _parameter_names(module: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Names in the order in which the optimiser numbers its parameters."""
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    names = _parameter_names(module, optimizer)
-    state = optimizer.state_dict()["state"]
-    return {f"{names[i]}/{key}": value for i, entries in state.items() for key, value in entries.items()}
-
-
-def _load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    indices = {name: i for i, name in enumerate(_parameter_names(module, optimizer))}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
+def _load_optimizer(module: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    parameters = dict(module.named_parameters())
     for full_name, tensor in tensors.items():
         name, key = full_name.rsplit("/", 1)
-        parameter = parameters[indices[name]]
-        state.setdefault(indices[name], {})[key] = (
-            like(tensor, parameter) if tensor.shape == parameter.shape else tensor
-        )
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _torch_random(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        states[device.type] = torch.get_device_module(device).get_rng_state()
-    return states
-
-
-def _set_torch_random(device: torch.device, states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(states[device.type])
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
-    return flat
+        parameter = parameters[name]
+        # (A number of steps is a scalar, whole in every process.)
+        value = like(tensor, parameter) if tensor.shape == parameter.shape else tensor
+        optimizer.state[parameter][key] = value.to(parameter.device)
 
 
 def _short(value: Any) -> str:

@@ -1,6 +1,6 @@
 """Metrics of a training for TensorBoard, Weights & Biases and others that accelerate knows, beside metrics.jsonl."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,49 +30,19 @@ def check_trackers(names: Sequence[str]) -> None:
             raise UserError(f"the tracker '{name}' is not installed: pip install {PACKAGES.get(name, name)}")
 
 
-class Trackers:
-    """The trackers of one stage.
-
-    Args:
-        names: as accelerate names them.
-        stage: rows are those of this stage; a project is `ladle-STAGE`.
-        run_dir: those that write files write them under `run_dir`/trackers.
+def start_trackers(names: Sequence[str], stage: str, run_dir: Path) -> list[Any]:
+    """Accelerate's trackers of these names, for project `ladle-STAGE`; files of theirs are under `run_dir`/trackers.
 
     Raises:
         UserError: as `check_trackers`.
     """
-
-    def __init__(self, names: Sequence[str], stage: str, run_dir: Path) -> None:
-        check_trackers(names)
-        self._trackers: list[Any] = []
-        if not names:
-            return
+    check_trackers(names)
+    trackers: list[Any] = []
+    for name in dict.fromkeys(names):
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS  # two seconds that most trainings do not need
 
-        for name in dict.fromkeys(names):
-            kind = LOGGER_TYPE_TO_CLASS[name]
-            folder = [str(run_dir / "trackers")] if kind.requires_logging_directory else []
-            self._trackers.append(kind(f"ladle-{stage}", *folder))
-            self._trackers[-1].start()
-
-    def log(self, values: Mapping[str, Any], step: int) -> None:
-        """A row of metrics.jsonl; what is nested in it is named `group/name`."""
-        numbers = dict(_numbers(values))
-        for tracker in self._trackers:
-            tracker.log(numbers, step=step)
-
-    def close(self) -> None:
-        """End them all; what was logged is written."""
-        for tracker in self._trackers:
-            tracker.finish()
-        self._trackers.clear()
-
-
-def _numbers(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    found: list[tuple[str, float]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found += _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            found.append((prefix + name, value))
-    return found
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        folder = [str(run_dir / "trackers")] if kind.requires_logging_directory else []
+        trackers.append(kind(f"ladle-{stage}", *folder))
+        trackers[-1].start()
+    return trackers

@@ -97,10 +97,8 @@ def start_from(prior: LatentDiffusionModel, diffusion: LatentDiffusionModel) -> 
         and (same_labels or not name.startswith("condition.label."))
     }
     diffusion.load_state_dict(shared, strict=False)
-    for name, tensor in diffusion.state_dict().items():
+    for name, tensor in own.items():  # (the tensors themselves)
         if name not in shared and name.startswith("condition.label."):
             tensor[-1].zero_()
-        if name not in shared and name.startswith("condition.pool."):
-            tensor.zero_()
-        if name not in shared and ".cross_attention.output." in name:
+        elif name not in shared and (name.startswith("condition.pool.") or ".cross_attention.output." in name):
             tensor.zero_()

@@ -59,10 +59,11 @@ class AutoencoderStage:
         return loss, {**metrics, "num_tokens": batch["attention_mask"].sum()}
 
     def validate(self) -> dict[str, float]:
-        def loss(batch: dict[str, Tensor], rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            return reconstruction_loss(self.module, batch, self.objective)
+        def metrics(rows: Tensor) -> dict[str, Tensor]:
+            batch = to_device(self.valid_tokens.gather(rows), self.module)
+            return reconstruction_loss(self.module, batch, self.objective)[1]
 
-        return mean_metrics(self.module, self.valid_tokens, loss)
+        return mean_metrics(len(self.valid_texts), 64, metrics)
 
     def sample(self) -> list[str]:
         tokens = to_device(self.valid_tokens.gather(torch.arange(min(NUM_SAMPLES, len(self.valid_texts)))), self.module)

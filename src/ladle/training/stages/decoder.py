@@ -16,7 +16,7 @@ from ladle.diffusion.loss import DiffusionBatch
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.sampling.soundness import noised_estimate
 from ladle.training.optimiser import TrainingConfig
-from ladle.training.stages.common import mean_metrics
+from ladle.training.stages.common import mean_metrics, to_device
 from ladle.training.stages.diffusion import diffusion_batch
 
 
@@ -69,21 +69,20 @@ class DecoderStage:
 
     def loss(self, batch: tuple[dict[str, Tensor], DiffusionBatch]) -> tuple[Tensor, dict[str, Tensor | float]]:
         tokens, latents = batch
-        z0 = self._corrupted(latents)
-        loss, metrics = decoding_loss(
-            self.module, Latents(z0 * latents.mask[..., None], latents.mask), tokens["input_ids"],
-            tokens["attention_mask"], self.objective,
-        )  # fmt: skip
-        return loss, {**metrics, "num_tokens": tokens["attention_mask"].sum()}
+        ids, mask = tokens["input_ids"], tokens["attention_mask"]
+        corrupted = Latents(self._corrupted(latents) * latents.mask[..., None], latents.mask)
+        loss, metrics = decoding_loss(self.module, corrupted, ids, mask, self.objective)
+        return loss, {**metrics, "num_tokens": mask.sum()}
 
     def validate(self) -> dict[str, float]:
         tokens, latents, conditions = self.valid
 
-        def loss(batch: dict[str, Tensor], rows: Tensor) -> tuple[Tensor, dict[str, Tensor | float]]:
-            device = batch["input_ids"].device
-            return self.loss((batch, diffusion_batch(latents, conditions, rows, rows[:1]).to(device)))
+        def metrics(rows: Tensor) -> dict[str, Tensor | float]:
+            batch = to_device(tokens.gather(rows), self.module)
+            of_latents = diffusion_batch(latents, conditions, rows, rows[:1])
+            return self.loss((batch, of_latents.to(self.module.device)))[1]
 
-        return mean_metrics(self.module, tokens, loss)
+        return mean_metrics(len(tokens.lengths), 64, metrics)
 
     def sample(self) -> list[str]:
         return []
@@ -91,18 +90,16 @@ class DecoderStage:
     @torch.no_grad()
     def _corrupted(self, batch: DiffusionBatch) -> Tensor:
         z0, mask = batch.z0, batch.mask
-        rows = len(z0)
-        scales = self.objective.latent_noise * torch.rand(rows, 1, 1, device=z0.device)
+        scales = self.objective.latent_noise * torch.rand(len(z0), 1, 1, device=z0.device)
         noised = z0 + scales * torch.randn_like(z0)
         if self.diffusion is None:
             return noised
         self.diffusion.to(z0.device)
-        chosen = (torch.rand(rows, device=z0.device) < self.estimated_share).nonzero()[:, 0]
+        chosen = (torch.rand(len(z0), device=z0.device) < self.estimated_share).nonzero()[:, 0]
         if not len(chosen):
             return noised
-        return noised.index_copy(
-            0, chosen, self._estimated(z0[chosen], mask[chosen], batch.condition[chosen]).to(noised)
-        )
+        estimated = self._estimated(z0[chosen], mask[chosen], batch.condition[chosen])
+        return noised.index_copy(0, chosen, estimated.to(noised))
 
     def _estimated(self, z0: Tensor, mask: Tensor, raw: RawCondition) -> Tensor:
         """What the sampler would hand on at a random level each: guided, and with its own last estimate to go by."""

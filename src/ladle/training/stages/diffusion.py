@@ -16,10 +16,9 @@ from ladle.sampling.draw import draw_latents, draw_lengths
 from ladle.sampling.options import SamplingOptions
 from ladle.seeding import SampleNoise
 from ladle.training.optimiser import TrainingConfig
+from ladle.training.stages.common import mean_metrics
 
 NUM_SAMPLES = 32
-
-
 NUM_LENGTH_ROWS = 256
 
 
@@ -67,35 +66,25 @@ class DiffusionStage:
         return loss, {**metrics, "num_tokens": batch.mask.sum() * self.tokens_per_latent}
 
     def validate(self) -> dict[str, float]:
-        device = self.module.model.device
-        sums: dict[str, float] = {}
-        count = 0
-        for rows in torch.arange(min(1024, len(self.valid[0]))).split(128):
-            batch = diffusion_batch(*self.valid, rows, rows).to(device)
-            for name, value in self.module(batch)[1].items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(rows)
-            count += len(rows)
-        return {name: value / count for name, value in sums.items()}
+        def metrics(rows: Tensor) -> dict[str, Tensor]:
+            return self.module(diffusion_batch(*self.valid, rows, rows).to(self.module.model.device))[1]
+
+        return mean_metrics(min(1024, len(self.valid[0])), 128, metrics)
 
     def sample(self) -> list[str]:
-        latents, conditions = self.valid
+        (latents, conditions), model = self.valid, self.module.model
         rows = torch.arange(min(NUM_SAMPLES, len(latents)))
-        model = self.module.model
         raw = conditions.gather(rows).to(model.device)
         return drawn_texts(model, self.autoencoder.to(model.device), raw, len(rows), self.sampling)
 
 
 def drawn_texts(
-    diffusion: LatentDiffusionModel,
-    autoencoder: TextAutoencoder,
-    raw: RawCondition,
-    count: int,
-    sampling: SamplingOptions,
+    model: LatentDiffusionModel, autoencoder: TextAutoencoder, raw: RawCondition, count: int, sampling: SamplingOptions
 ) -> list[str]:
     """One text for each of `count` conditions, by seeds 0, 1, 2, ...: what a stage shows of itself."""
     noise = SampleNoise(range(count))
-    lengths = draw_lengths(diffusion, raw, noise, sampling)
-    drawn = draw_latents(diffusion, raw, noise, lengths, sampling)
+    lengths = draw_lengths(model, raw, noise, sampling)
+    drawn = draw_latents(model, raw, noise, lengths, sampling)
     return autoencoder.backbone.detokenize(autoencoder.decode(drawn, sampling.decoder))
 
 
@@ -103,7 +92,5 @@ def diffusion_batch(
     latents: VectorStore, conditions: ConditionStore, rows: Tensor, length_rows: Tensor
 ) -> DiffusionBatch:
     """Latents and conditions of `rows`; the length model learns from `length_rows`."""
-    z0, mask = latents.gather(rows)
-    return DiffusionBatch(
-        z0, mask, conditions.gather(rows), latents.lengths[length_rows], conditions.gather(length_rows)
-    )
+    lengths, length_condition = latents.lengths[length_rows], conditions.gather(length_rows)
+    return DiffusionBatch(*latents.gather(rows), conditions.gather(rows), lengths, length_condition)

@@ -17,9 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ladle.autoencoder.encoding import store_tokens
-from ladle.autoencoder.latents import Latents
 from ladle.autoencoder.reconstruction import ReconstructionConfig, noised_decoding_loss, training_latents
-from ladle.conditioning.encoder import RawCondition
+from ladle.conditioning.encoder import RawCondition, TensorGroup
 from ladle.conditioning.source_text import SourceReader
 from ladle.config import Config
 from ladle.data.batching import epoch_batches
@@ -30,12 +29,11 @@ from ladle.diffusion.loss import DenoisingLoss, DiffusionBatch
 from ladle.errors import LadleError
 from ladle.sampling.options import SamplingOptions
 from ladle.training.optimiser import TrainingConfig
+from ladle.training.stages.common import mean_metrics
 from ladle.training.stages.diffusion import NUM_SAMPLES, drawn_texts
 
 NUM_LENGTH_ROWS = 64  # fewer than over cached latents: their sources are encoded at every step
 WARMUP_STEEPNESS = 10.0
-
-
 # A training ends, and says so, where less of the most so far is left than this share: of the held-out tokens that come
 # back, of the directions in which latents vary, of how much latents vary in each (benchmarks/LOG.md).
 MIN_ACCURACY, MIN_DIRECTIONS, MIN_SPREAD = 0.5, 0.2, 0.5
@@ -55,7 +53,6 @@ class JointConfig(Config):
     reference_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Weight of the mean squared distance of latents from what the autoencoder made of the text when the stage began;
     give 0 where the autoencoder had learnt nothing yet."""
-
     stop_collapsed: bool = True
     """Whether the training ends, and says so, where latents collapse."""
 
@@ -67,25 +64,7 @@ class JointConfig(Config):
 
 
 @dataclass(frozen=True)
-class JointBatch:
-    """tokens: input_ids and attention_mask, [B, S]. condition: `sources` of it are tokens, which are yet to be encoded.
-    lengths: [R] numbers of latents of other rows, with their condition."""
-
-    tokens: dict[str, Tensor]
-    condition: "TokenCondition"
-    lengths: Tensor
-    length_condition: "TokenCondition"
-
-    def to(self, device: torch.device | str, **options: bool) -> "JointBatch":
-        """All tensors on `device`."""
-        return JointBatch(
-            {name: tensor.to(device) for name, tensor in self.tokens.items()}, self.condition.to(device),
-            self.lengths.to(device), self.length_condition.to(device),
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TokenCondition:
+class TokenCondition(TensorGroup):
     """label_ids [B] or None. sources: tokens of the rows' sources, [B, M], where the model reads any; `with_source`
     [B] says which rows have one."""
 
@@ -93,11 +72,16 @@ class TokenCondition:
     sources: dict[str, Tensor] | None = None
     with_source: Tensor | None = None
 
-    def to(self, device: torch.device | str) -> "TokenCondition":
-        """All tensors on `device`."""
-        sources = self.sources and {name: tensor.to(device) for name, tensor in self.sources.items()}
-        ids, given = (None if x is None else x.to(device) for x in (self.label_ids, self.with_source))
-        return TokenCondition(ids, sources, given)
+
+@dataclass(frozen=True)
+class JointBatch(TensorGroup):
+    """tokens: input_ids and attention_mask, [B, S]. condition: `sources` of it are tokens, which are yet to be encoded.
+    lengths: [R] numbers of latents of other rows, with their condition."""
+
+    tokens: dict[str, Tensor]
+    condition: TokenCondition
+    lengths: Tensor
+    length_condition: TokenCondition
 
 
 class JointRows:
@@ -123,9 +107,8 @@ class JointRows:
 
     def batch(self, rows: Tensor, length_rows: Tensor) -> JointBatch:
         """rows [B] -> what is learnt from them; the length model learns from `length_rows`."""
-        return JointBatch(
-            self.tokens.gather(rows), self.condition(rows), self.num_latents[length_rows], self.condition(length_rows)
-        )
+        lengths, length_condition = self.num_latents[length_rows], self.condition(length_rows)
+        return JointBatch(self.tokens.gather(rows), self.condition(rows), lengths, length_condition)
 
 
 class JointModel(nn.Module):
@@ -134,16 +117,11 @@ class JointModel(nn.Module):
     best: Tensor
 
     def __init__(
-        self,
-        reader: SourceReader,
-        denoising: DenoisingLoss,
-        config: JointConfig,
-        reconstruction: ReconstructionConfig,
+        self, reader: SourceReader, denoising: DenoisingLoss, config: JointConfig, reconstruction: ReconstructionConfig
     ):
         super().__init__()
         self.autoencoder, self.config, self.reconstruction = reader.autoencoder, config, reconstruction
-        self.denoising = denoising
-        self.reader = reader
+        self.denoising, self.reader = denoising, reader
         self.reference = copy.deepcopy(self.autoencoder).requires_grad_(False) if config.reference_scale else None
         # Of what collapse is measured by, tokens that come back, directions and spread: saved with the weights.
         self.register_buffer("best", torch.zeros(3))
@@ -157,7 +135,9 @@ class JointModel(nn.Module):
         # The value is z0's; of the gradient a part passes.
         z0 = latents.values.float()
         z0 = z0.detach() + share * (z0 - z0.detach())
-        diffusion, of_diffusion = self.denoising(self.diffusion_batch(batch, Latents(z0, latents.mask)), progress)
+        condition, length_condition = self.encoded(batch.condition), self.encoded(batch.length_condition)
+        latents_of_rows = DiffusionBatch(z0, latents.mask, condition, batch.lengths, length_condition)
+        diffusion, of_diffusion = self.denoising(latents_of_rows, progress)
         loss = reconstruction + divergence + self.config.diffusion_scale * diffusion
         if self.reference is not None:
             with torch.no_grad():
@@ -166,13 +146,6 @@ class JointModel(nn.Module):
             loss = loss + self.config.reference_scale * distance
             metrics["reference_distance"] = distance.detach()
         return loss, {**of_decoders, **metrics, **of_diffusion, "encoder_share": share}
-
-    def diffusion_batch(self, batch: JointBatch, latents: Latents) -> DiffusionBatch:
-        """`latents` with the batch's conditions."""
-        return DiffusionBatch(
-            latents.values, latents.mask, self.encoded(batch.condition), batch.lengths,
-            self.encoded(batch.length_condition),
-        )  # fmt: skip
 
     @torch.no_grad()
     def encoded(self, condition: TokenCondition) -> RawCondition:
@@ -224,17 +197,17 @@ class JointStage:
         return loss, {**metrics, "num_tokens": batch.tokens["attention_mask"].sum()}
 
     def validate(self) -> dict[str, float]:
-        device = self.module.best.device
-        count = len(self.valid_rows.num_latents)
-        sums: dict[str, float] = {}
         latents = []
-        for rows in torch.arange(count).split(64):
-            batch = self.valid_rows.batch(rows, rows).to(device)
-            for name, value in self.module.loss(batch, 1.0)[1].items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(rows)
+
+        def metrics_of(rows: Tensor) -> dict[str, Tensor | float]:
+            batch = self.valid_rows.batch(rows, rows).to(self.module.best.device)
+            found = self.module.loss(batch)[1]
             z0 = self.module.autoencoder.encode(**batch.tokens)
             latents.append(z0.values.float()[z0.mask])
-        metrics = {name: value / count for name, value in sums.items() if name != "encoder_share"}
+            return found
+
+        metrics = mean_metrics(len(self.valid_rows.num_latents), 64, metrics_of)
+        del metrics["encoder_share"]
         held_out = torch.cat(latents)
         metrics["directions"] = num_directions(held_out)
         # In units of the normaliser: it follows too slowly to hide that latents shrink.
@@ -251,11 +224,9 @@ class JointStage:
         best = self.module.best
         now = [metrics[name] for name in ("autoregressive_accuracy", "directions", "spread")]
         best.copy_(torch.maximum(best, torch.tensor(now, device=best.device)))
-        most = best.tolist()
-        least = (MIN_ACCURACY, MIN_DIRECTIONS, MIN_SPREAD)
-        if self.module.config.stop_collapsed and any(
-            value < share * top for value, share, top in zip(now, least, most, strict=True)
-        ):
+        most, least = best.tolist(), (MIN_ACCURACY, MIN_DIRECTIONS, MIN_SPREAD)
+        collapsed = any(value < share * top for value, share, top in zip(now, least, most, strict=True))
+        if self.module.config.stop_collapsed and collapsed:
             raise LadleError(
                 f"joint: the latents collapse: {now[0]:.0%} of held-out tokens come back (best {most[0]:.0%}), "
                 f"latents vary in {now[1]:.1f} directions (most {most[1]:.1f}), by {now[2]:.2f} of a unit (most "
