@@ -20,6 +20,7 @@ from sacrebleu.metrics import BLEU
 
 from ladle import LatentDiffusion
 from ladle.autoencoder.latents import Latents
+from ladle.autoencoder.reconstruction import ReconstructionConfig, decoding_loss
 from ladle.data.rows import Columns, read_rows
 
 SENTENCE_END = re.compile(r'(?<=[.!?])["\')]* (?=[A-Z"\'])')
@@ -53,10 +54,11 @@ def noise_curve(model: LatentDiffusion, texts: list[str], seed: int) -> dict[str
             z0 = model.autoencoder.encode(**tokens)
             noised = z0.values + torch.randn_like(z0.values) * 2.718281828 ** (-log_snr / 2)
             latents = Latents(noised * z0.mask[..., None], z0.mask)
-            _, metrics = model.autoencoder.decoding_loss(latents, tokens["input_ids"], tokens["attention_mask"])
+            ids, mask = tokens["input_ids"], tokens["attention_mask"]
+            _, metrics = decoding_loss(model.autoencoder, latents, ids, mask, ReconstructionConfig())
             for name, value in metrics.items():
                 if name.endswith("accuracy"):
-                    sums[name] = sums.get(name, 0.0) + float(value) * len(tokens["input_ids"])
+                    sums[name] = sums.get(name, 0.0) + float(value) * len(ids)
         curve[str(log_snr)] = {name.removesuffix("_accuracy"): round(v / len(texts), 4) for name, v in sums.items()}
     return curve
 
