@@ -4,7 +4,6 @@ One sequence a text: [label] [source ...] separator, text ..., end. Each conditi
 that one model samples with and without it, as Ladle's does; the loss counts the text and its end.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -13,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ladle.autoencoder.decoders import chosen_ids
 from ladle.config import Config, nearest
 from ladle.errors import UserError, first_line
 from ladle.evaluation.likelihood import TokenRow, negative_log_likelihood, padded
-from ladle.evaluation.scorer import ATTENTION, RECORD, WEIGHTS
+from ladle.evaluation.scorer import ATTENTION, RECORD, WEIGHTS, read_trained
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
 from ladle.storage.writing import atomic_folder, atomic_json
@@ -61,9 +60,8 @@ class AutoregressiveModel(nn.Module):
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
         size = len(tokenizer) + 1 + len(config.labels)  # the separator and the labels come after the vocabulary
-        self.causal: Any = (
-            causal if causal is not None else _build(config, tokenizer, size)
-        )  # (torch's own type is vague)
+        # (torch's own type is vague)
+        self.causal: Any = _build(config, tokenizer, size) if causal is None else causal
         if self.causal.get_input_embeddings().num_embeddings < size:
             self.causal.resize_token_embeddings(size)
         self.separator = len(tokenizer)
@@ -76,16 +74,12 @@ class AutoregressiveModel(nn.Module):
         Raises:
             UserError: a missing or damaged file.
         """
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
         folder = Path(folder)
         try:
-            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            record, causal, tokenizer = read_trained(folder)
             config = AutoregressiveConfig.parse(record["config"], str(folder / RECORD))
-            causal = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation=ATTENTION)
-            model = cls(config, AutoTokenizer.from_pretrained(folder / "tokenizer"), causal)
+            model = cls(config, tokenizer, causal)
             model.info = record.get("info", {})
-            model.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS).items()}, strict=False)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"cannot load the autoregressive model in {folder}: {first_line(error)}") from None
         return model.eval()
@@ -185,17 +179,15 @@ class AutoregressiveModel(nn.Module):
         if given:
             ids = self.tokenizer(given, truncation=True, max_length=self.config.max_source_tokens)["input_ids"]
             encoded |= dict(zip(given, ids, strict=True))
+        names = self.config.labels
+        for label in labels:
+            if label is not None and label not in names:
+                raise UserError(f"unknown label '{label}': {nearest(label, list(names))}")
+        before: dict[str | None, list[int]] = {None: []}
+        before |= {name: [self.separator + 1 + i] for i, name in enumerate(names)}
         return [
-            [*self._label_ids(label), *encoded[source], self.separator]
-            for label, source in zip(labels, sources, strict=True)
+            [*before[label], *encoded[source], self.separator] for label, source in zip(labels, sources, strict=True)
         ]
-
-    def _label_ids(self, label: str | None) -> list[int]:
-        if label is None:
-            return []
-        if label not in self.config.labels:
-            raise UserError(f"unknown label '{label}': {nearest(label, list(self.config.labels))}")
-        return [self.separator + 1 + self.config.labels.index(label)]
 
     def _continue(
         self, prefixes: list[list[int]], noise: SampleNoise, top_p: float, temperature: float

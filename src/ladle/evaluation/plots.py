@@ -121,11 +121,7 @@ def plot_curves(
 
 
 def load_matplotlib() -> Any:
-    """matplotlib's pyplot, drawing into files.
-
-    Raises:
-        UserError: the extra is not installed.
-    """
+    """matplotlib's pyplot, drawing into files. Raises UserError where the extra is not installed."""
     with from_extra("plots need", "plots", "matplotlib"):
         import matplotlib
     matplotlib.use("Agg")
