@@ -185,9 +185,8 @@ class AutoregressiveModel(nn.Module):
                 raise UserError(f"unknown label '{label}': {nearest(label, list(names))}")
         before: dict[str | None, list[int]] = {None: []}
         before |= {name: [self.separator + 1 + i] for i, name in enumerate(names)}
-        return [
-            [*before[label], *encoded[source], self.separator] for label, source in zip(labels, sources, strict=True)
-        ]
+        pairs = zip(labels, sources, strict=True)
+        return [[*before[label], *encoded[source], self.separator] for label, source in pairs]
 
     def _continue(
         self, prefixes: list[list[int]], noise: SampleNoise, top_p: float, temperature: float

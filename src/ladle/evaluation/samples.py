@@ -115,9 +115,7 @@ def count_labels(samples: Iterable[Sample]) -> dict[str, int] | None:
 
 def with_words_shuffled(texts: Sequence[str], generator: random.Random) -> list[str]:
     """The same words in random order: what a metric that hardly sees order takes for real text."""
-    shuffled = []
-    for text in texts:
-        words = text.split()
+    rows = [text.split() for text in texts]
+    for words in rows:
         generator.shuffle(words)
-        shuffled.append(" ".join(words))
-    return shuffled
+    return [" ".join(words) for words in rows]

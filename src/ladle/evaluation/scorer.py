@@ -94,7 +94,7 @@ def _load_own(name: str, folder: Path) -> Scorer:
 
 
 def read_trained(folder: Path) -> tuple[dict[str, Any], Any, Any]:
-    """The record, the causal model and the tokenizer of a folder that `ladle fit scorer` wrote. Errors are as raised."""
+    """The record, the causal model and the tokenizer of a folder that `ladle fit scorer` wrote."""
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 

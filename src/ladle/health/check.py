@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -24,19 +23,8 @@ MAX_KNOWN = 50_000  # texts that the denoiser learns from
 Log = Callable[[str], None]
 
 
-class FitDenoiser(Protocol):
-    """What trains an unconditional denoiser."""
-
-    def __call__(
-        self,
-        autoencoder: TextAutoencoder,
-        known: VectorStore,
-        held_out: VectorStore,
-        minutes: float,
-        seed: int,
-        log: Log,
-    ) -> LatentDiffusionModel:
-        """Of the latents `known`, for so many minutes."""
+# Trains an unconditional denoiser of the known latents (the second argument), for so many minutes, by a seed.
+FitDenoiser = Callable[[TextAutoencoder, VectorStore, VectorStore, float, int, Log], LatentDiffusionModel]
 
 
 @torch.no_grad()
