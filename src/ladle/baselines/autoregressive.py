@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from ladle.autoencoder.decoders import chosen_ids
 from ladle.config import Config, nearest
 from ladle.errors import UserError, first_line
-from ladle.evaluation.likelihood import TokenRow, negative_log_likelihood, padded
+from ladle.evaluation.likelihood import TokenRow, negative_log_likelihood
 from ladle.evaluation.scorer import ATTENTION, RECORD, WEIGHTS, read_trained
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
 from ladle.storage.writing import atomic_folder, atomic_json
 
 ACTIVATION = "gelu"  # exact; GPT-2's approximation by tanh differs by 5e-4 at most and makes a step 1.28 times as long
+Given = Sequence[str | None] | None  # for each sample
 SHRINK_BELOW = 0.5  # share of unfinished rows in a batch below which the finished ones leave it
 
 
@@ -69,11 +70,7 @@ class AutoregressiveModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """Load what `save_pretrained` wrote.
-
-        Raises:
-            UserError: a missing or damaged file.
-        """
+        """Load what `save_pretrained` wrote. UserError for a missing or damaged file."""
         folder = Path(folder)
         try:
             record, causal, tokenizer = read_trained(folder)
@@ -109,13 +106,7 @@ class AutoregressiveModel(nn.Module):
         nll = F.cross_entropy(logits[:, :-1][wanted].float(), ids[:, 1:][wanted])
         return nll, {"nll": nll.detach()}
 
-    def score(
-        self,
-        texts: Sequence[str],
-        *,
-        label: Sequence[str | None] | None = None,
-        source: Sequence[str | None] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def score(self, texts: Sequence[str], *, label: Given = None, source: Given = None) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood in nats [N] and number of tokens [N] of each text with its end, by condition."""
         if not texts:
             return torch.zeros(0), torch.zeros(0, dtype=torch.long)
@@ -129,10 +120,6 @@ class AutoregressiveModel(nn.Module):
         nll = negative_log_likelihood(self.causal, rows, self.tokenizer.pad_token_id)
         return nll, torch.tensor([len(text) for _, text in rows])
 
-    def collate(self, rows: Sequence[TokenRow]) -> dict[str, Tensor]:
-        """(prefix ids, text ids) of B rows -> input_ids, attention_mask, is_text, each [B, longest]."""
-        return padded(rows, self.tokenizer.pad_token_id)
-
     # ------------------------------------------------------------------------------------------------- generation
 
     @torch.no_grad()
@@ -141,8 +128,8 @@ class AutoregressiveModel(nn.Module):
         num_samples: int | None = None,
         *,
         seeds: Sequence[int] | None = None,
-        label: Sequence[str | None] | None = None,
-        source: Sequence[str | None] | None = None,
+        label: Given = None,
+        source: Given = None,
         top_p: float = 1.0,
         temperature: float = 1.0,
         batch_size: int = 128,

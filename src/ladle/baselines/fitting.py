@@ -12,7 +12,7 @@ from ladle.data.batching import epoch_batches
 from ladle.data.in_memory import RowSource
 from ladle.data.rows import Row
 from ladle.data.splits import DataConfig, load_splits
-from ladle.evaluation.likelihood import TokenRow
+from ladle.evaluation.likelihood import TokenRow, padded
 from ladle.storage.model_folder import load_parts
 from ladle.storage.names import resolve_model
 from ladle.training.loop import train_stage
@@ -120,7 +120,7 @@ def autoregressive_settings(**budget: Any) -> TrainingConfig:
     return TrainingConfig(optimizer="muon", cooldown=0.5, warmup=0.02, validate_every=0.05, sample_every=0.25, **budget)
 
 
-def config_of_size(num_parameters: int, vocab_size: int, max_tokens: int = 96, **settings: Any) -> AutoregressiveConfig:
+def config_of_size(num_parameters: int, vocab_size: int, max_tokens: int = 96) -> AutoregressiveConfig:
     """GPT-2's sizes that come nearest to `num_parameters`, at a usual ratio of width to depth (32 to 96)."""
 
     def error(size: tuple[int, int]) -> float:
@@ -132,7 +132,7 @@ def config_of_size(num_parameters: int, vocab_size: int, max_tokens: int = 96, *
     sizes = [(width, n) for width in widths for n in range(max(1, width // 96), max(2, width // 32) + 1)]
     width, num_layers = min(sizes, key=error)
     heads = width // (64 if width % 64 == 0 else 32)
-    return AutoregressiveConfig(width=width, num_layers=num_layers, num_heads=heads, max_tokens=max_tokens, **settings)
+    return AutoregressiveConfig(width=width, num_layers=num_layers, num_heads=heads, max_tokens=max_tokens)
 
 
 class AutoregressiveStage:
@@ -157,7 +157,7 @@ class AutoregressiveStage:
             prefix, text = self.train_rows[row]
             lost = len(prefix) > 1 and bool(torch.rand(()) < drop)
             chosen.append((prefix[-1:] if lost else prefix, text))
-        return self.module.collate(chosen)
+        return padded(chosen, self.module.tokenizer.pad_token_id)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor | float]]:
         loss, metrics = self.module.loss(batch)

@@ -1,7 +1,8 @@
 """From scores to the table that is read, and to the plots."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ FRONTIERS = (("div", "mauve"), ("copies", "mauve"), ("mem", "mauve"), ("div", "p
 # Student's t, 97.5 %, by degrees of freedom.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
       2.110, 2.101, 2.093, 2.086)  # fmt: skip
+
+_table = partial(table, rule=" --- ")
 
 
 def write_results(result: dict[str, Any], folder: Path) -> Path:
@@ -203,10 +206,6 @@ def _cell(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
 def _digits(value: float) -> int:
     """After the point: three for shares, one for what is counted in tens."""
     return 3 if abs(value) < 5 else 1 if abs(value) < 1000 else 0
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return table(head, rows, rule=" --- ")
 
 
 def _first(items: Mapping[str, Any]) -> Any:

@@ -141,14 +141,12 @@ class _Benchmark:
         kind, count, seeds = self.suite.condition, self.suite.num_samples, range(self.suite.seeds)
         if kind == "none":
             return [[(None, None)] * count for _ in seeds]
+        given = [row[kind] for row in self.test if kind in row]
+        if not given:
+            raise UserError(f"the suite samples by {kind}, and no test row has one")
         if kind == "label":
-            labels = [row["label"] for row in self.test if "label" in row]
-            if not labels:
-                raise UserError("the suite samples by label, and no test row has one")
-            return [[(label, None) for label in random.Random(seed).choices(labels, k=count)] for seed in seeds]
-        sources = list(dict.fromkeys(row["source"] for row in self.test if "source" in row))[:count]
-        if not sources:
-            raise UserError("the suite samples by source, and no test row has one")
+            return [[(label, None) for label in random.Random(seed).choices(given, k=count)] for seed in seeds]
+        sources = list(dict.fromkeys(given))[:count]
         return [[(None, source) for source in sources] for _ in seeds]
 
     def _rows(self, name: str, trainings: Sequence[System]) -> dict[str, list[Mapping[str, Any]]]:

@@ -26,10 +26,8 @@ def measured_speed(
     """Tokens of returned text a second, without loading, all systems in turn in every round: by settings and batch size
     the rounds' figures and their median. One tokenizer counts for all, that of the first Ladle system.
 
-    Args:
-        timed: by system the names of the settings that are timed.
-        conditions: texts are drawn by these, over again where more are drawn.
-        path: what was measured is kept there, and not measured again.
+    timed: by system the names of the settings that are timed. conditions: texts are drawn by these, over again where
+    more are drawn. path: what was measured is kept there, and not measured again.
     """
     config, digests = suite.speed, {name: system.digest for name, system in systems.items()}
     runs = [(name, s, suite.systems[name].settings[s]) for name, settings in timed.items() for s in settings]
@@ -61,11 +59,7 @@ def measured_speed(
 
 def settings_to_time(rows: Mapping[str, Sequence[Mapping[str, Any]]], passes: Mapping[str, int]) -> list[str]:
     """The first settings, and the cheapest within 5 % of the best MAUVE (over the seeds that all settings share).
-
-    Args:
-        rows: by settings the scores of each seed.
-        passes: by settings, of the network for a text.
-    """
+    rows: by settings the scores of each seed. passes: by settings, of the network for a text."""
     scored = {name: part for name, part in rows.items() if part and "mauve" in part[0]}
     shared = min(map(len, scored.values()), default=0)
     quality = {name: sum(row["mauve"]["value"] for row in part[:shared]) for name, part in scored.items()}

@@ -17,11 +17,7 @@ BATCH = 64
 
 def bert_scores(texts: Sequence[str], references: Sequence[Sequence[str]], encoder: str) -> np.ndarray:
     """F1 of each text against the reference that suits it best [N]; an empty text scores 0. No rescaling, no idf.
-    encoder: folder or hub id.
-
-    Raises:
-        UserError: no such encoder, or the extra is not installed.
-    """
+    encoder: folder or hub id. UserError: no such encoder, or the extra is not installed."""
     score, _ = load_bert_score()
     values = np.zeros(len(texts))
     # The package fails on empty texts.
@@ -36,11 +32,7 @@ def bert_scores(texts: Sequence[str], references: Sequence[Sequence[str]], encod
 
 def layer(encoder: str) -> int:
     """The layer whose vectors are compared: the package's choice, made against people's judgements; the last one of a
-    model that it does not know.
-
-    Raises:
-        UserError: no such encoder.
-    """
+    model that it does not know. UserError where there is no such encoder."""
     from transformers import AutoConfig
 
     _, best = load_bert_score()
@@ -51,10 +43,7 @@ def layer(encoder: str) -> int:
 
 
 def load_bert_score() -> tuple[Any, dict[str, int]]:
-    """bert-score's `score`, and the best layer of the models that it knows.
-
-    Raises UserError where the extra is not installed.
-    """
+    """bert-score's `score`, and the best layer of the models that it knows. UserError without the extra."""
     with from_extra("BERTScore needs", "bertscore", "bert-score"):
         from bert_score import score
         from bert_score.utils import model2layers

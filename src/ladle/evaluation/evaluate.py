@@ -6,6 +6,7 @@ A report is a plain dict: `rows` holds one system each (the samples and the cont
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -23,7 +24,6 @@ from ladle.evaluation.overlap import load_rouge
 from ladle.evaluation.plots import load_matplotlib, plot_report
 from ladle.evaluation.samples import (
     Sample,
-    count_labels,
     draws_by_source,
     read_reference,
     read_samples,
@@ -97,13 +97,16 @@ def evaluate(
         raise UserError(f"num_bootstrap is {num_bootstrap}; 0 (no intervals) or more is allowed")
     if len(judges) > len(JUDGED):
         raise UserError(f"{len(judges)} judges given: at most {len(JUDGED)}")
+    if mauve_encoder is not None and reference is None:
+        raise UserError("MAUVE compares with reference texts: give a reference file")
+    if novelty and train is None:
+        raise UserError("the novelty audit compares with training texts: give some by --train")
+    if model is not None and reference is None:
+        raise UserError("the autoencoder's ceiling is made from reference texts: give a reference file")
+    # A missing extra is told before the work, not after.
     if mauve_encoder is not None:
-        if reference is None:
-            raise UserError("MAUVE compares with reference texts: give a reference file")
-        load_mauve()  # a missing extra is told before the work, not after
+        load_mauve()
     if novelty:
-        if train is None:
-            raise UserError("the novelty audit compares with training texts: give some by --train")
         load_rapidfuzz()
     if rouge:
         load_rouge()
@@ -111,8 +114,6 @@ def evaluate(
         load_bert_score()
     if plots is not None:
         load_matplotlib()
-    if model is not None and reference is None:
-        raise UserError("the autoencoder's ceiling is made from reference texts: give a reference file")
     sampled = read_samples(samples)
     if len(sampled) < 2:
         raise UserError(f"{_shown(samples)} has one sample: diversity and distances are those of two or more")
@@ -138,6 +139,7 @@ def evaluate(
     )
     controls = measurement.controls(sampled, model.reconstruct if model is not None else None)
     rows = {"samples": measurement.measure(sampled), **controls}
+    labels = Counter(sample.label for sample in sampled if sample.label is not None)
     result = {
         "format": REPORT_FORMAT,
         "files": {
@@ -145,7 +147,7 @@ def evaluate(
                 "path": _shown(samples),
                 "rows": len(sampled),
                 "inputs": len(draws_by_source(sampled)) or None,
-                "labels": count_labels(sampled),
+                "labels": dict(sorted(labels.items())) or None,
             },
             "reference": held_out and {"path": _shown(reference), "texts": len(held_out)},
             "train": known and {"path": _shown(train), "rows": len(known)},

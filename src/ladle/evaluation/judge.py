@@ -69,9 +69,7 @@ class Judge:
         return np.asarray(self._featurise(texts) @ self.weight.T + self.bias)
 
     def check_labels(self, labels: Iterable[str]) -> None:
-        """Raises:
-        UserError: a label that the judge does not know.
-        """
+        """UserError for a label that the judge does not know."""
         if unknown := sorted(set(labels) - set(self.labels)):
             raise UserError(f"the judge does not know the label '{unknown[0]}': it knows {', '.join(self.labels)}")
 
@@ -110,11 +108,7 @@ class Judge:
 
     @classmethod
     def load(cls, folder: PathLike, remedy: str = "make one with `ladle fit judge`") -> "Judge":
-        """Read what `save` wrote.
-
-        Raises:
-            UserError: a missing or damaged file; `remedy` is what to do about it.
-        """
+        """Read what `save` wrote. UserError for a missing or damaged file; `remedy` is what to do about it."""
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
@@ -213,11 +207,7 @@ def fit_rows(
 
 
 def labelled_rows(source: RowSource) -> list[Row]:
-    """The rows of a file, or of rows in memory, that have a label.
-
-    Raises:
-        UserError: as `read_rows`, or no row has a label.
-    """
+    """The rows of a file, or of rows in memory, that have a label. UserError as `read_rows`, or where none has one."""
     return read_rows(source, need=("text", "label"))
 
 

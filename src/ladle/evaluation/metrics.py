@@ -14,16 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from ladle.errors import UserError
-from ladle.evaluation import novelty, text_stats
+from ladle.evaluation import intervals, novelty, text_stats
 from ladle.evaluation.frechet import frechet_distance
-from ladle.evaluation.intervals import (
-    Interval,
-    Statistic,
-    bootstrap_interval,
-    jackknife_interval,
-    ratio_of_sums,
-    wilson_interval,
-)
+from ladle.evaluation.intervals import Interval, Statistic
 from ladle.evaluation.judge import Judge
 from ladle.evaluation.mauve import Featuriser, mauve_scores
 from ladle.evaluation.overlap import SELF_BLEU_TEXTS, self_bleu_scores
@@ -116,11 +109,11 @@ class Resampling:
 
     def bootstrap(self, statistic: Statistic, num_rows: int) -> Interval | None:
         """`intervals.bootstrap_interval` by these settings."""
-        return bootstrap_interval(statistic, num_rows, num_resamples=self.num_bootstrap, seed=self.seed)
+        return intervals.bootstrap_interval(statistic, num_rows, num_resamples=self.num_bootstrap, seed=self.seed)
 
     def jackknife(self, statistic: Statistic, num_rows: int) -> Interval | None:
         """`intervals.jackknife_interval`, or None where no intervals are wanted."""
-        return jackknife_interval(statistic, num_rows, seed=self.seed) if self.num_bootstrap else None
+        return intervals.jackknife_interval(statistic, num_rows, seed=self.seed) if self.num_bootstrap else None
 
 
 DEFAULT = Resampling()
@@ -175,7 +168,7 @@ def score_self_bleu(
 
 def score_mem(texts: Sequence[str], training: set[tuple[str, ...]], resampling: Resampling = DEFAULT) -> Score:
     """Mem. `training`: `text_stats.ngram_set` of the training text."""
-    share = ratio_of_sums(np.stack(text_stats.memorised_ngrams(texts, training), axis=1))
+    share = intervals.ratio_of_sums(np.stack(text_stats.memorised_ngrams(texts, training), axis=1))
     interval = resampling.bootstrap(share, len(texts))
     return Score("mem", share(np.arange(len(texts))), len(texts), interval, "bootstrap")
 
@@ -190,18 +183,13 @@ def scores_of_audit(
     texts: Sequence[str], training: Sequence[str], resampling: Resampling = DEFAULT
 ) -> tuple[Score, Score]:
     """The novelty audit's two means, `nearest` (edit distance) and `span` (longest run of words that some training text
-    holds); `details` hold quantiles and, with `nearest`, the worst twenty.
-
-    Raises:
-        UserError: the extra is not installed.
-    """
+    holds); `details` hold quantiles and, with `nearest`, the worst twenty. UserError without the extra."""
     rows = novelty.audit(texts, training)
     about = novelty.summary(rows)
+    nearest, spans = [row.similarity for row in rows], [row.span_share for row in rows]
     return (
-        mean_score(
-            "nearest", [row.similarity for row in rows], resampling, about["similarity"] | {"worst": about["worst"]}
-        ),
-        mean_score("span", [row.span_share for row in rows], resampling, about["span_share"]),
+        mean_score("nearest", nearest, resampling, about["similarity"] | {"worst": about["worst"]}),
+        mean_score("span", spans, resampling, about["span_share"]),
     )
 
 
@@ -211,12 +199,8 @@ def score_meaning(
     """Mean cosine between a text's features and those of the training text nearest in them; `details` hold quantiles
     and the worst twenty."""
     similarity, nearest = novelty.nearest_in_features(featuriser.features(texts), featuriser.features(training))
-    worst = sorted(range(len(texts)), key=lambda row: -similarity[row])[: novelty.WORST]
-    rows = [
-        {"text": texts[i], "nearest": training[nearest[i]], "similarity": float(similarity[i])}
-        for i in worst
-        if nearest[i] >= 0
-    ]
+    order = np.argsort(-similarity, kind="stable")[: novelty.WORST if len(training) else 0]
+    rows = [{"text": texts[i], "nearest": training[nearest[i]], "similarity": float(similarity[i])} for i in order]
     details = {**novelty.spread_of(similarity), "worst": rows, "featuriser": featuriser.describe()}
     return mean_score("meaning", similarity, resampling, details)
 
@@ -256,11 +240,8 @@ def score_perplexity(texts: Sequence[str], scorer: Scorer, resampling: Resamplin
 
 
 def score_label_true(texts: Sequence[str], labels: Sequence[str], judge: Judge, name: str = "label_true") -> Score:
-    """Share of texts that the judge gives the label they were made with. Every text has one.
-
-    Raises:
-        UserError: a label that the judge does not know.
-    """
+    """Share of texts that the judge gives the label they were made with. Every text has one. UserError for a
+    label that the judge does not know."""
     return label_true_score(judge.accuracy(texts, labels), judge, name)
 
 
@@ -299,7 +280,7 @@ def score_frechet(texts: Sequence[str], reference: Sequence[str], featuriser: Fe
 
 def _share(name: str, flags: np.ndarray, resampling: Resampling, no_texts: float = 0.0) -> Score:
     value = float(flags.mean()) if len(flags) else no_texts
-    interval = wilson_interval(int(flags.sum()), len(flags)) if resampling.num_bootstrap else None
+    interval = intervals.wilson_interval(int(flags.sum()), len(flags)) if resampling.num_bootstrap else None
     return Score(name, value, len(flags), interval, "Wilson")
 
 

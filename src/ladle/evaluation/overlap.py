@@ -96,10 +96,7 @@ def rouge_scores(texts: Sequence[str], references: Sequence[Sequence[str]]) -> n
     """ROUGE-1, -2 and -L F1 (Lin 2004) of each text against the reference that suits it best: [N, 3], 0 to 1.
 
     Words are runs of letters, marks and digits of any script (rouge-score's own know ASCII only), in lower case and
-    without stemming. An empty text scores 0.
-
-    Raises:
-        UserError: the extra is not installed.
+    without stemming. An empty text scores 0. UserError where the extra is not installed.
     """
     scorer = load_rouge()(list(ROUGE), tokenizer=SimpleNamespace(tokenize=words_of))
     scores = np.zeros((len(texts), len(ROUGE)))

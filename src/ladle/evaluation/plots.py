@@ -1,5 +1,6 @@
 """Plots of reports: lengths, and quality against diversity and memorisation. Needs the extra `ladle[plots]`."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from ladle.storage.writing import check_writable, write_atomically
 QUALITY = ("mauve", "perplexity", "bleu")  # the first that is known is the frontier's height
 BESIDE = ("div", "copies", "mem")
 LOGARITHMIC = ("perplexity",)
-CONTROLS = ("reference", "shuffled", "training", "ceiling")
 COLOURS = ("#0b6e99", "#d9730d", "#448361", "#9065b0", "#c14c8a", "#6b5b4c", "#337ea9", "#cb912f")
 GREY = "#787774"
+CONTROLS = {"reference": "#000000", "shuffled": "#b0afab", "training": GREY, "ceiling": "#55534e"}
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,8 @@ def load_matplotlib() -> Any:
 
 
 def _colours(names: Mapping[str, Any]) -> list[str]:
-    own = iter(COLOURS * (1 + len(names) // len(COLOURS)))
-    greys = {"reference": "#000000", "shuffled": "#b0afab", "training": GREY, "ceiling": "#55534e"}
-    return [greys[name] if name in greys else next(own) for name in names]
+    own = itertools.cycle(COLOURS)
+    return [CONTROLS[name] if name in CONTROLS else next(own) for name in names]
 
 
 def _says(name: str) -> str:

@@ -34,11 +34,7 @@ def score_chrf(
 def scores_of_rouge(
     texts: Texts, references: Sequence[Texts], resampling: Resampling = DEFAULT, *, groups: Groups = None
 ) -> tuple[Score, ...]:
-    """ROUGE-1, -2 and -L F1, 0 to 100, means over the texts.
-
-    Raises:
-        UserError: the extra is not installed.
-    """
+    """ROUGE-1, -2 and -L F1, 0 to 100, means over the texts. UserError where the extra is not installed."""
     columns = zip(("rouge_1", "rouge_2", "rouge_l"), 100 * rouge_scores(texts, references).T, strict=True)
     return tuple(_grouped_mean(name, values, resampling, groups) for name, values in columns)
 
@@ -46,11 +42,7 @@ def scores_of_rouge(
 def score_bertscore(
     texts: Texts, references: Sequence[Texts], encoder: str, resampling: Resampling = DEFAULT, *, groups: Groups = None
 ) -> Score:
-    """BERTScore F1, 0 to 100, mean over the texts.
-
-    Raises:
-        UserError: no such encoder, or the extra is not installed.
-    """
+    """BERTScore F1, 0 to 100, mean over the texts. UserError: no such encoder, or the extra is not installed."""
     values = 100 * bertscore.bert_scores(texts, references, encoder)
     details = {"encoder": encoder, "layer": bertscore.layer(encoder)}
     return _grouped_mean("bertscore", values, resampling, groups, details)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ladle.errors import UserError
-from ladle.evaluation.mauve import loading
+from ladle.evaluation.mauve import NOT_LOADED, loading
 
 # What `ladle fit scorer` writes, beside config.json and tokenizer/. The names of the weights begin with `causal.`.
 RECORD, WEIGHTS = "autoregressive.json", "model.safetensors"
@@ -42,10 +42,7 @@ class Scorer:
     @classmethod
     def load(cls, name: str) -> "Scorer":
         """From a folder that `ladle fit scorer` wrote, or a folder or hub id of a causal language model.
-
-        Raises:
-            UserError: there is no such model.
-        """
+        UserError where there is none."""
         for folder in (Path(name), Path(name) / "final"):  # the model, or its run folder
             if (folder / RECORD).is_file():
                 return _load_own(name, folder)
@@ -87,7 +84,7 @@ def _load_own(name: str, folder: Path) -> Scorer:
     """What `ladle fit scorer` wrote: its texts stand after a separator, which comes after the tokenizer's own ids."""
     from safetensors import SafetensorError
 
-    with loading("scorer", name, TypeError, RuntimeError, SafetensorError):
+    with loading("scorer", name, (*NOT_LOADED, TypeError, RuntimeError, SafetensorError)):
         record, causal, tokenizer = read_trained(folder)
         max_tokens = int(record["config"]["max_tokens"])
     return Scorer(str(name), "ladle", causal.eval(), tokenizer, len(tokenizer), max_tokens)

@@ -24,8 +24,6 @@ import numpy as np
 from ladle.errors import UserError
 from ladle.evaluation.intervals import bootstrap_interval, ratio_of_sums, sum_by_group
 
-SLOTS = ("name", "eatType", "food", "priceRange", "customer rating", "area", "familyFriendly", "near")
-
 _SLOT = re.compile(r"\s*([^\[\],]+?)\s*\[([^\[\]]*)\]\s*(?:,|$)")
 _NUMBERS = {
     "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6",
@@ -67,18 +65,9 @@ class SlotScore:
     missing: tuple[str, ...]
     wrong: tuple[tuple[str, str], ...]
 
-    @property
-    def num_slots(self) -> int:
-        """Slots of the input."""
-        return len(self.said) + len(self.missing)
-
 
 def parse_mr(source: str) -> dict[str, str]:
-    """`"name[Aromi], food[Italian]"` -> `{"name": "Aromi", "food": "Italian"}`.
-
-    Raises:
-        UserError: the source is not such a list.
-    """
+    """`"name[Aromi], food[Italian]"` -> `{"name": "Aromi", "food": "Italian"}`. UserError for what is no such list."""
     found = _SLOT.findall(source)
     if not found or _SLOT.sub("", source).strip():
         raise UserError(
@@ -99,13 +88,13 @@ class SlotTable:
     """The phrases of a table, compiled. `SlotTable.load()` reads the one that ships with Ladle."""
 
     def __init__(self, phrases: Sequence[Mapping[str, Any]], names: Mapping[str, Sequence[str]]):
-        named = [
-            {"values": {"name": [name], "near": [name]}, "patterns": [_pattern_of_name(name), *forms]}
-            for name, forms in names.items()
-        ]
+        entries = list(phrases)
+        for name, forms in names.items():
+            pattern = f"(?:the )?{re.escape(normalise(name).removeprefix('the '))}"
+            entries.append({"values": {"name": [name], "near": [name]}, "patterns": [pattern, *forms]})
         self._names = frozenset(names)
         self._phrases: list[tuple[re.Pattern[str], Mention]] = []
-        for entry in [*phrases, *named]:
+        for entry in entries:
             values = frozenset((slot, value) for slot, allowed in entry["values"].items() for value in allowed)
             mention = Mention("", frozenset(entry["values"]), values, entry.get("generic", False))
             self._phrases += [(re.compile(rf"(?<!\S)(?:{pattern})(?!\S)"), mention) for pattern in entry["patterns"]]
@@ -155,10 +144,6 @@ class SlotTable:
         return SlotScore(said, tuple(slot for slot in mr if slot not in said), tuple(wrong.items()))
 
 
-def _pattern_of_name(name: str) -> str:
-    return f"(?:the )?{re.escape(normalise(name).removeprefix('the '))}"
-
-
 @cache
 def default_table() -> SlotTable:
     """The table for E2E, read once."""
@@ -176,9 +161,8 @@ def summarise(
     """Shares over all texts: `said` and `wrong` per slot of the inputs, `faultless` per text (nothing missing, nothing
     added), with 95 % bootstrap intervals; `wrong_by_slot` counts. `groups`: the input of each text, so that its draws
     are resampled together. No texts: said and faultless 0, wrong 1."""
-    counts = np.array(
-        [(len(s.said), s.num_slots, len(s.wrong), not (s.missing or s.wrong), 1) for s in scores], dtype=float
-    ).reshape(-1, 5)
+    rows = [(len(s.said), len(s.said) + len(s.missing), len(s.wrong), not (s.missing or s.wrong), 1) for s in scores]
+    counts = np.array(rows, dtype=float).reshape(-1, 5)
     summed = sum_by_group(counts, groups)
 
     def share(top: int, bottom: int, nothing: float = 0.0) -> dict[str, Any]:

@@ -97,10 +97,7 @@ def check_model_health(
     log: Log = lambda line: None,
 ) -> Health:
     """`ladle inspect --health`: load the model and the texts (held-out ones are split off as in training), measure.
-
-    Raises:
-        UserError: no such model, or bad data.
-    """
+    UserError: no such model, or bad data."""
     splits = load_splits(DataConfig(text=text), data)
     for note in splits.notes:
         log(note)
