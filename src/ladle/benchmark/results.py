@@ -209,7 +209,7 @@ def _digits(value: float) -> int:
 
 
 def _first(items: Mapping[str, Any]) -> Any:
-    """Of the settings and of their speeds: those of the first table."""
+    """The first value. Of a system's settings and speeds it is what stands in the first table."""
     return next(iter(items.values()))
 
 

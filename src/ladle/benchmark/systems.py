@@ -80,8 +80,9 @@ class AutoregressiveSystem:
 
     def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
         """As `AutoregressiveModel.generate`."""
-        for key in settings.keys() - {"top_p", "temperature"}:
-            raise UserError(f"unknown setting '{key}' of the rival: {nearest(key, ['top_p', 'temperature'])}")
+        for key in settings:
+            if key not in ("top_p", "temperature"):
+                raise UserError(f"unknown setting '{key}' of the rival: {nearest(key, ['top_p', 'temperature'])}")
         return self.model.generate(**vars(draws), batch_size=batch_size, **settings)
 
 
