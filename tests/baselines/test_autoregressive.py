@@ -9,6 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.baselines.fitting import AutoregressiveStage, config_of_size, train_autoregressive
 from ladle.errors import UserError
+from ladle.evaluation.likelihood import padded
 from ladle.training.optimiser import TrainingConfig
 from tiny import LABELS, SENTENCES, tiny_tokenizer
 
@@ -65,7 +66,7 @@ def test_tokens_are_drawn_in_their_shares_and_from_the_nucleus_only() -> None:
 def test_the_loss_counts_the_text_and_its_end_only() -> None:
     model = tiny()
     stage = AutoregressiveStage(model, ROWS, ROWS[:4], TrainingConfig(steps=1, max_tokens=256))
-    batch = model.collate(stage.valid_rows)
+    batch = padded(stage.valid_rows, model.tokenizer.pad_token_id)
     other = {**batch, "input_ids": torch.where(batch["attention_mask"], batch["input_ids"], 7)}
     assert float(model.loss(batch)[0].detach()) == pytest.approx(float(model.loss(other)[0].detach()), abs=1e-6)
     by_hand = []

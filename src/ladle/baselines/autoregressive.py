@@ -4,7 +4,6 @@ One sequence a text: [label] [source ...] separator, text ..., end. Each conditi
 that one model samples with and without it, as Ladle's does; the loss counts the text and its end.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -13,19 +12,20 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ladle.autoencoder.decoders import chosen_ids
 from ladle.config import Config, nearest
 from ladle.errors import UserError, first_line
-from ladle.evaluation.likelihood import TokenRow, negative_log_likelihood, padded
-from ladle.evaluation.scorer import ATTENTION, RECORD, WEIGHTS
+from ladle.evaluation.likelihood import TokenRow, negative_log_likelihood
+from ladle.evaluation.scorer import ATTENTION, RECORD, WEIGHTS, read_trained
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
 from ladle.storage.writing import atomic_folder, atomic_json
 
 ACTIVATION = "gelu"  # exact; GPT-2's approximation by tanh differs by 5e-4 at most and makes a step 1.28 times as long
+Given = Sequence[str | None] | None  # for each sample
 SHRINK_BELOW = 0.5  # share of unfinished rows in a batch below which the finished ones leave it
 
 
@@ -61,9 +61,8 @@ class AutoregressiveModel(nn.Module):
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
         size = len(tokenizer) + 1 + len(config.labels)  # the separator and the labels come after the vocabulary
-        self.causal: Any = (
-            causal if causal is not None else _build(config, tokenizer, size)
-        )  # (torch's own type is vague)
+        # (torch's own type is vague)
+        self.causal: Any = _build(config, tokenizer, size) if causal is None else causal
         if self.causal.get_input_embeddings().num_embeddings < size:
             self.causal.resize_token_embeddings(size)
         self.separator = len(tokenizer)
@@ -71,21 +70,13 @@ class AutoregressiveModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """Load what `save_pretrained` wrote.
-
-        Raises:
-            UserError: a missing or damaged file.
-        """
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
+        """Load what `save_pretrained` wrote. UserError for a missing or damaged file."""
         folder = Path(folder)
         try:
-            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            record, causal, tokenizer = read_trained(folder)
             config = AutoregressiveConfig.parse(record["config"], str(folder / RECORD))
-            causal = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation=ATTENTION)
-            model = cls(config, AutoTokenizer.from_pretrained(folder / "tokenizer"), causal)
+            model = cls(config, tokenizer, causal)
             model.info = record.get("info", {})
-            model.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS).items()}, strict=False)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise UserError(f"cannot load the autoregressive model in {folder}: {first_line(error)}") from None
         return model.eval()
@@ -115,13 +106,7 @@ class AutoregressiveModel(nn.Module):
         nll = F.cross_entropy(logits[:, :-1][wanted].float(), ids[:, 1:][wanted])
         return nll, {"nll": nll.detach()}
 
-    def score(
-        self,
-        texts: Sequence[str],
-        *,
-        label: Sequence[str | None] | None = None,
-        source: Sequence[str | None] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def score(self, texts: Sequence[str], *, label: Given = None, source: Given = None) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood in nats [N] and number of tokens [N] of each text with its end, by condition."""
         if not texts:
             return torch.zeros(0), torch.zeros(0, dtype=torch.long)
@@ -135,10 +120,6 @@ class AutoregressiveModel(nn.Module):
         nll = negative_log_likelihood(self.causal, rows, self.tokenizer.pad_token_id)
         return nll, torch.tensor([len(text) for _, text in rows])
 
-    def collate(self, rows: Sequence[TokenRow]) -> dict[str, Tensor]:
-        """(prefix ids, text ids) of B rows -> input_ids, attention_mask, is_text, each [B, longest]."""
-        return padded(rows, self.tokenizer.pad_token_id)
-
     # ------------------------------------------------------------------------------------------------- generation
 
     @torch.no_grad()
@@ -147,8 +128,8 @@ class AutoregressiveModel(nn.Module):
         num_samples: int | None = None,
         *,
         seeds: Sequence[int] | None = None,
-        label: Sequence[str | None] | None = None,
-        source: Sequence[str | None] | None = None,
+        label: Given = None,
+        source: Given = None,
         top_p: float = 1.0,
         temperature: float = 1.0,
         batch_size: int = 128,
@@ -185,17 +166,14 @@ class AutoregressiveModel(nn.Module):
         if given:
             ids = self.tokenizer(given, truncation=True, max_length=self.config.max_source_tokens)["input_ids"]
             encoded |= dict(zip(given, ids, strict=True))
-        return [
-            [*self._label_ids(label), *encoded[source], self.separator]
-            for label, source in zip(labels, sources, strict=True)
-        ]
-
-    def _label_ids(self, label: str | None) -> list[int]:
-        if label is None:
-            return []
-        if label not in self.config.labels:
-            raise UserError(f"unknown label '{label}': {nearest(label, list(self.config.labels))}")
-        return [self.separator + 1 + self.config.labels.index(label)]
+        names = self.config.labels
+        for label in labels:
+            if label is not None and label not in names:
+                raise UserError(f"unknown label '{label}': {nearest(label, list(names))}")
+        before: dict[str | None, list[int]] = {None: []}
+        before |= {name: [self.separator + 1 + i] for i, name in enumerate(names)}
+        pairs = zip(labels, sources, strict=True)
+        return [[*before[label], *encoded[source], self.separator] for label, source in pairs]
 
     def _continue(
         self, prefixes: list[list[int]], noise: SampleNoise, top_p: float, temperature: float

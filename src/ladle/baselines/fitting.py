@@ -12,7 +12,7 @@ from ladle.data.batching import epoch_batches
 from ladle.data.in_memory import RowSource
 from ladle.data.rows import Row
 from ladle.data.splits import DataConfig, load_splits
-from ladle.evaluation.likelihood import TokenRow
+from ladle.evaluation.likelihood import TokenRow, padded
 from ladle.storage.model_folder import load_parts
 from ladle.storage.names import resolve_model
 from ladle.training.loop import train_stage
@@ -45,10 +45,8 @@ def train_autoregressive(
     """
     labels = tuple(sorted({row["label"] for row in train if "label" in row}))
     config = config.model_copy(update={"labels": labels, "source": any("source" in row for row in train)})
-    identity = {
-        "model": config,
-        "data.rows": digest([[row["text"], row.get("label"), row.get("source")] for row in train]),
-    }
+    rows = digest([[row["text"], row.get("label"), row.get("source")] for row in train])
+    identity = {"model": config, "data.rows": rows}
 
     def fit(folder: Path, lr: float, share: float, **looks: float) -> tuple[AutoregressiveModel, float]:
         torch.manual_seed(settings.seed)
@@ -63,13 +61,12 @@ def train_autoregressive(
 
     seconds: list[float] = []
     losses: dict[float, float] = {}
-    if len(learning_rates) > 1:
-        for lr in learning_rates:
-            # Looks on the way would take more of so short a time than its steps do.
-            looks = {"validate_every": 0.0, "sample_every": 0.0}
-            losses[lr] = fit(output / f"trial-{lr:g}", lr, TRIAL_SHARE, **looks)[1]
-            log(f"autoregressive: learning rate {lr:g} reaches {losses[lr]:.4f} nats a token")
-    best = min(losses, key=lambda lr: losses[lr]) if losses else learning_rates[0]
+    for lr in learning_rates if len(learning_rates) > 1 else ():
+        # Looks on the way would take more of so short a time than its steps do.
+        looks = {"validate_every": 0.0, "sample_every": 0.0}
+        losses[lr] = fit(output / f"trial-{lr:g}", lr, TRIAL_SHARE, **looks)[1]
+        log(f"autoregressive: learning rate {lr:g} reaches {losses[lr]:.4f} nats a token")
+    best = min(losses, key=losses.__getitem__) if losses else learning_rates[0]
     model, _ = fit(output, best, 1 - TRIAL_SHARE * len(losses))
     model.info = {"minutes": round(sum(seconds) / 60, 2), "learning_rate": best, "tried": losses}
     model.save_pretrained(output / "final")
@@ -123,21 +120,19 @@ def autoregressive_settings(**budget: Any) -> TrainingConfig:
     return TrainingConfig(optimizer="muon", cooldown=0.5, warmup=0.02, validate_every=0.05, sample_every=0.25, **budget)
 
 
-def config_of_size(num_parameters: int, vocab_size: int, max_tokens: int = 96, **settings: Any) -> AutoregressiveConfig:
+def config_of_size(num_parameters: int, vocab_size: int, max_tokens: int = 96) -> AutoregressiveConfig:
     """GPT-2's sizes that come nearest to `num_parameters`, at a usual ratio of width to depth (32 to 96)."""
-    best: tuple[float, int, int] | None = None
-    for width in range(32, 1601, 32):
-        for layers in range(max(1, width // 96), max(2, width // 32) + 1):
-            count = width * (vocab_size + 2 * max_tokens) + layers * (12 * width**2 + 13 * width)
-            error = abs(count / num_parameters - 1)
-            if best is None or error < best[0]:
-                best = (error, width, layers)
-    assert best is not None
-    _, width, num_layers = best
-    head_size = 64 if width % 64 == 0 else 32
-    return AutoregressiveConfig(
-        width=width, num_layers=num_layers, num_heads=width // head_size, max_tokens=max_tokens, **settings
-    )
+
+    def error(size: tuple[int, int]) -> float:
+        width, layers = size
+        count = width * (vocab_size + 2 * max_tokens) + layers * (12 * width**2 + 13 * width)
+        return abs(count / num_parameters - 1)
+
+    widths = range(32, 1601, 32)
+    sizes = [(width, n) for width in widths for n in range(max(1, width // 96), max(2, width // 32) + 1)]
+    width, num_layers = min(sizes, key=error)
+    heads = width // (64 if width % 64 == 0 else 32)
+    return AutoregressiveConfig(width=width, num_layers=num_layers, num_heads=heads, max_tokens=max_tokens)
 
 
 class AutoregressiveStage:
@@ -162,7 +157,7 @@ class AutoregressiveStage:
             prefix, text = self.train_rows[row]
             lost = len(prefix) > 1 and bool(torch.rand(()) < drop)
             chosen.append((prefix[-1:] if lost else prefix, text))
-        return self.module.collate(chosen)
+        return padded(chosen, self.module.tokenizer.pad_token_id)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor | float]]:
         loss, metrics = self.module.loss(batch)

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ladle.evaluation.markdown import table
 from ladle.evaluation.metrics import METRICS
 from ladle.evaluation.plots import Point, plot_curves, plot_frontier
 from ladle.storage.writing import atomic_json, atomic_text
@@ -22,6 +24,8 @@ FRONTIERS = (("div", "mauve"), ("copies", "mauve"), ("mem", "mauve"), ("div", "p
 # Student's t, 97.5 %, by degrees of freedom.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
       2.110, 2.101, 2.093, 2.086)  # fmt: skip
+
+_table = partial(table, rule=" --- ")
 
 
 def write_results(result: dict[str, Any], folder: Path) -> Path:
@@ -66,7 +70,7 @@ def differences(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     rival = result["suite"]["rival"] or next((n for n, s in systems.items() if s["kind"] == "autoregressive"), None)
     if rival is None:
         return {}
-    theirs = _main(systems[rival])
+    theirs = _first(systems[rival]["settings"])
     found: dict[str, dict[str, Any]] = {}
     for name, system in systems.items():
         for i, (setting, ours) in enumerate(system["settings"].items()):
@@ -84,13 +88,13 @@ def differences(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def perplexity_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
     """Held-out perplexity over minutes of an autoregressive training, with the trials of learning rates."""
     curves = {}
-    for path in [*sorted(folder.glob("trial-*/metrics.jsonl")), folder / "metrics.jsonl"]:
-        points = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                row = json.loads(line)
-                if "nll" in row.get("validation", {}):
-                    points.append((row["seconds"] / 60, float(np.exp(row["validation"]["nll"]))))
+    for path in [*sorted(folder.glob("trial-*/metrics.jsonl")), *folder.glob("metrics.jsonl")]:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        points = [
+            (row["seconds"] / 60, float(np.exp(row["validation"]["nll"])))
+            for row in rows
+            if "nll" in row.get("validation", {})
+        ]
         if points:
             trial = path.parent.name.removeprefix("trial-")
             curves["the training" if path.parent == folder else f"trial, learning rate {trial}"] = points
@@ -104,39 +108,39 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     """The table for the eye, what each metric says, the differences from the rival, and every metric."""
     suite, systems = result["suite"], result["systems"]
     rows: dict[str, Sequence[Mapping[str, Any]]] = {name: [row] for name, row in result["controls"].items()}
-    rows |= {name: _main(system) for name, system in systems.items()}
+    rows |= {name: _first(system["settings"]) for name, system in systems.items()}
     columns = [name for name in COLUMNS if any(name in row for part in rows.values() for row in part)]
-    batches = list(_main_speed(next(iter(systems.values()))))
+    batches = list(_first(_first(systems)["speed"]))
     of_systems = ["parameters", "minutes", "reconstruction"]
     head = ["system", *of_systems, *columns, *(f"tokens/s, batch {size}" for size in batches)]
-    lines = [f"# {suite['name']}", "", _about(result), "", _line(head), _line(["---"] * len(head))]
+    cells = []
     for name, part in rows.items():
         system = systems.get(name)
         own = ["-"] * len(of_systems)
         if system:
             bleu = system.get("reconstruction")  # (results of earlier versions have none)
             own = [f"{system['parameters'] / 1e6:.2f}M", f"{system['minutes']:.1f}", f"{bleu:.1f}" if bleu else "-"]
-        speed = _speeds(_main_speed(system), batches) if system else ["-"] * len(batches)
-        lines.append(_line([name, *own, *(_cell(part, metric) for metric in columns), *speed]))
+        speed = _speeds(_first(system["speed"]), batches) if system else ["-"] * len(batches)
+        cells.append([name, *own, *(_cell(part, metric) for metric in columns), *speed])
+    lines = [f"# {suite['name']}", "", _about(result), "", *_table(head, cells), ""]
     says = [f"{name}: {METRICS[name].says} ({METRICS[name].direction})" for name in columns]
-    lines += ["", "; ".join(["reconstruction: BLEU of test texts through the autoencoder", *says]) + "."]
+    lines += ["; ".join(["reconstruction: BLEU of test texts through the autoencoder", *says]) + "."]
     lines += _difference_lines(result) + _speed_lines(result, batches)
     frontier = [
-        (name, setting, part)
+        [name, setting, *(_cell(part, metric) for metric in columns)]
         for name, system in systems.items()
         for setting, part in system["settings"].items()
         if part and len(system["settings"]) > 1
     ]
     if frontier:
-        lines += ["", "## Settings", "", _line(["system", "settings", *columns]), _line(["---"] * (2 + len(columns)))]
-        lines += [_line([name, setting, *(_cell(part, m) for m in columns)]) for name, setting, part in frontier]
-    every = [name for name in METRICS if any(name in row for part in rows.values() for row in part)]
-    lines += ["", "## Every metric", "", _line(["metric", "better", *rows]), _line(["---"] * (2 + len(rows)))]
-    lines += [
-        _line([f"{METRICS[name].says} (`{name}`)", METRICS[name].direction, *(_cell(p, name) for p in rows.values())])
-        for name in every
+        lines += ["", "## Settings", "", *_table(["system", "settings", *columns], frontier)]
+    every = [
+        [f"{metric.says} (`{name}`)", metric.direction, *(_cell(part, name) for part in rows.values())]
+        for name, metric in METRICS.items()
+        if any(name in row for part in rows.values() for row in part)
     ]
-    lines += [""] + [f"Warning: {warning}." for warning in result["warnings"]]
+    lines += ["", "## Every metric", "", *_table(["metric", "better", *rows], every), ""]
+    lines += [f"Warning: {warning}." for warning in result["warnings"]]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -158,18 +162,17 @@ def _difference_lines(result: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     names = [metric for metric in COMPARED if any(metric in row for row in found.values())]
-    rival = next(iter(found.values()))["rival"]
-    lines = ["", f"## Less {rival}, seed by seed, with 95 % intervals", "", _line(["system", *names]),
-             _line(["---"] * (1 + len(names)))]  # fmt: skip
-    for name, row in found.items():
-        cells = []
-        for metric in names:
-            gap = row.get(metric)
-            digits = _digits(max(map(abs, gap["interval"] or [gap["value"]]))) if gap else 0
-            bounds = " [{:+.{d}f}, {:+.{d}f}]".format(*gap["interval"], d=digits) if gap and gap["interval"] else ""
-            cells.append(f"{gap['value']:+.{digits}f}{bounds}" if gap else "-")
-        lines.append(_line([name, *cells]))
-    return lines
+    cells = [[name, *(_gap(row.get(metric)) for metric in names)] for name, row in found.items()]
+    title = f"## Less {_first(found)['rival']}, seed by seed, with 95 % intervals"
+    return ["", title, "", *_table(["system", *names], cells)]
+
+
+def _gap(gap: Mapping[str, Any] | None) -> str:
+    if not gap:
+        return "-"
+    digits = _digits(max(map(abs, gap["interval"] or [gap["value"]])))
+    bounds = " [{:+.{d}f}, {:+.{d}f}]".format(*gap["interval"], d=digits) if gap["interval"] else ""
+    return f"{gap['value']:+.{digits}f}{bounds}"
 
 
 def _speed_lines(result: Mapping[str, Any], batches: Sequence[str]) -> list[str]:
@@ -178,13 +181,13 @@ def _speed_lines(result: Mapping[str, Any], batches: Sequence[str]) -> list[str]
     if len(timed) == len(result["systems"]):
         return []
     head = ["system", "settings", "mauve", *(f"tokens/s, batch {size}" for size in batches)]
-    lines = ["", "## Speed at the cheapest settings within 5 % of a system's best MAUVE, beside the table's", ""]
-    lines += [_line(head), _line(["---"] * len(head))]
+    cells = []
     for name, setting in timed:
         system = result["systems"][name]
         quality = _cell(system["settings"][setting], "mauve")
-        lines.append(_line([name, setting, quality, *_speeds(system["speed"][setting], batches)]))
-    return lines
+        cells.append([name, setting, quality, *_speeds(system["speed"][setting], batches)])
+    title = "## Speed at the cheapest settings within 5 % of a system's best MAUVE, beside the table's"
+    return ["", title, "", *_table(head, cells)]
 
 
 def _speeds(timed: Mapping[str, Any], batches: Sequence[str]) -> list[str]:
@@ -205,18 +208,9 @@ def _digits(value: float) -> int:
     return 3 if abs(value) < 5 else 1 if abs(value) < 1000 else 0
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _main(system: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The rows of the first settings."""
-    return next(iter(system["settings"].values()))
-
-
-def _main_speed(system: Mapping[str, Any]) -> Mapping[str, Any]:
-    """By batch size, at the first settings."""
-    return next(iter(system["speed"].values()))
+def _first(items: Mapping[str, Any]) -> Any:
+    """The first value. Of a system's settings and speeds it is what stands in the first table."""
+    return next(iter(items.values()))
 
 
 def _points(result: Mapping[str, Any], x: str, y: str) -> dict[str, list[Point]]:

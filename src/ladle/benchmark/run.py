@@ -73,13 +73,10 @@ class _Benchmark:
                 "the suite's data have no test rows: give a folder of train and test files, or data.test_path"
             )
         self.conditions = self._conditions()
-        recipes = [  # as is one that cannot be trained
-            recipe_of(name, suite, minutes)
-            for name, system in suite.systems.items()
-            if system.kind == "ladle" and system.model is None
-        ]
-        rival = any(system.kind == "autoregressive" and system.model is None for system in suite.systems.values())
-        self.in_steps = bool(recipes) and not rival and all(map(in_steps, recipes))
+        to_train = {name: system.kind for name, system in suite.systems.items() if system.model is None}
+        # A recipe that cannot be trained is told before the work too.
+        recipes = [recipe_of(name, suite, minutes) for name, kind in to_train.items() if kind == "ladle"]
+        self.in_steps = bool(recipes) and len(recipes) == len(to_train) and all(map(in_steps, recipes))
         self.scoring = Scoring(suite, self.splits, folder, log)
 
     def run(self) -> Path:
@@ -89,15 +86,7 @@ class _Benchmark:
         order = sorted(self.suite.systems, key=lambda name: self.suite.systems[name].kind != "ladle")
         for name in order:  # a rival takes its size from a Ladle system
             systems[name] = self._trained(name, systems)
-        rows: dict[str, dict[str, list[Mapping[str, Any]]]] = {name: {} for name in self.suite.systems}
-        for name in self.suite.systems:
-            for i, (setting, values) in enumerate(self.suite.systems[name].settings.items()):
-                few = min(self.suite.frontier_seeds, self.suite.seeds)
-                seeds = self.suite.seeds if i < self.suite.full_settings else few
-                rows[name][setting] = [
-                    self._row(name, systems[name][seed % len(systems[name])], setting, values, seed)
-                    for seed in range(seeds)
-                ]
+        rows = {name: self._rows(name, systems[name]) for name in self.suite.systems}
         first = {name: trainings[0] for name, trainings in systems.items()}
         controls = self.scoring.controls(first, self.conditions[0])
         timed = {
@@ -113,7 +102,7 @@ class _Benchmark:
             "controls": controls,
             "systems": {
                 name: {
-                    "kind": self.suite.systems[name].kind,
+                    "kind": system.kind,
                     "parameters": first[name].num_parameters,
                     "minutes": sum(training.minutes for training in systems[name]) / len(systems[name]),
                     "reconstruction": self._reconstruction(name, systems[name]),
@@ -121,7 +110,7 @@ class _Benchmark:
                     "settings": rows[name],
                     "speed": speed[name],
                 }
-                for name in self.suite.systems
+                for name, system in self.suite.systems.items()
             },
             "warnings": self.scoring.warnings,
             "environment": environment() | {"threads": str(torch.get_num_threads())},
@@ -139,9 +128,8 @@ class _Benchmark:
         for number in range(self.suite.training_seeds if self.suite.systems[name].model is None else 1):
             folder = self.folder / name / (f"training-{number}" if number else "")
             self.log(f"{name}: training" + (f" {number + 1} of {self.suite.training_seeds}" if number else ""))
-            system = trained(
-                name, self.suite, self.splits, folder, self.minutes, ladle.folder if ladle else None, self.log, number
-            )
+            size = ladle.folder if ladle else None
+            system = trained(name, self.suite, self.splits, folder, self.minutes, size, self.log, number)
             systems.append(system)
             self.log(f"{name}: {system.num_parameters / 1e6:.2f}M parameters, {system.minutes:.1f} minutes of training")
         return systems
@@ -153,15 +141,22 @@ class _Benchmark:
         kind, count, seeds = self.suite.condition, self.suite.num_samples, range(self.suite.seeds)
         if kind == "none":
             return [[(None, None)] * count for _ in seeds]
+        given = [row[kind] for row in self.test if kind in row]
+        if not given:
+            raise UserError(f"the suite samples by {kind}, and no test row has one")
         if kind == "label":
-            labels = [row["label"] for row in self.test if "label" in row]
-            if not labels:
-                raise UserError("the suite samples by label, and no test row has one")
-            return [[(label, None) for label in random.Random(seed).choices(labels, k=count)] for seed in seeds]
-        sources = list(dict.fromkeys(row["source"] for row in self.test if "source" in row))[:count]
-        if not sources:
-            raise UserError("the suite samples by source, and no test row has one")
+            return [[(label, None) for label in random.Random(seed).choices(given, k=count)] for seed in seeds]
+        sources = list(dict.fromkeys(given))[:count]
         return [[(None, source) for source in sources] for _ in seeds]
+
+    def _rows(self, name: str, trainings: Sequence[System]) -> dict[str, list[Mapping[str, Any]]]:
+        """By settings the scores of each seed."""
+        rows = {}
+        for i, (setting, values) in enumerate(self.suite.systems[name].settings.items()):
+            few = min(self.suite.frontier_seeds, self.suite.seeds)
+            seeds = range(self.suite.seeds if i < self.suite.full_settings else few)
+            rows[setting] = [self._row(name, trainings[s % len(trainings)], setting, values, s) for s in seeds]
+        return rows
 
     def _row(self, name: str, system: System, setting: str, values: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
         """The scores of one system's texts of one seed."""
@@ -194,9 +189,9 @@ class _Benchmark:
         texts = list(dict.fromkeys(row["text"] for row in self.test))[:RECONSTRUCTED]
         key = digest([[training.digest for training in ours], texts])
         path = self.folder / name / "reconstruction.json"
-        if known_json(path).get("key") != key:
+        known = known_json(path)
+        if known.get("key") != key:
             self.log(f"{name}: reconstructing {len(texts)} texts")
-            values = [training.reconstruction(texts) for training in ours]
-            atomic_json(path, {"key": key, "values": values})
-        values = known_json(path)["values"]
-        return float(sum(values) / len(values))
+            known = {"key": key, "values": [training.reconstruction(texts) for training in ours]}
+            atomic_json(path, known)
+        return float(sum(known["values"]) / len(known["values"]))

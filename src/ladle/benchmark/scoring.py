@@ -6,16 +6,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ladle.baselines.autoregressive import AutoregressiveConfig
+from ladle.baselines.fitting import fit_scorer
 from ladle.benchmark.suite import SuiteConfig, resolve_encoder
 from ladle.benchmark.systems import Condition, LadleSystem, Log, System
 from ladle.data.files import known_json
 from ladle.data.rows import Row, read_rows
 from ladle.data.splits import Splits
 from ladle.errors import UserError
+from ladle.evaluation.judge import Judge, fit_rows
 from ladle.evaluation.mauve import Featuriser, load_mauve
 from ladle.evaluation.measurement import Measurement, as_report
 from ladle.evaluation.metrics import METRICS
 from ladle.evaluation.samples import gather, read_samples
+from ladle.evaluation.scorer import Scorer
 from ladle.storage.writing import atomic_json
 from ladle.training.state import digest
 
@@ -96,11 +100,7 @@ class Scoring:
             atomic_json(path, known)
         return known["rows"]
 
-    def _scorer(self) -> Any:
-        from ladle.baselines.autoregressive import AutoregressiveConfig
-        from ladle.baselines.fitting import fit_scorer
-        from ladle.evaluation.scorer import Scorer
-
+    def _scorer(self) -> Scorer | None:
         config = self.suite.metrics
         if config.scorer is not None:
             return Scorer.load(config.scorer)
@@ -111,15 +111,12 @@ class Scoring:
             sizes = AutoregressiveConfig.parse(config.scorer_config, "metrics.scorer_config")
         # (The fitting itself knows what is done already, and refuses a folder of other settings.)
         self.log("scorer: training")
-        fit_scorer(
-            [row["text"] for row in self.other_rows], folder, minutes=config.scorer_minutes, config=sizes, log=self.log
-        )
+        texts = [row["text"] for row in self.other_rows]
+        fit_scorer(texts, folder, minutes=config.scorer_minutes, config=sizes, log=self.log)
         # Results are read elsewhere: they say which folder of theirs, not where this machine has it.
         return replace(Scorer.load(str(folder)), name=folder.name)
 
-    def _judges(self) -> list[Any]:
-        from ladle.evaluation.judge import Judge, fit_rows
-
+    def _judges(self) -> list[Judge]:
         judges = []
         rows = [row for row in self.other_rows if "label" in row]
         for kind in self.suite.metrics.judges if self.suite.condition == "label" else ():
@@ -129,9 +126,9 @@ class Scoring:
             folder = self.folder / "judges" / f"{kind}-{made_from[:8]}"
             if not folder.exists():
                 judge = fit_rows(rows, kind, encoder)
-                real = [row for row in self.test if row.get("label") in judge.labels]
-                judge.real = judge.accuracy([row["text"] for row in real], [row["label"] for row in real])
+                judge.measure(self.test)
                 judge.save(folder)
-                self.log(f"judge, {kind}: {judge.real['value']:.1%} of {judge.real['n']:,} real test rows")
+                if judge.real:
+                    self.log(f"judge, {kind}: {judge.real['value']:.1%} of {judge.real['n']:,} real test rows")
             judges.append(Judge.load(folder))
         return judges

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 import torch
@@ -25,23 +26,18 @@ def measured_speed(
     """Tokens of returned text a second, without loading, all systems in turn in every round: by settings and batch size
     the rounds' figures and their median. One tokenizer counts for all, that of the first Ladle system.
 
-    Args:
-        timed: by system the names of the settings that are timed.
-        conditions: texts are drawn by these, over again where more are drawn.
-        path: what was measured is kept there, and not measured again.
+    timed: by system the names of the settings that are timed. conditions: texts are drawn by these, over again where
+    more are drawn. path: what was measured is kept there, and not measured again.
     """
-    config = suite.speed
+    config, digests = suite.speed, {name: system.digest for name, system in systems.items()}
     runs = [(name, s, suite.systems[name].settings[s]) for name, settings in timed.items() for s in settings]
-    key = digest([{name: system.digest for name, system in systems.items()}, runs, config.model_dump(),
-                  torch.get_num_threads()])  # fmt: skip
+    key = digest([digests, runs, config.model_dump(), torch.get_num_threads()])
     known = known_json(path)
     if known.get("key") == key:
         return known["systems"]
     log("speed: measuring")
-    tokenizer = next(
-        (s.model.autoencoder.backbone.tokenizer for s in systems.values() if isinstance(s, LadleSystem)),
-        None,
-    )
+    ladles = (system for system in systems.values() if isinstance(system, LadleSystem))
+    tokenizer = next((ladle.model.autoencoder.backbone.tokenizer for ladle in ladles), None)
     found: dict[str, dict[str, Any]] = {name: {setting: {} for setting in timed[name]} for name in systems}
     for batch_size, count in config.batches.items():
         repeated = [conditions[i % len(conditions)] for i in range(count)]
@@ -55,22 +51,15 @@ def measured_speed(
                 if number >= 0:
                     rounds[name, setting].append(_count_tokens(tokenizer, texts) / seconds)
         for (name, setting), figures in rounds.items():
-            found[name][setting][str(batch_size)] = {
-                "median": sorted(figures)[len(figures) // 2],
-                "rounds": figures,
-                "texts": count,
-            }
+            timed_at = {"median": median_high(figures), "rounds": figures, "texts": count}
+            found[name][setting][str(batch_size)] = timed_at
     atomic_json(path, {"key": key, "systems": found})
     return found
 
 
 def settings_to_time(rows: Mapping[str, Sequence[Mapping[str, Any]]], passes: Mapping[str, int]) -> list[str]:
     """The first settings, and the cheapest within 5 % of the best MAUVE (over the seeds that all settings share).
-
-    Args:
-        rows: by settings the scores of each seed.
-        passes: by settings, of the network for a text.
-    """
+    rows: by settings the scores of each seed. passes: by settings, of the network for a text."""
     scored = {name: part for name, part in rows.items() if part and "mauve" in part[0]}
     shared = min(map(len, scored.values()), default=0)
     quality = {name: sum(row["mauve"]["value"] for row in part[:shared]) for name, part in scored.items()}

@@ -130,15 +130,13 @@ def load_suite(path: str | Path, data: str | None = None) -> SuiteConfig:
     values = read_toml(path, "suite", "give a .toml file, such as benchmarks/suites/tiny.toml")
     suite = SuiteConfig.parse({"name": Path(path).stem} | values, str(path))
     home = Path(path).parent
-    suite = suite.model_copy(
-        update={
-            "systems": {name: _at_home(system, home, "recipe_file", "model") for name, system in suite.systems.items()},
-            "metrics": _at_home(suite.metrics, home, "mauve_encoder", "scorer", "other_path"),
-        }
-    )
-    if data is not None:
-        return suite.model_copy(update={"data": suite.data.at(data)})
-    return suite.model_copy(update={"data": _at_home(suite.data, home, "path", "valid_path", "test_path")})
+    rows = suite.data.at(data) if data is not None else _at_home(suite.data, home, "path", "valid_path", "test_path")
+    at_home = {
+        "data": rows,
+        "systems": {name: _at_home(system, home, "recipe_file", "model") for name, system in suite.systems.items()},
+        "metrics": _at_home(suite.metrics, home, "mauve_encoder", "scorer", "other_path"),
+    }
+    return suite.model_copy(update=at_home)
 
 
 def _at_home(config: AnyConfig, home: Path, *names: str) -> AnyConfig:
@@ -149,10 +147,7 @@ def _at_home(config: AnyConfig, home: Path, *names: str) -> AnyConfig:
 
 def resolve_encoder(name: str | None) -> str | None:
     """The encoder's folder or hub id; "offline" is looked for among the installed packages.
-
-    Raises:
-        UserError: "offline", and its wheel is not installed.
-    """
+    UserError where its wheel is not installed."""
     if name != "offline":
         return name
     if (folder := offline_encoder()) is None:

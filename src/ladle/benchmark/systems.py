@@ -1,10 +1,9 @@
 """What is compared: each system trains itself on the suite's rows and draws texts for the same seeds and conditions."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.baselines.fitting import autoregressive_settings, config_of_size, train_autoregressive
@@ -12,6 +11,7 @@ from ladle.benchmark.suite import SuiteConfig, SystemConfig
 from ladle.config import nearest
 from ladle.data.splits import Splits
 from ladle.errors import UserError
+from ladle.evaluation.mauve import weights_digest
 from ladle.evaluation.overlap import CorpusBleu
 from ladle.evaluation.scorer import RECORD
 from ladle.pipeline import LatentDiffusion
@@ -39,24 +39,11 @@ class Draws:
         return cls(range(first_seed, first_seed + len(conditions)), labels, sources)
 
 
-class System(Protocol):
-    """A trained system."""
-
-    digest: str
-    """What tells two trainings apart."""
-    minutes: float
-    """Of training, every stage and trial counted; of a model that was given, as it says of itself."""
-    num_parameters: int
-
-    def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
-        """One text a seed."""
-
-    def passes(self, settings: Mapping[str, Any]) -> int:
-        """Of the network, a text: by this the cheapest of equally good settings is found."""
-
-
 class LadleSystem:
-    """A latent diffusion model."""
+    """A latent diffusion model.
+
+    digest: what tells two trainings apart. minutes: of training, every stage counted, as the model says of itself.
+    """
 
     def __init__(self, folder: Path):
         self.folder, self.model = folder, LatentDiffusion.from_pretrained(folder)
@@ -65,12 +52,12 @@ class LadleSystem:
         self.num_parameters = count_parameters(self.model.parts)
 
     def passes(self, settings: Mapping[str, Any]) -> int:
-        """Steps times candidates."""
+        """Of the network, a text: steps times candidates. By this the cheapest of equally good settings is found."""
         sampling = self.model.parts.sampling.override(**settings)
         return sampling.num_inference_steps * sampling.candidates
 
     def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
-        """As `LatentDiffusion.generate`, by any name of `SamplingOptions`."""
+        """One text a seed. As `LatentDiffusion.generate`, by any name of `SamplingOptions`."""
         return self.model.generate(**vars(draws), batch_size=batch_size, **settings)
 
     def reconstruction(self, texts: Sequence[str]) -> float:
@@ -79,11 +66,11 @@ class LadleSystem:
 
 
 class AutoregressiveSystem:
-    """The rival."""
+    """The rival; `digest` and `minutes` (every trial counted) as of a `LadleSystem`."""
 
     def __init__(self, folder: Path):
         self.folder, self.model = folder, AutoregressiveModel.from_pretrained(folder)
-        self.digest = _digest(folder)
+        self.digest = weights_digest(folder)
         self.minutes = float(self.model.info.get("minutes", 0))
         self.num_parameters = self.model.num_parameters
 
@@ -99,15 +86,11 @@ class AutoregressiveSystem:
         return self.model.generate(**vars(draws), batch_size=batch_size, **settings)
 
 
+System = LadleSystem | AutoregressiveSystem
+
+
 def trained(
-    name: str,
-    suite: SuiteConfig,
-    splits: Splits,
-    folder: Path,
-    minutes: float,
-    ladle: Path | None,
-    log: Log,
-    seed: int = 0,
+    name: str, suite: SuiteConfig, splits: Splits, folder: Path, minutes: float, ladle: Path | None, log: Log, seed: int
 ) -> System:
     """The system `name`, trained under `folder` (what is done there is not done again).
 
@@ -127,7 +110,9 @@ def trained(
     if system.kind == "ladle":
         return LadleSystem(train(recipe_of(name, suite, minutes, seed), folder, log=log))
     assert ladle is not None
-    return AutoregressiveSystem(_train_rival(system, splits, folder, minutes, ladle, log, seed))
+    if not (folder / "final" / RECORD).is_file():
+        _train_rival(system, splits, folder, minutes, ladle, log, seed)
+    return AutoregressiveSystem(folder / "final")
 
 
 def recipe_of(name: str, suite: SuiteConfig, minutes: float, seed: int = 0) -> Recipe:
@@ -151,23 +136,13 @@ def recipe_of(name: str, suite: SuiteConfig, minutes: float, seed: int = 0) -> R
 
 def _train_rival(
     system: SystemConfig, splits: Splits, folder: Path, minutes: float, ladle: Path, log: Log, seed: int
-) -> Path:
-    final = folder / "final"
-    if not (final / RECORD).is_file():
-        parts = LatentDiffusion.from_pretrained(ladle).parts
-        backbone = parts.autoencoder.backbone
-        sizes = config_of_size(count_parameters(parts), len(backbone.tokenizer), backbone.max_tokens)
-        given = {"max_source_tokens": backbone.max_tokens, **system.config}
-        config = AutoregressiveConfig.parse({**sizes.model_dump(), **given}, "config")
-        settings = autoregressive_settings(minutes=minutes, seed=seed)
-        train_autoregressive(
-            config, backbone.tokenizer, splits.train, splits.valid, folder, settings, system.learning_rates, log
-        )
-    return final
-
-
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+) -> None:
+    parts = LatentDiffusion.from_pretrained(ladle).parts
+    backbone = parts.autoencoder.backbone
+    sizes = config_of_size(count_parameters(parts), len(backbone.tokenizer), backbone.max_tokens)
+    given = {"max_source_tokens": backbone.max_tokens, **system.config}
+    config = AutoregressiveConfig.parse({**sizes.model_dump(), **given}, "config")
+    settings = autoregressive_settings(minutes=minutes, seed=seed)
+    train_autoregressive(
+        config, backbone.tokenizer, splits.train, splits.valid, folder, settings, system.learning_rates, log
+    )

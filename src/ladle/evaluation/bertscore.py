@@ -9,64 +9,41 @@ from typing import Any
 
 import numpy as np
 
-from ladle.errors import UserError, from_extra
+from ladle.errors import from_extra
+from ladle.evaluation.mauve import loading
 
 BATCH = 64
 
 
 def bert_scores(texts: Sequence[str], references: Sequence[Sequence[str]], encoder: str) -> np.ndarray:
     """F1 of each text against the reference that suits it best [N]; an empty text scores 0. No rescaling, no idf.
-
-    Args:
-        texts: N texts.
-        references: one or more for each.
-        encoder: folder or hub id.
-
-    Raises:
-        UserError: no such encoder, or the extra is not installed.
-    """
+    encoder: folder or hub id. UserError: no such encoder, or the extra is not installed."""
     score, _ = load_bert_score()
     values = np.zeros(len(texts))
     # The package fails on empty texts.
     known = {row: [answer for answer in references[row] if answer.strip()] for row, t in enumerate(texts) if t.strip()}
     rows = [row for row, answers in known.items() if answers]
     if rows:
-        found = score(
-            [texts[row] for row in rows],
-            [known[row] for row in rows],
-            model_type=encoder,
-            num_layers=layer(encoder),
-            batch_size=BATCH,
-        )
-        values[rows] = found[2].numpy()
+        options = {"model_type": encoder, "num_layers": layer(encoder), "batch_size": BATCH}
+        _, _, f1 = score([texts[row] for row in rows], [known[row] for row in rows], **options)
+        values[rows] = f1.numpy()
     return values
 
 
 def layer(encoder: str) -> int:
     """The layer whose vectors are compared: the package's choice, made against people's judgements; the last one of a
-    model that it does not know.
-
-    Raises:
-        UserError: no such encoder.
-    """
+    model that it does not know. UserError where there is no such encoder."""
     from transformers import AutoConfig
 
     _, best = load_bert_score()
     if encoder in best:
         return int(best[encoder])
-    try:
+    with loading("encoder", encoder):
         return int(AutoConfig.from_pretrained(encoder).num_hidden_layers)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"cannot load the encoder '{encoder}': {reason}; name a folder or a hub id") from None
 
 
 def load_bert_score() -> tuple[Any, dict[str, int]]:
-    """bert-score's `score`, and the best layer of the models that it knows.
-
-    Raises:
-        UserError: the extra is not installed.
-    """
+    """bert-score's `score`, and the best layer of the models that it knows. UserError without the extra."""
     with from_extra("BERTScore needs", "bertscore", "bert-score"):
         from bert_score import score
         from bert_score.utils import model2layers

@@ -6,35 +6,32 @@ A report is a plain dict: `rows` holds one system each (the samples and the cont
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ladle.data.files import PathLike, name_of
 from ladle.data.in_memory import RowSource
 from ladle.data.rows import read_rows
 from ladle.errors import UserError
 from ladle.evaluation.bertscore import load_bert_score
+from ladle.evaluation.judge import Judge
 from ladle.evaluation.mauve import Featuriser, load_mauve
 from ladle.evaluation.measurement import JUDGED, Measurement, as_report
-from ladle.evaluation.metrics import Resampling
+from ladle.evaluation.metrics import Resampling, package_version
 from ladle.evaluation.novelty import load_rapidfuzz
 from ladle.evaluation.overlap import load_rouge
 from ladle.evaluation.plots import load_matplotlib, plot_report
 from ladle.evaluation.samples import (
     Sample,
-    count_labels,
     draws_by_source,
     read_reference,
     read_samples,
     references_by_source,
 )
+from ladle.evaluation.scorer import Scorer
 from ladle.evaluation.slots import parse_mr
 from ladle.storage.writing import atomic_json
-
-if TYPE_CHECKING:
-    from ladle.evaluation.judge import Judge
-    from ladle.evaluation.scorer import Scorer
 
 REPORT_FORMAT = 1
 _PACKAGES = ("ladle", "torch", "transformers", "sacrebleu", "mauve-text", "rouge-score", "bert-score")
@@ -100,13 +97,16 @@ def evaluate(
         raise UserError(f"num_bootstrap is {num_bootstrap}; 0 (no intervals) or more is allowed")
     if len(judges) > len(JUDGED):
         raise UserError(f"{len(judges)} judges given: at most {len(JUDGED)}")
+    if mauve_encoder is not None and reference is None:
+        raise UserError("MAUVE compares with reference texts: give a reference file")
+    if novelty and train is None:
+        raise UserError("the novelty audit compares with training texts: give some by --train")
+    if model is not None and reference is None:
+        raise UserError("the autoencoder's ceiling is made from reference texts: give a reference file")
+    # A missing extra is told before the work, not after.
     if mauve_encoder is not None:
-        if reference is None:
-            raise UserError("MAUVE compares with reference texts: give a reference file")
-        load_mauve()  # a missing extra is told before the work, not after
+        load_mauve()
     if novelty:
-        if train is None:
-            raise UserError("the novelty audit compares with training texts: give some by --train")
         load_rapidfuzz()
     if rouge:
         load_rouge()
@@ -114,13 +114,12 @@ def evaluate(
         load_bert_score()
     if plots is not None:
         load_matplotlib()
-    if model is not None and reference is None:
-        raise UserError("the autoencoder's ceiling is made from reference texts: give a reference file")
     sampled = read_samples(samples)
     if len(sampled) < 2:
         raise UserError(f"{_shown(samples)} has one sample: diversity and distances are those of two or more")
-    if slots:
-        _check_slots(sampled)
+    for sample in sampled if slots else ():
+        if sample.source is None or not parse_mr(sample.source):
+            raise UserError(f"slots are counted by E2E's inputs, and this is none: {sample.source!r:.60}")
     held_out = read_reference(reference) if reference is not None else None
     if (rouge or slots or bertscore_encoder) and not references_by_source(sampled, held_out):
         raise UserError("no sample has an input with references: ROUGE, BERTScore and slots compare with them")
@@ -129,7 +128,7 @@ def evaluate(
         reference=held_out,
         train=known,
         featuriser=Featuriser.load(mauve_encoder) if mauve_encoder is not None else None,
-        scorer=_load_scorer(scorer) if scorer is not None else None,
+        scorer=Scorer.load(scorer) if scorer is not None else None,
         judges=_load_judges(judges, sampled),
         bertscore_encoder=bertscore_encoder,
         slots=slots,
@@ -140,6 +139,7 @@ def evaluate(
     )
     controls = measurement.controls(sampled, model.reconstruct if model is not None else None)
     rows = {"samples": measurement.measure(sampled), **controls}
+    labels = Counter(sample.label for sample in sampled if sample.label is not None)
     result = {
         "format": REPORT_FORMAT,
         "files": {
@@ -147,7 +147,7 @@ def evaluate(
                 "path": _shown(samples),
                 "rows": len(sampled),
                 "inputs": len(draws_by_source(sampled)) or None,
-                "labels": count_labels(sampled),
+                "labels": dict(sorted(labels.items())) or None,
             },
             "reference": held_out and {"path": _shown(reference), "texts": len(held_out)},
             "train": known and {"path": _shown(train), "rows": len(known)},
@@ -172,35 +172,14 @@ def _shown(rows: RowSource | None) -> str:
 
 def environment() -> dict[str, str]:
     """What the figures were made with."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
+    versions = {package: package_version(package, "not installed") for package in _PACKAGES}
     return {"python": platform.python_version(), "platform": platform.platform(), **versions}
 
 
-def _check_slots(samples: Iterable[Sample]) -> None:
-    for sample in samples:
-        if sample.source is None or not parse_mr(sample.source):
-            raise UserError(f"slots are counted by E2E's inputs, and this is none: {sample.source!r:.60}")
-
-
-def _load_scorer(name: str) -> "Scorer":
-    from ladle.evaluation.scorer import Scorer
-
-    return Scorer.load(name)
-
-
-def _load_judges(names: Sequence[str], samples: Iterable[Sample]) -> list["Judge"]:
-    if not names:
-        return []
-    from ladle.evaluation.judge import Judge
-
+def _load_judges(names: Sequence[str], samples: Iterable[Sample]) -> list[Judge]:
     judges = [Judge.load(name) for name in names]
     labels = {sample.label for sample in samples if sample.label is not None}
-    if not labels:
+    if judges and not labels:
         raise UserError("no sample has a label: a judge has nothing to compare its verdict with")
     for judge in judges:
         judge.check_labels(labels)

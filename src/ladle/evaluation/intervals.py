@@ -53,6 +53,16 @@ def sum_by_group(values: np.ndarray, groups: Sequence[Any] | None) -> np.ndarray
     return summed
 
 
+def ratio_of_sums(parts: np.ndarray, nothing: float = 0.0) -> Statistic:
+    """parts [N, 2] -> rows -> the sum of the first column over that of the second; `nothing` where that is 0."""
+
+    def ratio(rows: np.ndarray) -> float:
+        top, bottom = parts[rows].sum(axis=0)
+        return float(top / bottom) if bottom else nothing
+
+    return ratio
+
+
 def wilson_interval(hits: int, num_rows: int) -> Interval | None:
     """The 95 % interval of a share of independent rows (Wilson 1927). None for no rows."""
     if num_rows < 1:

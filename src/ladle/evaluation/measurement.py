@@ -9,9 +9,10 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ladle.evaluation import metrics, references, text_stats
+from ladle.evaluation.judge import Judge
 from ladle.evaluation.mauve import MIN_TEXTS, Featuriser
 from ladle.evaluation.metrics import DEFAULT, Resampling, Score
 from ladle.evaluation.samples import (
@@ -23,10 +24,7 @@ from ladle.evaluation.samples import (
     spread,
     with_words_shuffled,
 )
-
-if TYPE_CHECKING:
-    from ladle.evaluation.judge import Judge
-    from ladle.evaluation.scorer import Scorer
+from ladle.evaluation.scorer import Scorer
 
 Row = dict[str, Score]
 Reconstruct = Callable[[list[str]], Sequence[str]]
@@ -58,8 +56,8 @@ class Measurement:
     reference: Reference | None = None
     train: Sequence[str] | None = None
     featuriser: Featuriser | None = None
-    scorer: "Scorer | None" = None
-    judges: Sequence["Judge"] = ()
+    scorer: Scorer | None = None
+    judges: Sequence[Judge] = ()
     bertscore_encoder: str | None = None
     slots: bool = False
     rouge: bool = False
@@ -71,7 +69,7 @@ class Measurement:
     def measure(self, samples: Sequence[Sample]) -> Row:
         """The row of generated texts."""
         texts = [sample.text for sample in samples]
-        row = self._alone(texts) | self._memory(texts, self.novelty) | self._fluency(texts)
+        row = self._alone(texts, self.novelty)
         draws = draws_by_source(samples)
         if any(len(group) > 1 for group in draws.values()):
             row |= named(metrics.score_div_per_input(list(draws.values()), self.resampling))
@@ -82,9 +80,7 @@ class Measurement:
                 missing = len(samples) - len(known)
                 self.warn(f"{missing} of {len(samples)} samples have an input without references: not in BLEU")
             keys = [str(sample.source) for sample in known]
-            row |= self._against_references([s.text for s in known], [answers[key] for key in keys], keys)
-            if self.slots:
-                row |= named(*references.scores_of_slots([s.text for s in known], keys, self.resampling))
+            row |= self._against_references([s.text for s in known], [answers[key] for key in keys], keys, grouped=True)
         labelled = [sample for sample in samples if sample.label is not None]
         for name, judge in zip(JUDGED, self.judges, strict=False):
             labels = [str(sample.label) for sample in labelled]
@@ -154,40 +150,33 @@ class Measurement:
     # ------------------------------------------------------------------------------------------------- parts of a row
 
     def _control(self, texts: Sequence[str], shown: Sequence[str], split: Split | None, audit: bool = False) -> Row:
-        row = self._alone(texts) | self._memory(texts, audit) | self._fluency(texts)
+        row = self._alone(texts, audit)
         return row | (self._distribution(texts, shown, split) if split is not None and shown else {})
 
-    def _alone(self, texts: Sequence[str]) -> Row:
-        """The metrics that need nothing but the texts."""
-        return named(
+    @cached_property
+    def _training_ngrams(self) -> set[tuple[str, ...]]:
+        return text_stats.ngram_set(self.train or [])
+
+    def _alone(self, texts: Sequence[str], audit: bool) -> Row:
+        """The metrics that need no other texts but the training text. audit: find each one's neighbours in it."""
+        scores = [
             metrics.score_empty(texts, self.resampling),
             metrics.score_distinct(texts, self.resampling),
             metrics.score_div(texts, self.resampling),
             *metrics.scores_of_ngrams(texts, self.resampling),
             metrics.score_self_bleu(texts, self.resampling),
             metrics.score_length(texts, self.resampling),
-        )
-
-    @cached_property
-    def _training_ngrams(self) -> set[tuple[str, ...]]:
-        return text_stats.ngram_set(self.train or [])
-
-    def _memory(self, texts: Sequence[str], audit: bool) -> Row:
-        """What the training text holds of these; with `audit` each one's nearest neighbours in it."""
-        if self.train is None:
-            return {}
-        row = named(
-            metrics.score_mem(texts, self._training_ngrams, self.resampling),
-            metrics.score_copies(texts, self.train, self.resampling),
-        )
-        if audit:
-            row |= named(*metrics.scores_of_audit(texts, self.train, self.resampling))
+        ]
+        if self.train is not None:
+            scores.append(metrics.score_mem(texts, self._training_ngrams, self.resampling))
+            scores.append(metrics.score_copies(texts, self.train, self.resampling))
+        if self.train is not None and audit:
+            scores += metrics.scores_of_audit(texts, self.train, self.resampling)
             if self.featuriser is not None:
-                row |= named(metrics.score_meaning(texts, self.train, self.featuriser, self.resampling))
-        return row
-
-    def _fluency(self, texts: Sequence[str]) -> Row:
-        return named(metrics.score_perplexity(texts, self.scorer, self.resampling)) if self.scorer is not None else {}
+                scores.append(metrics.score_meaning(texts, self.train, self.featuriser, self.resampling))
+        if self.scorer is not None:
+            scores.append(metrics.score_perplexity(texts, self.scorer, self.resampling))
+        return named(*scores)
 
     def _distribution(self, texts: Sequence[str], chosen: Sequence[str], split: Split) -> Row:
         """Distances to `split.against`: of `chosen`, as many texts, where the number matters; else of all `texts`."""
@@ -221,19 +210,21 @@ class Measurement:
         return named(Score("mauve_by_label", mean, sum(score.n for score in scores.values()), details=details))
 
     def _against_references(
-        self, texts: Sequence[str], answers: Sequence[Sequence[str]], groups: Sequence[str] | None = None
+        self, texts: Sequence[str], answers: Sequence[Sequence[str]], sources: Sequence[str], grouped: bool
     ) -> Row:
-        row = named(
-            references.score_bleu(texts, answers, self.resampling, groups=groups),
-            references.score_chrf(texts, answers, self.resampling, groups=groups),
-        )
+        """grouped: texts of one source are resampled together."""
+        options: dict[str, Any] = {"resampling": self.resampling, "groups": sources if grouped else None}
+        scores = [
+            references.score_bleu(texts, answers, **options),
+            references.score_chrf(texts, answers, **options),
+        ]
         if self.rouge:
-            row |= named(*references.scores_of_rouge(texts, answers, self.resampling, groups=groups))
+            scores += references.scores_of_rouge(texts, answers, **options)
         if self.bertscore_encoder is not None:
-            row |= named(
-                references.score_bertscore(texts, answers, self.bertscore_encoder, self.resampling, groups=groups)
-            )
-        return row
+            scores.append(references.score_bertscore(texts, answers, self.bertscore_encoder, **options))
+        if self.slots:
+            scores += references.scores_of_slots(texts, sources, self.resampling)
+        return named(*scores)
 
     def _first_against_others(self, samples: Sequence[Sample]) -> Row:
         """Each input's first reference against its others, and Div of as many references of an input as it has
@@ -242,13 +233,8 @@ class Measurement:
         several = {source: texts for source, texts in answers.items() if len(texts) > 1}
         if not several:
             return {}
-        row = self._against_references(
-            [texts[0] for texts in several.values()], [texts[1:] for texts in several.values()]
-        )
-        if self.slots:
-            row |= named(
-                *references.scores_of_slots([texts[0] for texts in several.values()], list(several), self.resampling)
-            )
+        firsts, others = zip(*((texts[0], texts[1:]) for texts in several.values()), strict=True)
+        row = self._against_references(firsts, others, list(several), grouped=False)
         draws = max((len(group) for group in draws_by_source(samples).values()), default=0)
         full = [texts[:draws] for texts in several.values() if len(texts) >= draws]
         if draws > 1 and full:

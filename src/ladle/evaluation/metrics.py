@@ -4,22 +4,23 @@
 version is raised whenever a change moves figures: scores of different versions are not comparable.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
 
 import numpy as np
 
 from ladle.errors import UserError
-from ladle.evaluation import novelty, text_stats
+from ladle.evaluation import intervals, novelty, text_stats
 from ladle.evaluation.frechet import frechet_distance
-from ladle.evaluation.intervals import Interval, Statistic, bootstrap_interval, jackknife_interval, wilson_interval
+from ladle.evaluation.intervals import Interval, Statistic
+from ladle.evaluation.judge import Judge
 from ladle.evaluation.mauve import Featuriser, mauve_scores
 from ladle.evaluation.overlap import SELF_BLEU_TEXTS, self_bleu_scores
-
-if TYPE_CHECKING:
-    from ladle.evaluation.judge import Judge
-    from ladle.evaluation.scorer import Scorer
+from ladle.evaluation.scorer import Scorer, perplexity
 
 Direction = Literal["higher", "lower", "as the reference"]
 
@@ -43,7 +44,7 @@ class Score:
     metric: str
     value: float
     n: int
-    interval: Interval | None = None
+    interval: Sequence[float] | None = None
     method: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -61,7 +62,7 @@ class Score:
         }
 
 
-_ALL = [
+_METRICS = (
     Metric("empty", 1, "lower", "share of empty texts", "is what it counts", 1.0),
     Metric("distinct", 1, "higher", "share of different texts", "all empty texts together are one text", 0.0),
     Metric("div", 1, "as the reference", "product over n = 2..4 of unique over total n-grams", "adds no n-gram", 0.0),
@@ -95,8 +96,8 @@ _ALL = [
     Metric(
         "mauve_by_label", 1, "higher", "MAUVE within each label, mean over labels", "is featurised as any text", 0.0
     ),
-]
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
+)
+METRICS = {metric.name: metric for metric in _METRICS}
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,11 @@ class Resampling:
 
     def bootstrap(self, statistic: Statistic, num_rows: int) -> Interval | None:
         """`intervals.bootstrap_interval` by these settings."""
-        return bootstrap_interval(statistic, num_rows, num_resamples=self.num_bootstrap, seed=self.seed)
+        return intervals.bootstrap_interval(statistic, num_rows, num_resamples=self.num_bootstrap, seed=self.seed)
 
     def jackknife(self, statistic: Statistic, num_rows: int) -> Interval | None:
         """`intervals.jackknife_interval`, or None where no intervals are wanted."""
-        return jackknife_interval(statistic, num_rows, seed=self.seed) if self.num_bootstrap else None
+        return intervals.jackknife_interval(statistic, num_rows, seed=self.seed) if self.num_bootstrap else None
 
 
 DEFAULT = Resampling()
@@ -121,98 +122,74 @@ DEFAULT = Resampling()
 def score_empty(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
     """Share of empty texts."""
     flags = np.array([text_stats.is_empty(text) for text in texts], dtype=bool)
-    return _share("empty", flags, text_stats.empty_share(texts), resampling)
+    return _share("empty", flags, resampling, no_texts=1.0)
 
 
 def score_distinct(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
     """Share of different texts."""
-    keys = [" ".join(text.split()) for text in texts]
-    interval = resampling.jackknife(lambda rows: len({keys[row] for row in rows}) / len(rows), len(keys))
-    return Score("distinct", text_stats.distinct_share(texts), len(texts), _clipped(interval), "jackknife")
+    return _of_set("distinct", text_stats.distinct_share, list(texts), resampling, most=1.0)
 
 
 def score_div(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
     """Div of the whole set; depends on the number of texts."""
     tokens = [text_stats.tokenise(text) for text in texts]
-    interval = resampling.jackknife(
-        lambda rows: text_stats.diversity_of_tokens(tokens[row] for row in rows), len(texts)
-    )
-    return Score("div", text_stats.diversity_of_tokens(tokens), len(texts), _clipped(interval), "jackknife")
+    return _of_set("div", text_stats.diversity_of_tokens, tokens, resampling, most=1.0)
 
 
 def scores_of_ngrams(texts: Sequence[str], resampling: Resampling = DEFAULT) -> tuple[Score, Score, Score]:
     """distinct-1, distinct-2 and the entropy of the 4-grams, each of the whole set."""
     tokens = [text_stats.tokenise(text) for text in texts]
-
-    def measured(name: str, statistic: Callable[[Sequence[Sequence[str]]], float]) -> Score:
-        interval = resampling.jackknife(lambda rows: statistic([tokens[row] for row in rows]), len(tokens))
-        if interval:
-            interval = (max(0.0, interval[0]), interval[1])
-        return Score(name, statistic(tokens), len(tokens), interval, "jackknife")
-
+    distinct = text_stats.distinct_ngrams_of_tokens
     return (
-        measured("distinct_1", lambda rows: text_stats.distinct_ngrams_of_tokens(rows, 1)),
-        measured("distinct_2", lambda rows: text_stats.distinct_ngrams_of_tokens(rows, 2)),
-        measured("entropy", text_stats.entropy_of_tokens),
+        _of_set("distinct_1", partial(distinct, order=1), tokens, resampling),
+        _of_set("distinct_2", partial(distinct, order=2), tokens, resampling),
+        _of_set("entropy", text_stats.entropy_of_tokens, tokens, resampling),
     )
 
 
 def score_div_per_input(draws: Sequence[Sequence[str]], resampling: Resampling = DEFAULT) -> Score:
     """Mean over inputs of the Div of an input's draws. Inputs with one draw are left out."""
     several = [texts for texts in draws if len(texts) > 1]
-    values = np.array([text_stats.diversity(texts) for texts in several])
-    value = float(values.mean()) if len(values) else 0.0
-    interval = resampling.bootstrap(lambda rows: float(values[rows].mean()), len(values))
-    counts = [len(texts) for texts in several]
-    details = {"draws_per_input": [min(counts), max(counts)] if counts else [0, 0]}
-    return Score("div_per_input", value, len(several), interval, "bootstrap over inputs", details)
+    counts = [len(texts) for texts in several] or [0]
+    details = {"draws_per_input": [min(counts), max(counts)]}
+    score = mean_score("div_per_input", [text_stats.diversity(texts) for texts in several], resampling, details)
+    return replace(score, method="bootstrap over inputs")
 
 
 def score_self_bleu(
     texts: Sequence[str], resampling: Resampling = DEFAULT, *, max_texts: int = SELF_BLEU_TEXTS
 ) -> Score:
     """Mean sentence BLEU of each text of a subset against the rest of it; depends on the subset's size, `n`."""
-    scores = np.array(self_bleu_scores(texts, max_texts=max_texts, seed=resampling.seed))
-    value = float(scores.mean()) if len(scores) else 0.0
-    interval = resampling.bootstrap(lambda rows: float(scores[rows].mean()), len(scores))
-    details = {"library": f"sacrebleu {_version('sacrebleu')}", "drawn_from": len(texts)}
-    return Score("self_bleu", value, min(len(texts), max_texts), interval, "bootstrap over the texts' scores", details)
+    values = self_bleu_scores(texts, max_texts=max_texts, seed=resampling.seed)
+    details = {"library": f"sacrebleu {package_version('sacrebleu')}", "drawn_from": len(texts)}
+    score = mean_score("self_bleu", values, resampling, details)
+    return replace(score, n=min(len(texts), max_texts), method="bootstrap over the texts' scores")
 
 
 def score_mem(texts: Sequence[str], training: set[tuple[str, ...]], resampling: Resampling = DEFAULT) -> Score:
     """Mem. `training`: `text_stats.ngram_set` of the training text."""
-    found, total = text_stats.memorised_ngrams(texts, training)
-
-    def share(rows: np.ndarray) -> float:
-        count = total[rows].sum()
-        return float(found[rows].sum() / count) if count else 0.0
-
-    value = share(np.arange(len(texts)))
-    return Score("mem", value, len(texts), resampling.bootstrap(share, len(texts)), "bootstrap")
+    share = intervals.ratio_of_sums(np.stack(text_stats.memorised_ngrams(texts, training), axis=1))
+    interval = resampling.bootstrap(share, len(texts))
+    return Score("mem", share(np.arange(len(texts))), len(texts), interval, "bootstrap")
 
 
 def score_copies(texts: Sequence[str], training: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
     """Share of texts equal to a training row without case, spaces and punctuation."""
-    flags = text_stats.is_copy(texts, training)
-    score = _share("copies", flags, float(flags.mean()) if len(flags) else 0.0, resampling)
-    return Score(**{**vars(score), "details": {"compared": "without case, spaces and punctuation"}})
+    score = _share("copies", text_stats.is_copy(texts, training), resampling)
+    return replace(score, details={"compared": "without case, spaces and punctuation"})
 
 
 def scores_of_audit(
     texts: Sequence[str], training: Sequence[str], resampling: Resampling = DEFAULT
 ) -> tuple[Score, Score]:
     """The novelty audit's two means, `nearest` (edit distance) and `span` (longest run of words that some training text
-    holds); `details` hold quantiles and, with `nearest`, the worst twenty.
-
-    Raises:
-        UserError: the extra is not installed.
-    """
+    holds); `details` hold quantiles and, with `nearest`, the worst twenty. UserError without the extra."""
     rows = novelty.audit(texts, training)
     about = novelty.summary(rows)
-    nearest, span = ([getattr(row, name) for row in rows] for name in ("similarity", "span_share"))
+    nearest, spans = [row.similarity for row in rows], [row.span_share for row in rows]
     return (
-        mean_score("nearest", nearest, resampling, {**about["similarity"], "worst": about["worst"]}),
-        mean_score("span", span, resampling, about["span_share"]),
+        mean_score("nearest", nearest, resampling, about["similarity"] | {"worst": about["worst"]}),
+        mean_score("span", spans, resampling, about["span_share"]),
     )
 
 
@@ -222,12 +199,8 @@ def score_meaning(
     """Mean cosine between a text's features and those of the training text nearest in them; `details` hold quantiles
     and the worst twenty."""
     similarity, nearest = novelty.nearest_in_features(featuriser.features(texts), featuriser.features(training))
-    worst = sorted(range(len(texts)), key=lambda row: -similarity[row])[: novelty.WORST]
-    rows = [
-        {"text": texts[i], "nearest": training[nearest[i]], "similarity": float(similarity[i])}
-        for i in worst
-        if nearest[i] >= 0
-    ]
+    order = np.argsort(-similarity, kind="stable")[: novelty.WORST if len(training) else 0]
+    rows = [{"text": texts[i], "nearest": training[nearest[i]], "similarity": float(similarity[i])} for i in order]
     details = {**novelty.spread_of(similarity), "worst": rows, "featuriser": featuriser.describe()}
     return mean_score("meaning", similarity, resampling, details)
 
@@ -245,52 +218,37 @@ def mean_score(
 def score_length(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
     """Mean number of words, with standard deviation and quantiles."""
     lengths = text_stats.lengths(texts)
-    value = float(lengths.mean()) if len(lengths) else 0.0
-    quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
-    points = np.quantile(lengths, quantiles) if len(lengths) else np.zeros(len(quantiles))
-    details = {
-        "sd": float(lengths.std()) if len(lengths) else 0.0,
-        "quantiles": {str(share): float(point) for share, point in zip(quantiles, points, strict=True)},
-    }
-    interval = resampling.bootstrap(lambda rows: float(lengths[rows].mean()), len(lengths))
-    return Score("length", value, len(texts), interval, "bootstrap", details)
+    known = lengths if len(lengths) else np.zeros(1)
+    quantiles = {str(share): float(np.quantile(known, share)) for share in (0.05, 0.25, 0.5, 0.75, 0.95)}
+    return mean_score("length", lengths, resampling, {"sd": float(known.std()), "quantiles": quantiles})
 
 
 def score_length_distance(texts: Sequence[str], reference: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
     """Wasserstein distance of the lengths to those of the reference texts, in words."""
-    ours, theirs = text_stats.lengths(texts), text_stats.lengths(reference)
-    value = text_stats.wasserstein(ours, theirs)
-    interval = resampling.jackknife(lambda rows: text_stats.wasserstein(ours[rows], theirs), len(ours))
-    interval = (max(0.0, interval[0]), interval[1]) if interval else None
-    details = {"reference_texts": len(reference)}
-    return Score("length_distance", value, len(texts), interval, "jackknife", details)
+    theirs = text_stats.lengths(reference)
+    lengths = text_stats.lengths(texts).tolist()
+    score = _of_set("length_distance", lambda ours: text_stats.wasserstein(ours, theirs), lengths, resampling)
+    return replace(score, details={"reference_texts": len(reference)})
 
 
-def score_perplexity(texts: Sequence[str], scorer: "Scorer", resampling: Resampling = DEFAULT) -> Score:
+def score_perplexity(texts: Sequence[str], scorer: Scorer, resampling: Resampling = DEFAULT) -> Score:
     """exp of the mean nats a token over all texts."""
-    from ladle.evaluation.scorer import perplexity
-
     nll, tokens = scorer.score(texts or [""])
     interval = resampling.bootstrap(lambda rows: perplexity(nll[rows], tokens[rows]), len(texts))
-    return Score(
-        "perplexity", perplexity(nll, tokens), len(texts), interval, "bootstrap", {"scorer": scorer.describe()}
-    )
+    details = {"scorer": scorer.describe()}
+    return Score("perplexity", perplexity(nll, tokens), len(texts), interval, "bootstrap", details)
 
 
-def score_label_true(texts: Sequence[str], labels: Sequence[str], judge: "Judge", name: str = "label_true") -> Score:
-    """Share of texts that the judge gives the label they were made with. Every text has one.
-
-    Raises:
-        UserError: a label that the judge does not know.
-    """
+def score_label_true(texts: Sequence[str], labels: Sequence[str], judge: Judge, name: str = "label_true") -> Score:
+    """Share of texts that the judge gives the label they were made with. Every text has one. UserError for a
+    label that the judge does not know."""
     return label_true_score(judge.accuracy(texts, labels), judge, name)
 
 
-def label_true_score(accuracy: Mapping[str, Any], judge: "Judge", name: str = "label_true") -> Score:
+def label_true_score(accuracy: Mapping[str, Any], judge: Judge, name: str = "label_true") -> Score:
     """What `Judge.accuracy` says, as a score."""
     details = {"judge": judge.describe(), "by_label": accuracy["by_label"]}
-    interval = accuracy["interval"] and (accuracy["interval"][0], accuracy["interval"][1])
-    return Score(name, accuracy["value"], accuracy["n"], interval, "Wilson", details)
+    return Score(name, accuracy["value"], accuracy["n"], accuracy["interval"], "Wilson", details)
 
 
 def score_mauve(texts: Sequence[str], reference: Sequence[str], featuriser: Featuriser, *, seeds: int = 3) -> Score:
@@ -304,11 +262,11 @@ def score_mauve(texts: Sequence[str], reference: Sequence[str], featuriser: Feat
     values = mauve_scores(featuriser.features(texts), featuriser.features(reference), seeds=range(seeds))
     details = {
         "featuriser": featuriser.describe(),
-        "library": f"mauve-text {_version('mauve-text')}",
+        "library": f"mauve-text {package_version('mauve-text')}",
         "reference_texts": len(reference),
         "seeds": list(range(seeds)),
         "values": values,
-        "spread": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        "spread": float(np.std(values, ddof=1)),
     }
     return Score("mauve", float(np.mean(values)), len(texts), details=details)
 
@@ -320,19 +278,25 @@ def score_frechet(texts: Sequence[str], reference: Sequence[str], featuriser: Fe
     return Score("frechet", value, len(texts), details=details)
 
 
-def _share(name: str, flags: np.ndarray, value: float, resampling: Resampling) -> Score:
-    interval = wilson_interval(int(flags.sum()), len(flags)) if resampling.num_bootstrap else None
+def _share(name: str, flags: np.ndarray, resampling: Resampling, no_texts: float = 0.0) -> Score:
+    value = float(flags.mean()) if len(flags) else no_texts
+    interval = intervals.wilson_interval(int(flags.sum()), len(flags)) if resampling.num_bootstrap else None
     return Score(name, value, len(flags), interval, "Wilson")
 
 
-def _clipped(interval: Interval | None) -> Interval | None:
-    return (max(0.0, interval[0]), min(1.0, interval[1])) if interval else None
+def _of_set(
+    name: str, statistic: Callable[[list[Any]], float], rows: list[Any], resampling: Resampling, most: float = math.inf
+) -> Score:
+    """A figure of a whole set, 0 to `most`, that cannot be had text by text."""
+    interval = resampling.jackknife(lambda chosen: statistic([rows[row] for row in chosen]), len(rows))
+    if interval:
+        interval = (max(0.0, interval[0]), min(most, interval[1]))
+    return Score(name, statistic(rows), len(rows), interval, "jackknife")
 
 
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
+def package_version(name: str, otherwise: str = "unknown") -> str:
+    """The version of an installed package, or `otherwise`."""
     try:
-        return version(package)
+        return version(name)
     except PackageNotFoundError:
-        return "unknown"
+        return otherwise

@@ -3,7 +3,9 @@
 Neither is a score to be driven to zero: held-out text has neighbours in the training text too, and stands beside.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,17 +36,14 @@ class Neighbour:
 
 def audit(texts: Sequence[str], training: Sequence[str]) -> list[Neighbour]:
     """One row a sample, in order. An empty sample is near to nothing; without training texts all are."""
-    similarity, nearest = nearest_texts(texts, training)
-    spans = longest_spans([tokenise(text) for text in texts], [tokenise(text) for text in training])
+    similarity, index = nearest_texts(texts, training)
+    words = [tokenise(text) for text in texts]
+    spans = longest_spans(words, [tokenise(text) for text in training])
     rows = []
-    for text, near, share, (start, length) in zip(texts, nearest, similarity, spans, strict=True):
-        words = tokenise(text)
-        span = " ".join(words[start : start + length])
-        rows.append(
-            Neighbour(
-                text, training[near] if near >= 0 else "", float(share), span, length, length / max(len(words), 1)
-            )
-        )
+    for text, row, share, near, (start, length) in zip(texts, words, similarity, index, spans, strict=True):
+        nearest = training[near] if near >= 0 else ""
+        span = " ".join(row[start : start + length])
+        rows.append(Neighbour(text, nearest, float(share), span, length, length / max(len(row), 1)))
     return rows
 
 
@@ -71,15 +70,10 @@ def spread_of(values: np.ndarray) -> dict[str, float]:
 
 def nearest_in_features(features: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cosine to the nearest training row [N] in [-1, 1], and its index [N] (-1: none), of features [N, C], [T, C]."""
-    similarity, index = np.zeros(len(features)), np.full(len(features), -1)
-    if not len(training) or not len(features):
-        return similarity, index
+    if not len(features) or not len(training):
+        return np.zeros(len(features)), np.full(len(features), -1)
     one, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-8) for rows in (features, training))
-    for start in range(0, len(one), CHUNK):
-        table = one[start : start + CHUNK] @ other.T
-        index[start : start + CHUNK] = table.argmax(axis=1)
-        similarity[start : start + CHUNK] = table.max(axis=1)
-    return similarity, index
+    return _best(len(one), len(other), lambda part: one[part] @ other.T)
 
 
 def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -87,27 +81,26 @@ def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[np.nda
 
     Every pair is compared (rapidfuzz); case and spaces count.
     """
-    similarity, index = np.zeros(len(texts)), np.full(len(texts), -1)
-    if not training:
-        return similarity, index
     cdist, Levenshtein = load_rapidfuzz()
-    for start in range(0, len(texts), CHUNK):
-        part = list(texts[start : start + CHUNK])
-        table = cdist(part, training, scorer=Levenshtein.normalized_similarity, dtype=np.float32, workers=-1)
-        best = table.argmax(axis=1)
-        similarity[start : start + CHUNK] = table[np.arange(len(part)), best]
-        index[start : start + CHUNK] = best
+    options = {"scorer": Levenshtein.normalized_similarity, "dtype": np.float32, "workers": -1}
+    similarity, index = _best(len(texts), len(training), lambda part: cdist(list(texts[part]), training, **options))
     empty = np.array([not text.strip() for text in texts], dtype=bool)
     similarity[empty], index[empty] = 0.0, -1
     return similarity, index
 
 
-def load_rapidfuzz() -> tuple[Any, Any]:
-    """rapidfuzz's `cdist` and its Levenshtein distance.
+def _best(num: int, num_training: int, compared: Callable[[slice], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The highest similarity of each row [N] and its column [N] (0 and -1 without columns), of tables of some rows."""
+    similarity, index = np.zeros(num), np.full(num, -1)
+    for start in range(0, num if num_training else 0, CHUNK):
+        part = slice(start, start + CHUNK)
+        table = compared(part)
+        similarity[part], index[part] = table.max(axis=1), table.argmax(axis=1)
+    return similarity, index
 
-    Raises:
-        UserError: the extra is not installed.
-    """
+
+def load_rapidfuzz() -> tuple[Any, Any]:
+    """rapidfuzz's `cdist` and its Levenshtein distance. Raises UserError where the extra is not installed."""
     with from_extra("the novelty audit needs", "evaluation", "rapidfuzz"):
         from rapidfuzz.distance import Levenshtein
         from rapidfuzz.process import cdist
@@ -119,51 +112,37 @@ def longest_spans(texts: Sequence[Sequence[str]], training: Sequence[Sequence[st
 
     Runs are compared by 64-bit polynomial hashes, one length after another until no sample has a run so long.
     """
-    ids: dict[str, int] = {}
-    numbers = np.random.default_rng(0)
-    values: list[np.uint64] = []
-
-    def codes(words: Sequence[str]) -> np.ndarray:
-        for word in words:
-            if word not in ids:
-                ids[word] = len(values)
-                values.append(numbers.integers(1, 2**63, dtype=np.uint64))
-        return np.array([values[ids[word]] for word in words], dtype=np.uint64)
-
-    known, queries = _Windows([codes(words) for words in training]), _Windows([codes(words) for words in texts])
+    generator = np.random.default_rng(0)
+    codes: dict[str, np.uint64] = defaultdict(lambda: generator.integers(1, 2**63, dtype=np.uint64))
     spans = [(0, 0)] * len(texts)
-    length = 1
-    while True:
-        hashes, owners, starts = queries.of_length(length)
-        found = np.isin(hashes, known.of_length(length)[0])
+    for length, (ours, theirs) in enumerate(zip(_runs(texts, codes), _runs(training, codes), strict=False), start=1):
+        hashes, owners, starts = ours
+        found = np.isin(hashes, theirs[0])
         if not found.any():
-            return spans
+            break
         # The first run of this length in each text.
         owner, place = np.unique(owners[found], return_index=True)
         for text, start in zip(owner.tolist(), starts[found][place].tolist(), strict=True):
             spans[text] = (start, length)
-        length += 1
+    return spans
 
 
-class _Windows:
-    """Hashes of all runs of n words that do not cross the border of a text, grown from those of n - 1."""
+def _runs(
+    rows: Sequence[Sequence[str]], codes: Mapping[str, np.uint64]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For one word, two words, ...: the hashes of all runs so long, the row that each is in, where it starts there.
 
-    def __init__(self, rows: Sequence[np.ndarray]) -> None:
-        self._codes = np.concatenate(rows) if rows else np.zeros(0, dtype=np.uint64)
-        lengths = np.array([len(row) for row in rows], dtype=np.int64)
-        starts = np.cumsum(lengths) - lengths
-        self._owner = np.repeat(np.arange(len(rows)), lengths)
-        self._offset = np.arange(len(self._codes)) - np.repeat(starts, lengths)
-        self._left = np.repeat(lengths, lengths) - self._offset  # words from here to the end of the text
-        self._hash = np.zeros_like(self._codes)
-        self._length = 0
-
-    def of_length(self, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Hashes of the runs of `length` words, the text each is in, and where it starts there."""
-        while self._length < length:
-            shifted = np.zeros_like(self._codes)
-            shifted[: len(self._codes) - self._length] = self._codes[self._length :]
-            self._hash = self._hash * _BASE + shifted  # modulo 2^64
-            self._length += 1
-        whole = self._left >= length
-        return self._hash[whole], self._owner[whole], self._offset[whole]
+    No run crosses the border of a row. The hashes of n words are grown from those of n - 1.
+    """
+    words = np.array([codes[word] for row in rows for word in row], dtype=np.uint64)
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    owner = np.repeat(np.arange(len(rows)), lengths)
+    start = np.arange(len(words)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    left = np.repeat(lengths, lengths) - start  # words from here to the end of the row
+    hashes = np.zeros_like(words)
+    for length in itertools.count():
+        shifted = np.zeros_like(words)
+        shifted[: len(words) - length] = words[length:]
+        hashes = hashes * _BASE + shifted  # modulo 2^64
+        whole = left > length
+        yield hashes[whole], owner[whole], start[whole]

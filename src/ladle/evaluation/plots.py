@@ -1,6 +1,8 @@
 """Plots of reports: lengths, and quality against diversity and memorisation. Needs the extra `ladle[plots]`."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,9 @@ from ladle.storage.writing import check_writable, write_atomically
 QUALITY = ("mauve", "perplexity", "bleu")  # the first that is known is the frontier's height
 BESIDE = ("div", "copies", "mem")
 LOGARITHMIC = ("perplexity",)
-CONTROLS = ("reference", "shuffled", "training", "ceiling")
 COLOURS = ("#0b6e99", "#d9730d", "#448361", "#9065b0", "#c14c8a", "#6b5b4c", "#337ea9", "#cb912f")
 GREY = "#787774"
+CONTROLS = {"reference": "#000000", "shuffled": "#b0afab", "training": GREY, "ceiling": "#55534e"}
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,14 @@ def plot_report(report: Mapping[str, Any], texts: Sequence[str], held_out: Seque
 
 def plot_lengths(systems: Mapping[str, Sequence[str]], path: PathLike) -> None:
     """How long the texts of each system are, in words, as shares."""
-    plt = load_matplotlib()
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     lengths = {name: text_stats.lengths(texts) for name, texts in systems.items()}
     longest = max(1, int(max(np.quantile(values, 0.99) if len(values) else 0 for values in lengths.values())))
     edges = np.arange(-0.5, longest + 1.5, max(1, longest // 40))
-    for (name, values), colour in zip(lengths.items(), _colours(lengths), strict=True):
-        shares, _ = np.histogram(values.clip(max=longest), bins=edges)
-        axes.stairs(shares / max(len(values), 1), edges, color=colour, linewidth=1.6, label=f"{name} ({len(values):,})")
-    axes.set_xlabel("words")
-    axes.set_ylabel("share of texts")
-    axes.legend(frameon=False)
-    _write(figure, axes, path)
+    with _drawing(path, "words", "share of texts", legend_size=None) as axes:
+        for (name, values), colour in zip(lengths.items(), _colours(lengths), strict=True):
+            shares, _ = np.histogram(values.clip(max=longest), bins=edges)
+            label = f"{name} ({len(values):,})"
+            axes.stairs(shares / max(len(values), 1), edges, color=colour, linewidth=1.6, label=label)
 
 
 def plot_frontier(
@@ -71,35 +69,32 @@ def plot_frontier(
     x, y: names of metrics.
     The control `reference` is drawn as two lines: what is aimed at for metrics that are best "as the reference".
     """
-    plt = load_matplotlib()
-    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    for (name, points), colour in zip(systems.items(), _colours(systems), strict=True):
-        if not points:
-            continue
-        if name in CONTROLS:
-            axes.scatter([p.x for p in points], [p.y for p in points], marker="D", s=28, color=colour, label=name)
-            if name == "reference":
-                axes.axvline(points[0].x, color=GREY, linewidth=0.8, linestyle=":")
-                axes.axhline(points[0].y, color=GREY, linewidth=0.8, linestyle=":")
-            continue
-        points = sorted(points, key=lambda point: point.x)
-        axes.errorbar(
-            [p.x for p in points], [p.y for p in points], xerr=[p.spread[0] for p in points],
-            yerr=[p.spread[1] for p in points], marker="o", markersize=4, linewidth=1.4, elinewidth=0.8, capsize=2,
-            color=colour, label=name,
-        )  # fmt: skip
+    with _drawing(path, _says(x), _says(y), size=(6.4, 4.4)) as axes:
+        for (name, points), colour in zip(systems.items(), _colours(systems), strict=True):
+            if points:
+                _draw_system(axes, name, points, colour)
+        if y in LOGARITHMIC:
+            axes.set_yscale("log")
+        if title:
+            axes.set_title(title, fontsize=10)
+
+
+def _draw_system(axes: Any, name: str, points: Sequence[Point], colour: str) -> None:
+    points = points if name in CONTROLS else sorted(points, key=lambda point: point.x)
+    x, y = [point.x for point in points], [point.y for point in points]
+    if name not in CONTROLS:
+        x_spread, y_spread = zip(*(point.spread for point in points), strict=True)
+        axes.errorbar(x, y, xerr=x_spread, yerr=y_spread, color=colour, label=name, marker="o", markersize=4,
+                      linewidth=1.4, elinewidth=0.8, capsize=2)  # fmt: skip
+        style = {"textcoords": "offset points", "xytext": (5, 4), "fontsize": 7, "color": colour}
         for point in points:
             if point.name:
-                axes.annotate(point.name, (point.x, point.y), textcoords="offset points", xytext=(5, 4), fontsize=7,
-                              color=colour)  # fmt: skip
-    axes.set_xlabel(_says(x))
-    axes.set_ylabel(_says(y))
-    if y in LOGARITHMIC:
-        axes.set_yscale("log")
-    if title:
-        axes.set_title(title, fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
-    _write(figure, axes, path)
+                axes.annotate(point.name, (point.x, point.y), **style)
+        return
+    axes.scatter(x, y, marker="D", s=28, color=colour, label=name)
+    if name == "reference":
+        axes.axvline(x[0], color=GREY, linewidth=0.8, linestyle=":")
+        axes.axhline(y[0], color=GREY, linewidth=0.8, linestyle=":")
 
 
 def plot_curves(
@@ -107,25 +102,17 @@ def plot_curves(
 ) -> None:
     """Lines over a common axis, such as a held-out loss over minutes; logarithmic where they fall to a tenth and less,
     so that the lowest point can be seen."""
-    plt = load_matplotlib()
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for (name, points), colour in zip(curves.items(), _colours(curves), strict=True):
-        axes.plot([p[0] for p in points], [p[1] for p in points], marker="o", markersize=3, color=colour, label=name)
-    values = [y for points in curves.values() for _, y in points]
-    if values and 0 < 10 * min(values) < max(values):
-        axes.set_yscale("log")
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.legend(frameon=False, fontsize=8)
-    _write(figure, axes, path)
+    with _drawing(path, x_label, y_label) as axes:
+        for (name, points), colour in zip(curves.items(), _colours(curves), strict=True):
+            x, y = [p[0] for p in points], [p[1] for p in points]
+            axes.plot(x, y, marker="o", markersize=3, color=colour, label=name)
+        values = [y for points in curves.values() for _, y in points]
+        if values and 0 < 10 * min(values) < max(values):
+            axes.set_yscale("log")
 
 
 def load_matplotlib() -> Any:
-    """matplotlib's pyplot, drawing into files.
-
-    Raises:
-        UserError: the extra is not installed.
-    """
+    """matplotlib's pyplot, drawing into files. Raises UserError where the extra is not installed."""
     with from_extra("plots need", "plots", "matplotlib"):
         import matplotlib
     matplotlib.use("Agg")
@@ -135,18 +122,26 @@ def load_matplotlib() -> Any:
 
 
 def _colours(names: Mapping[str, Any]) -> list[str]:
-    own = iter(COLOURS * (1 + len(names) // len(COLOURS)))
-    greys = {"reference": "#000000", "shuffled": "#b0afab", "training": GREY, "ceiling": "#55534e"}
-    return [greys[name] if name in greys else next(own) for name in names]
+    own = itertools.cycle(COLOURS)
+    return [CONTROLS[name] if name in CONTROLS else next(own) for name in names]
 
 
 def _says(name: str) -> str:
     return f"{name}: {METRICS[name].says}" if name in METRICS else name
 
 
-def _write(figure: Any, axes: Any, path: PathLike) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
+@contextmanager
+def _drawing(
+    path: PathLike, x_label: str, y_label: str, size: tuple[float, float] = (6, 3.6), legend_size: int | None = 8
+) -> Iterator[Any]:
+    """Axes to draw on; what was drawn is written to `path`."""
+    plt = load_matplotlib()
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
     try:
+        yield axes
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.legend(frameon=False, fontsize=legend_size)
+        axes.spines[["top", "right"]].set_visible(False)
         write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
     finally:
-        load_matplotlib().close(figure)
+        plt.close(figure)

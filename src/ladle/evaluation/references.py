@@ -9,84 +9,53 @@ from typing import Any
 import numpy as np
 
 from ladle.evaluation import bertscore, slots
-from ladle.evaluation.intervals import sum_by_group
+from ladle.evaluation.intervals import ratio_of_sums, sum_by_group
 from ladle.evaluation.metrics import DEFAULT, Resampling, Score
 from ladle.evaluation.overlap import CorpusBleu, CorpusChrf, rouge_scores
 
 Groups = Sequence[Any] | None
+Texts = Sequence[str]
 
 
 def score_bleu(
-    texts: Sequence[str],
-    references: Sequence[Sequence[str]],
-    resampling: Resampling = DEFAULT,
-    *,
-    groups: Groups = None,
+    texts: Texts, references: Sequence[Texts], resampling: Resampling = DEFAULT, *, groups: Groups = None
 ) -> Score:
     """Corpus BLEU. `groups`: the input of each text, so that the draws of one input are resampled together."""
     return _corpus_score("bleu", CorpusBleu(texts, references, groups), resampling)
 
 
 def score_chrf(
-    texts: Sequence[str],
-    references: Sequence[Sequence[str]],
-    resampling: Resampling = DEFAULT,
-    *,
-    groups: Groups = None,
+    texts: Texts, references: Sequence[Texts], resampling: Resampling = DEFAULT, *, groups: Groups = None
 ) -> Score:
     """Corpus chrF2."""
     return _corpus_score("chrf", CorpusChrf(texts, references, groups), resampling)
 
 
 def scores_of_rouge(
-    texts: Sequence[str],
-    references: Sequence[Sequence[str]],
-    resampling: Resampling = DEFAULT,
-    *,
-    groups: Groups = None,
-) -> tuple[Score, Score, Score]:
-    """ROUGE-1, -2 and -L F1, 0 to 100, means over the texts.
-
-    Raises:
-        UserError: the extra is not installed.
-    """
-    values = 100 * rouge_scores(texts, references)
-    one, two, longest = (
-        _grouped_mean(name, column, resampling, groups)
-        for name, column in zip(("rouge_1", "rouge_2", "rouge_l"), values.T, strict=True)
-    )
-    return one, two, longest
+    texts: Texts, references: Sequence[Texts], resampling: Resampling = DEFAULT, *, groups: Groups = None
+) -> tuple[Score, ...]:
+    """ROUGE-1, -2 and -L F1, 0 to 100, means over the texts. UserError where the extra is not installed."""
+    columns = zip(("rouge_1", "rouge_2", "rouge_l"), 100 * rouge_scores(texts, references).T, strict=True)
+    return tuple(_grouped_mean(name, values, resampling, groups) for name, values in columns)
 
 
 def score_bertscore(
-    texts: Sequence[str],
-    references: Sequence[Sequence[str]],
-    encoder: str,
-    resampling: Resampling = DEFAULT,
-    *,
-    groups: Groups = None,
+    texts: Texts, references: Sequence[Texts], encoder: str, resampling: Resampling = DEFAULT, *, groups: Groups = None
 ) -> Score:
-    """BERTScore F1, 0 to 100, mean over the texts.
-
-    Raises:
-        UserError: no such encoder, or the extra is not installed.
-    """
+    """BERTScore F1, 0 to 100, mean over the texts. UserError: no such encoder, or the extra is not installed."""
     values = 100 * bertscore.bert_scores(texts, references, encoder)
     details = {"encoder": encoder, "layer": bertscore.layer(encoder)}
     return _grouped_mean("bertscore", values, resampling, groups, details)
 
 
-def scores_of_slots(
-    texts: Sequence[str], sources: Sequence[str], resampling: Resampling = DEFAULT
-) -> tuple[Score, Score]:
+def scores_of_slots(texts: Texts, sources: Texts, resampling: Resampling = DEFAULT) -> tuple[Score, Score]:
     """Slots said and wrong additions by the table of aliases for E2E; sources are its meaning representations."""
     found = [slots.score(text, slots.parse_mr(source)) for text, source in zip(texts, sources, strict=True)]
     summary = slots.summarise(found, sources, num_bootstrap=resampling.num_bootstrap, seed=resampling.seed)
     details = {"faultless": summary["faultless"], "wrong_by_slot": summary["wrong_by_slot"]}
 
     def share(name: str, part: Mapping[str, Any], details: dict[str, Any]) -> Score:
-        interval = part["interval"] and (part["interval"][0], part["interval"][1])
-        return Score(name, part["value"], len(texts), interval, "bootstrap over inputs", details)
+        return Score(name, part["value"], len(texts), part["interval"], "bootstrap over inputs", details)
 
     return share("slots_said", summary["said"], details), share("slots_wrong", summary["wrong"], {})
 
@@ -107,11 +76,6 @@ def _grouped_mean(
 ) -> Score:
     """The mean over texts, resampled by group."""
     summed = sum_by_group(np.stack([values, np.ones(len(values))], axis=1), groups)
-
-    def mean(rows: np.ndarray) -> float:
-        total, count = summed[rows].sum(axis=0)
-        return float(total / count)
-
-    interval = resampling.bootstrap(mean, len(summed))
+    interval = resampling.bootstrap(ratio_of_sums(summed), len(summed))
     value = float(values.mean()) if len(values) else 0.0
     return Score(name, value, len(values), interval, "bootstrap over inputs", details or {})

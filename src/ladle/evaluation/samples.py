@@ -1,7 +1,6 @@
 """What is scored and what it is scored against: the rows of `samples.jsonl`, and held-out rows by input."""
 
 import random
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -36,20 +35,14 @@ class Reference:
 
 def read_samples(source: RowSource) -> list[Sample]:
     """The samples of a file of any kind that Ladle reads, or of rows in memory; empty texts are kept.
-
-    Raises:
-        UserError: as `read_rows`, or a row without a text.
-    """
+    UserError as `read_rows`, or for a row without a text."""
     rows = read_rows(source, empty="keep", name="samples")
     return [Sample(row["text"], row.get("source"), row.get("label"), tuple(row.get("references", ()))) for row in rows]
 
 
 def read_reference(source: RowSource) -> Reference:
     """Held-out rows, gathered by source: an input's texts are its `references`, or the texts of its rows.
-
-    Raises:
-        UserError: as `read_rows`.
-    """
+    UserError as `read_rows`."""
     return gather(read_rows(source, name="reference"))
 
 
@@ -107,17 +100,9 @@ def draws_by_source(samples: Iterable[Sample]) -> dict[str, list[str]]:
     return draws
 
 
-def count_labels(samples: Iterable[Sample]) -> dict[str, int] | None:
-    """How many samples have each label; None where none has one."""
-    counts = Counter(sample.label for sample in samples if sample.label is not None)
-    return dict(sorted(counts.items())) or None
-
-
 def with_words_shuffled(texts: Sequence[str], generator: random.Random) -> list[str]:
     """The same words in random order: what a metric that hardly sees order takes for real text."""
-    shuffled = []
-    for text in texts:
-        words = text.split()
+    rows = [text.split() for text in texts]
+    for words in rows:
         generator.shuffle(words)
-        shuffled.append(" ".join(words))
-    return shuffled
+    return [" ".join(words) for words in rows]

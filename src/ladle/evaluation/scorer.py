@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ladle.errors import UserError, first_line
+from ladle.errors import UserError
+from ladle.evaluation.mauve import NOT_LOADED, loading
 
 # What `ladle fit scorer` writes, beside config.json and tokenizer/. The names of the weights begin with `causal.`.
 RECORD, WEIGHTS = "autoregressive.json", "model.safetensors"
@@ -41,20 +42,15 @@ class Scorer:
     @classmethod
     def load(cls, name: str) -> "Scorer":
         """From a folder that `ladle fit scorer` wrote, or a folder or hub id of a causal language model.
-
-        Raises:
-            UserError: there is no such model.
-        """
+        UserError where there is none."""
         for folder in (Path(name), Path(name) / "final"):  # the model, or its run folder
             if (folder / RECORD).is_file():
                 return _load_own(name, folder)
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        try:
+        with loading("scorer", name):
             model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True).eval()
             tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError, KeyError) as error:
-            raise _cannot_load(name, error) from None
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         if start is None:
             raise UserError(f"the scorer '{name}' has neither a start nor an end token")
@@ -87,23 +83,23 @@ class Scorer:
 def _load_own(name: str, folder: Path) -> Scorer:
     """What `ladle fit scorer` wrote: its texts stand after a separator, which comes after the tokenizer's own ids."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    try:
-        max_tokens = int(json.loads((folder / RECORD).read_text(encoding="utf-8"))["config"]["max_tokens"])
-        config = AutoConfig.from_pretrained(folder)
-        causal = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
-        tensors = {k.removeprefix("causal."): v.float() for k, v in load_file(folder / WEIGHTS).items()}
-        causal.load_state_dict(tensors, strict=False)  # a tensor that two modules share is stored once
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise _cannot_load(name, error) from None
+    with loading("scorer", name, (*NOT_LOADED, TypeError, RuntimeError, SafetensorError)):
+        record, causal, tokenizer = read_trained(folder)
+        max_tokens = int(record["config"]["max_tokens"])
     return Scorer(str(name), "ladle", causal.eval(), tokenizer, len(tokenizer), max_tokens)
 
 
-def _cannot_load(name: str, error: Exception) -> UserError:
-    return UserError(f"cannot load the scorer '{name}': {first_line(error)}; name a folder or a hub id")
+def read_trained(folder: Path) -> tuple[dict[str, Any], Any, Any]:
+    """The record, the causal model and the tokenizer of a folder that `ladle fit scorer` wrote."""
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    causal = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), attn_implementation=ATTENTION)
+    tensors = {name.removeprefix("causal."): tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+    causal.load_state_dict(tensors, strict=False)  # a tensor that two modules share is stored once
+    return record, causal, AutoTokenizer.from_pretrained(folder / "tokenizer")
 
 
 def perplexity(nll: np.ndarray, tokens: np.ndarray) -> float:

@@ -13,7 +13,7 @@ import tomllib
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -22,9 +22,7 @@ from typing import Any
 import numpy as np
 
 from ladle.errors import UserError
-from ladle.evaluation.intervals import bootstrap_interval, sum_by_group
-
-SLOTS = ("name", "eatType", "food", "priceRange", "customer rating", "area", "familyFriendly", "near")
+from ladle.evaluation.intervals import bootstrap_interval, ratio_of_sums, sum_by_group
 
 _SLOT = re.compile(r"\s*([^\[\],]+?)\s*\[([^\[\]]*)\]\s*(?:,|$)")
 _NUMBERS = {
@@ -67,31 +65,15 @@ class SlotScore:
     missing: tuple[str, ...]
     wrong: tuple[tuple[str, str], ...]
 
-    @property
-    def num_slots(self) -> int:
-        """Slots of the input."""
-        return len(self.said) + len(self.missing)
-
 
 def parse_mr(source: str) -> dict[str, str]:
-    """`"name[Aromi], food[Italian]"` -> `{"name": "Aromi", "food": "Italian"}`.
-
-    Raises:
-        UserError: the source is not such a list.
-    """
-    slots: dict[str, str] = {}
-    position = 0
-    while position < len(source):
-        match = _SLOT.match(source, position)
-        if match is None:
-            break
-        slots[match[1]] = match[2].strip()
-        position = match.end()
-    if not slots or source[position:].strip():
+    """`"name[Aromi], food[Italian]"` -> `{"name": "Aromi", "food": "Italian"}`. UserError for what is no such list."""
+    found = _SLOT.findall(source)
+    if not found or _SLOT.sub("", source).strip():
         raise UserError(
             f"not a meaning representation: {source!r}; expected slots such as 'name[Aromi], food[Italian]'"
         )
-    return slots
+    return {slot: value.strip() for slot, value in found}
 
 
 def normalise(text: str) -> str:
@@ -106,23 +88,22 @@ class SlotTable:
     """The phrases of a table, compiled. `SlotTable.load()` reads the one that ships with Ladle."""
 
     def __init__(self, phrases: Sequence[Mapping[str, Any]], names: Mapping[str, Sequence[str]]):
-        self._phrases: list[tuple[re.Pattern[str], frozenset[str], frozenset[tuple[str, str]], bool]] = []
-        for entry in phrases:
-            values = frozenset((slot, value) for slot, allowed in entry["values"].items() for value in allowed)
-            for pattern in entry["patterns"]:
-                self._add(pattern, frozenset(entry["values"]), values, bool(entry.get("generic", False)))
+        entries = list(phrases)
         for name, forms in names.items():
-            self._add_name(name, forms)
+            pattern = f"(?:the )?{re.escape(normalise(name).removeprefix('the '))}"
+            entries.append({"values": {"name": [name], "near": [name]}, "patterns": [pattern, *forms]})
         self._names = frozenset(names)
+        self._phrases: list[tuple[re.Pattern[str], Mention]] = []
+        for entry in entries:
+            values = frozenset((slot, value) for slot, allowed in entry["values"].items() for value in allowed)
+            mention = Mention("", frozenset(entry["values"]), values, entry.get("generic", False))
+            self._phrases += [(re.compile(rf"(?<!\S)(?:{pattern})(?!\S)"), mention) for pattern in entry["patterns"]]
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> "SlotTable":
         """Read a table. `path`: a TOML file of the same form; None is the one for E2E."""
-        if path is None:
-            text = resources.files("ladle.evaluation").joinpath("e2e_slots.toml").read_text(encoding="utf-8")
-        else:
-            text = Path(path).read_text(encoding="utf-8")
-        content = tomllib.loads(text)
+        source = resources.files("ladle.evaluation") / "e2e_slots.toml" if path is None else Path(path)
+        content = tomllib.loads(source.read_text(encoding="utf-8"))
         return cls(content["phrase"], content["names"])
 
     def mentions(self, text: str, mr: Mapping[str, str] | None = None) -> list[Mention]:
@@ -133,21 +114,19 @@ class SlotTable:
             phrases = phrases + SlotTable([], dict.fromkeys(unknown, ()))._phrases
         normal = normalise(text)
         found = [
-            (match.start(), match.end(), Mention(match.group(), slots, values, generic))
-            for pattern, slots, values, generic in phrases
+            (match.start(), match.end(), replace(mention, phrase=match.group()))
+            for pattern, mention in phrases
             for match in pattern.finditer(normal)
         ]
         found.sort(key=lambda item: (item[0] - item[1], item[0]))
-        kept: list[tuple[int, int, Mention]] = []
-        taken: dict[tuple[int, int], int] = {}
+        kept: dict[tuple[int, int], Mention] = {}
         for start, end, mention in found:
-            if (start, end) in taken:  # the same words in two entries stand for the values of both
-                index = taken[start, end]
-                kept[index] = (start, end, _merge(kept[index][2], mention))
-            elif all(end <= other_start or other_end <= start for other_start, other_end, _ in kept):
-                taken[start, end] = len(kept)
-                kept.append((start, end, mention))
-        return [mention for _, _, mention in sorted(kept, key=lambda item: item[0])]
+            if same := kept.get((start, end)):  # the same words in two entries stand for the values of both
+                slots, values = same.slots | mention.slots, same.values | mention.values
+                kept[start, end] = Mention(same.phrase, slots, values, same.generic or mention.generic)
+            elif all(end <= other_start or other_end <= start for other_start, other_end in kept):
+                kept[start, end] = mention
+        return [kept[place] for place in sorted(kept)]
 
     def score(self, text: str, mr: Mapping[str, str]) -> SlotScore:
         """Which slots of `mr` the text says, which it leaves out, and what it adds. An empty text says nothing."""
@@ -163,19 +142,6 @@ class SlotTable:
             slot = min(mention.slots, key=lambda slot: (slot in said, slot not in mr, slot))
             wrong.setdefault(slot, mention.phrase)
         return SlotScore(said, tuple(slot for slot in mr if slot not in said), tuple(wrong.items()))
-
-    def _add(self, pattern: str, slots: frozenset[str], values: frozenset[tuple[str, str]], generic: bool) -> None:
-        self._phrases.append((re.compile(rf"(?<!\S)(?:{pattern})(?!\S)"), slots, values, generic))
-
-    def _add_name(self, name: str, forms: Sequence[str]) -> None:
-        words = normalise(name).removeprefix("the ")
-        values = frozenset({("name", name), ("near", name)})
-        for pattern in (f"(?:the )?{re.escape(words)}", *forms):
-            self._add(pattern, frozenset({"name", "near"}), values, False)
-
-
-def _merge(one: Mention, other: Mention) -> Mention:
-    return Mention(one.phrase, one.slots | other.slots, one.values | other.values, one.generic or other.generic)
 
 
 @cache
@@ -195,24 +161,20 @@ def summarise(
     """Shares over all texts: `said` and `wrong` per slot of the inputs, `faultless` per text (nothing missing, nothing
     added), with 95 % bootstrap intervals; `wrong_by_slot` counts. `groups`: the input of each text, so that its draws
     are resampled together. No texts: said and faultless 0, wrong 1."""
-    counts = np.array(
-        [(len(s.said), s.num_slots, len(s.wrong), not (s.missing or s.wrong), 1) for s in scores], dtype=float
-    ).reshape(-1, 5)
+    rows = [(len(s.said), len(s.said) + len(s.missing), len(s.wrong), not (s.missing or s.wrong), 1) for s in scores]
+    counts = np.array(rows, dtype=float).reshape(-1, 5)
     summed = sum_by_group(counts, groups)
 
-    def share(top: int, bottom: int) -> Any:
-        def of(rows: np.ndarray) -> float:
-            total = summed[rows].sum(axis=0)
-            return float(total[top] / total[bottom]) if total[bottom] else float(top == 2)
-
-        interval = bootstrap_interval(of, len(summed), num_resamples=num_bootstrap, seed=seed)
-        return {"value": of(np.arange(len(summed))), "interval": list(interval) if interval else None}
+    def share(top: int, bottom: int, nothing: float = 0.0) -> dict[str, Any]:
+        ratio = ratio_of_sums(summed[:, [top, bottom]], nothing)
+        interval = bootstrap_interval(ratio, len(summed), num_resamples=num_bootstrap, seed=seed)
+        return {"value": ratio(np.arange(len(summed))), "interval": interval and list(interval)}
 
     return {
         "texts": len(scores),
         "slots": int(counts[:, 1].sum()),
         "said": share(0, 1),
-        "wrong": share(2, 1),
+        "wrong": share(2, 1, nothing=1.0),
         "faultless": share(3, 4),
         "missing_by_slot": dict(Counter(slot for s in scores for slot in s.missing)),
         "wrong_by_slot": dict(Counter(slot for s in scores for slot, _ in s.wrong)),

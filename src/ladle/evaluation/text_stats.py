@@ -30,11 +30,6 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def num_words(text: str) -> int:
-    """Tokens that hold a letter or digit."""
-    return sum(1 for token in tokenise(text) if _WORDLESS.sub("", token))
-
-
 def is_empty(text: str) -> bool:
     """No character but white space."""
     return not text.strip()
@@ -50,6 +45,10 @@ def ngrams(tokens: Sequence[str], order: int) -> list[tuple[str, ...]]:
     return [tuple(tokens[i : i + order]) for i in range(len(tokens) - order + 1)]
 
 
+def _all_ngrams(rows: Iterable[Sequence[str]], order: int) -> list[tuple[str, ...]]:
+    return [gram for row in rows for gram in ngrams(row, order)]
+
+
 def empty_share(texts: Sequence[str]) -> float:
     """Share of empty texts, 0 to 1. No texts: 1."""
     return sum(map(is_empty, texts)) / len(texts) if texts else 1.0
@@ -61,22 +60,20 @@ def distinct_share(texts: Sequence[str]) -> float:
     return len({" ".join(text.split()) for text in texts}) / len(texts) if texts else 0.0
 
 
-def diversity(texts: Sequence[str], orders: Sequence[int] = (2, 3, 4)) -> float:
+def diversity(texts: Sequence[str]) -> float:
     """Div of the paper (arXiv 2212.09462): the product over n = 2..4 of unique over total n-grams of the whole set.
 
     It falls with the number of texts: compare sets of one size only. An order that no text reaches is left out; with
     none reached (no texts, only empty or one-word ones) it is 0.
     """
-    return diversity_of_tokens([tokenise(text) for text in texts], orders)
+    return diversity_of_tokens([tokenise(text) for text in texts])
 
 
-def diversity_of_tokens(rows: Iterable[Sequence[str]], orders: Sequence[int] = (2, 3, 4)) -> float:
+def diversity_of_tokens(rows: Sequence[Sequence[str]]) -> float:
     """`diversity` of texts that are already tokens."""
-    rows = list(rows)
     product, reached = 1.0, False
-    for order in orders:
-        grams = [gram for row in rows for gram in ngrams(row, order)]
-        if grams:
+    for order in (2, 3, 4):
+        if grams := _all_ngrams(rows, order):
             product, reached = product * len(set(grams)) / len(grams), True
     return product if reached else 0.0
 
@@ -84,38 +81,36 @@ def diversity_of_tokens(rows: Iterable[Sequence[str]], orders: Sequence[int] = (
 def distinct_ngrams_of_tokens(rows: Iterable[Sequence[str]], order: int) -> float:
     """distinct-n (Li et al. 2016, arXiv 1510.03055): unique over total n-grams of the whole set. It falls with the
     number of texts. No n-gram at all: 0."""
-    grams = [gram for row in rows for gram in ngrams(row, order)]
+    grams = _all_ngrams(rows, order)
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def entropy_of_tokens(rows: Iterable[Sequence[str]], order: int = 4) -> float:
+def entropy_of_tokens(rows: Iterable[Sequence[str]]) -> float:
     """Shannon entropy, in nats, of the set's n-grams (Zhang et al. 2018, arXiv 1809.05972: Ent-4). It grows with the
     number of texts: log of it where every n-gram is another. No n-gram at all: 0."""
-    counts = np.array(list(Counter(gram for row in rows for gram in ngrams(row, order)).values()), dtype=float)
+    counts = np.array(list(Counter(_all_ngrams(rows, 4)).values()), dtype=float)
     if not len(counts):
         return 0.0
     shares = counts / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
 
-def ngram_set(texts: Iterable[str], order: int = 4) -> set[tuple[str, ...]]:
-    """All n-grams of a corpus, for `memorised_ngrams`."""
-    return {gram for text in texts for gram in ngrams(tokenise(text), order)}
+def ngram_set(texts: Iterable[str]) -> set[tuple[str, ...]]:
+    """All 4-grams of a corpus, for `memorised_ngrams`."""
+    return {gram for text in texts for gram in ngrams(tokenise(text), 4)}
 
 
-def memorised_ngrams(
-    texts: Sequence[str], training: set[tuple[str, ...]], order: int = 4
-) -> tuple[np.ndarray, np.ndarray]:
-    """Per text: how many of its n-grams are in the training text, and how many it has. Two int arrays [N]."""
-    rows = [ngrams(tokenise(text), order) for text in texts]
+def memorised_ngrams(texts: Sequence[str], training: set[tuple[str, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    """Per text: how many of its 4-grams are in the training text, and how many it has. Two int arrays [N]."""
+    rows = [ngrams(tokenise(text), 4) for text in texts]
     found = np.array([sum(gram in training for gram in row) for row in rows], dtype=int)
     return found, np.array([len(row) for row in rows], dtype=int)
 
 
-def memorised_share(texts: Sequence[str], training: Sequence[str], order: int = 4) -> float:
-    """Mem of the paper (arXiv 2212.09462): the share of generated 4-grams that the training text holds. Texts shorter
-    than the order have none and do not count. No n-gram at all: 0."""
-    found, total = memorised_ngrams(texts, ngram_set(training, order), order)
+def memorised_share(texts: Sequence[str], training: Sequence[str]) -> float:
+    """Mem of the paper (arXiv 2212.09462): the share of generated 4-grams that the training text holds. Shorter texts
+    have none and do not count. No 4-gram at all: 0."""
+    found, total = memorised_ngrams(texts, ngram_set(training))
     return float(found.sum() / total.sum()) if total.sum() else 0.0
 
 
@@ -127,8 +122,8 @@ def is_copy(texts: Sequence[str], training: Iterable[str]) -> np.ndarray:
 
 
 def lengths(texts: Sequence[str]) -> np.ndarray:
-    """Words of each text, int array [N]; an empty text has 0."""
-    return np.array([num_words(text) for text in texts], dtype=int)
+    """Words of each text (tokens that hold a letter or digit), int array [N]; an empty text has 0."""
+    return np.array([sum(bool(_WORDLESS.sub("", token)) for token in tokenise(text)) for text in texts], dtype=int)
 
 
 def wasserstein(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:

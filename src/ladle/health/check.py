@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -24,19 +23,8 @@ MAX_KNOWN = 50_000  # texts that the denoiser learns from
 Log = Callable[[str], None]
 
 
-class FitDenoiser(Protocol):
-    """What trains an unconditional denoiser."""
-
-    def __call__(
-        self,
-        autoencoder: TextAutoencoder,
-        known: VectorStore,
-        held_out: VectorStore,
-        minutes: float,
-        seed: int,
-        log: Log,
-    ) -> LatentDiffusionModel:
-        """Of the latents `known`, for so many minutes."""
+# Trains an unconditional denoiser of the known latents (the second argument), for so many minutes, by a seed.
+FitDenoiser = Callable[[TextAutoencoder, VectorStore, VectorStore, float, int, Log], LatentDiffusionModel]
 
 
 @torch.no_grad()
@@ -109,10 +97,7 @@ def check_model_health(
     log: Log = lambda line: None,
 ) -> Health:
     """`ladle inspect --health`: load the model and the texts (held-out ones are split off as in training), measure.
-
-    Raises:
-        UserError: no such model, or bad data.
-    """
+    UserError: no such model, or bad data."""
     splits = load_splits(DataConfig(text=text), data)
     for note in splits.notes:
         log(note)

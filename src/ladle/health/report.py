@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ladle.diffusion.model import DiffusionConfig
+from ladle.evaluation.markdown import table
 from ladle.health.geometry import Spectrum
 from ladle.health.recovery import Recovery, advised_shift, noise_tells
 from ladle.storage.parts import ModelParts
@@ -78,6 +79,9 @@ def describe_health(health: Health) -> str:
         columns |= {f"denoiser of {health.denoiser_minutes:g} min": "denoised", "z0 explained by it": "explained"}
     if health.recovery[0].prior is not None:
         columns |= {"own prior": "prior", "z0 explained by that": "prior_explained"}
+    cells = [
+        [f"{row.log_snr:g}", *(f"{getattr(row, name):.1%}" for name in columns.values())] for row in health.recovery
+    ]
     lines = [
         f"{health.texts:,} held-out texts, {health.latents_per_token:.2f} latents a token: BLEU "
         f"{health.reconstruction['bleu']:.1f}, {health.reconstruction['exact']:.1%} exact, "
@@ -85,13 +89,7 @@ def describe_health(health: Health) -> str:
         "",
         "Tokens put right from noised latents:",
         "",
-        "| log-SNR | " + " | ".join(columns) + " |",
-        "|---" * (1 + len(columns)) + "|",
-    ]
-    for row in health.recovery:
-        cells = [f"{getattr(row, name):.1%}" for name in columns.values()]
-        lines.append(f"| {row.log_snr:g} | " + " | ".join(cells) + " |")
-    lines += [
+        *table(["log-SNR", *columns], cells),
         "",
         f"channels {spectrum.channels}, effective rank {spectrum.effective_rank:.1f}; half of the variance in "
         f"{spectrum.half} directions, 90 % in {spectrum.most}",
