@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter, Token
 
 from ladle.data.files import STDIO
-from ladle.data.rows import Row, read_rows
+from ladle.data.rows import Columns, Row, read_rows
 from ladle.errors import UserError
 from ladle.storage.writing import write_rows
 from ladle.version import __version__
@@ -23,6 +23,7 @@ File = Annotated[str, Parameter(converter=_file)]
 Decoder = Literal["autoregressive", "parallel"]
 OutputFile = Annotated[str, Parameter(name=("--output", "-o"), converter=_file)]
 OutputFolder = Annotated[Path, Parameter(name=("--output", "-o"))]
+ColumnNames = Annotated[Columns | None, Parameter(name="*")]  # --text, --label, --source
 
 app = App(
     name="ladle",

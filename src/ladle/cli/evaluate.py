@@ -6,7 +6,7 @@ from typing import Literal
 
 from cyclopts import App
 
-from ladle.cli.app import File, OutputFile, OutputFolder, app, log
+from ladle.cli.app import ColumnNames, File, OutputFile, OutputFolder, app, log
 from ladle.data.files import STDIO
 from ladle.errors import UserError
 from ladle.storage.writing import check_writable
@@ -29,8 +29,11 @@ def evaluate(
     slots: bool = False,
     model: str | None = None,
     plots: Path | None = None,
+    columns: ColumnNames = None,
 ) -> None:
     """Score samples, with real text beside them, scored alike. Prints a table; the whole report is JSON.
+
+    --text, --label and --source are columns of the reference and of the training texts.
 
     Args:
         samples: What `ladle sample` wrote; - is standard input.
@@ -59,6 +62,7 @@ def evaluate(
     report = run_evaluation(
         samples, reference, train, output, mauve_encoder, scorer, [str(path) for path in judge or ()], novelty,
         rouge, bertscore_encoder, slots, None if model is None else LatentDiffusion.from_pretrained(model), plots,
+        columns=columns,
     )  # fmt: skip
     if output != STDIO:
         print(to_markdown(report), end="")
@@ -105,6 +109,7 @@ def fit_judge(
     test: File | None = None,
     kind: Literal["bigrams", "encoder"] = "bigrams",
     encoder: str | None = None,
+    columns: ColumnNames = None,
 ) -> None:
     """Train a classifier on labelled texts, for `ladle evaluate --judge`.
 
@@ -119,7 +124,7 @@ def fit_judge(
 
     from ladle.evaluation.judge import fit_judge as run_fitting
 
-    real = run_fitting(data, output, kind=kind, encoder=encoder, test=test).real
+    real = run_fitting(data, output, kind=kind, encoder=encoder, test=test, columns=columns).real
     if real:
         low, high = real["interval"]
         log(f"accuracy on {real['n']:,} real rows kept apart: {real['value']:.1%} [{low:.1%}, {high:.1%}]")

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from ladle.cli.app import Decoder, File, OutputFile, app, check_counts, log, read_and_say, say_cut, write_and_say
 from ladle.cli.sample_options import Options, given
 from ladle.data.files import STDIO
-from ladle.data.rows import Row
+from ladle.data.rows import Columns, Row
 from ladle.errors import UserError
 from ladle.storage.writing import check_writable
 
@@ -92,6 +92,7 @@ def reconstruct(
     model: str = "base-en",
     output: OutputFile = STDIO,
     decoder: Decoder | None = None,
+    text: str | None = None,
     batch_size: int = 128,
 ) -> None:
     """Encode texts and decode them again. Rows: text, reconstruction; on standard error, how well that went.
@@ -101,6 +102,7 @@ def reconstruct(
         model: A model folder, a shipped model's name, or a hub id.
         output: JSON Lines file to write (.gz compresses); - is standard output.
         decoder: What turns latents into words. Default: autoregressive.
+        text: Column of the texts. Default: text, else target, else the only one that holds text.
         batch_size: Texts at once; smaller takes less memory.
     """
     check_counts({"--batch-size": batch_size})
@@ -109,7 +111,7 @@ def reconstruct(
     from ladle.evaluation.overlap import CorpusBleu
     from ladle.pipeline import LatentDiffusion
 
-    originals = [row["text"] for row in read_and_say(texts)]
+    originals = [row["text"] for row in read_and_say(texts, columns=Columns(text))]
     loaded = LatentDiffusion.from_pretrained(model)
     say_cut(loaded.autoencoder.backbone.tokenizer, loaded.max_tokens, originals, "texts")
     decoded: list[str] = []

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from ladle.cli.app import File, OutputFolder, app, log
+from ladle.cli.app import ColumnNames, File, OutputFolder, app, log
+from ladle.data.rows import Columns
 from ladle.data.tables import kind_of
 from ladle.errors import UserError
 from ladle.storage.writing import check_writable
@@ -24,10 +25,8 @@ def train(
     minutes: float | None = None,
     from_scratch: Annotated[bool, Parameter(show_default=False)] = False,
     backbone: str | None = None,
-    text: str | None = None,
-    label: str | None = None,
-    source: str | None = None,
     seed: int | None = None,
+    columns: ColumnNames = None,
 ) -> None:
     """Train a model on a file of texts. The same command goes on from where an interrupted one stopped.
 
@@ -40,9 +39,6 @@ def train(
         minutes: Time for all stages together.
         from_scratch: Train everything from nothing, where the default starts from prior-en.
         backbone: A pre-trained encoder-decoder to build on, such as facebook/bart-base: a folder or a hub id.
-        text: Column of the texts. Default: text, else target, which belongs to source.
-        label: Column of the class labels; "" leaves them out. Default: label, if there is one.
-        source: Column of the source texts to condition on; "" leaves them out. Default: source, if there is one.
         seed: Seed of everything random in the training.
     """
     if recipe is not None and kind_of(recipe) is not None:
@@ -54,9 +50,7 @@ def train(
         "training.seed": seed,
         "start": "nothing" if from_scratch else None,
         "autoencoder.backbone.pretrained": backbone,
-        "data.text": text,
-        "data.label": label,
-        "data.source": source,
+        **{f"data.{name}": column for name, column in vars(columns or Columns()).items()},
     }
     # JSON writes strings and numbers as TOML reads them.
     flags = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items() if value is not None]

@@ -41,7 +41,13 @@ class Row(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds what. None: the usual name, where there is one. "": leave it out."""
+    """Which column holds what.
+
+    Args:
+        text: Column of the texts. Default: text, else target, else the only one that holds text.
+        label: Column of the class labels; "" leaves them out. Default: label, if there is one.
+        source: Column of the source texts; "" leaves them out. Default: source, if there is one.
+    """
 
     text: str | None = None
     label: str | None = None

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ladle.data.files import PathLike, name_of
 from ladle.data.in_memory import RowSource
-from ladle.data.rows import read_rows
+from ladle.data.rows import Columns, read_rows
 from ladle.errors import UserError
 from ladle.evaluation.bertscore import load_bert_score
 from ladle.evaluation.judge import Judge
@@ -61,6 +61,7 @@ def evaluate(
     seeds: int = 3,
     num_bootstrap: int = 1000,
     seed: int = 0,
+    columns: Columns | None = None,
 ) -> dict[str, Any]:
     """Score samples and return the report; written as JSON to `output` (`-`: standard output).
 
@@ -87,6 +88,7 @@ def evaluate(
         seeds: clusterings that MAUVE is averaged over, at least 3.
         num_bootstrap: resamples for intervals; 0 leaves the intervals out.
         seed: of resampling and of every subset drawn.
+        columns: of the reference and of the training rows.
 
     Raises:
         UserError: bad input or a missing extra, in one line.
@@ -120,10 +122,10 @@ def evaluate(
     for sample in sampled if slots else ():
         if sample.source is None or not parse_mr(sample.source):
             raise UserError(f"slots are counted by E2E's inputs, and this is none: {sample.source!r:.60}")
-    held_out = read_reference(reference) if reference is not None else None
+    held_out = read_reference(reference, columns) if reference is not None else None
     if (rouge or slots or bertscore_encoder) and not references_by_source(sampled, held_out):
         raise UserError("no sample has an input with references: ROUGE, BERTScore and slots compare with them")
-    known = [row["text"] for row in read_rows(train, name="train")] if train is not None else None
+    known = [row["text"] for row in read_rows(train, columns, name="train")] if train is not None else None
     measurement = Measurement(
         reference=held_out,
         train=known,

@@ -16,7 +16,7 @@ import numpy as np
 
 from ladle.data.files import PathLike
 from ladle.data.in_memory import RowSource
-from ladle.data.rows import Row, read_rows
+from ladle.data.rows import Columns, Row, read_rows
 from ladle.errors import UserError, first_line
 from ladle.evaluation.intervals import wilson_interval
 from ladle.evaluation.mauve import Featuriser, shown_name
@@ -131,6 +131,7 @@ def fit_judge(
     encoder: str | None = None,
     test: RowSource | None = None,
     seed: int = 0,
+    columns: Columns | None = None,
 ) -> Judge:
     """Train a judge on labelled rows and write it to a folder.
 
@@ -140,6 +141,7 @@ def fit_judge(
         kind: `bigrams` or `encoder`.
         encoder: folder or hub id, for `encoder`.
         test: rows for the judge's own accuracy; a fifth of `data` is kept apart when None.
+        columns: of both.
 
     Raises:
         UserError: bad input, fewer than two labels, an encoder that is missing.
@@ -148,13 +150,13 @@ def fit_judge(
         raise UserError(f"unknown kind of judge '{kind}': allowed are {', '.join(get_args(Kind))}")
     if (kind == "encoder") != (encoder is not None):
         raise UserError("a judge of kind 'encoder' needs --encoder FOLDER, one of kind 'bigrams' takes none")
-    rows = labelled_rows(data)
+    rows = labelled_rows(data, columns)
     if test is None:
         order = np.random.default_rng(seed).permutation(len(rows))
         cut = max(1, len(rows) // 5)
         held, rows = [rows[i] for i in order[:cut]], [rows[i] for i in order[cut:]]
     else:
-        held = labelled_rows(test)
+        held = labelled_rows(test, columns)
     judge = fit_rows(rows, kind, encoder)
     judge.measure(held)
     judge.save(output)
@@ -206,9 +208,9 @@ def fit_rows(
     return Judge(kind, names, weight.astype(np.float32), bias.astype(np.float32), vocabulary, encoder)
 
 
-def labelled_rows(source: RowSource) -> list[Row]:
+def labelled_rows(source: RowSource, columns: Columns | None = None) -> list[Row]:
     """The rows of a file, or of rows in memory, that have a label. UserError as `read_rows`, or where none has one."""
-    return read_rows(source, need=("text", "label"))
+    return read_rows(source, columns, need=("text", "label"))
 
 
 def _some(rows: Sequence[Row], count: int) -> Sequence[Row]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ladle.data.in_memory import RowSource
-from ladle.data.rows import Row, read_rows
+from ladle.data.rows import Columns, Row, read_rows
 
 Groups = list[list[str]]  # texts by input
 
@@ -40,10 +40,10 @@ def read_samples(source: RowSource) -> list[Sample]:
     return [Sample(row["text"], row.get("source"), row.get("label"), tuple(row.get("references", ()))) for row in rows]
 
 
-def read_reference(source: RowSource) -> Reference:
+def read_reference(source: RowSource, columns: Columns | None = None) -> Reference:
     """Held-out rows, gathered by source: an input's texts are its `references`, or the texts of its rows.
     UserError as `read_rows`."""
-    return gather(read_rows(source, name="reference"))
+    return gather(read_rows(source, columns, name="reference"))
 
 
 def gather(rows: Sequence[Row]) -> Reference:

@@ -37,7 +37,7 @@ class Health:
 
 def advice(health: Health, parts: ModelParts) -> dict[str, str]:
     """Setting -> what the figures say for it, each with its reason."""
-    autoencoder, spectrum = parts.autoencoder.config, health.spectrum
+    tokens, spectrum = parts.autoencoder.bottleneck.tokens_per_latent, health.spectrum
     kept, half = health.reconstruction["tokens"], health.half_log_snr
     present = (parts.diffusion.config.schedule if parts.diffusion is not None else DiffusionConfig().schedule).shift
     if noise_tells(health.recovery, kept):
@@ -53,11 +53,10 @@ def advice(health: Health, parts: ModelParts) -> dict[str, str]:
     rank, channels = spectrum.effective_rank, spectrum.channels
     if kept >= 0.98:
         latents = f"as now: {kept:.1%} of tokens come back"
-    elif autoencoder.bottleneck.kind == "aligned":
-        fewer = max(1, autoencoder.bottleneck.tokens_per_latent - 1)
-        latents = f"more: {kept:.1%} of tokens come back; autoencoder.bottleneck.tokens_per_latent={fewer}"
-        if fewer == autoencoder.bottleneck.tokens_per_latent:
-            latents = f"as now, one a token, and {kept:.1%} come back: train the autoencoder longer"
+    elif tokens == 1:
+        latents = f"as now, one a token, and {kept:.1%} come back: train the autoencoder longer"
+    elif tokens:
+        latents = f"more: {kept:.1%} of tokens come back; autoencoder.bottleneck.tokens_per_latent={tokens - 1}"
     else:
         latents = f"more: {kept:.1%} of tokens come back; autoencoder.bottleneck.num_latents"
     found["number of latents"] = latents

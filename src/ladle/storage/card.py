@@ -79,11 +79,8 @@ def _section(title: str, *blocks: str) -> list[str]:
 
 def _what_it_is(parts: ModelParts, base: str | None) -> Iterator[str]:
     config = parts.autoencoder.config
-    kind = (
-        f"one latent for every {config.bottleneck.tokens_per_latent} tokens"
-        if config.bottleneck.kind == "aligned"
-        else f"{config.bottleneck.num_latents} latents a text"
-    )
+    number = parts.autoencoder.bottleneck.tokens_per_latent
+    kind = f"one latent for every {number} tokens" if number else f"{parts.autoencoder.max_latents} latents a text"
     copied = config.backbone.pretrained
     if parts.info.get("summary"):
         yield str(parts.info["summary"])

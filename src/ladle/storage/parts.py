@@ -56,11 +56,12 @@ def list_parts(parts: ModelParts) -> Iterator[Part]:
     autoencoder, diffusion = parts.autoencoder, parts.diffusion
     backbone, config = autoencoder.backbone, autoencoder.config
     bottleneck = config.bottleneck
-    shape = f"{bottleneck.tokens_per_latent} tokens" if bottleneck.kind == "aligned" else "learned queries"
+    number = autoencoder.bottleneck.tokens_per_latent
+    shape = f"{number} tokens to a latent" if number else f"{autoencoder.max_latents} latents a text"
     what = f"{type(backbone.model).__name__}, {len(backbone.tokenizer):,} tokens"
     yield Part("backbone", "backbone", what, backbone.model)
     yield Part("tokenizer", "tokenizer", "", None)
-    yield Part("bottleneck", "bottleneck", f"{bottleneck.kind}, {shape} to a latent", autoencoder.bottleneck)
+    yield Part("bottleneck", "bottleneck", f"{bottleneck.kind}, {shape}", autoencoder.bottleneck)
     if autoencoder.parallel_decoder is not None:
         layers = f"layers: {config.parallel_layers}"
         yield Part("parallel decoder", "parallel_decoder", layers, autoencoder.parallel_decoder)
