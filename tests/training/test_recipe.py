@@ -320,12 +320,18 @@ def test_a_wrong_choice_is_found_with_its_stage() -> None:
         plan(steps=10, decoder={"optimiser": {"lr_schedule": "cosin"}})
 
 
-def test_a_divergence_without_a_gaussian_is_refused() -> None:
-    """A setting that nobody reads would be a setting that nobody gets."""
-    with pytest.raises(
-        UserError, match='training.autoencoder.kl needs autoencoder.bottleneck.regulariser = "gaussian"'
-    ):
-        plan(autoencoder={"kl": {"scale": 0.1}})
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("training.autoencoder.kl.scale=0.1", 'kl needs autoencoder.bottleneck.regulariser = "gaussian"'),
+        ("training.backbone=all", "training.backbone needs autoencoder.backbone.pretrained"),
+        ("source={encoder='x', memory='latents'}", 'source: encoder needs memory = "states"'),
+    ],
+)
+def test_a_setting_that_nobody_would_read_is_refused(item: str, message: str) -> None:
+    """Else it would be a setting that nobody gets."""
+    with pytest.raises(UserError, match=message):
+        load_recipe(data="x.txt", sets=[item])
 
 
 # ------------------------------------------------------------------------------------------------ writing

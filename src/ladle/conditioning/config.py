@@ -1,10 +1,10 @@
 """Which conditions a model knows: class labels, a source text, both or none."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ladle.config import Config, nearest
@@ -25,6 +25,12 @@ class SourceConfig(Config):
     """Whether nothing but one linear map stands above the memory, as in the paper: no norm, no positions, no layers."""
     max_tokens: int = Field(96, ge=1)
     """The most vectors of the memory that are read; a longer source is cut."""
+
+    @model_validator(mode="after")
+    def _encoder_gives_states(self) -> Self:
+        if self.encoder is not None and self.memory != "states":
+            raise ValueError('encoder needs memory = "states": latents are those of the autoencoder')
+        return self
 
 
 class ConditionConfig(Config):

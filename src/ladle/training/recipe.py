@@ -142,10 +142,14 @@ class Recipe(Config):
     """Licence, attribution, language and description for the model card."""
 
     @model_validator(mode="after")
-    def _kl_has_a_gaussian(self) -> Self:
+    def _no_setting_is_ignored(self) -> Self:
         kl = "kl" in self.training.autoencoder.model_fields_set and self.training.autoencoder.kl != KLConfig()
         if kl and self.autoencoder.bottleneck.regulariser != "gaussian":
             raise ValueError('training.autoencoder.kl needs autoencoder.bottleneck.regulariser = "gaussian"')
+        if self.training.backbone != "none" and self.autoencoder.backbone.pretrained is None:
+            raise ValueError(
+                "training.backbone needs autoencoder.backbone.pretrained: one from nothing is always trained"
+            )
         return self
 
 
