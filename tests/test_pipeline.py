@@ -414,7 +414,7 @@ def test_a_text_too_long_is_cut_and_an_empty_one_is_a_text(aligned: LatentDiffus
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_samples": 0}, "num_samples is 0: it must be at least 1"),
+        ({"num_samples": 0}, "num_samples is 0; it must be at least 1"),
         ({"num_samples": -3}, "num_samples is -3"),
         ({"seeds": []}, "num_samples is 0"),
         ({"num_samples": 3, "seeds": [1, 2]}, "these disagree: num_samples 3, seeds 2"),
@@ -430,7 +430,7 @@ def test_a_text_too_long_is_cut_and_an_empty_one_is_a_text(aligned: LatentDiffus
         ({"sampler": "dimm"}, "ddim"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
         ({"candidates": 0}, "candidates"),
-        ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"decoder": "sequential"}, "decoder"),
         ({"candidates": 2, "choose": "best"}, "choose"),
     ],
@@ -460,7 +460,7 @@ def test_what_the_model_was_not_trained_for_is_refused() -> None:
         build().classify(["a cat.", "no."], seeds=[0])
     with pytest.raises(UserError, match="does not tell labels by words"):
         build().classify("a cat.", by="words")
-    with pytest.raises(UserError, match="num_levels is 0: it must be at least 1"):
+    with pytest.raises(UserError, match="num_levels is 0; it must be at least 1"):
         build().classify("a cat.", num_levels=0)
     autoencoder = tiny.tiny_autoencoder(parallel=False)
     lone = LatentDiffusion(ModelParts("lone", autoencoder, tiny.tiny_diffusion(autoencoder)))

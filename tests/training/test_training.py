@@ -167,7 +167,7 @@ def test_sources_may_be_read_by_another_model(tmp_path: Path) -> None:
     """A name that is none is told before the autoencoder trains; the model folder carries the encoder."""
     data = write(tmp_path / "rows.jsonl", ROWS, "text", "source")
     bert = tiny.bert_folder(tmp_path / "bert")
-    with pytest.raises(UserError, match="cannot load the source's encoder"):
+    with pytest.raises(UserError, match="cannot load the source encoder"):
         train(recipe(data, source={"encoder": str(tmp_path)}), tmp_path / "other", log=quiet)
     assert steps_done(tmp_path / "other") == {}
     lines: list[str] = []
