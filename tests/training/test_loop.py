@@ -310,7 +310,7 @@ def test_patience_ends_a_training_that_no_longer_improves(tmp_path: Path) -> Non
 
 
 def test_a_metric_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="keep_best is 'bleu': diffusion is validated by mse"):
+    with pytest.raises(UserError, match="keep_best is 'bleu'; the metrics of diffusion are mse"):
         train(TinyStage(), tmp_path, steps=20, keep_best="bleu")
 
 
@@ -415,7 +415,7 @@ def test_a_skipped_step_leaves_the_weights_alone(tmp_path: Path) -> None:
 
 def test_twenty_such_steps_in_a_row_end_the_training(tmp_path: Path) -> None:
     """With advice, instead of hours of nothing."""
-    with pytest.raises(LadleError, match=r"not finite 20 steps in a row \(step 34\).*training\.lr.*fp32"):
+    with pytest.raises(LadleError, match=r"not finite in 20 steps in a row \(step 34\).*training\.optimiser\.lr.*fp32"):
         train(Broken(range(15, 1000)), tmp_path, steps=100)
 
 

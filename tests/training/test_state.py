@@ -89,7 +89,7 @@ def test_a_finished_stage_gives_its_averages(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "parts"),
     [
-        ({"training": {"lr": 0.2}, "data": {"batches": "abc"}}, ["training.lr = 0.1", "now 0.2", "--output"]),
+        ({"training": {"lr": 0.2}, "data": {"batches": "abc"}}, ["training.lr = 0.1", "but now it is 0.2", "--output"]),
         ({"training": {"lr": 0.1}, "data": {"batches": "xyz"}}, ['data.batches = "abc"', 'now "xyz"']),
         ({"training": {"lr": 0.2}, "data": {"batches": "xyz"}}, ["training.lr", "also different: data.batches"]),
         ({"training": {"lr": 0.1}}, ["data.batches", "now nothing"]),

@@ -120,7 +120,7 @@ def test_a_run_folder_says_how_it_was_made(labelled: tuple[Path, Recipe, list[st
     assert set(info["minutes"]) == {"autoencoder", "diffusion", "decoder"}
     assert info["data"][0]["name"] == "rows.jsonl"
     assert "2 labels: bad, good" in lines
-    assert any(re.fullmatch(r"4\d texts to train on, [45] held out", line) for line in lines)
+    assert any(re.fullmatch(r"4\d training texts, [45] held-out texts", line) for line in lines)
 
 
 def test_the_finished_model_has_normalised_latents(labelled: tuple[Path, Recipe, list[str]]) -> None:
@@ -313,7 +313,7 @@ def test_a_given_autoencoder_takes_settings_of_training_but_no_sizes(
     training = {"steps": 10, "autoencoder": {"parallel_loss_scale": 0.0}}
     train(recipe(data, start=str(labelled[0]), autoencoder=asked, training=training), tmp_path / "run",
           log=lines.append)  # fmt: skip
-    said = f"the autoencoder of '{labelled[0]}' stays as it is: [autoencoder] of the recipe is not read"
+    said = f"the autoencoder of '{labelled[0]}' is not changed; the recipe's [autoencoder] is not used"
     assert said in lines
     given, new = load_parts(labelled[0]).autoencoder, load_parts(tmp_path / "run").autoencoder
     assert new.config == given.config
@@ -353,8 +353,8 @@ def test_a_vocabulary_of_ones_own_wants_the_given_sizes(
     """Asked for, that is said in one line; where Ladle chooses, it begins from nothing and says why."""
     data = write(tmp_path / "rows.jsonl", ROWS, "text")
     for part, change, reason in (
-        ("backbone", {"width": 64}, "it is 32 wide, autoencoder.backbone.width is 64"),
-        ("bottleneck", {"latent_dim": 4}, "its bottleneck has other settings than autoencoder.bottleneck"),
+        ("backbone", {"width": 64}, "its width is 32, but autoencoder.backbone.width is 64"),
+        ("bottleneck", {"latent_dim": 4}, "its bottleneck differs from the settings in autoencoder.bottleneck"),
     ):
         sizes = SIZES | {part: SIZES[part] | change}
         made = recipe(data, start=str(labelled[0]), own_vocabulary=True, autoencoder=sizes)
@@ -480,8 +480,8 @@ def test_much_text_gets_a_vocabulary_of_its_own_and_little_the_priors(
     data = write(tmp_path / "rows.jsonl", ROWS, "text")
     monkeypatch.setattr("ladle.training.warm_start.PRIOR", str(labelled[0] / "final"))
     for limit, own, line in (
-        (10, True, "are enough for a vocabulary of their own"),
-        (10**6, False, "are little to learn a language from"),
+        (10, True, "are enough for a new vocabulary"),
+        (10**6, False, "are too few to learn a language"),
     ):
         monkeypatch.setattr("ladle.training.warm_start.OWN_CHARACTERS", limit)
         lines: list[str] = []
@@ -563,7 +563,7 @@ def test_the_shift_stays_where_the_autoencoder_has_learnt_too_little(tmp_path: P
     rows = write(tmp_path / "rows.jsonl", ROWS, "text")
     lines: list[str] = []
     train(recipe(rows), tmp_path / "run", log=lines.append)
-    assert "the noise schedule's shift is 2: too little comes back to measure it" in lines
+    assert "the noise schedule's shift is 2: too little is recovered to measure it" in lines
     diffusion = load_parts(tmp_path / "run").diffusion
     assert diffusion is not None and diffusion.config.schedule.shift == 2
 

@@ -31,7 +31,7 @@ def evaluate(
     plots: Path | None = None,
     columns: ColumnNames = None,
 ) -> None:
-    """Score samples, and score real texts in the same way for comparison. Prints a table; --output writes it all.
+    """Score samples, and score real texts in the same way for comparison. Prints a table; --output writes a report.
 
     --text, --label and --source name columns of the reference file and of the training file.
 
@@ -58,7 +58,7 @@ def evaluate(
     from ladle.pipeline import LatentDiffusion
 
     if model is not None and reference is None:
-        raise UserError("--model reconstructs reference texts; give a file of them with --reference")
+        raise UserError("--model needs reference texts; give a reference file with --reference")
     report = run_evaluation(
         samples, reference, train, output, mauve_encoder, scorer, [str(path) for path in judge or ()], novelty,
         rouge, bertscore_encoder, slots, None if model is None else LatentDiffusion.from_pretrained(model), plots,

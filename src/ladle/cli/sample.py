@@ -47,8 +47,7 @@ def sample(
     Args:
         model: A model folder, a shipped model's name, or a hub id.
         num_samples: Number of texts. With --source, number of texts for each row of the source file.
-        seed: Seed of the first text; each next text adds 1. A seed gives the same text at any batch size. Default: a
-            new seed each time, shown on standard error.
+        seed: Seed of the first text; seeds count up from it. Texts do not depend on --batch-size. Default: random.
         output: JSON Lines file to write (.gz compresses); - is standard output.
         label: Class to draw from. Repeat the option to draw from several classes in turn.
         source: File of texts to condition on: in the column 'source', or one text per line.

@@ -1,4 +1,4 @@
-"""Keeping the weights of the best validation (`keep_best`), and ending when none gets better (`patience`)."""
+"""Keeps the weights of the best validation (`keep_best`), and ends a training without progress (`patience`)."""
 
 from collections.abc import Mapping
 
@@ -34,7 +34,7 @@ class BestWeights:
         if name is None:
             return
         if name not in metrics:
-            raise UserError(f"keep_best is '{name}': {stage} is validated by {', '.join(metrics) or 'nothing'}")
+            raise UserError(f"keep_best is '{name}'; the metrics of {stage} are {', '.join(metrics) or 'none'}")
         if self.position.best is None or metrics[name] < self.position.best[name]:
             self.position.best, self.position.num_stale = dict(metrics), 0
             self.tensors = {key: value.clone() for key, value in (trained_tensors(module) | ema.tensors()).items()}

@@ -1,4 +1,4 @@
-"""The exponential moving average of a module's trained parameters: what is validated, sampled from and shipped."""
+"""The exponential moving average of a module's trained parameters, used for validation, samples and the result."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ class EMA:
     """Averages of the parameters that require a gradient, in float32 on the parameters' device.
 
     `average += (1 - decay_n) * (parameter - average)` with `decay_n = min(decay, (1 + n) / (10 + n))` at update n. The
-    second term is the warm-up: after n updates the average reaches back about n / 9 of them, so a short run does not
-    average in its initialisation and a long one ends at `decay`.
+    second term is a warm-up: after n updates the average covers about the last n / 9 updates. So a short run does not
+    average in its initial weights, and a long run ends at `decay`.
 
     With a `decay` of 0 the averages are the parameters themselves.
     """
