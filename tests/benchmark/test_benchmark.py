@@ -157,7 +157,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
             "",
             f'test_path = "{rows}"\n[metrics]\nother_path = "{rows}"\nscorer_minutes = 1\n',
             [],
-            "that the systems learn",
+            "the systems train on every row",
         ),
     ):
         suite.write_text(head + f'[data]\npath = "{rows}"\nvalid_fraction = 0.1\n' + tail

@@ -217,7 +217,7 @@ def test_rows_in_memory_train_as_a_file_of_them_does(tmp_path: Path) -> None:
     train(nameless, tmp_path / "texts", log=quiet, data=[row["text"] for row in ROWS])
     assert LatentDiffusion.from_pretrained(tmp_path / "texts").labels == ()
     for without in (nameless, None):
-        with pytest.raises(UserError, match="no data: name a file or a folder"):
+        with pytest.raises(UserError, match="no data; name a file or a folder"):
             train(without, tmp_path / "none", log=quiet)
     assert not (tmp_path / "none").exists()
 
@@ -358,7 +358,7 @@ def test_a_vocabulary_of_ones_own_wants_the_given_sizes(
     ):
         sizes = SIZES | {part: SIZES[part] | change}
         made = recipe(data, start=str(labelled[0]), own_vocabulary=True, autoencoder=sizes)
-        with pytest.raises(UserError, match=f"does not fit this one: {reason}"):
+        with pytest.raises(UserError, match=f"cannot start from this model: {reason}"):
             train(made, tmp_path / "refused", log=quiet)
         monkeypatch.setattr("ladle.training.warm_start.PRIOR", str(labelled[0] / "final"))
         monkeypatch.setattr("ladle.training.warm_start.OWN_CHARACTERS", 10)
@@ -373,7 +373,9 @@ def test_a_vocabulary_of_ones_own_wants_the_given_sizes(
 def test_too_many_labels_are_said_before_anything_is_trained(tmp_path: Path) -> None:
     """A column of ids taken for labels: not after an hour of the autoencoder's stage."""
     rows = [{"text": f"text {i}", "label": f"id {i}"} for i in range(300)]
-    with pytest.raises(UserError, match=r"2\d\d different values, 200 are allowed: name another column with --label"):
+    with pytest.raises(
+        UserError, match=r"2\d\d different values; at most 200 are allowed; name another column with --label"
+    ):
         train(recipe(write(tmp_path / "rows.jsonl", rows, "text", "label")), tmp_path / "run", log=quiet)
     assert not (tmp_path / "run" / "state").exists()
 
@@ -440,7 +442,7 @@ def test_a_denoiser_starts_from_the_model_it_is_given(tmp_path: Path, labelled: 
     lines.clear()
     other = recipe(data, **given, diffusion={"denoiser": {"width": 16, "num_layers": 2, "num_skips": 1}})
     train(other, tmp_path / "other", stage="diffusion", log=lines.append)
-    assert any("has other sizes or another prediction: starting without it" in line for line in lines)
+    assert any("differs in sizes or prediction: starting without it" in line for line in lines)
 
 
 def test_only_an_adapted_decoder_is_given_early_estimates(tmp_path: Path) -> None:
@@ -571,7 +573,7 @@ def test_the_shift_stays_where_the_autoencoder_has_learnt_too_little(tmp_path: P
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     """With those that there are; nothing is written."""
     with pytest.raises(
-        UserError, match="unknown stage 'encoder': allowed are all, autoencoder, diffusion, joint, decoder"
+        UserError, match="unknown stage 'encoder'; allowed are all, autoencoder, diffusion, joint, decoder"
     ):
         train(Recipe(), tmp_path / "run", stage="encoder")
     assert not (tmp_path / "run").exists()

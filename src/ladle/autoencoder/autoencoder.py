@@ -56,7 +56,7 @@ class TextAutoencoder(nn.Module):
 
     @property
     def max_latents(self) -> int:
-        """The most latents that a text has."""
+        """The largest number of latents of a text."""
         return self.bottleneck.max_latents
 
     @property

@@ -67,7 +67,7 @@ class SlotScore:
 
 
 def parse_mr(source: str) -> dict[str, str]:
-    """`"name[Aromi], food[Italian]"` -> `{"name": "Aromi", "food": "Italian"}`. UserError for what is no such list."""
+    """`"name[Aromi], food[Italian]"` -> `{"name": "Aromi", "food": "Italian"}`. Raises UserError for other text."""
     found = _SLOT.findall(source)
     if not found or _SLOT.sub("", source).strip():
         raise UserError(f"not a meaning representation: {source!r}; give slots such as 'name[Aromi], food[Italian]'")
@@ -105,7 +105,7 @@ class SlotTable:
         return cls(content["phrase"], content["names"])
 
     def mentions(self, text: str, mr: Mapping[str, str] | None = None) -> list[Mention]:
-        """All phrases found in `text`, in its order; of two that overlap the longer. Names of `mr` are known too."""
+        """All phrases found in `text`, in order. Of two that overlap the longer counts. Names in `mr` are found too."""
         phrases = self._phrases
         unknown = [mr[slot] for slot in ("name", "near") if mr and slot in mr and mr[slot] not in self._names]
         if unknown:
@@ -135,8 +135,8 @@ class SlotTable:
         for mention in mentions:
             if mention.generic or any(mr.get(slot) == value for slot, value in mention.values):
                 continue
-            # A phrase of several slots (a name can be the place or what is near) is laid to one that the text has
-            # not said, else to one that the input has not.
+            # A phrase of several slots (a name can be the place or a place nearby) counts as an addition to a slot that
+            # the text has not said, else to a slot that the input does not have.
             slot = min(mention.slots, key=lambda slot: (slot in said, slot not in mr, slot))
             wrong.setdefault(slot, mention.phrase)
         return SlotScore(said, tuple(slot for slot in mr if slot not in said), tuple(wrong.items()))

@@ -23,7 +23,7 @@ MAX_KNOWN = 50_000  # texts that the denoiser learns from
 Log = Callable[[str], None]
 
 
-# Trains an unconditional denoiser of the known latents (the second argument), for so many minutes, by a seed.
+# Trains an unconditional denoiser on the known latents (the second argument), given minutes and a seed.
 FitDenoiser = Callable[[TextAutoencoder, VectorStore, VectorStore, float, int, Log], LatentDiffusionModel]
 
 
@@ -96,8 +96,8 @@ def check_model_health(
     seed: int = 0,
     log: Log = lambda line: None,
 ) -> Health:
-    """`ladle inspect --health`: load the model and the texts (held-out ones are split off as in training), measure.
-    UserError: no such model, or bad data."""
+    """`ladle inspect --health`: load the model and the texts (held-out texts are split off as in training), and
+    measure. Raises UserError: no such model, or bad data."""
     splits = load_splits(DataConfig(text=text), data)
     for note in splits.notes:
         log(note)

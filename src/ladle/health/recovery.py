@@ -54,7 +54,7 @@ def recovery_curve(
     prior: LatentDiffusionModel | None = None,
     seed: int = 0,
 ) -> list[Recovery]:
-    """What is left at each of `LOG_SNRS`: to the decoder alone, and through the denoisers that there are."""
+    """The recovery at each of `LOG_SNRS`, by the decoder alone and by the given denoisers."""
     variance = latents.vectors.float().square().mean()
     found = []
     for log_snr in LOG_SNRS:
@@ -102,16 +102,16 @@ def noise_tells(recovery: Sequence[Recovery], clean: float) -> bool:
 
 
 def advised_shift(half_log_snr: float) -> float:
-    """The schedule's shift that puts `half_log_snr` at t = .5, so that half of the times are spent on either side of
-    the level where texts are decided (both kinds of schedule have log-SNR -2 log shift there)."""
+    """The schedule's shift that puts `half_log_snr` at t = .5, so that half of the times lie on either side of the
+    level where texts are decided (both kinds of schedule have log-SNR -2 log shift there)."""
     return round(min(8.0, max(0.25, math.exp(-half_log_snr / 2))), 2)
 
 
 @torch.no_grad()
 def calibrated_shift(autoencoder: TextAutoencoder, texts: Sequence[str], seed: int = 0) -> tuple[float, float] | None:
-    """(shift of the schedule, log-SNR at which half is lost) by the decoder alone, on `MAX_QUICK` texts at most.
+    """(shift of the schedule, log-SNR at which half is lost) for the decoder alone, on at most `MAX_QUICK` texts.
 
-    None where `noise_tells` nothing.
+    None if `noise_tells` is False.
     """
     texts = [text for text in texts if text.strip()][:MAX_QUICK]
     tokens, latents = store_tokens(autoencoder, texts), store_latents(autoencoder, texts)
@@ -140,7 +140,7 @@ def _estimated(model: LatentDiffusionModel, log_snr: float, seed: int, errors: l
 
 
 def _noise_like(z0: Tensor, seed: int) -> Tensor:
-    """Noise that is the same for the same batch at every level, so that levels differ by their noise's size alone."""
+    """Noise that is the same for a batch at every level, so that levels differ only in the size of their noise."""
     generator = torch.Generator().manual_seed(seed + z0.shape[1])
     return torch.randn(z0.shape, generator=generator).to(z0)
 

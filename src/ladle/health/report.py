@@ -13,11 +13,11 @@ from ladle.storage.parts import ModelParts
 
 @dataclass(frozen=True)
 class Health:
-    """`inspect --health`: figures and what follows from them (see `advice`).
+    """The figures of `inspect --health`, and the advice that follows from them (see `advice`).
 
-    texts: how many were measured. reconstruction: bleu (0 to 100), exact (share of texts) and tokens (share).
-    latents_per_token: mean. half_log_snr: where half of what the latents tell the decoder is lost. midpoints: see
-    `midpoint_distances`. denoiser_minutes: of the denoiser behind `Recovery.denoised`.
+    texts: number of measured texts. reconstruction: bleu (0 to 100), exact (share of texts) and tokens (share).
+    latents_per_token: mean. half_log_snr: where the decoder loses half of what the latents tell it. midpoints: see
+    `midpoint_distances`. denoiser_minutes: training of the denoiser behind `Recovery.denoised`.
     """
 
     texts: int

@@ -81,7 +81,7 @@ class SamplingOptions(Config):
             if name not in names:
                 raise UserError(f"there is no sampling option '{name}': {nearest(name, names)}")
         both = {name: given.pop(name) for name in LatentDraw.model_fields if name in given}
-        LatentDraw.parse(both, "sampling")  # here, or the error would be told once for each half of the pair
+        LatentDraw.parse(both, "sampling")  # here, else the error would be reported once for each half
         values = self.model_dump()
         for half in ("conditional", "unconditional"):
             own = given.pop(half, {})

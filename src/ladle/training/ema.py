@@ -27,7 +27,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the parameters as they are now."""
+        """Update the averages with the present parameters."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         current = [parameter.detach().float() for parameter in self._parameters]
         torch._foreach_lerp_(self._averages, current, 1 - decay)  # one kernel for all; a loop costs a launch each
@@ -35,7 +35,7 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block the module holds the averages; afterwards the parameters come back bit by bit."""
+        """Within the block the module holds the averages. Afterwards it has exactly its parameters again."""
         kept = [parameter.detach().clone() for parameter in self._parameters]
         try:
             self.copy_to_module()
@@ -52,7 +52,7 @@ class EMA:
         return dict(zip(self._names, self._averages, strict=True))
 
     def load(self, tensors: Mapping[str, Tensor], num_updates: int) -> None:
-        """Take up averages saved from `tensors()`.
+        """Load averages that were saved from `tensors()`.
 
         Raises:
             KeyError: a parameter's average is missing.

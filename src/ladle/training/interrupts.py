@@ -29,7 +29,7 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """A step that must not be torn. A second signal tears it: `inside` then stays true, as after any error."""
+        """A step that must not stop half-way. A second signal stops it; `inside` then stays true, as after an error."""
         self.inside = True
         yield
         self.inside = False

@@ -38,8 +38,8 @@ from ladle.training.state import (
     trained_tensors,
 )
 
-MAX_BAD_STEPS = 20  # steps in a row with a loss or gradient that is not finite, before the training gives up
-LOG_EVERY = 50  # steps to a row of metrics.jsonl
+MAX_BAD_STEPS = 20  # the training fails after so many steps in a row with a loss or gradient that is not finite
+LOG_EVERY = 50  # steps for each row of metrics.jsonl
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TrainingResult:
     state: dict[str, Tensor]
     """Averaged parameters and buffers by name, on the module's device."""
     metrics: dict[str, float]
-    """The last validation (the best one with `keep_best`), and the last training loss as `loss`."""
+    """The last validation (with `keep_best` the best one), and the last training loss as `loss`."""
     step: int
     seconds: float
 
@@ -102,7 +102,7 @@ def train_stage(
 
 
 class _Training:
-    """One call of `train_stage` that has something to do."""
+    """One call of `train_stage` on an unfinished stage."""
 
     def __init__(self, stage: Stage, config: TrainingConfig, run_dir: Path, folder: StateFolder, log: Log) -> None:
         from accelerate import Accelerator  # two seconds that a finished stage does not need
@@ -243,7 +243,7 @@ class _Training:
             self._validate()
         if _due(self.config.sample_every, self.position.sampled, self._now):
             self._sample()
-        # A large state on a slow disk is saved less often, so that saving takes a tenth of the time at most.
+        # A large state on a slow disk is saved less often, so that saving takes at most a tenth of the time.
         due = time.monotonic() - self.saved_at >= max(self.config.save_every_seconds, 10 * self.save_cost)
         if self.processes.of_main(due):
             self._save()

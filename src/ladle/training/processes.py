@@ -27,7 +27,7 @@ def main_first() -> AbstractContextManager[None]:
 
 
 def set_up() -> Any:
-    """Accelerate's state of this process. Each of several processes gets its own GPU, where there are any."""
+    """Accelerate's state of this process. Each of several processes gets its own GPU if there are GPUs."""
     from accelerate import PartialState
 
     # (By default accelerate takes several processes without a GPU for single ones.)

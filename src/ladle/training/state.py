@@ -186,7 +186,7 @@ def check_identity(
         key = differing[0]
         others = f" (also different: {', '.join(differing[1:6])})" if differing[1:] else ""
         raise UserError(
-            f"{path} was started with {key} = {_short(old.get(key))}, but now it is {_short(new.get(key))}{others}; "
+            f"{path} was started with {key} = {_short(old.get(key))}, but now {_short(new.get(key))} is given{others}; "
             "give the earlier values to continue that run, or another --output to start a new run"
         )
 

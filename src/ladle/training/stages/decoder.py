@@ -102,7 +102,7 @@ class DecoderStage:
         return noised.index_copy(0, chosen, estimated.to(noised))
 
     def _estimated(self, z0: Tensor, mask: Tensor, raw: RawCondition) -> Tensor:
-        """What the sampler would hand on at a random level each: guided, and with its own last estimate to go by."""
+        """The estimates that a sampler would return at random levels, with guidance and self-conditioning."""
         assert self.diffusion is not None
         raw = self.diffusion.condition.drop(raw, self.drop_prob)
         low, high = self.times
@@ -111,7 +111,8 @@ class DecoderStage:
 
 
 def trained_for_decoding(autoencoder: TextAutoencoder) -> list[torch.nn.Module]:
-    """The backbone's decoder but for the embeddings, which the encoder shares; where it is frozen, the way to it."""
+    """The modules that the stage trains: the parallel decoder, and the backbone's decoder without its embeddings, which
+    the encoder shares. If that decoder is frozen, the modules from latents to memory take its place."""
     decoder, bottleneck = autoencoder.backbone.model.get_decoder(), autoencoder.bottleneck
     parts: list[torch.nn.Module] = [part for part in decoder.children() if not isinstance(part, torch.nn.Embedding)]
     if not any(parameter.requires_grad for part in parts for parameter in part.parameters()):
