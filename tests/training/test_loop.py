@@ -339,14 +339,14 @@ def test_other_settings_data_or_model_are_refused_and_free_ones_are_not(tmp_path
         train(Interrupted([5]), tmp_path, steps=20)
     with pytest.raises(UserError, match=r"training\.lr = 0\.01, but now 0\.02 is given.*another --output"):
         train(TinyStage(), tmp_path, steps=20, lr=0.02)
-    with pytest.raises(UserError, match=r"training\.steps = 20, now 30"):
+    with pytest.raises(UserError, match=r"training\.steps = 20, but now 30"):
         train(TinyStage(), tmp_path, steps=30)
     with pytest.raises(UserError, match=r"data\.batches"):
         train(TinyStage(num_rows=50), tmp_path, steps=20)
     with pytest.raises(UserError, match=r"model\.num_trained_parameters"):
         train(TinyStage(width=17), tmp_path, steps=20)
     config = TrainingConfig(steps=20, lr=0.01, precision="fp32")
-    with pytest.raises(UserError, match=r'autoencoder = nothing, now "base-en"'):
+    with pytest.raises(UserError, match=r'autoencoder = nothing, but now "base-en"'):
         train_stage(TinyStage(), config, tmp_path, identity={"autoencoder": "base-en"}, log=lambda line: None)
     result = train(TinyStage(), tmp_path, steps=20, save_every_seconds=1, validate_every=0)
     assert result.step == 20
