@@ -145,16 +145,18 @@ def test_advice_follows_the_figures(health: Any) -> None:
     dull = replace(health, recovery=[replace(row, decoder=0.9) for row in health.recovery])
     untold = advice(dull, parts)
     for setting in ("diffusion.schedule.shift", "training.autoencoder.latent_noise"):
-        assert untold[setting].startswith("as now") and untold[setting].endswith("too little comes back to tell")
+        assert untold[setting].startswith("as now") and untold[setting].endswith(
+            "too little is recovered to give advice"
+        )
     full = replace(lossy, spectrum=replace(health.spectrum, effective_rank=0.95 * health.spectrum.channels))
-    assert advice(full, parts)["autoencoder.bottleneck.latent_dim"].startswith("wider")
+    assert advice(full, parts)["autoencoder.bottleneck.latent_dim"].startswith("more than")
     thin = replace(health, spectrum=replace(health.spectrum, effective_rank=3.0, channels=64))
-    assert advice(thin, parts)["autoencoder.bottleneck.latent_dim"].startswith("8 would do (now 64)")
+    assert advice(thin, parts)["autoencoder.bottleneck.latent_dim"].startswith("8 is enough (now 64)")
 
 
 def test_too_few_texts() -> None:
     model = LatentDiffusion(memorised.memorised_parts("aligned"))
-    with pytest.raises(UserError, match="needs texts to learn from and others, held out"):
+    with pytest.raises(UserError, match="needs training texts and held-out texts"):
         check_health(model, memorised.EIGHT, [" "])
     one = check_health(model, ["a cat."], ["no."])
     assert one.texts == 1
@@ -180,7 +182,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out) == report
     for words, complaint in (
         ([*base, "--health"], "give --data FILE"),
-        ([*base, "--data", "texts.txt"], "are for --health"),
+        ([*base, "--data", "texts.txt"], "--data and --output need --health"),
         ([*given[:-1], "-1"], "--minutes is -1"),
         ([*base, "--health", "--data", str(tmp_path / "none.txt")], "none.txt"),
     ):

@@ -12,14 +12,14 @@ from ladle.errors import UserError
 class Config(BaseModel):
     """A frozen, validated group of settings, declared beside the component that it configures.
 
-    The docstring under a field says what the setting does; `--help` and docs/settings.md show it.
+    The docstring under a field says what the setting does. `--help` and docs/settings.md show this docstring.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> Self:
-        """Validate `values`. `where` (a recipe's path, say) opens the message of any error.
+        """Validate `values`. Error messages begin with `where`, such as the path of a recipe.
 
         Raises UserError: an unknown key (with the nearest valid one) or a value out of range.
         """
@@ -30,7 +30,7 @@ class Config(BaseModel):
 
 
 def by_kind(default: str) -> Discriminator:
-    """How settings choose among the classes of a union: by their `kind`, or by `default` where they give none."""
+    """A discriminator for unions of config classes: settings choose a class by their `kind`, else by `default`."""
 
     def kind_of(given: Any) -> Any:
         return given.get("kind", default) if isinstance(given, Mapping) else getattr(given, "kind", default)
@@ -45,8 +45,8 @@ def nearest(word: str, allowed: list[str]) -> str:
 
 
 def leaves(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting under a config class, as (dotted name, pydantic's field); of a union, those of each class in it.
-    A name that several classes of a union share comes once."""
+    """Every setting under a config class, as (dotted name, pydantic's field). A union gives the settings of all its
+    classes; a name that several of them share comes once."""
     found: dict[str, Any] = {}
     for name, field in cls.model_fields.items():
         groups = [leaf for _, group in _groups(field.annotation) for leaf in leaves(group, f"{prefix}{name}.")]
@@ -56,7 +56,7 @@ def leaves(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _groups(annotation: Any, tag: str | None = None) -> list[tuple[str | None, type[BaseModel]]]:
-    """The config classes that an annotation is made of, each with its tag in a union."""
+    """The config classes in an annotation, each with its tag in a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [(tag, annotation)]
     own = next((extra.tag for extra in getattr(annotation, "__metadata__", ()) if isinstance(extra, Tag)), None)
@@ -79,8 +79,7 @@ def _explain(cls: type[BaseModel], error: Any) -> str:
 
 
 def _place(cls: type[BaseModel], location: list[str]) -> tuple[list[str], list[type[BaseModel]]]:
-    """Where an error is, without the tags of unions that pydantic puts into the location; and the classes that hold
-    the last key."""
+    """The location of an error without the union tags that pydantic adds, and the classes that hold the last key."""
     path: list[str] = []
     groups: list[tuple[str | None, type[BaseModel]]] = [(None, cls)]
     holders = [cls]

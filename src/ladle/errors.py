@@ -1,6 +1,6 @@
-"""The two kinds of failure that a user is told about in one line.
+"""The two kinds of failure that a user sees as one line.
 
-Everything else is a defect of ours and keeps its traceback.
+Any other exception is a defect of Ladle and keeps its traceback.
 """
 
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ class LadleError(Exception):
 
 
 class UserError(LadleError):
-    """Wrong use or wrong input. Says what was given, what is allowed, what to do: exit code 2."""
+    """Wrong use or wrong input: exit code 2. The message says what was given, what is allowed and what to do."""
 
     exit_code = 2
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in a line."""
+    """The message of an error, as one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
 def from_extra(needs: str, extra: str, package: str) -> Iterator[None]:
-    """Around the import of a package that a plain install leaves out. needs: "MAUVE needs", say.
+    """Wraps the import of a package that a plain install leaves out. needs: the subject, such as "MAUVE needs".
 
     Raises:
         UserError: the extra is not installed.

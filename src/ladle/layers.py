@@ -18,9 +18,9 @@ class Attention(nn.Module):
     Args:
         width: channels of the queries and of the output.
         num_heads: heads; must divide `width`.
-        memory_width: channels of `memory` where it differs from `width`.
+        memory_width: channels of `memory`, if different from `width`.
         qk_norm: RMS-normalise queries and keys per head, with a learned gain (arXiv 2212.09462, appendix).
-        bias: of the output. dropout: of what is read, in training.
+        bias: whether the output has a bias. dropout: of the attention weights, in training.
 
     Raises:
         UserError: `num_heads` does not divide `width`.
@@ -37,7 +37,7 @@ class Attention(nn.Module):
     ):
         super().__init__()
         if width % num_heads:
-            raise UserError(f"num_heads {num_heads} given: it has to divide the width, {width}")
+            raise UserError(f"num_heads is {num_heads}; it must divide the width, {width}")
         self.num_heads, self.head_size = num_heads, width // num_heads
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(memory_width or width, 2 * width, bias=False)
@@ -79,7 +79,7 @@ def feed_forward(width: int, expansion: int = 4) -> nn.Sequential:
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer that says zero until it has learnt."""
+    """A linear layer whose output is zero at the start."""
     layer = nn.Linear(inputs, outputs)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -87,7 +87,7 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block; with `memory_width`, cross-attention stands between its two halves."""
+    """A pre-norm transformer block. With `memory_width` it has cross-attention between its two halves."""
 
     def __init__(
         self, width: int, num_heads: int, memory_width: int | None = None, expansion: int = 4, qk_norm: bool = False
@@ -124,8 +124,8 @@ def lengths_to_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 def with_last_estimate(zt: Tensor, absent: Tensor, last: Tensor | None, rows: Tensor | None) -> Tensor:
-    """zt [B, L, D] beside the last z0_hat, [B, L, 2D]; `absent` [D] where there is none, or where `rows` [B] is
-    False."""
+    """zt [B, L, D] and the last z0_hat, concatenated to [B, L, 2D]. `absent` [D] replaces z0_hat if there is none, or
+    in rows where `rows` [B] is False."""
     previous = absent.expand_as(zt)
     if last is not None:
         previous = last.to(zt)

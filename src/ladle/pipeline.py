@@ -1,4 +1,4 @@
-"""LatentDiffusion: texts in, texts out. The one class that most users need."""
+"""LatentDiffusion: texts in, texts out. Most users need only this class."""
 
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ Dtype = str | torch.dtype | None
 
 
 class LatentDiffusion:
-    """A trained model: an autoencoder, and (but for `base-en`) a diffusion model over its latents.
+    """A trained model: an autoencoder and (except in `base-en`) a diffusion model over its latents.
 
         model = LatentDiffusion.from_pretrained("e2e")
         model.generate(num_samples=8, seed=0)
@@ -38,8 +38,8 @@ class LatentDiffusion:
 
     Args:
         parts: from `load_parts`, or put together by hand.
-        device: where to run; a GPU if there is one when None.
-        digest: what identifies the weights in written samples.
+        device: where to run; None: a GPU if there is one.
+        digest: identifies the weights in written samples.
     """
 
     def __init__(self, parts: ModelParts, device: Device = None, digest: str | None = None):
@@ -53,12 +53,12 @@ class LatentDiffusion:
         """Load a model folder, a shipped model by name, or a hub id.
 
         Args:
-            revision: branch, tag or commit of a model on the hub; its main branch when None.
-            dtype: of the weights in memory: float32 (when None), float16 or bfloat16, as a `torch.dtype` or its name.
-            device: where to run; a GPU if there is one when None.
+            revision: branch, tag or commit of a model on the hub; None: its main branch.
+            dtype: of the weights in memory: float32 (or None), float16 or bfloat16, as a `torch.dtype` or its name.
+            device: where to run; None: a GPU if there is one.
 
         Raises:
-            UserError: no such model, a damaged folder, another dtype, a revision of a model that is not on the hub.
+            UserError: no such model, a damaged folder, another dtype, a revision for a model that is not on the hub.
         """
         known = _dtype(dtype)  # before anything is read
         folder = resolve_model(str(name_or_path), revision=revision)
@@ -66,11 +66,11 @@ class LatentDiffusion:
         return model.to(model.device, known)
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a model folder that `from_pretrained` reads; `dtype` (float16, say) is that of the stored weights."""
+        """Write a model folder that `from_pretrained` reads. `dtype`: of the stored weights, such as float16."""
         save_parts(self.parts, folder, dtype=dtype)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload the model folder to the Hugging Face hub; returns its address. `options` are `create_repo`'s."""
+        """Upload the model folder to the Hugging Face hub and return its address. `options`: of `create_repo`."""
         from huggingface_hub import HfApi
 
         api = HfApi()
@@ -83,8 +83,8 @@ class LatentDiffusion:
     def to(self, device: str | torch.device, dtype: Dtype = None) -> Self:
         """Move to a device; the model is in eval mode.
 
-        dtype: of the weights from here on, as in `from_pretrained`; None leaves it as it is. Latents, the sampler's
-        arithmetic and the normaliser (a buffer, by which every latent is divided and multiplied) stay float32.
+        dtype: of the weights from now on, as in `from_pretrained`; None changes nothing. Latents, the sampler's
+        arithmetic and the normaliser (a buffer that scales every latent) stay float32.
 
         Raises UserError: another dtype.
         """
@@ -108,17 +108,17 @@ class LatentDiffusion:
 
     @property
     def diffusion(self) -> LatentDiffusionModel:
-        """The diffusion model. UserError where there is none (`base-en`)."""
+        """The diffusion model. Raises UserError if there is none (`base-en`)."""
         if self.parts.diffusion is None:
             raise UserError(
-                f"'{self.parts.name}' is an autoencoder without a diffusion model, so it cannot sample: "
-                "train one with `ladle train --data FILE`, or use a shipped generator such as 'e2e'"
+                f"'{self.parts.name}' is an autoencoder without a diffusion model, so it cannot sample; "
+                "train a model with `ladle train --data FILE`, or use a shipped generator such as 'e2e'"
             )
         return self.parts.diffusion
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classes that the model can be asked for."""
+        """Names of the classes that the model knows."""
         return () if self.parts.diffusion is None else self.parts.diffusion.condition.config.labels
 
     @property
@@ -128,7 +128,7 @@ class LatentDiffusion:
 
     @property
     def max_tokens(self) -> int:
-        """The longest text, in tokens; longer ones are cut."""
+        """Length of the longest text, in tokens. Longer texts are cut."""
         return self.autoencoder.backbone.max_tokens
 
     @overload
@@ -155,30 +155,30 @@ class LatentDiffusion:
         """Draw texts.
 
         Args:
-            num_samples: how many. When None it is found from `seeds`, `label` or `source`, and is 1 without them.
-            seed: of the first text; the next ones count up. 5 means 5, 6, 7, ... and the same texts each time. Without
-                `seed` and `seeds` every call draws other texts.
-            seeds: one for each text. A seed gives its text at any batch size.
+            num_samples: number of texts. None: the number of `seeds`, `label` or `source`, and 1 without them.
+            seed: of the first text; seeds count up from it. 5 means 5, 6, 7, ... and gives the same texts each time.
+                Without `seed` and `seeds` every call draws new texts.
+            seeds: one for each text. A seed gives the same text at any batch size.
             label: one class for all texts, or one for each text (None: no class).
             source: one source text for all texts, or one for each text (None: no source).
-            batch_size: samples at once; smaller takes less memory.
-            on_step: called with (steps done, steps in all, as far as is known: candidates may ask for another round).
-            return_samples: return `Sample`s, which hold seed, latents and score beside the text.
-            overrides: options by the names of `ladle.sampling.options.SamplingOptions`, such as `guidance_scale=2.0`.
-                `noise_scale`, `length_temperature` and `stop_time` hold for texts with and without a condition. Those
-                that are not given are those that the model was saved with.
+            batch_size: samples drawn at once; a smaller number needs less memory.
+            on_step: called with (steps done, steps in total). The total grows if candidates need another round.
+            return_samples: return `Sample`s, which hold seed, latents and score besides the text.
+            overrides: fields of `ladle.sampling.options.SamplingOptions`, such as `guidance_scale=2.0`. `noise_scale`,
+                `length_temperature` and `stop_time` apply to texts with and without a condition. The defaults are the
+                options that the model was saved with.
 
         Returns:
             Texts, or samples, in the order of the seeds.
 
         Raises:
             UserError: lengths that disagree, both `seed` and `seeds`, an unknown label or option, a value out of range,
-                a model that cannot be conditioned so or cannot sample.
+                a condition that the model does not take, a model that cannot sample.
         """
         options = self.parts.sampling.override(**overrides)
         request = Request.line_up(num_samples, seed, seeds, label, source)
         if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
         check = LabelCheck(
             self.labels,
             lambda texts, seeds: self.classify(texts, seeds=seeds, batch_size=batch_size),
@@ -200,32 +200,32 @@ class LatentDiffusion:
         """texts -> probabilities of the model's labels, [N, len(labels)].
 
         Args:
-            by: `words`: which words and pairs of words are there, as in the texts that the model learnt from
-                (`ladle.evaluation.judge`). `denoiser`: how well each label helps the model's own denoiser
-                (`ladle.diffusion.classifier`), each as likely as another beforehand. None: words, where the model has
-                what they need; they tell more (benchmarks/LOG.md).
-            seeds: of the noise, one a text; 0 for all when None. A seed gives its figures at any batch size.
-            num_levels: amounts of noise at which the classes are compared; more cost more and err less.
+            by: `words`: a judge of words and pairs of words, trained on the model's own data
+                (`ladle.evaluation.judge`). `denoiser`: how much each label helps the model's own denoiser
+                (`ladle.diffusion.classifier`), with equal prior probabilities. None: `words` if the model has a judge,
+                which is more accurate (benchmarks/LOG.md).
+            seeds: of the noise, one per text; None: 0 for all. A seed gives the same figures at any batch size.
+            num_levels: noise levels at which classes are compared; more levels take longer and give smaller errors.
 
         Raises:
-            UserError: a model without labels, no texts, another number of seeds, num_levels below 1, `words` of a model
-                that was not trained to tell them.
+            UserError: a model without labels, no texts, a wrong number of seeds, num_levels below 1, `words` for a
+                model without a judge.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         judge = self.parts.judge
         if not self.labels:
-            raise UserError(f"'{self.parts.name}' was trained without labels: it cannot tell classes apart")
+            raise UserError(f"'{self.parts.name}' was trained without labels, so it cannot classify; use another model")
         if by not in (None, "words", "denoiser"):
-            raise UserError(f"by is '{by}': allowed are words, denoiser")
+            raise UserError(f"by is '{by}'; allowed are words, denoiser")
         if by == "words" and judge is None:
-            raise UserError(f"'{self.parts.name}' does not tell labels by words: use by=\"denoiser\"")
+            raise UserError(f"'{self.parts.name}' has no judge of words; use by=\"denoiser\"")
         if num_levels < 1:
-            raise UserError(f"num_levels is {num_levels}: it must be at least 1")
+            raise UserError(f"num_levels is {num_levels}; it must be at least 1")
         if not texts:
             raise UserError("no texts given")
         seeds = [0] * len(texts) if seeds is None else seeds
         if len(seeds) != len(texts):
-            raise UserError(f"these disagree: texts {len(texts)}, seeds {len(seeds)}")
+            raise UserError(f"these lengths disagree: texts {len(texts)}, seeds {len(seeds)}")
         if judge is not None and by != "denoiser":
             return torch.from_numpy(judge.probabilities(texts, self.labels))
         return self._classify_by_denoising(texts, seeds, num_levels, batch_size)
@@ -248,7 +248,7 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def encode(self, texts: str | Sequence[str], batch_size: int = 128) -> Latents:
-        """texts -> normalised latents z0, [B, L, D] with mask [B, L]; texts beyond `max_tokens` are cut."""
+        """texts -> normalised latents z0, [B, L, D] with mask [B, L]. Texts longer than `max_tokens` are cut."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise UserError("no texts given")
@@ -282,5 +282,5 @@ def _dtype(dtype: Dtype) -> torch.dtype | None:
     """The dtype of this name."""
     name = str(dtype).removeprefix("torch.")
     if dtype is not None and name not in DTYPES:
-        raise UserError(f"there is no dtype '{name}' for weights: {nearest(name, list(DTYPES))}")
+        raise UserError(f"weights cannot have the dtype '{name}': {nearest(name, list(DTYPES))}")
     return DTYPES.get(name)

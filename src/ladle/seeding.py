@@ -14,31 +14,31 @@ MAX_SEED = 2**32 - 1
 
 
 class SampleNoise:
-    """The random streams of B samples. Sample i's numbers follow from `seeds[i]` and from its own draws alone: not
-    from the other samples, the order, the batch's split, or the padding.
+    """The random streams of B samples. Sample i's numbers depend only on `seeds[i]` and on its own earlier draws, not
+    on the other samples, their order, the split into batches, or padding.
 
     Args:
         seeds: one per sample; equal seeds give equal streams.
         device: where the drawn tensors go.
 
     Raises:
-        UserError: no seeds, or one outside 0 .. 2^32 - 1 (torch's CPU generator reads 32 bits of a seed and would
-            silently give two seeds the same stream).
+        UserError: no seeds, or a seed outside 0 .. 2^32 - 1 (torch's CPU generator reads only 32 bits of a seed, so
+            two larger seeds could silently give the same stream).
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
         seeds = [int(seed) for seed in seeds]
         if not seeds:
-            raise UserError("no seeds given: one per sample is needed")
+            raise UserError("no seeds given; give one seed per sample")
         for seed in seeds:
             if not 0 <= seed <= MAX_SEED:
-                raise UserError(f"seed {seed} given: allowed are 0 to {MAX_SEED}")
+                raise UserError(f"seed is {seed}; it must be from 0 to {MAX_SEED}")
         self.device = torch.device(device)
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     @classmethod
     def join(cls, parts: Sequence["SampleNoise"]) -> "SampleNoise":
-        """The streams of all `parts` side by side, each going on from where it stands."""
+        """The streams of all `parts` together. Each continues from its present position."""
         joined = cls.__new__(cls)
         joined.device = parts[0].device
         joined._generators = [generator for part in parts for generator in part._generators]
@@ -61,7 +61,7 @@ class SampleNoise:
         own_shapes = [tuple(own) for own in shape if not isinstance(own, int)]
         shapes: list[tuple[int, ...]] = own_shapes or [sizes] * len(self)
         if len(shapes) != len(self) or len({len(own) for own in shapes}) != 1:
-            raise ValueError(f"{len(self)} shapes with equal numbers of axes are needed, {shapes} given")
+            raise ValueError(f"shapes are {shapes}; give {len(self)} shapes with equal numbers of axes")
         largest = [max(axis) for axis in zip(*shapes, strict=True)]
         batch = torch.zeros(len(self), *largest)
         for row, own, generator in zip(batch, shapes, self._generators, strict=True):

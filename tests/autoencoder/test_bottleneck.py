@@ -118,7 +118,7 @@ def test_perceiver_latents_tell_the_order_of_the_tokens() -> None:
 def test_heads_that_do_not_divide_the_width_are_named(kind: str, width: int, heads: int) -> None:
     """A setting that cannot work says so when the model is built, not in the middle of a batch. The paper's has as
     many heads as 64 channels go into the width."""
-    with pytest.raises(UserError, match=f"num_heads {heads} given: it has to divide the width, {width}"):
+    with pytest.raises(UserError, match=f"num_heads is {heads}; it must divide the width, {width}"):
         build(kind, width, num_heads=5)
 
 

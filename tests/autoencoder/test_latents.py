@@ -58,7 +58,7 @@ def test_a_constant_channel_stays_finite() -> None:
 
 def test_fitting_on_fewer_than_two_latents_is_refused() -> None:
     """There is no variance of one number."""
-    with pytest.raises(ValueError, match="at least two latents, got 1"):
+    with pytest.raises(ValueError, match="at least two latents; 1 given"):
         Normaliser(3).fit([Latents(torch.zeros(1, 2, 3), torch.tensor([[True, False]]))])
 
 

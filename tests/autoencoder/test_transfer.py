@@ -70,7 +70,7 @@ def test_other_widths_are_refused() -> None:
     """Nothing of the one would mean anything in the other."""
     given = tiny.tiny_autoencoder()
     own = other(given, backbone=given.config.backbone.model_copy(update={"width": 2 * given.backbone.width}))
-    with pytest.raises(UserError, match="it is 32 wide, autoencoder.backbone.width is 64"):
+    with pytest.raises(UserError, match="its width is 32, but autoencoder.backbone.width is 64"):
         transfer(given, own)
 
 

@@ -151,13 +151,13 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for head, tail, words, message in (
         ("", "", [], "no test rows"),
         ("", f'test_path = "{rows}"\n', ["--budget", "0"], "--budget is 0"),
-        ('condition = "label"\n', f'test_path = "{rows}"\n', [], "no test row has one"),
-        ('condition = "source"\n', f'test_path = "{rows}"\n', [], "no test row has one"),
+        ('condition = "label"\n', f'test_path = "{rows}"\n', [], "no test row has a label"),
+        ('condition = "source"\n', f'test_path = "{rows}"\n', [], "no test row has a source"),
         (
             "",
             f'test_path = "{rows}"\n[metrics]\nother_path = "{rows}"\nscorer_minutes = 1\n',
             [],
-            "that the systems learn",
+            "the systems train on every row",
         ),
     ):
         suite.write_text(head + f'[data]\npath = "{rows}"\nvalid_fraction = 0.1\n' + tail

@@ -48,7 +48,7 @@ def test_settings_of_all_systems_give_way_to_a_systems_own(tmp_path: Path) -> No
     plan = recipe.training.diffusion
     assert (recipe.start, plan.share, plan.curriculum, plan.loss) == ("nothing", 2, 0.3, "huber")
     (tmp_path / "s.toml").write_text(HEAD + "[recipe.data]\npath = 'x'\n" + LADLE)
-    with pytest.raises(UserError, match=r"^recipe\.data: a system has the suite's data"):
+    with pytest.raises(UserError, match=r"^recipe\.data: the suite gives a system its data"):
         recipe_of("ladle", load_suite(tmp_path / "s.toml"), 4.0)
 
 
@@ -72,7 +72,7 @@ def test_paths_are_found_from_the_suite(tmp_path: Path) -> None:
         ("training_seeds = 9\n" + HEAD + LADLE, "training_seeds is 9"),
         ('rival = "x"\n' + HEAD + LADLE, "rival is 'x'"),
         (HEAD + '[systems."a b"]\nkind = "ladle"\n', "cannot be a system's name"),
-        (HEAD + LADLE + '[systems.ladle.settings."a/b"]\n', "no name of a folder"),
+        (HEAD + LADLE + '[systems.ladle.settings."a/b"]\n', "'a/b' cannot be the name of a folder"),
         (HEAD + LADLE + '[metrics]\njudges = ["x"]\n', "judges"),
     ],
 )

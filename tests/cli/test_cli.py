@@ -205,7 +205,7 @@ def test_reconstruct_keeps_the_order_and_tells_what_was_cut(run: Run, model: Pat
     assert [row["text"] for row in rows(out)] == given
     assert [row["reconstruction"] for row in rows(out)] == LatentDiffusion.from_pretrained(model).reconstruct(given)
     assert "1 of 3 texts are longer than the model's 24 tokens and were cut" in err
-    assert re.search(r"3 texts: BLEU \d+\.\d, \d+\.\d% of them exactly the same", err)
+    assert re.search(r"3 texts: BLEU \d+\.\d, \d+\.\d% exactly the same", err)
 
 
 def test_evaluate_prints_a_table_and_writes_the_report(run: Run, texts: Path, tmp_path: Path):
@@ -267,7 +267,7 @@ def test_demo_without_shipped_models_says_so(run: Run, monkeypatch):
     monkeypatch.setattr("ladle.cli.demo.shipped_models", dict)
     code, out, err = run("demo")
     assert (code, out) == (1, "")
-    assert "no shipped model 'e2e'" in one_line(err)
+    assert "needs the shipped model 'e2e'" in one_line(err)
 
 
 # --------------------------------------------------------------------------------------------------- wrong use
@@ -285,13 +285,13 @@ NO_MODEL = "/no/such/model"  # the checks below come before any model is loaded
         (["sample", "--model", "x", "--decoder", "paralel"], 'Did you mean "parallel"?'),
         (["train", "--data", "x", "--stage", "difusion"], 'Did you mean "diffusion"?'),
         (["evaluate"], "SAMPLES requires an argument"),
-        (["sample", "--model", NO_MODEL, "-n", "0"], "--num-samples is 0: it must be at least 1"),
+        (["sample", "--model", NO_MODEL, "-n", "0"], "--num-samples is 0; it must be at least 1"),
         (["sample", "--model", NO_MODEL, "--num-inference-steps", "0"], "num_inference_steps: must be"),
         (["sample", "--model", NO_MODEL, "--candidates", "-1"], "candidates: must be"),
         (["sample", "--model", NO_MODEL, "--batch-size", "0"], "--batch-size is 0"),
         (["reconstruct", "x", "--batch-size", "0"], "--batch-size is 0"),
         (["sample", "--model", NO_MODEL, "--seed", "-1"], "--seed is -1"),
-        (["sample", "--model", NO_MODEL, "--seed", str(2**32 - 1), "-n", "2"], "0 to 4294967294 are allowed"),
+        (["sample", "--model", NO_MODEL, "--seed", str(2**32 - 1), "-n", "2"], "must be from 0 to 4294967294"),
         (["sample", "--model", NO_MODEL, "--guidance-scale", "nan"], "guidance_scale: must be a finite number"),
         (["sample", "--model", NO_MODEL, "--temperature", "-1"], "temperature: must be"),
         (["sample", "--model", NO_MODEL, "--stop-time", "1"], "stop_time: must be less than 1 (given: 1.0)"),
@@ -308,7 +308,10 @@ NO_MODEL = "/no/such/model"  # the checks below come before any model is loaded
         (["train", "--data", "x", "--set", "diffusion.shedule.shift=3"], "did you mean 'schedule'?"),
         (["train", "--data", "x", "--set", "training.minutes"], "KEY=VALUE"),
         (["train", "--data", "x", "--minutes", "-3"], "training.minutes"),
-        (["train", "--data", "x", "--from-scratch", "--backbone", "y"], "exclude each other"),
+        (
+            ["train", "--data", "x", "--from-scratch", "--backbone", "y"],
+            "--from-scratch and --backbone cannot be used together",
+        ),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(run: Run, words: Sequence[str], says: str, tmp_path: Path, monkeypatch):
@@ -331,7 +334,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(run: Run, words: Sequence[str], s
         ("a.csv", b"source,label\na\n", "a.csv:2: 1 cells"),
         ("a.txt", "café\n".encode("latin-1"), "a.txt:1: not UTF-8"),
         ("a.txt.gz", b"plain", "a.txt.gz is not a gzip file"),
-        ("a.txt.gz", gzip.compress(b"the cat\n" * 99, mtime=0)[:-9], "cut-off gzip file"),
+        ("a.txt.gz", gzip.compress(b"the cat\n" * 99, mtime=0)[:-9], "incomplete gzip file"),
         ("a.jsonl", b'{"source": "a", "label": "ugly"}\n', "unknown label 'ugly'"),
     ],
 )
@@ -413,7 +416,7 @@ def test_a_traceback_comes_only_with_debug(run: Run):
     code, _, err = run("sample", "--model", NO_MODEL, "-n", 0, "--debug")
     assert code == 2
     assert "Traceback" in err
-    assert err.splitlines()[-1] == "ladle: --num-samples is 0: it must be at least 1"
+    assert err.splitlines()[-1] == "ladle: --num-samples is 0; it must be at least 1"
 
 
 # ------------------------------------------------------------------------------------------- how a command ends
@@ -429,7 +432,7 @@ class OutOfMemoryError(RuntimeError):
         (MemoryError(), 1, "a smaller --batch-size"),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), 1, "a smaller --batch-size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), 1, "a smaller --batch-size"),
-        (RuntimeError("two\nlines"), 1, "internal error (RuntimeError: two lines): run again with --debug"),
+        (RuntimeError("two\nlines"), 1, "internal error (RuntimeError: two lines); run again with --debug"),
         (OSError(28, "No space left on device"), 1, "No space left on device"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],

@@ -14,7 +14,7 @@ def test_a_judge_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[st
     write_rows(tmp_path / "rows.jsonl", rows)
     assert main(["fit", "judge", "--data", str(tmp_path / "rows.jsonl"), "-o", str(tmp_path / "judge")]) == 0
     captured = capsys.readouterr()
-    assert "accuracy on 24 real rows kept apart: 100.0%" in captured.err
+    assert "accuracy on 24 held-out rows: 100.0%" in captured.err
     assert captured.out.strip() == str(tmp_path / "judge")
     assert Judge.load(tmp_path / "judge").predict(["up 3"]) == ["up"]
 

@@ -128,6 +128,6 @@ def test_an_autoencoder_learns_the_sources_that_it_reads(tmp_path: Path) -> None
 
 def test_what_is_no_encoder_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="cannot load the source's encoder '.*empty'") as caught:
+    with pytest.raises(UserError, match="cannot load the source encoder '.*empty'") as caught:
         SourceEncoder.from_pretrained(tmp_path / "empty")
     assert "\n" not in str(caught.value)

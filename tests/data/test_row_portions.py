@@ -94,7 +94,7 @@ def test_no_source_or_text_is_on_both_sides_of_any_portion(tmp_path: Path, with_
     every = {row[key] for row in rows}
     assert len({row[key] for row in trained}) > 0.6 * len(every)
     assert load_splits(config).valid == splits.valid and load_splits(config).train == splits.train
-    assert splits.notes[-1] == "train: 100 rows at a time, others in each epoch (rows_in_memory)"
+    assert splits.notes[-1] == "train: 100 rows at a time, the next portion in each epoch (rows_in_memory)"
 
 
 def test_given_held_out_rows_leave_all_others_to_train_on(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_given_held_out_rows_leave_all_others_to_train_on(tmp_path: Path) -> Non
 
 def test_what_cannot_be_read_twice_or_chosen_from_is_refused(tmp_path: Path) -> None:
     path = str(put_rows(tmp_path / "a.jsonl", [{"text": "one"}]))
-    assert "cannot be read twice" in message_of(load_splits, DataConfig(path="-", rows_in_memory=5))
+    assert "reads the data more than once" in message_of(load_splits, DataConfig(path="-", rows_in_memory=5))
     assert "give one" in message_of(load_splits, DataConfig(path=path, rows_in_memory=5, max_rows=2))
     config = DataConfig(rows_in_memory=5, valid_fraction=0.5)
     held_out = next(text for text in map(str, range(99)) if not _kept(config, text))

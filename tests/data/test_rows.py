@@ -94,7 +94,7 @@ def test_parquet_reads_like_the_rest(tmp_path):
     put(tmp_path / "b.parquet.gz", (tmp_path / "a.parquet").read_bytes())
     assert read_rows(tmp_path / "b.parquet.gz") == [rows[0], BAD]
     put(tmp_path / "c.parquet", (tmp_path / "a.parquet").read_bytes()[:-20])
-    assert "not a whole Parquet file" in message_of(read_rows, tmp_path / "c.parquet")
+    assert "not a complete Parquet file" in message_of(read_rows, tmp_path / "c.parquet")
     parquet.write_table(pyarrow.table({"text": [1, 2]}), tmp_path / "d.parquet")
     assert "d.parquet: row 1: 'text' is 1, not a string" in message_of(read_rows, tmp_path / "d.parquet")
 
@@ -235,8 +235,8 @@ def test_a_data_set_in_memory_has_its_class_names():
         ([{"text": "a"}, {"text": 5}], "data: row 2: 'text' is 5, not a string"),
         (["a", 5], "data: row 2: 5 is neither a text nor a mapping"),
         ([{"text": "a"}, {"text": "b", "label": [1]}], "data: row 2: 'label' is [1], not one label"),
-        ({"text": ["a"]}, "data is of the type dict, which is not a list of rows: give a list"),
-        (5, "data is of the type int"),
+        ({"text": ["a"]}, "data has the type dict, which is not a list of rows; give a list"),
+        (5, "data has the type int"),
         ([{"review": "a", "town": "b"}], "data has no column 'text' or 'target'"),
     ],
 )
@@ -311,7 +311,7 @@ def test_damaged_gzip_and_missing_files_are_one_line(tmp_path):
     whole = gzip.compress(b"".join(json.dumps({"text": os.urandom(20).hex()}).encode() + b"\n" for _ in range(500)))
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(whole[: len(whole) // 2])
-    assert "damaged or cut-off gzip file" in message_of(read_rows, cut)
+    assert "damaged or incomplete gzip file" in message_of(read_rows, cut)
     assert message_of(read_rows, tmp_path / "absent.csv") == f"no such file: {tmp_path}/absent.csv"
     assert message_of(load_splits, DataConfig(path=str(tmp_path / "absent"))).startswith("no such file")
     assert "is a folder" in message_of(read_rows, tmp_path)

@@ -113,7 +113,7 @@ def test_a_mapping_holds_the_rows_of_each_split(tmp_path):
     assert (texts(splits.train), texts(splits.valid), texts(splits.test)) == (["a", "b"], ["v"], ["t"])
     assert splits.notes == ["data: 'unsupervised' is not the name of a split, and is not used"]
     for bad, says in (
-        ({"text": ["a"]}, "data has no train rows: it has text; give {'train': rows}"),
+        ({"text": ["a"]}, "data has no train rows; it has text; give {'train': rows}"),
         (
             {"train": ["a"], "valid": ["b"], "dev": ["c"]},
             "data has two groups of valid rows, 'dev' the second: give one",
@@ -128,7 +128,7 @@ def test_rows_in_memory_come_in_portions_too():
     config = DataConfig(rows_in_memory=10, valid_fraction=0)
     splits = load_splits(config, lines)
     assert [texts(splits.of_epoch(epoch)) for epoch in range(3)] == [lines[:10], lines[10:20], lines[20:]]
-    assert "cannot be read twice" in message_of(load_splits, config, iter(lines))
+    assert "reads the data more than once" in message_of(load_splits, config, iter(lines))
 
 
 # ---------------------------------------------------------------------------------------------------- holding out
@@ -202,7 +202,7 @@ def test_nothing_is_split_off_when_all_rows_are_alike_or_none_is_wanted(tmp_path
     path = str(put(tmp_path / "a.txt", "same\nSame \nsame\n"))
     splits = load_splits(DataConfig(path=path))
     assert len(splits.train) == 3 and splits.valid == []
-    assert splits.notes == ["valid: none, since all rows have the same text"]
+    assert splits.notes == ["valid: none, because all rows have the same text"]
     assert load_splits(DataConfig(path=path, valid_fraction=0)).valid == []
 
 

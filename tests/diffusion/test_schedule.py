@@ -153,7 +153,7 @@ def test_sampling_levels_run_from_noise_to_clean(kind, grid):
 def test_wrong_settings_are_refused_in_one_line():
     """A user meets these through a recipe or a flag."""
     schedule = build_schedule(ScheduleConfig())
-    with pytest.raises(UserError, match="0 sampling steps given: at least 1"):
+    with pytest.raises(UserError, match="0 sampling steps given; at least 1"):
         sampling_levels(schedule, 0)
     with pytest.raises(UserError, match="did you mean 'log_snr'"):
         sampling_levels(schedule, 5, "logsnr")

@@ -161,5 +161,5 @@ def test_every_second_block_reads_the_memory() -> None:
 
 def test_heads_that_do_not_divide_the_width_are_named() -> None:
     """When it is built, in one line."""
-    with pytest.raises(UserError, match="num_heads 5 given: it has to divide the width, 32"):
+    with pytest.raises(UserError, match="num_heads is 5; it must divide the width, 32"):
         build(num_heads=5)

@@ -46,14 +46,14 @@ def complaint(words: str, capsys: pytest.CaptureFixture[str]) -> str:
         ("evaluate nothing.jsonl", "no such file: nothing.jsonl"),
         ("evaluate two.jsonl --reference empty.jsonl", "empty.jsonl is empty"),
         ("evaluate two.jsonl --train nothing.jsonl", "no such file: nothing.jsonl"),
-        ("evaluate two.jsonl --novelty", "give some by --train"),
+        ("evaluate two.jsonl --novelty", "give them with --train"),
         ("evaluate two.jsonl --model e2e", "give a reference file"),
         ("evaluate two.jsonl --mauve-encoder x", "give a reference file"),
         ("evaluate two.jsonl --slots", "slot"),
         ("evaluate two.jsonl --judge nothing", "ladle fit judge"),
         ("fit judge --data empty.jsonl", "empty.jsonl is empty"),
-        ("fit judge --data unlike.jsonl", "no word is in two of the texts"),
-        ("fit judge --data labelled.jsonl", "none are left beside those kept apart"),
+        ("fit judge --data unlike.jsonl", "no word occurs in two of them"),
+        ("fit judge --data labelled.jsonl", "no rows are left besides the test rows"),
     ],
 )
 def test_bad_files_and_settings(words: str, message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

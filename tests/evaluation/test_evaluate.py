@@ -155,7 +155,10 @@ def test_overlap_and_slots_on_demand(tmp_path):
     plain = evaluate(samples, reference, num_bootstrap=0)["rows"]["samples"]
     assert "rouge_l" not in plain and "slots_said" not in plain
     free = write(tmp_path / "free.jsonl", [{"text": "a"}] * 2)
-    for settings, message in (({"rouge": True}, "no sample has an input"), ({"slots": True}, "slots are counted by")):
+    for settings, message in (
+        ({"rouge": True}, "no sample has an input"),
+        ({"slots": True}, "slots need inputs such as"),
+    ):
         with pytest.raises(UserError, match=message):
             evaluate(free, reference, **settings)
 
@@ -206,7 +209,7 @@ def test_the_novelty_audit_names_the_worst_and_stands_beside_that_of_real_text(f
     assert report["samples"]["nearest"]["details"]["worst"][0]["nearest"] == TRAIN[0]
     assert report["samples"]["span"]["value"] > report["reference"]["span"]["value"]
     assert "nearest" not in evaluate(samples, reference, train, num_bootstrap=0)["rows"]["samples"]
-    with pytest.raises(UserError, match="give some by --train"):
+    with pytest.raises(UserError, match="give them with --train"):
         evaluate(samples, reference, novelty=True)
 
 

@@ -55,7 +55,7 @@ def test_a_text_without_reference_is_refused():
     """Silently scoring it 0, or leaving it out, would both be wrong."""
     with pytest.raises(ValueError, match="at least one reference"):
         CorpusBleu(["a"], [[]])
-    with pytest.raises(ValueError, match="1 texts against 0"):
+    with pytest.raises(ValueError, match="1 texts but 0"):
         CorpusBleu(["a"], [])
 
 

@@ -102,9 +102,9 @@ def change_weights(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], 
         (lambda folder: (folder / "args.json").unlink(), "args.json is missing"),
         (lambda folder: (folder / "model.pt").write_bytes(b"PK"), "is damaged"),
         (lambda folder: torch.save({"model": Path()}, folder / "model.pt"), "more than tensors"),
-        (lambda folder: torch.save([1], folder / "model.pt"), "no checkpoint"),
+        (lambda folder: torch.save([1], folder / "model.pt"), "is not a checkpoint"),
         (change_args(tx_depth=None), "no 'tx_depth'"),
-        (change_args(tx_depth=3), "no network of Ladle's has a place"),
+        (change_args(tx_depth=3), "Ladle's networks have no place"),
         (change_args(scale_shift=False), "scale_shift"),
         (change_args(train_schedule="beta_linear"), "known are cosine, sigmoid"),
         (change_args(objective="pred_y"), "known are pred_v"),
@@ -121,6 +121,6 @@ def test_what_cannot_be_read_is_said_in_one_line(damage: Callable[[Path], Any], 
 
 
 def test_labels_have_to_be_as_many_as_the_classes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="2 labels given: the checkpoint has 3"):
+    with pytest.raises(UserError, match="2 labels given; the checkpoint has 3"):
         convert(FIXTURE, tmp_path / "model", labels=["a", "b"])
     assert LatentDiffusion.from_pretrained(convert(FIXTURE, tmp_path / "model")).labels == ("0", "1", "2")

@@ -110,5 +110,5 @@ def test_the_first_candidate_is_the_samples_own() -> None:
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_that_there_is_not_is_not_bent_into_another(seed: int) -> None:
     """Two seeds with one stream would look like two samples."""
-    with pytest.raises(UserError, match=f"seed {seed} given"):
+    with pytest.raises(UserError, match=f"seed is {seed}"):
         SampleNoise(candidate_seeds(seed, 3))

@@ -62,7 +62,7 @@ def test_to_the_end_there_is_no_early_stop_and_no_open_word() -> None:
         ({"stop_time": 1.0}, "sampling: stop_time: must be less than 1"),
         ({"conditional": {"noise_scale": 9}}, r"conditional\.noise_scale"),
         ({"conditional": {"noise_scal": 0.5}}, r"unknown key 'conditional\.noise_scal': did you mean 'noise_scale'"),
-        ({"unconditional": 3}, "unconditional is 3: give a dict"),
+        ({"unconditional": 3}, "unconditional is 3; give a dict"),
         ({"num_beams": 4, "temperature": 0.5}, "num_beams needs temperature = 0"),
         ({"num_beams": 4, "decoder": "parallel"}, "and the autoregressive decoder"),
         ({"guidance": 2.0}, r"there is no sampling option 'guidance': did you mean 'guidance_scale'\?"),

@@ -62,9 +62,9 @@ def test_tensors_that_do_not_fit_are_named(part: str, model_folder: Path) -> Non
         tensors["extra.weight"] = torch.zeros(2)
 
     cases: Mapping[str, Callable[[dict[str, Tensor]], Any]] = {
-        f"{path}: tensor '{name}' has shape [3, 5, 7], the model in model.json needs": wrong_shape,
+        f"{path}: tensor '{name}' has shape [3, 5, 7], but the model in model.json needs": wrong_shape,
         f"{path}: tensor '{name}' is missing": lambda tensors: tensors.pop(name),
-        f"{path}: holds a tensor 'extra.weight' that the model in model.json has not": unexpected,
+        f"{path}: holds a tensor 'extra.weight' that the model in model.json does not have": unexpected,
     }
     for expected, damage in cases.items():
         path.write_bytes(whole)
@@ -87,7 +87,7 @@ def test_a_file_that_is_not_the_one_saved_is_refused(part: str, model_folder: Pa
         data = bytearray(path.read_bytes())
         data[-1] ^= 1
         path.write_bytes(data)
-    assert f"{path} is not the file that was saved" in error_of(model_folder)
+    assert f"{path} has changed since it was saved" in error_of(model_folder)
 
 
 def test_line_ends_that_git_changed_do_not_matter(model_folder: Path) -> None:
@@ -107,7 +107,7 @@ def test_line_ends_that_git_changed_do_not_matter(model_folder: Path) -> None:
         ('{"format": "1"}', "no format number"),
         ('{"format": 0}', "no format number"),
         ('{"format": 3, "anything": 3}', "format 3 is newer than this ladle, which reads format 2; upgrade ladle"),
-        ('{"format": 1, "anything": 3}', "format 1 is of before the first release; this ladle reads format 2"),
+        ('{"format": 1, "anything": 3}', "format 1 is older than the first release; this ladle reads format 2"),
         ('{"format": 2}', "Field required"),
     ],
 )
@@ -126,7 +126,7 @@ def test_a_malformed_model_json_is_named(text: str, expected: str, model_folder:
         ({"sampling": {"sampler": "dpmpp_2n"}}, "did you mean 'dpmpp_2m'?"),
         ({"sampling": {"num_inference_steps": 0}}, "num_inference_steps"),
         ({"files": {"../../etc/passwd": "0"}}, "is not inside the model folder"),
-        ({"max_latents": -1}, "no model can be built"),
+        ({"max_latents": -1}, "cannot build a model from it"),
         ({"fixed_length": True}, "unknown key 'fixed_length'"),
         (
             {"condition": {"labels": ["bad", "good"], "source": {"num_layers": 0, "max_tokens": 24}}},
@@ -134,7 +134,7 @@ def test_a_malformed_model_json_is_named(text: str, expected: str, model_folder:
         ),
         (
             {"max_latents": 9},
-            "tensor 'denoiser.num_latents.weight' has shape [9, 32], the model in model.json needs [10, 32]",
+            "tensor 'denoiser.num_latents.weight' has shape [9, 32], but the model in model.json needs [10, 32]",
         ),
     ],
 )
@@ -153,9 +153,9 @@ def test_missing_pieces_are_named(model_folder: Path, tmp_path: Path) -> None:
         assert f"{path} is missing" in error_of(model_folder)
         path.write_bytes(whole)
     (model_folder / "model.json").unlink()
-    assert "model.json is missing" in error_of(model_folder)
+    assert f"{model_folder} is not a model folder: it has no model.json" in error_of(model_folder)
     (tmp_path / "empty").mkdir()
-    assert "empty/model.json is missing" in error_of(tmp_path / "empty")
+    assert "empty is not a model folder: it has no model.json" in error_of(tmp_path / "empty")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_folder_with_a_pickle_is_refused_unread(ending: str, model_folder: Pat
     """Loading a model of a stranger's runs nothing of the stranger's."""
     path = model_folder / "backbone" / f"pytorch_model{ending}"
     path.write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
-    assert f"{path} may run code when it is read; only safetensors are read" in error_of(model_folder)
+    assert f"{path} may run code when it is read, so the model is refused" in error_of(model_folder)
     (model_folder / "backbone" / "model.safetensors").write_bytes(path.read_bytes())  # under a name that is read
     path.unlink()
     assert "model.safetensors is cut short or damaged" in error_of(model_folder)

@@ -96,11 +96,11 @@ def test_a_base_must_fit_and_be_complete(
 ) -> None:
     """Another backbone or tokenizer, an unknown base, a base on a base: said at once, and nothing written."""
     other = ModelParts("x", tiny.tiny_autoencoder(pretrained=str(pretrained_folder)))
-    with pytest.raises(UserError, match="another backbone or tokenizer than 'base-en'"):
+    with pytest.raises(UserError, match="the backbone or tokenizer differs from that of 'base-en'"):
         save_parts(other, tmp_path / "x", base="base-en")
     with pytest.raises(UserError, match=r"no shipped model 'base' \(shipped: base-en\)"):
         save_parts(on_base, tmp_path / "x", base="base")
     save_parts(on_base, shipped / "e2e", base="base-en")
-    with pytest.raises(UserError, match="a base must be complete"):
+    with pytest.raises(UserError, match="cannot be a base: it is built on 'base-en' itself"):
         save_parts(on_base, tmp_path / "x", base="e2e")
     assert not (tmp_path / "x").exists()

@@ -36,12 +36,12 @@ def test_a_run_stands_for_its_finished_model(model_folder: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("base-em", "no model 'base-em': neither a folder nor a shipped model; did you mean 'base-en'?"),
+        ("base-em", "no model 'base-em': it is neither a folder nor a shipped model; did you mean 'base-en'?"),
         ("zzz", "allowed: base-en"),
         ("", "shipped model (base-en)"),
         ("./nowhere/at/all", "no model './nowhere/at/all'"),
         ("file.txt", "file.txt is a file"),
-        ("data", "data/model.json is missing"),
+        ("data", "data is not a model folder: it has no model.json"),
     ],
 )
 def test_an_unknown_model_names_the_nearest(
@@ -92,5 +92,5 @@ def test_a_revision_is_of_a_model_on_the_hub(
     with pytest.raises(UserError, match="no model 'somebody/stories'"):
         resolve_model("somebody/stories", revision="v2")
     for name in (str(model_folder), "base-en"):
-        with pytest.raises(UserError, match="revision 'v1' is given for .*: only models on the hub have revisions"):
+        with pytest.raises(UserError, match="revision 'v1' is given for .*, but only models on the hub have revisions"):
             resolve_model(name, revision="v1")

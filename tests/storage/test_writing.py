@@ -375,7 +375,7 @@ def test_damaged_gzip_is_a_user_error(tmp_path):
     for name, data in damaged.items():
         path = tmp_path / f"{name}.txt.gz"
         path.write_bytes(data)
-        with pytest.raises(UserError, match="damaged or cut-off gzip file"):
+        with pytest.raises(UserError, match="damaged or incomplete gzip file"):
             list(read_lines(path))
 
 

@@ -110,14 +110,14 @@ def test_later_settings_win() -> None:
 
 @pytest.mark.parametrize("times", ["[0.6, 0.2]", "[0.2, 1.1]", "[-0.1, 0.5]"])
 def test_the_decoders_diffusion_times_rise_and_are_times(times: str) -> None:
-    with pytest.raises(UserError, match="two diffusion times are needed"):
+    with pytest.raises(UserError, match="give two diffusion times with 0 <= first <= second <= 1"):
         load_recipe(data="x.txt", sets=[f"training.decoder.times={times}"])
 
 
 @pytest.mark.parametrize("item", ["training.minutes", "=3", " =3"])
 def test_a_setting_without_key_or_value_is_refused(item: str) -> None:
     """It says how one looks."""
-    with pytest.raises(UserError, match=r"give KEY=VALUE, as in training\.minutes=60"):
+    with pytest.raises(UserError, match=r"give KEY=VALUE, such as training\.minutes=60"):
         load_recipe(data="x.txt", sets=[item])
 
 
@@ -138,7 +138,7 @@ def test_a_setting_below_a_value_is_refused(tmp_path: Path) -> None:
         ("training.optimiser.wamup=3", r"unknown key 'training.optimiser.wamup': did you mean 'warmup'\?"),
         (
             "training.decoder.optimiser.wamup=3",
-            r"training.decoder.optimiser: unknown key 'wamup', did you mean 'warmup'\?",
+            r"training.decoder.optimiser: unknown key 'wamup': did you mean 'warmup'\?",
         ),
         ("diffusion.schedule.shfit=3", r"did you mean 'shift'\?"),
         ("autoencoder.backbone.widht=3", r"did you mean 'width'\?"),
@@ -174,7 +174,7 @@ def test_the_recipes_path_opens_the_message(tmp_path: Path) -> None:
     """So that one knows which file to mend."""
     with pytest.raises(UserError, match=r"recipe\.toml: unknown key 'nam'"):
         load_recipe(recipe_file(tmp_path, "nam = 3"), data="x.txt")
-    with pytest.raises(UserError, match=r"recipe\.toml: data is 5, it has to be a group"):
+    with pytest.raises(UserError, match=r"recipe\.toml: data is 5; it must be a group"):
         load_recipe(recipe_file(tmp_path, "data = 5"), data="x.txt")
 
 
@@ -197,9 +197,9 @@ def test_a_recipe_may_extend_another(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        ('extends = "b.toml"', 'extends = "a.toml"', "extends 'a.toml', which extends this one"),
+        ('extends = "b.toml"', 'extends = "a.toml"', "extends 'a.toml', which extends this recipe"),
         ('extends = "c.toml"', "", "no recipe at '.*c.toml'"),
-        ("extends = 3", "", "extends is 3, it has to be the name of another recipe"),
+        ("extends = 3", "", "extends is 3; it must be the name of another recipe"),
     ],
 )
 def test_what_cannot_be_extended_is_said(tmp_path: Path, first: str, second: str, message: str) -> None:
@@ -241,7 +241,7 @@ def test_steps_are_exact_and_shared_alike() -> None:
         "autoencoder": 40, "diffusion": 60, "decoder": 40,
     }  # fmt: skip
     assert stages(steps=140)["diffusion"].minutes is None
-    with pytest.raises(UserError, match="give either training.minutes or training.steps, not both"):
+    with pytest.raises(UserError, match="training.minutes and training.steps are both given"):
         stages(steps=140, minutes=3)
 
 

@@ -89,7 +89,10 @@ def test_a_finished_stage_gives_its_averages(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "parts"),
     [
-        ({"training": {"lr": 0.2}, "data": {"batches": "abc"}}, ["training.lr = 0.1", "now 0.2", "--output"]),
+        (
+            {"training": {"lr": 0.2}, "data": {"batches": "abc"}},
+            ["training.lr = 0.1", "but now 0.2 is given", "--output"],
+        ),
         ({"training": {"lr": 0.1}, "data": {"batches": "xyz"}}, ['data.batches = "abc"', 'now "xyz"']),
         ({"training": {"lr": 0.2}, "data": {"batches": "xyz"}}, ["training.lr", "also different: data.batches"]),
         ({"training": {"lr": 0.1}}, ["data.batches", "now nothing"]),
@@ -151,7 +154,7 @@ def test_a_full_disk_leaves_the_earlier_state(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(LadleError, match=r"cannot write .*diffusion.*saved before is intact"):
+        with pytest.raises(LadleError, match=r"cannot write .*diffusion.*earlier state is intact"):
             folder.save(Position(step=2), *make(width=100))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

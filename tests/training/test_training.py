@@ -120,7 +120,7 @@ def test_a_run_folder_says_how_it_was_made(labelled: tuple[Path, Recipe, list[st
     assert set(info["minutes"]) == {"autoencoder", "diffusion", "decoder"}
     assert info["data"][0]["name"] == "rows.jsonl"
     assert "2 labels: bad, good" in lines
-    assert any(re.fullmatch(r"4\d texts to train on, [45] held out", line) for line in lines)
+    assert any(re.fullmatch(r"4\d training texts, [45] held-out texts", line) for line in lines)
 
 
 def test_the_finished_model_has_normalised_latents(labelled: tuple[Path, Recipe, list[str]]) -> None:
@@ -167,7 +167,7 @@ def test_sources_may_be_read_by_another_model(tmp_path: Path) -> None:
     """A name that is none is told before the autoencoder trains; the model folder carries the encoder."""
     data = write(tmp_path / "rows.jsonl", ROWS, "text", "source")
     bert = tiny.bert_folder(tmp_path / "bert")
-    with pytest.raises(UserError, match="cannot load the source's encoder"):
+    with pytest.raises(UserError, match="cannot load the source encoder"):
         train(recipe(data, source={"encoder": str(tmp_path)}), tmp_path / "other", log=quiet)
     assert steps_done(tmp_path / "other") == {}
     lines: list[str] = []
@@ -217,7 +217,7 @@ def test_rows_in_memory_train_as_a_file_of_them_does(tmp_path: Path) -> None:
     train(nameless, tmp_path / "texts", log=quiet, data=[row["text"] for row in ROWS])
     assert LatentDiffusion.from_pretrained(tmp_path / "texts").labels == ()
     for without in (nameless, None):
-        with pytest.raises(UserError, match="no data: name a file or a folder"):
+        with pytest.raises(UserError, match="no data; name a file or a folder"):
             train(without, tmp_path / "none", log=quiet)
     assert not (tmp_path / "none").exists()
 
@@ -313,7 +313,7 @@ def test_a_given_autoencoder_takes_settings_of_training_but_no_sizes(
     training = {"steps": 10, "autoencoder": {"parallel_loss_scale": 0.0}}
     train(recipe(data, start=str(labelled[0]), autoencoder=asked, training=training), tmp_path / "run",
           log=lines.append)  # fmt: skip
-    said = f"the autoencoder of '{labelled[0]}' stays as it is: [autoencoder] of the recipe is not read"
+    said = f"the autoencoder of '{labelled[0]}' is not changed; the recipe's [autoencoder] is not used"
     assert said in lines
     given, new = load_parts(labelled[0]).autoencoder, load_parts(tmp_path / "run").autoencoder
     assert new.config == given.config
@@ -353,12 +353,12 @@ def test_a_vocabulary_of_ones_own_wants_the_given_sizes(
     """Asked for, that is said in one line; where Ladle chooses, it begins from nothing and says why."""
     data = write(tmp_path / "rows.jsonl", ROWS, "text")
     for part, change, reason in (
-        ("backbone", {"width": 64}, "it is 32 wide, autoencoder.backbone.width is 64"),
-        ("bottleneck", {"latent_dim": 4}, "its bottleneck has other settings than autoencoder.bottleneck"),
+        ("backbone", {"width": 64}, "its width is 32, but autoencoder.backbone.width is 64"),
+        ("bottleneck", {"latent_dim": 4}, "its bottleneck differs from the settings in autoencoder.bottleneck"),
     ):
         sizes = SIZES | {part: SIZES[part] | change}
         made = recipe(data, start=str(labelled[0]), own_vocabulary=True, autoencoder=sizes)
-        with pytest.raises(UserError, match=f"does not fit this one: {reason}"):
+        with pytest.raises(UserError, match=f"cannot start from this model: {reason}"):
             train(made, tmp_path / "refused", log=quiet)
         monkeypatch.setattr("ladle.training.warm_start.PRIOR", str(labelled[0] / "final"))
         monkeypatch.setattr("ladle.training.warm_start.OWN_CHARACTERS", 10)
@@ -373,7 +373,9 @@ def test_a_vocabulary_of_ones_own_wants_the_given_sizes(
 def test_too_many_labels_are_said_before_anything_is_trained(tmp_path: Path) -> None:
     """A column of ids taken for labels: not after an hour of the autoencoder's stage."""
     rows = [{"text": f"text {i}", "label": f"id {i}"} for i in range(300)]
-    with pytest.raises(UserError, match=r"2\d\d different values, 200 are allowed: name another column with --label"):
+    with pytest.raises(
+        UserError, match=r"2\d\d different values; at most 200 are allowed; name another column with --label"
+    ):
         train(recipe(write(tmp_path / "rows.jsonl", rows, "text", "label")), tmp_path / "run", log=quiet)
     assert not (tmp_path / "run" / "state").exists()
 
@@ -440,7 +442,7 @@ def test_a_denoiser_starts_from_the_model_it_is_given(tmp_path: Path, labelled: 
     lines.clear()
     other = recipe(data, **given, diffusion={"denoiser": {"width": 16, "num_layers": 2, "num_skips": 1}})
     train(other, tmp_path / "other", stage="diffusion", log=lines.append)
-    assert any("has other sizes or another prediction: starting without it" in line for line in lines)
+    assert any("differs in sizes or prediction: starting without it" in line for line in lines)
 
 
 def test_only_an_adapted_decoder_is_given_early_estimates(tmp_path: Path) -> None:
@@ -480,8 +482,8 @@ def test_much_text_gets_a_vocabulary_of_its_own_and_little_the_priors(
     data = write(tmp_path / "rows.jsonl", ROWS, "text")
     monkeypatch.setattr("ladle.training.warm_start.PRIOR", str(labelled[0] / "final"))
     for limit, own, line in (
-        (10, True, "are enough for a vocabulary of their own"),
-        (10**6, False, "are little to learn a language from"),
+        (10, True, "are enough for a new vocabulary"),
+        (10**6, False, "are too few to learn a language"),
     ):
         monkeypatch.setattr("ladle.training.warm_start.OWN_CHARACTERS", limit)
         lines: list[str] = []
@@ -563,7 +565,7 @@ def test_the_shift_stays_where_the_autoencoder_has_learnt_too_little(tmp_path: P
     rows = write(tmp_path / "rows.jsonl", ROWS, "text")
     lines: list[str] = []
     train(recipe(rows), tmp_path / "run", log=lines.append)
-    assert "the noise schedule's shift is 2: too little comes back to measure it" in lines
+    assert "the noise schedule's shift is 2: too little is recovered to measure it" in lines
     diffusion = load_parts(tmp_path / "run").diffusion
     assert diffusion is not None and diffusion.config.schedule.shift == 2
 
@@ -571,7 +573,7 @@ def test_the_shift_stays_where_the_autoencoder_has_learnt_too_little(tmp_path: P
 def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     """With those that there are; nothing is written."""
     with pytest.raises(
-        UserError, match="unknown stage 'encoder': allowed are all, autoencoder, diffusion, joint, decoder"
+        UserError, match="unknown stage 'encoder'; allowed are all, autoencoder, diffusion, joint, decoder"
     ):
         train(Recipe(), tmp_path / "run", stage="encoder")
     assert not (tmp_path / "run").exists()

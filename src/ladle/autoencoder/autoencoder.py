@@ -1,4 +1,4 @@
-"""TextAutoencoder: backbone, bottleneck, normaliser and decoders in the order in which a text meets them."""
+"""TextAutoencoder: backbone, bottleneck, normaliser and decoders, in the order in which a text passes them."""
 
 from typing import Any, Literal
 
@@ -17,14 +17,14 @@ Trained = Literal["none", "decoder", "all"]  # of a pre-trained backbone
 
 
 class AutoencoderConfig(Config):
-    """What the autoencoder is: the settings that its weights are tied to."""
+    """The settings of the autoencoder. Its weights fit only the settings that they were trained with."""
 
     max_tokens: int = Field(96, ge=4)
-    """Longest text, in tokens with the end token; longer texts are cut."""
+    """Length of the longest text, in tokens, end token included. Longer texts are cut."""
     backbone: BackboneConfig = SmallBackboneConfig()
     bottleneck: BottleneckConfig = AlignedConfig()
     parallel_layers: int = Field(1, ge=0)
-    """Layers of the parallel decoder, which writes all tokens of a text at once; 0 leaves the parallel decoder out."""
+    """Layers of the parallel decoder, which writes all tokens of a text at once. 0 builds no parallel decoder."""
 
 
 class TextAutoencoder(nn.Module):
@@ -56,7 +56,7 @@ class TextAutoencoder(nn.Module):
 
     @property
     def max_latents(self) -> int:
-        """The most latents that a text has."""
+        """The largest number of latents of a text."""
         return self.bottleneck.max_latents
 
     @property
@@ -83,13 +83,13 @@ class TextAutoencoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Latents, decoder: DecoderName | None = None, **options: Any) -> Tensor:
-        """z0 -> token ids [B, S], by the autoregressive decoder where None is named.
+        """z0 -> token ids [B, S]. `decoder` None is the autoregressive decoder.
 
-        options: `num_beams`, `do_sample`, `top_p`, `temperature`, named as in transformers' `generate`; `noise`, the
-        rows' own random streams, to sample with them.
+        options: `num_beams`, `do_sample`, `top_p` and `temperature` as in transformers' `generate`; `noise`, one random
+        stream for each row, used when `do_sample` is set.
 
         Raises:
-            ValueError: `parallel` asked of an autoencoder that has no parallel decoder, or an unknown decoder.
+            ValueError: an unknown decoder, or `parallel` for an autoencoder without a parallel decoder.
         """
         memory, mask = self.expand(latents)
         if decoder in (None, "autoregressive"):
@@ -101,14 +101,13 @@ class TextAutoencoder(nn.Module):
         return parallel_ids(logits, places, self.backbone.tokenizer.eos_token_id, **options)
 
     def log_likelihood(self, latents: Latents, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Mean log-probability a token of the texts input_ids [B, S] under the autoregressive decoder: [B]."""
+        """Mean log-probability per token of the texts input_ids [B, S] under the autoregressive decoder: [B]."""
         logits = self.backbone.decode_logits(input_ids, *self.expand(latents)).float()
         chosen = logits.log_softmax(-1).gather(-1, input_ids[..., None])[..., 0]
         return (chosen * attention_mask).sum(1) / attention_mask.sum(1)
 
     def freeze_backbone(self, trained: Trained) -> None:
-        """Keep the weights of the backbone as they are, but for what is `trained`. While the rest trains, what is kept
-        does not drop out either."""
+        """Freeze the weights of the backbone, except the part named by `trained`. Frozen parts also use no dropout."""
         model = self.backbone.model
         if trained == "none":
             model.requires_grad_(False)
@@ -120,7 +119,7 @@ class TextAutoencoder(nn.Module):
         self._frozen = trained
 
     def train(self, mode: bool = True) -> "TextAutoencoder":
-        """As in torch; what is frozen of a backbone stays in evaluation mode, so that it does not drop out."""
+        """As in torch, but frozen parts of the backbone stay in evaluation mode, so that they use no dropout."""
         super().train(mode)
         if self._frozen is not None:
             self.backbone.train(mode and self._frozen != "none")

@@ -1,7 +1,7 @@
-"""The encoder-decoder that reads and writes text, with its tokenizer: pre-trained, or small and from nothing.
+"""The encoder-decoder that reads and writes text, with its tokenizer: pre-trained, or small with random weights.
 
-The interface is transformers' own (`AutoModelForSeq2SeqLM`, `encoder_outputs=`): BART, T5 and mT5 train and
-generate from a memory tensor as they are, so there is one class for all of them.
+The interface is that of transformers (`AutoModelForSeq2SeqLM`, `encoder_outputs=`). BART, T5 and mT5 train and
+generate from a memory tensor without changes, so one class serves all of them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,12 +34,12 @@ class PretrainedBackboneConfig(Config):
 
 
 class SmallBackboneConfig(Config):
-    """The sizes of a small encoder-decoder that begins from nothing."""
+    """The sizes of a small encoder-decoder that starts from random weights."""
 
     pretrained: None = None
-    """A folder or a hub id of a pre-trained encoder-decoder; then the sizes below are not given."""
+    """A folder or a hub id of a pre-trained encoder-decoder. It brings its own sizes, so give none of those below."""
     vocab_size: int = Field(6144, ge=300)
-    """Most entries of the vocabulary, which is made from the texts."""
+    """Largest size of the vocabulary, which is made from the texts."""
     width: int = Field(256, ge=8)
     """Channels of the token states."""
     num_encoder_layers: int = Field(3, ge=1)
@@ -47,14 +47,14 @@ class SmallBackboneConfig(Config):
     num_decoder_layers: int = Field(2, ge=1)
     """Layers of the autoregressive decoder."""
     num_heads: int = Field(4, ge=1)
-    """Attention heads, here and in the bottleneck. The number must divide `width`."""
+    """Attention heads, here and in the bottleneck. `width` must be a multiple of this number."""
 
     @field_validator("num_heads")
     @classmethod
     def _divides_the_width(cls, num_heads: int, info: ValidationInfo) -> int:
         width = info.data.get("width")  # absent: said to be wrong already
         if width is not None and width % num_heads:
-            raise ValueError(f"it has to divide the width, {width}")
+            raise ValueError(f"it must divide the width, {width}")
         return num_heads
 
 
@@ -70,10 +70,10 @@ BackboneConfig = Annotated[
 
 
 class Backbone(nn.Module):
-    """`model` (a transformers encoder-decoder) and `tokenizer`, met through memory tensors.
+    """An encoder-decoder of transformers with its tokenizer. Callers exchange memory tensors with it.
 
-    model: any `AutoModelForSeq2SeqLM`. tokenizer: with a padding and an end-of-text token. max_tokens: longest text, in
-    tokens with the end token; longer ones are cut.
+    model: any `AutoModelForSeq2SeqLM`. tokenizer: with a padding and an end-of-text token. max_tokens: length of the
+    longest text, in tokens, end token included; longer texts are cut.
     """
 
     model: Any  # transformers' own types say less than is known here
@@ -88,7 +88,7 @@ class Backbone(nn.Module):
 
     @classmethod
     def build(cls, config: BackboneConfig, max_tokens: int, tokenizer: Any = None) -> "Backbone":
-        """From `config.pretrained`, else from nothing with `tokenizer` (made by `train_tokenizer`)."""
+        """Load `config.pretrained`, or build a new model for `tokenizer` (made by `train_tokenizer`)."""
         if isinstance(config, PretrainedBackboneConfig):
             return cls.from_pretrained(config.pretrained, max_tokens)
         from transformers import MBartConfig, MBartForConditionalGeneration
@@ -125,7 +125,7 @@ class Backbone(nn.Module):
 
     @classmethod
     def from_config(cls, source: str | Path, max_tokens: int) -> "Backbone":
-        """The architecture and the tokenizer of a folder or a hub id, with random weights. Errors are those of
+        """The architecture and the tokenizer of a folder or a hub id, with random weights. Raises the same errors as
         `from_pretrained`."""
         from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -183,7 +183,7 @@ def padded_tokens(tokenizer: Any, texts: Iterable[str], max_tokens: int) -> dict
 
 
 def _encoded(memory: Tensor, mask: Tensor) -> dict[str, Any]:
-    """A memory as transformers wants it. Made anew for every call: beam search changes the object that it is given."""
+    """A memory in the form that transformers takes. Each call makes a new one, because beam search changes it."""
     from transformers.modeling_outputs import BaseModelOutput
 
     return {"encoder_outputs": BaseModelOutput(last_hidden_state=memory), "attention_mask": mask.long()}
@@ -191,7 +191,7 @@ def _encoded(memory: Tensor, mask: Tensor) -> dict[str, Any]:
 
 @contextmanager
 def explained(failure: str) -> Iterator[None]:
-    """What transformers raises where it cannot load a model becomes a UserError: `failure`, and its reason."""
+    """Turn the errors that transformers raises while it loads a model into a UserError: `failure` and the reason."""
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
@@ -200,10 +200,10 @@ def explained(failure: str) -> Iterator[None]:
 
 @torch.no_grad()
 def _start_aligned(model: Any) -> None:
-    """Position codes for a new model, and cross-attention that starts by looking at its own place.
+    """Give a new model position codes, and cross-attention that first looks at the decoder's own position.
 
-    With the same sinusoids in decoder and memory and equal query and key maps, the scores are largest on the
-    diagonal from the first step; from random maps a small decoder takes thousands of steps to find it.
+    Decoder and memory get the same sinusoids, and query and key maps are equal. So the scores are largest on the
+    diagonal from the first step. From random maps a small decoder needs thousands of steps to find the diagonal.
     """
     for half in (model.get_encoder(), model.get_decoder()):
         table, offset = half.embed_positions.weight, half.embed_positions.offset
@@ -218,8 +218,8 @@ def _start_aligned(model: Any) -> None:
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     """A byte-level BPE tokenizer from the user's texts: any language, no unknown token.
 
-    Words are split as GPT-2 splits them, but for digits, which stand alone so that numbers need no entries of their
-    own. A text begins with a space, so that a word is the same token wherever it stands.
+    Words are split as in GPT-2, except that each digit is a token of its own, so that numbers need no entries. A text
+    begins with a space, so that a word is the same token at every place.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

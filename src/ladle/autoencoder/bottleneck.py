@@ -1,7 +1,7 @@
 """S token states <-> L latents: position-aligned (neighbouring tokens to a latent) or Perceiver (learned queries).
 
-Both halves of a bottleneck stand in one class: `compress` before diffusion, `expand` after it. `fixed_length` says
-whether all texts have as many latents.
+One class holds both halves of a bottleneck: `compress` before diffusion and `expand` after it. `fixed_length` says
+whether all texts have the same number of latents.
 """
 
 from collections.abc import Callable
@@ -23,19 +23,20 @@ class AlignedConfig(Config):
     """`AlignedBottleneck`: neighbouring tokens share a latent."""
 
     kind: Literal["aligned"] = "aligned"
-    """`aligned`: a latent for each few neighbouring tokens. `perceiver`: a fixed number of latents, which learned
+    """`aligned`: a few neighbouring tokens share each latent. `perceiver`: a fixed number of latents, which learned
     queries read from the text. `paper`: the network of the paper's code, for its checkpoints."""
     latent_dim: int = Field(64, ge=1)
     """Channels of a latent."""
     tokens_per_latent: int = Field(3, ge=1)
     """Neighbouring tokens that share a latent."""
     num_layers: int = Field(2, ge=1)
-    """Transformer layers between latents and decoder; of `perceiver` and `paper` also between text and latents."""
+    """Transformer layers between latents and decoder. `perceiver` and `paper` also have them between text and latents.
+    """
     regulariser: Regulariser = "norm"
-    """`norm`: each latent is scaled to the norm sqrt(latent_dim), as in the paper. `gaussian`: each latent is drawn
-    from a Gaussian of learned mean and spread (Kingma and Welling, arXiv 1312.6114), which stage `autoencoder` pulls
-    towards N(0, I) (see `training.autoencoder.kl`); a text is encoded to the mean. `none`: latents are left as they
-    are."""
+    """`norm`: each latent is scaled to the norm sqrt(latent_dim), as in the paper. `gaussian`: in training, each latent
+    is drawn from a Gaussian of learned mean and spread (Kingma and Welling, arXiv 1312.6114), and a loss pulls the
+    Gaussian towards N(0, I) (see `training.autoencoder.kl`); later the mean is used. `none`: latents are not changed.
+    """
 
 
 class PerceiverConfig(Config):
@@ -44,7 +45,7 @@ class PerceiverConfig(Config):
     kind: Literal["perceiver"]
     latent_dim: int = Field(64, ge=1)
     num_latents: int = Field(32, ge=1)
-    """Latents of every text (`perceiver` and `paper`)."""
+    """Number of latents of every text (`perceiver` and `paper`)."""
     num_layers: int = Field(2, ge=1)
     regulariser: Regulariser = "norm"
 
@@ -85,7 +86,8 @@ class AlignedBottleneck(nn.Module):
 
 
 class PerceiverBottleneck(nn.Module):
-    """The paper's: learned queries read [token states ; latents]; back through linear, positions and a transformer.
+    """The paper's bottleneck: learned queries read [token states ; latents]. `expand` is a linear map, positions and a
+    transformer.
 
     arXiv 2212.09462: pre-norm, RMS query-key norm, no self-attention apart from the concatenated keys.
     """
@@ -136,7 +138,7 @@ class PerceiverBottleneck(nn.Module):
 
 
 def num_outputs(latent_dim: int, regulariser: Regulariser) -> int:
-    """Channels that `compress` gives: those of the latents; of `gaussian` ones the mean and log-variance of each."""
+    """Number of channels that `compress` returns. `gaussian` latents have a mean and a log-variance per channel."""
     return 2 * latent_dim if regulariser == "gaussian" else latent_dim
 
 

@@ -1,4 +1,4 @@
-"""Memory -> token ids: the backbone's autoregressive decoder, or a parallel one that writes every position at once."""
+"""Memory -> token ids: the backbone's autoregressive decoder, or a parallel decoder that writes all tokens at once."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from ladle.seeding import SampleNoise
 
 
 class ParallelDecoder(nn.Module):
-    """One bidirectional pass: logits for every position; the text ends at the first end token.
+    """One bidirectional pass gives logits for every position. The text ends at the first end token.
 
-    Over position-aligned latents the memory already has a place for each token; over a Perceiver's, learned
-    position queries read it by cross-attention.
+    With position-aligned latents the memory already has a place for each token. With a Perceiver's latents, learned
+    position queries read the memory by cross-attention.
     """
 
     def __init__(self, num_layers: int, width: int, num_heads: int, vocab_size: int, max_tokens: int, aligned: bool):
@@ -30,8 +30,8 @@ class ParallelDecoder(nn.Module):
     def forward(self, memory: Tensor, mask: Tensor, embedding: Tensor, num_places: int | None = None) -> Tensor:
         """memory [B, N, W], mask [B, N], embedding [V, W] (the backbone's, shared) -> logits [B, S, V].
 
-        S is N over aligned latents and `max_tokens` over a Perceiver's, or `num_places`, if that is less: the first
-        ones, of which nothing else changes.
+        S is N for aligned latents and `max_tokens` for a Perceiver's. A smaller `num_places` computes only the first
+        positions, with the same logits.
         """
         if self.queries is None:
             x = memory
@@ -47,8 +47,8 @@ class ParallelDecoder(nn.Module):
 def parallel_targets(input_ids: Tensor, attention_mask: Tensor, size: int, end: int) -> tuple[Tensor, Tensor]:
     """Targets [B, size] and weights [B, size] of the parallel decoder.
 
-    The place after the text holds the end token already; one more is asked for where there is room, so that a
-    decoder that overlooks the first end token still finds one.
+    The place after the text already holds the end token. If there is room, one more end token follows, so that a
+    decoder that misses the first end token still finds one.
     """
     size = min(size, input_ids.shape[1] + 1)
     ids = input_ids.masked_fill(~attention_mask, end)
@@ -62,8 +62,8 @@ def autoregressive_ids(
 ) -> Tensor:
     """Greedy by default; `num_beams`, or `do_sample` with `top_p` and `temperature`, as transformers names them.
 
-    noise: one random stream a row to sample with, so that a text does not depend on its batch. Without it sampling uses
-    torch's global generator (transformers takes no other), so it is forked around the call.
+    noise: one random stream per row to sample with, so that a text does not depend on its batch. Without it, sampling
+    uses torch's global generator (transformers takes no other), which is forked around the call.
     """
     if noise is not None and options.pop("do_sample", False):
         from transformers import LogitsProcessorList
@@ -71,7 +71,7 @@ def autoregressive_ids(
         top_p, temperature = options.pop("top_p", 1.0), options.pop("temperature", 1.0)
 
         def drawn(input_ids: Tensor, scores: Tensor) -> Tensor:
-            # One token a row is left, drawn with the row's own stream: what is greedy then takes it.
+            # The row's own stream draws one token. Only that token is left, so greedy decoding takes it.
             ids = chosen_ids(scores, noise.uniform().to(scores.device), top_p, temperature)
             return torch.full_like(scores, -torch.inf).scatter(1, ids[:, None], 0.0)
 
@@ -90,9 +90,9 @@ def parallel_ids(
     temperature: float = 1.0,
     noise: SampleNoise | None = None,
 ) -> Tensor:
-    """logits [B, S, V], mask [B, S] of the places that exist -> ids [B, S]; all is `end` after the first `end`.
+    """logits [B, S, V], mask [B, S] of the places that exist -> ids [B, S], with only `end` after the first `end`.
 
-    noise: one random stream a row to sample with; else torch's global generator.
+    noise: one random stream per row to sample with; by default torch's global generator.
     """
     if do_sample:
         if noise is None:
@@ -110,8 +110,8 @@ def parallel_ids(
 def chosen_ids(logits: Tensor, uniform: Tensor, top_p: float, temperature: float) -> Tensor:
     """logits [B, V], uniform [B] in [0, 1) -> ids [B]: the inverse of the distribution function, likeliest first.
 
-    top_p: only the likeliest tokens that together have this probability are drawn (arXiv 1904.09751). temperature: 0 is
-    the likeliest token.
+    top_p: draw only among the likeliest tokens that together have this probability (arXiv 1904.09751). temperature: 0
+    takes the likeliest token.
     """
     if temperature == 0:
         return logits.argmax(-1)

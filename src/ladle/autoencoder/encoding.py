@@ -1,4 +1,4 @@
-"""Whole data sets through the encoder, once: what is kept of them in memory (`ladle.data.stores`)."""
+"""Encodes whole data sets once and keeps the result in memory (`ladle.data.stores`)."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -25,9 +25,9 @@ def store_texts(
     bf16: bool = False,
     tokenize: Callable[[Iterator[str]], dict[str, Tensor]] | None = None,
 ) -> VectorStore:
-    """Run `encode` (tokens -> vectors [B, N, C] and mask [B, N]) over all texts, in their order of rows.
+    """Run `encode` (tokens -> vectors [B, N, C] and mask [B, N]) over all texts, and keep the order of the rows.
 
-    tokenize: in place of the backbone's. bf16: several times faster where the processor has units for it; the error is
+    tokenize: used instead of the backbone's. bf16: several times faster on processors with bf16 units; its error is
     about a hundredth of the vectors.
     """
     device, order = autoencoder.device, length_order(texts)

@@ -1,4 +1,4 @@
-"""What stands between text and diffusion: latents with their mask, and the normaliser that gives them unit scale."""
+"""Latents with their mask, and the normaliser that gives latents unit scale for diffusion."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ class Latents:
 class Normaliser(nn.Module):
     """Shifts and scales each latent channel to mean 0 and variance 1, so that one noise schedule fits all models.
 
-    While the autoencoder trains, the figures follow a running mean; before diffusion they are fitted on every
-    latent of the training set (the paper's code fits them on its first batch only).
+    While the autoencoder trains, mean and variance are running means. Before diffusion they are fitted on every latent
+    of the training set (the paper's code fits them on its first batch only).
     """
 
     mean: Tensor
@@ -61,7 +61,7 @@ class Normaliser(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Latents]) -> None:
-        """Refit on normalised latents: afterwards those same texts have mean 0 and variance 1 in each channel.
+        """Refit on normalised latents. Afterwards the same texts have mean 0 and variance 1 in each channel.
 
         Raises:
             ValueError: fewer than two latents in all.
@@ -72,7 +72,7 @@ class Normaliser(nn.Module):
             count += len(chosen)
             total, squares = total + chosen.sum(0), squares + chosen.square().sum(0)
         if count < 2:
-            raise ValueError(f"the normaliser needs at least two latents, got {count}")
+            raise ValueError(f"the normaliser needs at least two latents; {count} given")
         mean = total / count
         std = (squares / count - mean.square()).clamp_min(1e-8).sqrt()
         # The batches were normalised by the present figures: compose the two affine maps.

@@ -1,8 +1,8 @@
-"""What an autoencoder is trained for: to give texts back, from masked tokens and through noised latents.
+"""The training loss of an autoencoder: reconstruct texts from masked tokens and noised latents.
 
     L = cross-entropy of the autoregressive decoder + parallel_loss_scale * that of the parallel one + kl.scale * KL
 
-What is here is of a training only. Nothing of it is needed to use a trained autoencoder.
+A trained autoencoder needs nothing of this file.
 """
 
 import torch
@@ -17,25 +17,25 @@ from ladle.config import Config
 
 
 class KLConfig(Config):
-    """The pull of Gaussian latents towards N(0, I); only for `autoencoder.bottleneck.regulariser = "gaussian"`."""
+    """The loss that pulls Gaussian latents towards N(0, I). Needs `autoencoder.bottleneck.regulariser = "gaussian"`."""
 
     scale: float = Field(0.01, ge=0, allow_inf_nan=False)
-    """Weight of the divergence. 1 is the evidence lower bound, at which little is left of a text."""
+    """Weight of the divergence. 1 gives the evidence lower bound, with which latents keep little of a text."""
     free_bits: float = Field(0.0, ge=0, allow_inf_nan=False)
-    """What each channel may hold at no cost, in nats a latent (Kingma et al., arXiv 1606.04934)."""
+    """Divergence of each channel that costs nothing, in nats per latent (Kingma et al., arXiv 1606.04934)."""
     warmup: float = Field(0.0, ge=0, le=1)
     """Share of the stage over which the weight rises from 0 (Bowman et al., arXiv 1511.06349)."""
 
 
 class ReconstructionConfig(Config):
-    """What makes an autoencoder robust while it trains, and how much each loss counts."""
+    """The corruptions that make an autoencoder robust in training, and the weights of the losses."""
 
     token_mask_prob: float = Field(0.3, ge=0, lt=1)
-    """Each text has a share of its input tokens masked, drawn from U(0, token_mask_prob)."""
+    """The share of masked input tokens is drawn for each text from U(0, token_mask_prob)."""
     latent_noise: float = Field(0.7, ge=0)
-    """Each text's latents get Gaussian noise of a scale drawn from U(0, latent_noise)."""
+    """The scale of the Gaussian noise on the latents is drawn for each text from U(0, latent_noise)."""
     corrupt_prob: float = Field(0.6, ge=0, le=1)
-    """Share of the texts whose tokens are masked, and of those whose latents are noised."""
+    """Share of the texts with masked tokens. The same share of the texts, drawn separately, gets noised latents."""
     parallel_loss_scale: float = Field(1.0, ge=0)
     """Weight of the parallel decoder's loss."""
     kl: KLConfig = KLConfig()
@@ -44,10 +44,10 @@ class ReconstructionConfig(Config):
 def reconstruction_loss(
     autoencoder: TextAutoencoder, batch: dict[str, Tensor], config: ReconstructionConfig, progress: float = 1.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cross-entropy of both decoders from masked tokens and noised z0; of Gaussian latents the divergence too.
+    """Cross-entropy of both decoders from masked tokens and noised z0. Gaussian latents add the divergence.
 
-    batch: input_ids and attention_mask, [B, S]. progress: the share of the training that is over, for the warm-up of
-    `kl`. Gives the loss, a scalar, and detached metrics.
+    batch: input_ids and attention_mask, [B, S]. progress: the share of the training that is done, for the warm-up of
+    `kl`. Returns the loss, a scalar, and detached metrics.
     """
     latents, divergence, metrics = training_latents(autoencoder, batch, config, progress)
     loss, of_decoders = noised_decoding_loss(autoencoder, latents, batch, config)
@@ -57,7 +57,7 @@ def reconstruction_loss(
 def training_latents(
     autoencoder: TextAutoencoder, batch: dict[str, Tensor], config: ReconstructionConfig, progress: float = 1.0
 ) -> tuple[Latents, Tensor | float, dict[str, Tensor]]:
-    """z0 of masked tokens (Gaussian latents are drawn); the loss of the divergence, nats a token; metrics."""
+    """Returns z0 of masked tokens (Gaussian latents are drawn), the divergence loss in nats per token, and metrics."""
     mask = batch["attention_mask"]
     input_ids = _masked(autoencoder, batch["input_ids"], mask, config)
     raw, latent_mask = autoencoder.bottleneck.compress(autoencoder.backbone.encode(input_ids, mask), mask)
@@ -81,7 +81,7 @@ def training_latents(
 def noised_decoding_loss(
     autoencoder: TextAutoencoder, latents: Latents, batch: dict[str, Tensor], config: ReconstructionConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`decoding_loss` from latents that are noised while the autoencoder trains."""
+    """`decoding_loss` from latents that get noise while the autoencoder trains."""
     noised = Latents(_noised(latents.values, config, autoencoder.training) * latents.mask[..., None], latents.mask)
     return decoding_loss(autoencoder, noised, batch["input_ids"], batch["attention_mask"], config)
 

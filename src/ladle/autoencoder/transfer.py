@@ -1,4 +1,4 @@
-"""A trained autoencoder's knowledge in one with another vocabulary."""
+"""Transfer of a trained autoencoder to another vocabulary."""
 
 from typing import Any
 
@@ -15,16 +15,16 @@ BY_TOKEN = ("shared.weight", "embed_tokens.weight", "lm_head.weight", "parallel_
 
 @torch.no_grad()
 def transfer(given: TextAutoencoder, own: TextAutoencoder) -> None:
-    """Give `own`, a new autoencoder, the tensors of `given` that fit it, and for each of its own tokens the mean of
-    the embeddings of the pieces that `given` cuts that token into ("fast vocabulary transfer", arXiv 2402.09977).
+    """Copy the tensors of `given` that fit into `own`, a new autoencoder. Each token of `own` gets the mean embedding
+    of the pieces into which `given` cuts that token ("fast vocabulary transfer", arXiv 2402.09977).
 
-    Both need tokenizers made by `train_tokenizer`.
+    Both tokenizers must come from `train_tokenizer`.
 
     Raises:
         UserError: `cannot_transfer` has a reason.
     """
     if refusal := cannot_transfer(given, own.config):
-        raise UserError(f"own_vocabulary: the model to start from does not fit this one: {refusal}")
+        raise UserError(f"own_vocabulary: cannot start from this model: {refusal}; change that setting, or `start`")
     vocabulary = pieces_matrix(given.backbone.tokenizer, own.backbone.tokenizer)
     known = given.state_dict()
     for name, tensor in own.state_dict().items():
@@ -36,7 +36,7 @@ def transfer(given: TextAutoencoder, own: TextAutoencoder) -> None:
 
 
 def pieces_matrix(given: Any, own: Any) -> Tensor:
-    """[own tokens, given tokens]: row t has 1/k at each of the k pieces that the given tokenizer cuts token t into."""
+    """[own tokens, given tokens]: row t has 1/k at each of the k pieces into which `given` cuts token t."""
     names = own.convert_ids_to_tokens(range(len(own)))
     special, model = set(own.all_special_tokens), given.backend_tokenizer.model
     matrix = torch.zeros(len(own), len(given))
@@ -49,13 +49,13 @@ def pieces_matrix(given: Any, own: Any) -> Tensor:
 
 
 def cannot_transfer(given: TextAutoencoder, wanted: AutoencoderConfig) -> str | None:
-    """Why `given` is no start for an autoencoder of other settings; None where it is."""
+    """The reason why an autoencoder with the settings `wanted` cannot start from `given`, or None if it can."""
     if isinstance(wanted.backbone, PretrainedBackboneConfig):
-        return f"'{wanted.backbone.pretrained}' has a tokenizer of its own kind"
+        return f"the vocabulary of '{wanted.backbone.pretrained}' cannot be replaced"
     if given.config.backbone.pretrained:
-        return f"'{given.config.backbone.pretrained}' has a tokenizer of its own kind"
+        return f"the vocabulary of '{given.config.backbone.pretrained}' cannot be replaced"
     if given.backbone.width != wanted.backbone.width:
-        return f"it is {given.backbone.width} wide, autoencoder.backbone.width is {wanted.backbone.width}"
+        return f"its width is {given.backbone.width}, but autoencoder.backbone.width is {wanted.backbone.width}"
     if given.config.bottleneck != wanted.bottleneck:
-        return "its bottleneck has other settings than autoencoder.bottleneck"
+        return "its bottleneck differs from the settings in autoencoder.bottleneck"
     return None

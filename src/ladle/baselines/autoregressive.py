@@ -1,7 +1,7 @@
-"""The rival: a GPT-2 of about Ladle's size on the same rows, with the same tokenizer, trained by the same loop.
+"""The rival: a GPT-2 of about Ladle's size, with the same rows, tokenizer and training loop.
 
-One sequence a text: [label] [source ...] separator, text ..., end. Each condition is dropped per sample in training, so
-that one model samples with and without it, as Ladle's does; the loss counts the text and its end.
+Each text is one sequence: [label] [source ...] separator, text ..., end. Training drops each condition of some samples,
+so that one model samples with and without it, as Ladle does. The loss counts the text and its end token.
 """
 
 from collections.abc import Sequence
@@ -30,10 +30,11 @@ SHRINK_BELOW = 0.5  # share of unfinished rows in a batch below which the finish
 
 
 class AutoregressiveConfig(Config):
-    """pretrained: a folder or hub id of a causal language model to fine-tune; the sizes are those of one from nothing.
+    """pretrained: a folder or hub id of a causal language model to fine-tune. The sizes below are for a new model.
 
-    labels: names of the classes. source: whether a source text may stand before the text. drop_prob: share of samples
-    that lose each condition in training. max_tokens: of a text with its end; sources are cut at `max_source_tokens`.
+    labels: names of the classes. source: whether a source text may precede the text. drop_prob: share of samples
+    that lose each condition in training. max_tokens: longest text with its end token. Sources are cut at
+    `max_source_tokens`.
     """
 
     pretrained: str | None = None
@@ -53,7 +54,7 @@ class AutoregressiveModel(nn.Module):
 
     Args:
         config: sizes and conditions.
-        tokenizer: with a padding and an end token; it ends every text by that token.
+        tokenizer: with a padding and an end token; it ends every text with that end token.
         causal: a transformers causal model; made from `config` when None.
     """
 
@@ -107,7 +108,7 @@ class AutoregressiveModel(nn.Module):
         return nll, {"nll": nll.detach()}
 
     def score(self, texts: Sequence[str], *, label: Given = None, source: Given = None) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood in nats [N] and number of tokens [N] of each text with its end, by condition."""
+        """Negative log-likelihood in nats [N] and tokens [N] of each text with its end token, given its condition."""
         if not texts:
             return torch.zeros(0), torch.zeros(0, dtype=torch.long)
         count = len(texts)
@@ -140,7 +141,7 @@ class AutoregressiveModel(nn.Module):
             UserError: an unknown label, top_p outside (0, 1], a negative temperature.
         """
         if not 0 < top_p <= 1 or not temperature >= 0:
-            raise UserError(f"top_p {top_p}, temperature {temperature}: allowed are 0 < top_p <= 1, temperature >= 0")
+            raise UserError(f"top_p {top_p}, temperature {temperature}; allowed are 0 < top_p <= 1, temperature >= 0")
         count = num_samples or next((len(x) for x in (seeds, label, source) if x is not None), 1)
         seeds = list(range(count)) if seeds is None else list(seeds)
         prefixes = self.prefixes(label or [None] * count, source or [None] * count)
@@ -156,7 +157,7 @@ class AutoregressiveModel(nn.Module):
         return texts
 
     def prefixes(self, labels: Sequence[str | None], sources: Sequence[str | None]) -> list[list[int]]:
-        """Token ids of what stands before each text, the separator last.
+        """Token ids of the prefix of each text, the separator last.
 
         Raises:
             UserError: a label that the model was not trained with.
@@ -230,7 +231,7 @@ def _build(config: AutoregressiveConfig, tokenizer: Any, vocab_size: int) -> Any
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"cannot load the causal model '{config.pretrained}': {first_line(error)}") from None
     if config.width % config.num_heads:
-        raise UserError(f"num_heads {config.num_heads} given: it has to divide the width, {config.width}")
+        raise UserError(f"num_heads is {config.num_heads}; it must divide the width, {config.width}")
     positions = config.max_tokens + (config.max_source_tokens if config.source else 0) + 2
     return GPT2LMHeadModel(
         GPT2Config(

@@ -1,4 +1,4 @@
-"""Training the rival by Ladle's own loop: the learning rate from three, stopped before it overfits."""
+"""Trains the rival with Ladle's own loop. It picks one of three learning rates and keeps the best weights."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,14 +34,14 @@ def train_autoregressive(
     learning_rates: Sequence[float] = LEARNING_RATES,
     log: Callable[[str], None] = say,
 ) -> AutoregressiveModel:
-    """Train under `output`, going on where an interrupted call stopped; the model is in `output`/final.
+    """Train under `output`; the model is in `output`/final. A repeated call continues after an interruption.
 
-    Each learning rate gets a short training of its own; the lowest held-out loss (nats a token) wins the rest of the
-    budget. The result is the averaged weights of the lowest held-out loss.
+    Each learning rate gets a short trial. The one with the lowest held-out loss (nats per token) gets the rest of the
+    budget. The result is the averaged weights with the lowest held-out loss.
 
     Args:
-        config: sizes; labels and source are taken from the rows.
-        settings: budget and the like, for all trainings together; `lr` is replaced.
+        config: sizes; labels and source are set from the rows.
+        settings: budget and other settings for all trainings together; `lr` is replaced.
     """
     labels = tuple(sorted({row["label"] for row in train if "label" in row}))
     config = config.model_copy(update={"labels": labels, "source": any("source" in row for row in train)})
@@ -65,7 +65,7 @@ def train_autoregressive(
         # Looks on the way would take more of so short a time than its steps do.
         looks = {"validate_every": 0.0, "sample_every": 0.0}
         losses[lr] = fit(output / f"trial-{lr:g}", lr, TRIAL_SHARE, **looks)[1]
-        log(f"autoregressive: learning rate {lr:g} reaches {losses[lr]:.4f} nats a token")
+        log(f"autoregressive: learning rate {lr:g} reaches {losses[lr]:.4f} nats per token")
     best = min(losses, key=losses.__getitem__) if losses else learning_rates[0]
     model, _ = fit(output, best, 1 - TRIAL_SHARE * len(losses))
     model.info = {"minutes": round(sum(seconds) / 60, 2), "learning_rate": best, "tried": losses}
@@ -84,28 +84,28 @@ def fit_scorer(
     config: AutoregressiveConfig | None = None,
     log: Callable[[str], None] = say,
 ) -> float:
-    """`ladle fit scorer`: an autoregressive model of the texts in `data`, without conditions, in `output`/final.
+    """`ladle fit scorer`: train an autoregressive model of the texts in `data`, without conditions.
 
     Args:
         data: a file or folder, or rows in memory.
-        output: the run folder; the same call goes on where an interrupted one stopped.
-        minutes, steps: the budget; one of the two.
+        output: the run folder; the model is in its subfolder final. A repeated call continues after an interruption.
+        minutes, steps: the budget; give one of the two.
         text: the column of the texts.
-        seed: of the training.
+        seed: random seed of the training.
         config: sizes of the model.
-        log: takes lines for the user.
+        log: receives messages for the user.
 
     Returns:
-        The held-out loss, nats a token.
+        The held-out loss, in nats per token.
 
     Raises:
-        UserError: bad data, or a run folder of other settings.
+        UserError: bad data, or a run folder with other settings.
     """
     splits = load_splits(DataConfig(text=text), data)
     train, valid = ([Row(text=row["text"]) for row in rows] for rows in (splits.train, splits.valid))
     for note in splits.notes:
         log(note)
-    log(f"{len(train):,} texts to train on, {len(valid):,} held out")
+    log(f"{len(train):,} training texts, {len(valid):,} held-out texts")
     tokenizer = load_parts(resolve_model("base-en")).autoencoder.backbone.tokenizer
     settings = autoregressive_settings(minutes=minutes, steps=steps, seed=seed)
     config = config or AutoregressiveConfig(width=256, num_layers=6, num_heads=4)
@@ -115,13 +115,13 @@ def fit_scorer(
 
 
 def autoregressive_settings(**budget: Any) -> TrainingConfig:
-    """How these models are trained; budget: `minutes` or `steps`, `seed`. By Muon, as Ladle is: on E2E it reaches 1.90
-    nats a token in 78 s where AdamW's best learning rate reaches 2.42 (benchmarks/LOG.md)."""
+    """How these models are trained. budget: `minutes` or `steps`, `seed`. They use Muon, as Ladle does: on E2E it
+    reaches 1.90 nats per token in 78 s; AdamW with its best learning rate reaches 2.42 (benchmarks/LOG.md)."""
     return TrainingConfig(optimizer="muon", cooldown=0.5, warmup=0.02, validate_every=0.05, sample_every=0.25, **budget)
 
 
 def config_of_size(num_parameters: int, vocab_size: int, max_tokens: int = 96) -> AutoregressiveConfig:
-    """GPT-2's sizes that come nearest to `num_parameters`, at a usual ratio of width to depth (32 to 96)."""
+    """Sizes of a GPT-2 with nearly `num_parameters` parameters, at a usual ratio of width to depth (32 to 96)."""
 
     def error(size: tuple[int, int]) -> float:
         width, layers = size
@@ -164,7 +164,7 @@ class AutoregressiveStage:
         return loss, {**metrics, "num_tokens": batch["is_text"].sum()}
 
     def validate(self) -> dict[str, float]:
-        """nll: mean nats a token over the held-out texts, each token counted once."""
+        """nll: mean nats per token over the held-out texts; every token counts equally."""
         nll, tokens = self.module.score_rows(self.valid_rows)
         return {"nll": float(nll.sum() / tokens.sum())}
 

@@ -1,4 +1,4 @@
-"""From scores to the table that is read, and to the plots."""
+"""Turns scores into tables and plots."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ _table = partial(table, rule=" --- ")
 
 
 def write_results(result: dict[str, Any], folder: Path) -> Path:
-    """results.json, table.md and plots/ of one suite; the path of the table."""
+    """Write results.json, table.md and plots/ of one suite. Returns the path of the table."""
     result["differences"] = differences(result)
     atomic_json(folder / "results.json", result)
     atomic_text(folder / "table.md", to_markdown(result))
@@ -46,7 +46,7 @@ def write_results(result: dict[str, Any], folder: Path) -> Path:
 
 
 def mean_and_spread(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, float, int] | None:
-    """Mean and standard deviation over seeds, and their number; None where it was not measured."""
+    """Mean and standard deviation over seeds, and the number of seeds; None if the metric was not measured."""
     values = [row[metric]["value"] for row in rows if metric in row]
     if not values:
         return None
@@ -54,7 +54,7 @@ def mean_and_spread(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[flo
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
-    """Mean of the differences, seed by seed, with its 95 % interval (Student's t); no interval of one seed."""
+    """Mean of the differences, seed by seed, with its 95 % interval (Student's t). A single seed has no interval."""
     gaps = np.array(ours, dtype=float) - np.array(theirs, dtype=float)
     value, count = float(gaps.mean()), len(gaps)
     if count < 2:
@@ -64,7 +64,7 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[st
 
 
 def differences(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each system less the rival, by metric, at the settings of the table; then at its others of all seeds, under
+    """Each system minus the rival, by metric, with the settings of the table. Other settings with all seeds come under
     `system, settings`."""
     systems = result["systems"]
     rival = result["suite"]["rival"] or next((n for n, s in systems.items() if s["kind"] == "autoregressive"), None)
@@ -105,7 +105,7 @@ def perplexity_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def to_markdown(result: Mapping[str, Any]) -> str:
-    """The table for the eye, what each metric says, the differences from the rival, and every metric."""
+    """The main table, the meaning of each metric, the differences from the rival, and every metric."""
     suite, systems = result["suite"], result["systems"]
     rows: dict[str, Sequence[Mapping[str, Any]]] = {name: [row] for name, row in result["controls"].items()}
     rows |= {name: _first(system["settings"]) for name, system in systems.items()}
@@ -176,7 +176,7 @@ def _gap(gap: Mapping[str, Any] | None) -> str:
 
 
 def _speed_lines(result: Mapping[str, Any], batches: Sequence[str]) -> list[str]:
-    """Where a system was timed at cheaper settings too, with its MAUVE there."""
+    """The speed of systems that were also timed at cheaper settings, with their MAUVE there."""
     timed = [(name, setting) for name, system in result["systems"].items() for setting in system["speed"]]
     if len(timed) == len(result["systems"]):
         return []
@@ -204,17 +204,17 @@ def _cell(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
 
 
 def _digits(value: float) -> int:
-    """After the point: three for shares, one for what is counted in tens."""
+    """Number of decimals: three for shares, one for values in tens."""
     return 3 if abs(value) < 5 else 1 if abs(value) < 1000 else 0
 
 
 def _first(items: Mapping[str, Any]) -> Any:
-    """The first value. Of a system's settings and speeds it is what stands in the first table."""
+    """The first value. The first table shows the first of a system's settings and speeds."""
     return next(iter(items.values()))
 
 
 def _points(result: Mapping[str, Any], x: str, y: str) -> dict[str, list[Point]]:
-    """Every system's settings that have both figures, in their order, and the controls."""
+    """Every system's settings that have both metrics, in order, and the controls."""
     found: dict[str, list[Point]] = {}
     for name, system in result["systems"].items():
         for setting, rows in system["settings"].items():

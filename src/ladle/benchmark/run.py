@@ -1,4 +1,4 @@
-"""`ladle benchmark`: trains what is missing, samples, scores, times; what was done before is not done again."""
+"""`ladle benchmark`: trains, samples, scores and times systems. Finished work is not repeated."""
 
 import random
 import time
@@ -37,14 +37,14 @@ def run_benchmark(
     data: str | None = None,
     log: Callable[[str], None] = say,
 ) -> Path:
-    """Run a suite; the same call goes on where an interrupted one stopped.
+    """Run a suite. A repeated call continues after an interruption.
 
     Args:
         suite: a TOML file (`ladle.benchmark.suite`).
         output: folder for OUTPUT/NAME: a folder for each system, results.json, table.md, plots/.
-        budget: minutes of training for each system, in place of the suite's.
-        data: a file or folder in place of the suite's data.
-        log: takes lines for the user.
+        budget: minutes of training for each system, instead of the suite's.
+        data: a file or folder, instead of the suite's data.
+        log: receives messages for the user.
 
     Returns:
         The table, OUTPUT/NAME/table.md.
@@ -53,7 +53,7 @@ def run_benchmark(
         UserError: a bad suite, bad data, a missing extra, a folder of another suite.
     """
     if budget is not None and not 0 < budget < float("inf"):
-        raise UserError(f"--budget is {budget}: it must be greater than 0")
+        raise UserError(f"--budget is {budget}; it must be greater than 0")
     config = load_suite(Path(suite), data)
     folder = Path(output) / config.name
     check_writable(folder, folder=True)
@@ -63,18 +63,18 @@ def run_benchmark(
 class _Benchmark:
     def __init__(self, suite: SuiteConfig, folder: Path, minutes: float, log: Callable[[str], None]):
         self.suite, self.folder, self.minutes, self.log = suite, folder, minutes, log
-        load_matplotlib()  # a missing extra is told before the work, not after
+        load_matplotlib()  # a missing extra is reported before the work, not after
         self.splits = load_splits(suite.data)
         for note in self.splits.notes:
             log(note)
         self.test = self.splits.test
         if not self.test:
             raise UserError(
-                "the suite's data have no test rows: give a folder of train and test files, or data.test_path"
+                "the suite's data have no test rows; give a folder of train and test files, or data.test_path"
             )
         self.conditions = self._conditions()
         to_train = {name: system.kind for name, system in suite.systems.items() if system.model is None}
-        # A recipe that cannot be trained is told before the work too.
+        # A recipe that cannot be trained is reported before the work too.
         recipes = [recipe_of(name, suite, minutes) for name, kind in to_train.items() if kind == "ladle"]
         self.in_steps = bool(recipes) and len(recipes) == len(to_train) and all(map(in_steps, recipes))
         self.scoring = Scoring(suite, self.splits, folder, log)
@@ -143,7 +143,7 @@ class _Benchmark:
             return [[(None, None)] * count for _ in seeds]
         given = [row[kind] for row in self.test if kind in row]
         if not given:
-            raise UserError(f"the suite samples by {kind}, and no test row has one")
+            raise UserError(f"the suite's condition is '{kind}', but no test row has a {kind}; change one of them")
         if kind == "label":
             return [[(label, None) for label in random.Random(seed).choices(given, k=count)] for seed in seeds]
         sources = list(dict.fromkeys(given))[:count]

@@ -1,4 +1,4 @@
-"""The metrics of a suite: what its texts are measured against, and the scorer and judges that are trained for it."""
+"""The metrics of a suite: its reference texts, and the scorer and judges that are trained for it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +31,7 @@ class Scoring:
         folder: of the suite's results; they are kept there.
 
     Raises:
-        UserError: a missing extra or encoder, other rows that cannot be used: before the work, not after.
+        UserError: a missing extra or encoder, or other rows that cannot be used. Raised before the work begins.
     """
 
     def __init__(self, suite: SuiteConfig, splits: Splits, folder: Path, log: Log) -> None:
@@ -44,7 +44,7 @@ class Scoring:
 
     @cached_property
     def key(self) -> str:
-        """What a score depends on beside the texts."""
+        """What a score depends on, besides the texts."""
         versions = {name: metric.version for name, metric in METRICS.items()}
         rows = [[dict(row) for row in part] for part in (self.splits.train, self.test)]
         return digest([rows, self.suite.metrics.model_dump(mode="json"), versions])
@@ -74,18 +74,18 @@ class Scoring:
 
     @cached_property
     def other_rows(self) -> list[Row]:
-        """What scorer and judges learn from."""
+        """The rows that train the scorer and the judges."""
         path = self.suite.metrics.other_path
         if path is None:
             return self.splits.train
         used = {row["text"] for row in (*self.splits.train, *self.splits.valid, *self.test)}
         rows = [row for row in read_rows(path) if row["text"] not in used]
         if not rows:
-            raise UserError(f"metrics.other_path: every row of {path} is one that the systems learn from")
+            raise UserError(f"metrics.other_path: the systems train on every row of {path}; give other rows")
         return rows
 
     def controls(self, systems: Mapping[str, System], conditions: Sequence[Condition]) -> Mapping[str, Any]:
-        """The control rows, beside the first system's first samples, which were drawn by `conditions`."""
+        """The control rows for the first system's first samples, which were drawn with `conditions`."""
         first = next(iter(self.suite.systems))
         ladle = next((system for system in systems.values() if isinstance(system, LadleSystem)), None)
         key = digest([self.key, conditions, ladle.digest if ladle else None])

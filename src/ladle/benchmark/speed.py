@@ -1,4 +1,4 @@
-"""How quickly systems write: tokens of returned text a second, all of them in turn in one process."""
+"""How fast systems write: tokens of returned text per second, all systems in turn in one process."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ def measured_speed(
     path: Path,
     log: Log,
 ) -> dict[str, dict[str, Any]]:
-    """Tokens of returned text a second, without loading, all systems in turn in every round: by settings and batch size
-    the rounds' figures and their median. One tokenizer counts for all, that of the first Ladle system.
+    """Tokens of returned text per second, without loading. Every round runs all systems in turn. Returns the figure of
+    each round and their median, by settings and batch size. The first Ladle system's tokenizer counts all tokens.
 
-    timed: by system the names of the settings that are timed. conditions: texts are drawn by these, over again where
-    more are drawn. path: what was measured is kept there, and not measured again.
+    timed: the settings to time, by system. conditions: of the texts; they repeat if there are more texts. path: file
+    that keeps results, so that nothing is measured twice.
     """
     config, digests = suite.speed, {name: system.digest for name, system in systems.items()}
     runs = [(name, s, suite.systems[name].settings[s]) for name, settings in timed.items() for s in settings]
@@ -59,7 +59,7 @@ def measured_speed(
 
 def settings_to_time(rows: Mapping[str, Sequence[Mapping[str, Any]]], passes: Mapping[str, int]) -> list[str]:
     """The first settings, and the cheapest within 5 % of the best MAUVE (over the seeds that all settings share).
-    rows: by settings the scores of each seed. passes: by settings, of the network for a text."""
+    rows: the scores of each seed, by settings. passes: network passes per text, by settings."""
     scored = {name: part for name, part in rows.items() if part and "mauve" in part[0]}
     shared = min(map(len, scored.values()), default=0)
     quality = {name: sum(row["mauve"]["value"] for row in part[:shared]) for name, part in scored.items()}

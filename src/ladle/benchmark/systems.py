@@ -1,4 +1,4 @@
-"""What is compared: each system trains itself on the suite's rows and draws texts for the same seeds and conditions."""
+"""The compared systems. Each trains on the suite's rows and draws texts for the same seeds and conditions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ Condition = tuple[str | None, str | None]  # label, source
 
 @dataclass(frozen=True)
 class Draws:
-    """What is drawn: N seeds and, for each, the label and the source that it is conditioned on."""
+    """N texts to draw: the seed, the label and the source of each."""
 
     seeds: Sequence[int]
     label: Sequence[str | None]
@@ -34,7 +34,7 @@ class Draws:
 
     @classmethod
     def of(cls, conditions: Sequence[Condition], first_seed: int) -> "Draws":
-        """By each condition, with seeds that rise from the first."""
+        """One draw for each condition, with seeds that count up from `first_seed`."""
         labels, sources = zip(*conditions, strict=True)
         return cls(range(first_seed, first_seed + len(conditions)), labels, sources)
 
@@ -42,7 +42,7 @@ class Draws:
 class LadleSystem:
     """A latent diffusion model.
 
-    digest: what tells two trainings apart. minutes: of training, every stage counted, as the model says of itself.
+    digest: differs between two trainings. minutes: training time of all stages, as the model folder records it.
     """
 
     def __init__(self, folder: Path):
@@ -52,7 +52,7 @@ class LadleSystem:
         self.num_parameters = count_parameters(self.model.parts)
 
     def passes(self, settings: Mapping[str, Any]) -> int:
-        """Of the network, a text: steps times candidates. By this the cheapest of equally good settings is found."""
+        """Network passes per text: steps times candidates. It tells which of equally good settings is cheapest."""
         sampling = self.model.parts.sampling.override(**settings)
         return sampling.num_inference_steps * sampling.candidates
 
@@ -61,12 +61,12 @@ class LadleSystem:
         return self.model.generate(**vars(draws), batch_size=batch_size, **settings)
 
     def reconstruction(self, texts: Sequence[str]) -> float:
-        """BLEU (0 to 100) of `texts` through the autoencoder: what no sample can be better than."""
+        """BLEU (0 to 100) of `texts` through the autoencoder. No sample can be better than this."""
         return float(CorpusBleu(self.model.reconstruct(texts), [[text] for text in texts]).score)
 
 
 class AutoregressiveSystem:
-    """The rival; `digest` and `minutes` (every trial counted) as of a `LadleSystem`."""
+    """The rival. `digest` and `minutes` (trials included) are as in `LadleSystem`."""
 
     def __init__(self, folder: Path):
         self.folder, self.model = folder, AutoregressiveModel.from_pretrained(folder)
@@ -75,7 +75,7 @@ class AutoregressiveSystem:
         self.num_parameters = self.model.num_parameters
 
     def passes(self, settings: Mapping[str, Any]) -> int:
-        """One a token, by whatever settings."""
+        """One pass per token, with all settings."""
         return 1
 
     def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
@@ -92,15 +92,15 @@ System = LadleSystem | AutoregressiveSystem
 def trained(
     name: str, suite: SuiteConfig, splits: Splits, folder: Path, minutes: float, ladle: Path | None, log: Log, seed: int
 ) -> System:
-    """The system `name`, trained under `folder` (what is done there is not done again).
+    """The system `name`, trained under `folder`. Finished training is not repeated.
 
     Args:
-        minutes: of training, where the system does not say.
-        ladle: the model folder of the Ladle system that a rival takes its tokenizer and size from.
-        seed: of the training; added to the recipe's own.
+        minutes: budget of training, if the system sets none.
+        ladle: the model folder of the Ladle system that gives a rival its tokenizer and size.
+        seed: random seed of the training; added to the recipe's own.
 
     Raises:
-        UserError: a bad recipe, or a folder of another one.
+        UserError: a bad recipe, or a folder of another recipe.
     """
     system = suite.systems[name]
     minutes = system.minutes or minutes
@@ -116,15 +116,15 @@ def trained(
 
 
 def recipe_of(name: str, suite: SuiteConfig, minutes: float, seed: int = 0) -> Recipe:
-    """What the Ladle system `name` is trained by.
+    """The recipe of the Ladle system `name`.
 
     Raises:
-        UserError: a bad recipe, or one that names data of its own.
+        UserError: a bad recipe, or one that names its own data.
     """
     system = suite.systems[name]
     for where, recipe in (("recipe", suite.recipe), (f"systems.{name}.recipe", system.recipe)):
         for key in recipe.keys() & {"data", "name"}:
-            raise UserError(f"{where}.{key}: a system has the suite's data and its own name")
+            raise UserError(f"{where}.{key}: the suite gives a system its data and its name; remove this key")
     common = merged(suite.recipe, read_recipe(system.recipe_file) if system.recipe_file else {})
     values = merged(common, system.recipe)
     training = {key: value for key, value in values.get("training", {}).items() if key != "minutes"}

@@ -1,6 +1,6 @@
-"""The command line: each verb is one function in the file of its name.
+"""The command line. Each verb is one function, in the file of the same name.
 
-Data go to standard output, bars and words to standard error. Nothing heavy is imported before a verb needs it.
+Data go to standard output; progress bars and messages go to standard error. Heavy imports wait until a verb needs them.
 """
 
 import sys
@@ -14,7 +14,7 @@ from ladle.data.files import STDIO
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line on `arguments` (those of the process when None) and return the exit code."""
+    """Run the command line on `arguments` (default: the arguments of the process) and return the exit code."""
     keep_freed_memory()
     given = sys.argv[1:] if arguments is None else arguments
     words = [DASH if word == STDIO else word for word in given if word != "--debug"]

@@ -1,4 +1,4 @@
-"""The application that verbs belong to, the kinds of arguments that they share, and what they say."""
+"""The application that the verbs belong to, with the argument types and the messages that they share."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from ladle.errors import UserError
 from ladle.storage.writing import write_rows
 from ladle.version import __version__
 
-DASH = "(standard input or output)"  # stands for a lone `-` while cyclopts, which takes that for an option, parses
+DASH = "(standard input or output)"  # replaces a lone `-` during parsing: cyclopts would read `-` as an option
 
 
 def _file(_: type, tokens: Sequence[Token]) -> str:
@@ -27,8 +27,8 @@ ColumnNames = Annotated[Columns | None, Parameter(name="*")]  # --text, --label,
 
 app = App(
     name="ladle",
-    help="Latent diffusion for text: train it on a file of your own, then sample from it.",
-    help_epilogue="With any verb, --debug shows where an error comes from. `-` is standard input or output.",
+    help="Latent diffusion for text: train a model on your own file, then draw new texts from it.",
+    help_epilogue="Every verb takes --debug, which shows where an error comes from. `-` is standard input or output.",
     help_format="plaintext",
     version=__version__,
     default_parameter=Parameter(negative=()),
@@ -40,11 +40,11 @@ def check_counts(counts: Mapping[str, int]) -> None:
     """Refuse counts below 1. Raises UserError."""
     for name, value in counts.items():
         if value < 1:
-            raise UserError(f"{name} is {value}: it must be at least 1")
+            raise UserError(f"{name} is {value}; it must be at least 1")
 
 
 def say_cut(tokenizer: Any, limit: int, texts: Sequence[str], what: str) -> None:
-    """Say how many texts are longer than `limit` tokens."""
+    """Log how many texts are longer than `limit` tokens."""
     from ladle.data.stores import count_cut
 
     if cut := count_cut(tokenizer, texts, limit):
@@ -52,14 +52,14 @@ def say_cut(tokenizer: Any, limit: int, texts: Sequence[str], what: str) -> None
 
 
 def write_and_say(output: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows, and say how many went to a file."""
+    """Write rows. Log how many rows were written when the output is a file."""
     count = write_rows(output, rows)
     if output != STDIO:
         log(f"{count:,} rows written to {output}")
 
 
 def read_and_say(path: str, **options: Any) -> list[Row]:
-    """`read_rows`, which has the options; what it notes is said."""
+    """Call `read_rows` with `options`, and log its notes."""
     notes: list[str] = []
     rows = read_rows(path, notes=notes, **options)
     for note in notes:
@@ -68,7 +68,7 @@ def read_and_say(path: str, **options: Any) -> list[Row]:
 
 
 def log(line: str) -> None:
-    """A line for the user."""
+    """Show a line to the user."""
     from ladle.training.progress import say
 
     say(line)

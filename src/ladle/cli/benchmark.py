@@ -14,15 +14,15 @@ def benchmark(
     output: OutputFolder = Path("results"),
     data: File | None = None,
 ) -> None:
-    """Train several systems on the same rows, sample and score them alike: one table, and plots.
+    """Train several systems on the same rows. Sample and score them in the same way. Write one table and plots.
 
-    The same command goes on from where an interrupted one stopped, and does nothing twice.
+    Run the same command again to continue after an interruption. Finished work is not repeated.
 
     Args:
-        suite: A TOML file: the data, the systems, what they are measured by. See benchmarks/suites.
-        budget: Minutes of training for each system, all its stages together. Default: the suite's.
-        output: Folder for the results, in a folder of the suite's name.
-        data: Folder of train, valid and test files in place of the suite's data.
+        suite: A TOML file that names the data, the systems and the metrics. See benchmarks/suites.
+        budget: Minutes of training for each system, all stages together. Default: the suite's value.
+        output: Folder for the results. They go into a subfolder with the suite's name.
+        data: Folder of train, valid and test files, used instead of the suite's data.
     """
     from ladle.benchmark.run import run_benchmark
 

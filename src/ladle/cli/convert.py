@@ -1,4 +1,4 @@
-"""Verb `convert`: models of other code."""
+"""Verb `convert`: models from other code."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from cyclopts import App
 from ladle.cli.app import OutputFolder, app
 from ladle.storage.writing import check_writable
 
-convert = App(name="convert", help="Take over models of other code.", sort_key=10)
+convert = App(name="convert", help="Convert models from other code to Ladle models.", sort_key=10)
 app.command(convert)
 
 
@@ -25,9 +25,9 @@ def convert_ld4lg(
     Args:
         folder: The diffusion model's folder, with args.json and model.pt.
         output: Model folder to write.
-        autoencoder: Folder of its autoencoder, with the same two files. Default: what args.json names.
-        backbone: Folder or hub id of the encoder-decoder (its config and tokenizer). Default: what args.json names.
-        label: Name of a class; once for each, in their order. Default: their numbers.
+        autoencoder: Folder of the autoencoder, also with args.json and model.pt. Default: the one in args.json.
+        backbone: Folder or hub id of the encoder-decoder, for its config and tokenizer. Default: the one in args.json.
+        label: Name of a class. Repeat the option for each class, in order. Default: the class numbers.
     """
     check_writable(output, folder=True)
 

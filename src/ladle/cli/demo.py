@@ -1,4 +1,4 @@
-"""`ladle demo`: what the two shipped models do, in under a minute, without a network."""
+"""`ladle demo`: shows two shipped models at work, in under a minute, without a network."""
 
 import shutil
 import textwrap
@@ -25,30 +25,31 @@ SENTENCES = (
 
 
 def run_demo() -> None:
-    """Print samples, data to text, and reconstructions, with a word on each. LadleError: no shipped models."""
+    """Print samples, data to text, and reconstructions, with a short explanation of each.
+
+    Raises LadleError: a shipped model is missing.
+    """
     known = shipped_models()
     for name in (GENERATOR, AUTOENCODER):
         if name not in known:
-            raise LadleError(f"this installation has no shipped model '{name}' for the demo; install it again")
+            raise LadleError(f"the demo needs the shipped model '{name}', which is missing; install ladle again")
     begun = time.monotonic()
-    _say(
-        "Ladle writes text by diffusion: noise becomes latent vectors, and these become words. Two of the models in it:"
-    )
+    _say("Ladle writes text by diffusion: noise becomes latent vectors, and vectors become words. Two models show how.")
 
     model = LatentDiffusion.from_pretrained(known[GENERATOR])
-    _title(f"1. {GENERATOR}: descriptions of restaurants, out of nothing but noise")
+    _title(f"1. {GENERATOR}: descriptions of restaurants, from noise alone")
     for seed, text in enumerate(model.generate(NUM_SAMPLES, seed=0)):
         _item(f"seed {seed}", text)
 
-    _title("2. The same weights, told what to say")
-    _say(f"Each is the best of {CANDIDATES} draws: the one most like the others.")
+    _title("2. The same model, given data to describe")
+    _say(f"Each text is the best of {CANDIDATES} draws: the draw that is most like the other draws.")
     texts = model.generate(source=list(SOURCES), seed=0, candidates=CANDIDATES)
     for source, text in zip(SOURCES, texts, strict=True):
         print()
         _item("data", source)
         _item("text", text)
 
-    _title(f"3. {AUTOENCODER}: any English sentence to a few vectors, and back")
+    _title(f"3. {AUTOENCODER}: English sentences turned into a few vectors, and back")
     autoencoder = LatentDiffusion.from_pretrained(known[AUTOENCODER])
     latents = autoencoder.encode(SENTENCES)
     for sentence, text, mask in zip(SENTENCES, autoencoder.decode(latents), latents.mask, strict=True):
@@ -58,7 +59,7 @@ def run_demo() -> None:
         _item("", f"through {int(mask.sum())} vectors of {latents.values.shape[-1]} numbers")
 
     _title(f"That took {time.monotonic() - begun:.0f} s. Next:")
-    print(f"  ladle sample --model {GENERATOR} -n 20                       more of these, as JSON Lines")
+    print(f"  ladle sample --model {GENERATOR} -n 20                       more such texts, as JSON Lines")
     print("  ladle train --data FILE --output runs/mine            a model of your own texts")
     print("  ladle --help")
 

@@ -1,4 +1,4 @@
-"""Verbs that measure texts, and that train what they are measured by: evaluate, fit."""
+"""Verb `evaluate`, which measures texts, and verb `fit`, which trains the models that measure them."""
 
 import math
 from pathlib import Path
@@ -31,24 +31,24 @@ def evaluate(
     plots: Path | None = None,
     columns: ColumnNames = None,
 ) -> None:
-    """Score samples, with real text beside them, scored alike. Prints a table; the whole report is JSON.
+    """Score samples, and score real texts in the same way for comparison. Prints a table; --output writes a report.
 
-    --text, --label and --source are columns of the reference and of the training texts.
+    --text, --label and --source name columns of the reference file and of the training file.
 
     Args:
-        samples: What `ladle sample` wrote; - is standard input.
-        reference: Held-out texts, for BLEU, lengths, MAUVE, and the reference column.
-        train: Training texts, for what was memorised.
-        output: JSON file to write; - is standard output (then without the table).
+        samples: File that `ladle sample` wrote; - is standard input.
+        reference: File of held-out texts. It is needed for BLEU, lengths, MAUVE and the reference column.
+        train: File of the training texts. It is needed to measure memorisation.
+        output: JSON file for the whole report; - is standard output, and then no table is printed.
         mauve_encoder: Folder or hub id of the model whose features MAUVE and the Frechet distance compare.
-        scorer: What `ladle fit scorer` wrote, or a folder or hub id of a causal language model: gives perplexity.
-        judge: What `ladle fit judge` wrote: gives the share of samples that are what their label says. Twice: two.
-        novelty: Find for every sample the training text nearest to it and the longest run of words they share.
-        rouge: ROUGE-1, -2 and -L beside BLEU.
-        bertscore_encoder: Folder or hub id of the model for BERTScore, beside BLEU.
-        slots: The inputs are E2E's: gives the share of slots said, and wrong additions.
-        model: A Ladle model: its autoencoder's reconstructions of the reference texts stand beside, as the ceiling.
-        plots: Folder to draw into: lengths, quality against diversity and memorisation.
+        scorer: Folder that `ladle fit scorer` wrote, or folder or hub id of a causal language model. Adds perplexity.
+        judge: Folder that `ladle fit judge` wrote. Adds the share of samples that match their label. At most two.
+        novelty: For every sample, find the nearest training text and the longest run of words that both share.
+        rouge: Add ROUGE-1, ROUGE-2 and ROUGE-L.
+        bertscore_encoder: Folder or hub id of the model for BERTScore. Adds BERTScore.
+        slots: Add the share of input slots that the samples mention, and wrong additions. Inputs must be E2E's.
+        model: A Ladle model. Adds its reconstructions of the reference texts: no sample can be better than they are.
+        plots: Folder for plots of lengths, and of quality against diversity and memorisation.
     """
     check_writable(output)
     check_writable(plots, folder=True)
@@ -58,7 +58,7 @@ def evaluate(
     from ladle.pipeline import LatentDiffusion
 
     if model is not None and reference is None:
-        raise UserError("--model makes its ceiling from reference texts: give a reference file, by --reference")
+        raise UserError("--model needs reference texts; give a reference file with --reference")
     report = run_evaluation(
         samples, reference, train, output, mauve_encoder, scorer, [str(path) for path in judge or ()], novelty,
         rouge, bertscore_encoder, slots, None if model is None else LatentDiffusion.from_pretrained(model), plots,
@@ -68,7 +68,7 @@ def evaluate(
         print(to_markdown(report), end="")
 
 
-fit = App(name="fit", help="Train what samples are measured by: a scorer (perplexity), a judge (labels).", sort_key=6)
+fit = App(name="fit", help="Train models that measure samples: a scorer (perplexity) or a judge (labels).", sort_key=6)
 app.command(fit)
 
 
@@ -84,20 +84,20 @@ def fit_scorer(
     """Train a small language model on a file of texts, for `ladle evaluate --scorer`.
 
     Args:
-        data: Texts, as for `ladle train`. Give it text that the generator was not trained on where you can.
-        output: Folder of the run; the same command goes on from where it stopped.
-        minutes: Time.
+        data: Texts, as for `ladle train`. If possible, use texts that the generator was not trained on.
+        output: Folder of the run. Run the same command again to continue after an interruption.
+        minutes: Minutes of training.
         text: Column of the texts. Default: text.
-        seed: Seed of everything random in the training.
+        seed: Random seed of the training.
     """
     if not 0 < minutes < math.inf:
-        raise UserError(f"--minutes is {minutes}: it must be greater than 0")
+        raise UserError(f"--minutes is {minutes}; it must be greater than 0")
     check_writable(output, folder=True)
 
     from ladle.baselines.fitting import fit_scorer as run_fitting
 
     loss = run_fitting(data, output, minutes=minutes, text=text, seed=seed, log=log)
-    log(f"perplexity on held-out texts {math.exp(loss):.2f} a token")
+    log(f"perplexity on held-out texts: {math.exp(loss):.2f} per token")
     print(output / "final")
 
 
@@ -114,11 +114,11 @@ def fit_judge(
     """Train a classifier on labelled texts, for `ladle evaluate --judge`.
 
     Args:
-        data: Rows with text and label, best ones that the generator was not trained on.
+        data: Rows with text and label. If possible, use rows that the generator was not trained on.
         output: Folder to write.
-        test: Rows for the judge's own accuracy. Default: a fifth of the data, kept apart.
-        kind: What it looks at: bigrams (words and pairs of words) or encoder (features of a sentence encoder).
-        encoder: Folder or hub id of the sentence encoder.
+        test: Rows that measure the judge's own accuracy. Default: a fifth of the data, not trained on.
+        kind: What the judge reads: bigrams (words and pairs of words) or encoder (features of a sentence encoder).
+        encoder: Folder or hub id of the sentence encoder, for --kind encoder.
     """
     check_writable(output, folder=True)
 
@@ -127,5 +127,5 @@ def fit_judge(
     real = run_fitting(data, output, kind=kind, encoder=encoder, test=test, columns=columns).real
     if real:
         low, high = real["interval"]
-        log(f"accuracy on {real['n']:,} real rows kept apart: {real['value']:.1%} [{low:.1%}, {high:.1%}]")
+        log(f"accuracy on {real['n']:,} held-out rows: {real['value']:.1%} [{low:.1%}, {high:.1%}]")
     print(output)

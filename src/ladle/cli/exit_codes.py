@@ -1,7 +1,7 @@
 """How a command ends: every failure becomes one line on standard error and an exit code.
 
-0 done, 1 failed, 2 wrong use or input, 130 interrupted, 141 the reader of standard output has gone, 143 terminated (the
-last three are what a shell shows for any tool). A traceback only on request.
+0 done, 1 failed, 2 wrong use or input, 130 interrupted, 141 the reader of standard output has gone, 143 terminated (a
+shell shows the last three for any tool). A traceback is shown only with --debug.
 """
 
 import os
@@ -21,9 +21,9 @@ INTERRUPTED, READER_GONE, TERMINATED = 130, 141, 143
 
 
 def run(command: Callable[[Sequence[str]], object], words: Sequence[str], *, debug: bool = False) -> int:
-    """Call `command(words)`, tell of its failure in one line, and return the exit code.
+    """Call `command(words)`, report a failure in one line, and return the exit code.
 
-    debug: show the traceback and the libraries' warnings too. Raises SystemExit when the process is told to end.
+    debug: also show the traceback and the libraries' warnings. Raises SystemExit when the process receives SIGTERM.
     """
     try:
         with _terminable(), nullcontext() if debug else _quiet():
@@ -41,7 +41,7 @@ def run(command: Callable[[Sequence[str]], object], words: Sequence[str], *, deb
 
 
 def _explain(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
-    """The exit code of a failure and what is told of it ("": nothing)."""
+    """The exit code of a failure, and its message ("" for no message)."""
     match error:
         case BrokenPipeError():
             return READER_GONE, ""
@@ -53,11 +53,11 @@ def _explain(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
             return error.exit_code, str(error)
         case _ if _is_out_of_memory(error):
             remedy = "--set training.optimiser.max_tokens=2048" if words[:1] == ["train"] else "a smaller --batch-size"
-            return LadleError.exit_code, f"out of memory: try again with {remedy}"
+            return LadleError.exit_code, f"out of memory; try again with {remedy}"
         case OSError():
             return LadleError.exit_code, str(error)
     said = f"{type(error).__name__}: {str(error)[:200]}"
-    return LadleError.exit_code, f"internal error ({said}): run again with --debug to see where"
+    return LadleError.exit_code, f"internal error ({said}); run again with --debug to see where"
 
 
 def _usage(error: CycloptsError) -> str:
@@ -68,7 +68,7 @@ def _usage(error: CycloptsError) -> str:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Python's own error, CUDA's by its name (torch may not be there), and the CPU allocator's by its words."""
+    """Know Python's error by type, CUDA's by its name (torch may not be loaded), the CPU allocator's by its words."""
     words = ("can't allocate memory", "out of memory", "not enough memory")
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
@@ -77,7 +77,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _settle_output() -> None:
-    """Flush what was printed; where that fails, let the rest go to nowhere, or Python complains of it when it ends."""
+    """Flush standard output. If that fails, send the rest to the null device: else Python reports it at its exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -88,7 +88,7 @@ def _settle_output() -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends the program by an exception, so that half-written files are cleared away."""
+    """Turn SIGTERM into an exception, so that half-written files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -105,7 +105,7 @@ def _terminable() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' own warnings and bars off standard error."""
+    """Keep warnings and progress bars of libraries off standard error."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -20,28 +20,28 @@ def inspect(
     seed: int = 0,
     output: OutputFile | None = None,
 ) -> None:
-    """Show a model's parts, sizes, training data and latent statistics; with --health, what its latents stand.
+    """Show a model's parts, sizes, training data and latent statistics. --health adds a test of its latents.
 
     Args:
         model: A model folder, a shipped model's name, or a hub id.
-        health: Noise the latents of --data, see how much of the texts comes back, and advise settings for a training.
+        health: Add noise to the latents of --data, measure how much of the text survives, and advise on settings.
         data: A file of texts, or a folder with train and valid files, for --health.
-        minutes: Training of the denoiser that --health tries; 0 leaves it out.
-        text: The column of --data with the text.
-        seed: Seed of that training and of the noise.
-        output: JSON file for the figures of --health; - is standard output (then without the rest).
+        minutes: Minutes of training for a small denoiser that --health tries. 0 trains none.
+        text: Column of the texts in --data. Default: text, else target, else the only column that holds text.
+        seed: Random seed of that training and of the noise.
+        output: JSON file for the results of --health; - is standard output, and then nothing else is printed.
     """
     from ladle.storage.description import describe
 
     if not health:
         if data is not None or output is not None:
-            raise UserError("--data and --output are for --health: add it")
+            raise UserError("--data and --output need --health; add --health")
         print(describe(model))
         return
     if data is None:
-        raise UserError("--health needs texts: give --data FILE")
+        raise UserError("--health needs texts; give --data FILE")
     if not 0 <= minutes < math.inf:
-        raise UserError(f"--minutes is {minutes}: it must be 0 or more")
+        raise UserError(f"--minutes is {minutes}; it must be 0 or more")
     check_writable(output)
 
     from ladle.health.check import check_model_health

@@ -1,4 +1,4 @@
-"""Verbs that let a model write: demo, sample, reconstruct."""
+"""Verbs with which a model writes texts: demo, sample, reconstruct."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ TEXTS_AT_ONCE = 1024  # texts drawn between two writes: enough to sort them by l
 
 @app.command(sort_key=1)
 def demo() -> None:
-    """Show the models that come with Ladle: samples, data to text, reconstruction. Under a minute, no network."""
+    """Show what the shipped models do: samples, data to text, reconstruction. Under a minute, no network."""
     from ladle.cli.demo import run_demo
 
     run_demo()
@@ -40,19 +40,18 @@ def sample(
     batch_size: int = 128,
     options: Annotated[Options | None, Parameter(name="*")] = None,
 ) -> None:
-    """Draw texts from a model. Rows: text, seed, what it was conditioned on, the model's digest.
+    """Draw texts from a model. Each row holds the text, its seed, its label or source, and the model's digest.
 
-    What is not given of how texts are drawn (--sampler and all below it) is as the model was saved with.
+    The model's own settings are the defaults of --sampler and of all options below it.
 
     Args:
         model: A model folder, a shipped model's name, or a hub id.
-        num_samples: How many texts; with --source, how many for each of its rows.
-        seed: The first text's seed; the next ones count up. A seed gives its text at any batch size. Default: another
-            one each time, which is said on standard error.
+        num_samples: Number of texts. With --source, number of texts for each row of the source file.
+        seed: Seed of the first text; seeds count up from it. Texts do not depend on --batch-size. Default: random.
         output: JSON Lines file to write (.gz compresses); - is standard output.
-        label: Class to draw from. Repeated, the texts take the classes in turn.
-        source: File of texts to condition on, in the column 'source' or one a line.
-        batch_size: Texts at once; smaller takes less memory.
+        label: Class to draw from. Repeat the option to draw from several classes in turn.
+        source: File of texts to condition on: in the column 'source', or one text per line.
+        batch_size: Number of texts drawn at once. A smaller number needs less memory.
     """
     check_counts({"--num-samples": num_samples, "--batch-size": batch_size})
     overrides = given(options)
@@ -60,7 +59,7 @@ def sample(
     inputs = [Row()] if source is None else read_and_say(source, need=("source",), empty="refuse")
     count = num_samples * len(inputs)
     if seed is not None and not 0 <= seed <= MAX_SEED + 1 - count:
-        raise UserError(f"--seed is {seed}: with {count:,} texts, 0 to {MAX_SEED + 1 - count} are allowed")
+        raise UserError(f"--seed is {seed}; for {count:,} texts it must be from 0 to {MAX_SEED + 1 - count}")
 
     from ladle.pipeline import LatentDiffusion
     from ladle.sampling.request import fresh_seed
@@ -95,15 +94,15 @@ def reconstruct(
     text: str | None = None,
     batch_size: int = 128,
 ) -> None:
-    """Encode texts and decode them again. Rows: text, reconstruction; on standard error, how well that went.
+    """Encode texts and decode them again. Each row holds text and reconstruction. Scores go to standard error.
 
     Args:
         texts: File of texts; - is standard input.
         model: A model folder, a shipped model's name, or a hub id.
         output: JSON Lines file to write (.gz compresses); - is standard output.
-        decoder: What turns latents into words. Default: autoregressive.
-        text: Column of the texts. Default: text, else target, else the only one that holds text.
-        batch_size: Texts at once; smaller takes less memory.
+        decoder: The decoder that turns latents into words. Default: autoregressive.
+        text: Column of the texts. Default: text, else target, else the only column that holds text.
+        batch_size: Number of texts processed at once. A smaller number needs less memory.
     """
     check_counts({"--batch-size": batch_size})
     check_writable(output)
@@ -128,13 +127,13 @@ def reconstruct(
     write_and_say(output, rows())
     exact = sum(a == b for a, b in zip(originals, decoded, strict=True)) / len(originals)
     bleu = CorpusBleu(decoded, [[text] for text in originals]).score
-    log(f"{len(originals):,} texts: BLEU {bleu:.1f}, {exact:.1%} of them exactly the same")
+    log(f"{len(originals):,} texts: BLEU {bleu:.1f}, {exact:.1%} exactly the same")
 
 
 def _drawn_rows(
     model: "LatentDiffusion", draws: Sequence[Mapping[str, Any]], batch_size: int, overrides: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Draw texts in the order given, and yield their rows. draws: the seed and what it is conditioned on, of each."""
+    """Draw texts in the given order and yield their rows. draws: for each text its seed, label and source."""
     size = max(batch_size, TEXTS_AT_ONCE // model.parts.sampling.override(**overrides).candidates)
     with _progress_bar(len(draws)) as bar:
         for start in range(0, len(draws), size):
@@ -159,7 +158,7 @@ def _drawn_rows(
 
 
 def _progress_bar(total: int) -> Any:
-    """A bar of `total` texts on standard error, where that is a terminal."""
+    """A progress bar of `total` texts on standard error; hidden when that is not a terminal."""
     from tqdm import tqdm
 
     return tqdm(total=total, unit=" texts", file=sys.stderr, disable=None, leave=False)

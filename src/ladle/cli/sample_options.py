@@ -1,4 +1,4 @@
-"""The options of `ladle sample` that say how texts are drawn, made from `SamplingOptions`: each is one field there."""
+"""The options of `ladle sample` that control how texts are drawn: one for each field of `SamplingOptions`."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -25,7 +25,7 @@ Options: Any = dataclasses.make_dataclass(
 
 
 def given(options: Any) -> dict[str, Any]:
-    """The options that were given, by the names that `LatentDiffusion.generate` takes. UserError: out of range."""
+    """The options that were given, under the names of `LatentDiffusion.generate`. Raises UserError: out of range."""
     values = {} if options is None else {k: v for k, v in vars(options).items() if v is not None}
     SamplingOptions().override(**values)  # before a model is loaded
     return values

@@ -28,23 +28,23 @@ def train(
     seed: int | None = None,
     columns: ColumnNames = None,
 ) -> None:
-    """Train a model on a file of texts. The same command goes on from where an interrupted one stopped.
+    """Train a model on a file of texts. Run the same command again to continue after an interruption.
 
     Args:
-        recipe: A TOML file of settings; without one, sizes and minutes that fit most files.
-        data: Texts to learn from: JSON Lines, CSV, TSV or text, gzipped or not, or a folder of train/valid/test files.
-        output: Folder of the run; the model is in final/ in it. Default: runs/NAME.
+        recipe: A TOML file of settings. Default: sizes and minutes that fit most files.
+        data: Training texts: JSON Lines, CSV, TSV or text, gzipped or not, or a folder of train, valid and test files.
+        output: Folder of the run. The model is written to its subfolder final. Default: runs/NAME.
         stage: Stop after this stage: autoencoder, diffusion, joint or decoder.
-        settings: KEY=VALUE in place of the recipe's, such as diffusion.schedule.shift=3. May be repeated.
-        minutes: Time for all stages together.
-        from_scratch: Train everything from nothing, where the default starts from prior-en.
+        settings: KEY=VALUE, replaces a setting of the recipe, such as diffusion.schedule.shift=3. May be repeated.
+        minutes: Minutes of training, all stages together.
+        from_scratch: Train all weights from random ones. By default training starts from the model prior-en.
         backbone: A pre-trained encoder-decoder to build on, such as facebook/bart-base: a folder or a hub id.
-        seed: Seed of everything random in the training.
+        seed: Random seed of the training.
     """
     if recipe is not None and kind_of(recipe) is not None:
-        raise UserError(f"{recipe} is not a recipe but looks like data: ladle train --data {recipe}")
+        raise UserError(f"{recipe} is a data file, not a recipe; use: ladle train --data {recipe}")
     if from_scratch and backbone is not None:
-        raise UserError("--from-scratch and --backbone exclude each other: give one of them")
+        raise UserError("--from-scratch and --backbone cannot be used together; give one of them")
     given: dict[str, Any] = {
         "training.minutes": minutes,
         "training.seed": seed,
@@ -66,5 +66,5 @@ def train(
         check_writable(output, folder=True)
     model = run_training(resolved, output, stage=stage, log=log)
     if is_main():
-        log(f"done; look at it with: ladle sample --model {model} -n 8")
+        log(f"done; draw texts with: ladle sample --model {model} -n 8")
         print(model)

@@ -1,4 +1,4 @@
-"""Which conditions a model knows: class labels, a source text, both or none."""
+"""The conditions that a model knows: class labels, a source text, both or neither."""
 
 from collections.abc import Sequence
 from typing import Literal, Self
@@ -12,19 +12,20 @@ from ladle.errors import UserError
 
 
 class SourceConfig(Config):
-    """What the denoiser reads of a source text."""
+    """How the denoiser reads a source text."""
 
     memory: Literal["states", "latents"] = "states"
-    """`states`: a vector for each token, by a frozen encoder. `latents`: the source's own latents, which are fewer and
-    so cheaper to read."""
+    """What the denoiser reads, its memory. `states`: a vector for each token, from a frozen encoder. `latents`: the
+    latents of the source, which are fewer and so cheaper to read."""
     encoder: str | None = None
-    """Folder or hub id of the model whose states are read. By default the backbone's encoder is used."""
+    """Folder or hub id of the model that makes the states. By default it is the backbone's encoder."""
     num_layers: int = Field(1, ge=0)
-    """Trained transformer layers above the memory."""
+    """Trained transformer layers between the memory and the denoiser."""
     plain: bool = False
-    """Whether nothing but one linear map stands above the memory, as in the paper: no norm, no positions, no layers."""
+    """Whether the denoiser reads the memory through one linear map only, as in the paper: no norm, positions or layers.
+    """
     max_tokens: int = Field(96, ge=1)
-    """The most vectors of the memory that are read; a longer source is cut."""
+    """The largest number of memory vectors. A longer source is cut."""
 
     @model_validator(mode="after")
     def _encoder_gives_states(self) -> Self:
@@ -39,10 +40,10 @@ class ConditionConfig(Config):
     labels: tuple[str, ...] = ()
     """Names of the classes."""
     source: SourceConfig | None = None
-    """How a source text is read, where the model takes one."""
+    """How a source text is read; None if the model takes no source."""
 
     def label_ids(self, labels: Sequence[str | None]) -> Tensor:
-        """Label names -> [B] ids; -1 where there is no label.
+        """Label names -> [B] ids; -1 for no label.
 
         Raises:
             UserError: a label that the model was not trained with.

@@ -1,6 +1,6 @@
-"""What a sample is conditioned on: nothing, a class label, a source text, or both at once.
+"""The conditions of samples: a class label, a source text, both or neither.
 
-Each condition is dropped per sample in training, so that one model samples with and without it.
+Training drops each condition of some samples, so that one model samples with and without it.
 """
 
 from dataclasses import dataclass, replace
@@ -13,13 +13,13 @@ from ladle.conditioning.config import ConditionConfig
 from ladle.layers import Block, sinusoids
 
 # A channel of a label's vector at the start: as much as the noise level's, to which it is added, moves from level to
-# level (.17 in `prior-en`). From .02 a training of minutes hardly hears it (benchmarks/LOG.md).
+# level (.17 in `prior-en`). From .02 a training of minutes hardly uses labels (benchmarks/LOG.md).
 LABEL_STD = 0.2
 
 
 @dataclass(frozen=True)
 class TensorGroup:
-    """What belongs together: each field is a tensor, a dict of tensors, a group or None."""
+    """A group of tensors. Each field is a tensor, a dict of tensors, another group or None."""
 
     def to(self, device: torch.device | str, **options: bool) -> Self:
         """All tensors on `device`."""
@@ -34,7 +34,7 @@ class TensorGroup:
 
 @dataclass(frozen=True)
 class RawCondition(TensorGroup):
-    """What the user gave, as tensors. label_ids: [B], -1 for none. source: [B, M, C] with source_mask [B, M]
+    """The given conditions as tensors. label_ids: [B], -1 for no label. source: [B, M, C] with source_mask [B, M]
     (a row without True has no source)."""
 
     label_ids: Tensor | None = None
@@ -54,7 +54,7 @@ class RawCondition(TensorGroup):
         return given
 
     def and_without(self) -> "RawCondition":
-        """All rows, then all of them once more without any condition: [2B]."""
+        """All rows, followed by the same rows without any condition: [2B]."""
         label = None if self.label_ids is None else torch.cat([self.label_ids, torch.full_like(self.label_ids, -1)])
         if self.source is None or self.source_mask is None:
             return RawCondition(label)
@@ -62,7 +62,7 @@ class RawCondition(TensorGroup):
         return RawCondition(label, self.source.repeat(2, 1, 1), mask)
 
     def _given(self) -> list[Tensor]:
-        """Which rows have a label, and which a source, bool [B] each; none of what no row has."""
+        """Which rows have a label, and which have a source: bool [B] each. A condition that no row has is left out."""
         label = [] if self.label_ids is None else [self.label_ids >= 0]
         return label + ([] if self.source_mask is None else [self.source_mask.any(1)])
 
@@ -72,7 +72,7 @@ class RawCondition(TensorGroup):
 
 @dataclass(frozen=True)
 class Condition:
-    """What the denoiser reads: an optional vector [B, W], an optional memory [B, M, W] with its mask [B, M]."""
+    """The input of the denoiser: an optional vector [B, W], an optional memory [B, M, W] with its mask [B, M]."""
 
     vector: Tensor | None = None
     memory: Tensor | None = None
@@ -83,7 +83,7 @@ class Condition:
 
 
 class ConditionEncoder(nn.Module):
-    """RawCondition -> Condition, with learned stand-ins for what is absent.
+    """RawCondition -> Condition, with learned replacements for absent conditions.
 
     width: W of the denoiser. source_dim: C, channels of the source's states or latents. num_heads: attention heads of
     the layers above the source's memory.
@@ -112,7 +112,7 @@ class ConditionEncoder(nn.Module):
             self.pool = None if plain else nn.Linear(width, width)
 
     def encode(self, raw: RawCondition, batch: int) -> Condition:
-        """raw -> Condition of `batch` rows; what `raw` lacks is filled with the learned stand-ins."""
+        """raw -> Condition of `batch` rows. Learned replacements fill the conditions that `raw` lacks."""
         vector = memory = mask = None
         if self.label is not None:
             ids = torch.full((batch,), -1) if raw.label_ids is None else raw.label_ids
@@ -130,7 +130,7 @@ class ConditionEncoder(nn.Module):
         return self.encode(RawCondition(), batch)
 
     def drop(self, raw: RawCondition, drop_prob: float) -> RawCondition:
-        """Each condition of each sample lost with probability `drop_prob` (torch's global generator)."""
+        """Drop each condition of each sample with probability `drop_prob` (torch's global generator)."""
         if raw.label_ids is not None:
             lost = torch.rand(raw.label_ids.shape, device=raw.label_ids.device) < drop_prob
             raw = replace(raw, label_ids=raw.label_ids.masked_fill(lost, -1))

@@ -1,4 +1,4 @@
-"""What the denoiser reads of a source text: states of the backbone's encoder or of another model's, or latents."""
+"""Makes the denoiser's memory of a source text: states of the backbone's or another encoder, or latents."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,10 +14,10 @@ from ladle.errors import UserError
 
 
 class SourceEncoder(nn.Module):
-    """A frozen encoder of source texts that is not the backbone's: BERT, RoBERTa, T5, BART, anything of transformers'
-    that gives a state for each token.
+    """A frozen encoder of source texts other than the backbone's: BERT, RoBERTa, T5, BART, or any transformers model
+    with a state for each token.
 
-    model: an encoder, or an encoder-decoder (of which the encoder alone is run). tokenizer: with a padding token.
+    model: an encoder, or an encoder-decoder (only its encoder is run). tokenizer: with a padding token.
     """
 
     model: Any  # transformers' own types say less than is known here
@@ -31,16 +31,16 @@ class SourceEncoder(nn.Module):
         """Load with transformers from a folder or a hub id; only safetensors weights are read.
 
         Raises:
-            UserError: no such model, or none that encodes text.
+            UserError: no such model, or a model that does not encode text.
         """
         from transformers import AutoConfig, AutoTokenizer
 
-        with explained(f"cannot load the source's encoder '{source}'"):
+        with explained(f"cannot load the source encoder '{source}'"):
             kind = auto_class(AutoConfig.from_pretrained(source))
             model = kind.from_pretrained(source, use_safetensors=True, **PLAIN)
             tokenizer = AutoTokenizer.from_pretrained(source)
         if tokenizer.pad_token_id is None:
-            raise UserError(f"cannot use '{source}' as the source's encoder: its tokenizer has no padding token")
+            raise UserError(f"'{source}' cannot encode sources: its tokenizer has no padding token; name another model")
         return cls(model, tokenizer).eval()
 
     @property
@@ -56,15 +56,15 @@ class SourceEncoder(nn.Module):
 
 
 def auto_class(config: Any) -> Any:
-    """The class of transformers' that loads an encoder of this config: without its decoder, where there is one such."""
+    """The transformers class that loads an encoder of this config, without a decoder if such a class exists."""
     from transformers import AutoModel, AutoModelForTextEncoding
 
     return AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
 
 
 def learns_sources(autoencoder: TextAutoencoder, config: SourceConfig) -> bool:
-    """Whether sources are read by what the autoencoder's training changes: its bottleneck (`latents`), or the encoder
-    of a backbone that is not frozen."""
+    """Whether the training of the autoencoder changes how sources are read: through its bottleneck (`latents`), or
+    through the encoder of a backbone that is not frozen."""
     if config.memory == "latents":
         return True
     model: Any = autoencoder.backbone.model
@@ -74,7 +74,7 @@ def learns_sources(autoencoder: TextAutoencoder, config: SourceConfig) -> bool:
 class SourceReader:
     """Source texts -> memory.
 
-    config: the model's conditions. encoder: what gives the states in place of the backbone's encoder.
+    config: the model's conditions. encoder: makes the states, instead of the backbone's encoder.
     """
 
     def __init__(self, autoencoder: TextAutoencoder, config: ConditionConfig, encoder: SourceEncoder | None = None):
@@ -91,8 +91,8 @@ class SourceReader:
 
     @property
     def max_tokens(self) -> int:
-        """What is read of a source, in tokens. Of states as many as the encoder has places for, which may be more than
-        a text to be written has."""
+        """Length at which a source is cut, in tokens. With `states` it is the number of positions of the encoder, which
+        may be more than a written text can have."""
         if self.source.memory == "latents":
             return self.autoencoder.backbone.max_tokens
         places = getattr(self._states_of.model.config, "max_position_embeddings", None) or self.source.max_tokens

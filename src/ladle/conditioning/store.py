@@ -1,4 +1,4 @@
-"""The conditions of all rows as tensors: labels and what is read of the sources."""
+"""The conditions of all rows as tensors: labels, and the memories of the sources."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from ladle.data.rows import Row
 
 
 class SourceStore:
-    """What the denoiser reads of each row's source text; equal sources are encoded and kept once."""
+    """The memory of each row's source text. Equal sources are encoded and stored once."""
 
     def __init__(self, reader: SourceReader, sources: Sequence[str | None]):
         unique = sorted({source for source in sources if source is not None})
@@ -21,7 +21,7 @@ class SourceStore:
         self.store = store_texts(reader.autoencoder, unique, reader.read, tokenize=reader.tokenize)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """rows [B] -> memory [B, M, C] and its mask [B, M]; no place of a row without a source is True."""
+        """rows [B] -> memory [B, M, C] and its mask [B, M], which is all False in rows without a source."""
         index = self.index[rows]
         vectors, mask = self.store.gather(index.clamp_min(0))
         return vectors, mask & (index >= 0)[:, None]

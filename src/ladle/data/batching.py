@@ -1,4 +1,4 @@
-"""Batches of rows of like length, so that few positions are padding. Knows lengths only, not texts."""
+"""Batches of rows of similar length, so that few positions are padding. This module sees lengths, not texts."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,21 +15,21 @@ LEAST_TOKENS = 1024
 def token_batches(
     lengths: Sequence[int], max_tokens: int, *, seed: int, epoch: int, max_rows: int | None = None
 ) -> list[list[int]]:
-    """Put every row into one batch with rows * longest <= max_tokens; the order is decided by (seed, epoch) alone.
+    """Put every row into one batch with rows * longest <= max_tokens. The order depends on (seed, epoch) alone.
 
-    Rows are shuffled, cut into pools of about fifty batches, sorted by length within a pool, cut into batches; then
-    the batches are shuffled.
+    Rows are shuffled, cut into pools of about fifty batches, sorted by length within each pool, and cut into batches.
+    Then the batches are shuffled.
 
     Args:
-        lengths: tokens of each row; a length of 0 counts as 1.
-        max_tokens: the most positions of a batch, padding included. A longer row is a batch of its own.
-        max_rows: the most rows of a batch, without limit when None.
+        lengths: number of tokens of each row; 0 counts as 1.
+        max_tokens: largest number of positions in a batch, padding included. A longer row gets a batch of its own.
+        max_rows: largest number of rows in a batch; None for no limit.
 
-    Returns batches of row indices. Raises UserError where `max_tokens` or `max_rows` is below 1.
+    Returns batches of row indices. Raises UserError if `max_tokens` or `max_rows` is below 1.
     """
     for name, value in (("max_tokens", max_tokens), ("max_rows", max_rows)):
         if value is not None and value < 1:
-            raise UserError(f"{name} is {value}: it must be at least 1")
+            raise UserError(f"{name} is {value}; it must be at least 1")
     sizes = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
     if sizes.size == 0:
         return []
@@ -46,7 +46,7 @@ def token_batches(
 
 
 class BatchSettings(Protocol):
-    """The settings of a training that say how rows are put into batches, as `token_batches` names them."""
+    """The settings of a training that control batches, named as in `token_batches`."""
 
     @property
     def max_tokens(self) -> int: ...
@@ -57,19 +57,19 @@ class BatchSettings(Protocol):
 
 
 def epoch_batches(lengths: Sequence[int], config: BatchSettings, epoch: int) -> list[list[int]]:
-    """`token_batches` of an epoch as a stage's settings ask for them, of a size that fits the data."""
+    """`token_batches` of an epoch with the settings of a stage, in a size that fits the data."""
     max_tokens = fitting_max_tokens(lengths, config.max_tokens)
     return token_batches(lengths, max_tokens, seed=config.seed, epoch=epoch, max_rows=config.max_rows)
 
 
 def fitting_max_tokens(lengths: Sequence[int], max_tokens: int) -> int:
-    """`max_tokens`, or less where a small data set would make an epoch of a handful of batches: a noisy gradient often
-    is worth more than a precise one seldom."""
+    """`max_tokens`, or less if a small data set would give only a few batches in an epoch: many noisy gradients are
+    worth more than a few precise ones."""
     return min(max_tokens, max(LEAST_TOKENS, sum(lengths) // BATCHES_IN_EPOCH))
 
 
 def _cut(pool: list[int], sizes: list[int], max_tokens: int, max_rows: int) -> list[list[int]]:
-    """Cut rows that stand by rising length, so that a batch's longest row is its last."""
+    """Cut rows that are sorted by rising length, so that a batch's longest row is its last."""
     batches: list[list[int]] = []
     current: list[int] = []
     for index, size in zip(pool, sizes, strict=True):

@@ -20,11 +20,11 @@ PathLike = str | os.PathLike[str]
 
 @contextmanager
 def open_bytes(path: PathLike) -> Iterator[io.BufferedReader]:
-    """Open a file (`-`: standard input) for reading, unpacked if it is gzip by its content, whatever its name.
+    """Open a file (`-`: standard input) for reading. Gzip content is unpacked, whatever the file's name.
 
     Raises:
-        UserError: it is missing, a folder, may not be read, or is named `.gz` and is no gzip file. Also when gzip
-            data turn out to be cut short or damaged while the block reads.
+        UserError: the file is missing, is a folder, cannot be read, or is named `.gz` but is not gzip. Also raised when
+            the block reads gzip data that are cut short or damaged.
     """
     name = name_of(path)
     try:
@@ -43,17 +43,17 @@ def open_bytes(path: PathLike) -> Iterator[io.BufferedReader]:
                 with gzip.GzipFile(fileobj=source, mode="rb") as unpacked:
                     yield io.BufferedReader(cast(io.RawIOBase, unpacked), 1 << 16)
             elif head and name.endswith(".gz"):
-                raise UserError(f"{name} is not a gzip file, though its name ends in .gz; rename it or pack it again")
+                raise UserError(f"{name} is not a gzip file, but its name ends in .gz; rename or compress it")
             else:
                 yield source
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UserError(f"{name} is a damaged or cut-off gzip file ({error}); copy or pack it again") from None
+            raise UserError(f"{name} is a damaged or incomplete gzip file ({error}); copy it again") from None
 
 
 def read_lines(path: PathLike) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file with their ends; `-` is standard input; gzip is unpacked, a BOM is dropped.
+    """Yield the lines of a UTF-8 file with their ends. `-` is standard input. Gzip is unpacked, a BOM is dropped.
 
-    Only `\\n` ends a line: other separators that Unicode knows stay in the text.
+    Only `\\n` ends a line: other line separators of Unicode stay in the text.
 
     Raises UserError: as `open_bytes`, or a line that is not UTF-8 text (`file:line`).
     """
@@ -70,7 +70,7 @@ def read_lines(path: PathLike) -> Iterator[str]:
 
 
 def read_toml(path: PathLike, what: str, hint: str) -> dict[str, Any]:
-    """The tables of a TOML file. what: what it is, for the message; hint: what to do where there is none.
+    """The tables of a TOML file. what: the kind of file, for messages; hint: the remedy for a missing file.
 
     Raises UserError: no such file, or not TOML.
     """
@@ -88,7 +88,7 @@ def name_of(path: PathLike) -> str:
 
 
 def known_json(path: Path) -> dict[str, Any]:
-    """The JSON object that an earlier run left at `path`; {} where it left none, or half of one."""
+    """The JSON object that an earlier run left at `path`; {} if the file is missing or incomplete."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

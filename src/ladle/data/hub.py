@@ -1,4 +1,4 @@
-"""Data sets on the hub, by the library `datasets`, as the tables that files are read into too."""
+"""Data sets on the hub, read with the library `datasets` into the same tables as files."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -17,18 +17,18 @@ def hub_tables(
     """The tables of a hub data set by split.
 
     Args:
-        splits: what each split may be called there.
-        streaming: rows come from the hub as they are asked for, and none is kept on disk.
+        splits: the names that each split may have there.
+        streaming: load rows from the hub when they are needed, and keep none on disk.
 
     Raises:
-        UserError: the extra is missing, no such data set, none to train on. LadleError: the hub cannot be reached.
+        UserError: a missing extra, no such data set, no train split. LadleError: the hub cannot be reached.
     """
     try:
         datasets = importlib.import_module("datasets")
     except ImportError:
         raise UserError(
             f"the hub data set '{name}' needs an extra: pip install 'ladle[datasets]'; "
-            "or put a local file in its place (--data FILE)"
+            "or use a local file (--data FILE)"
         ) from None
     loaded = _load(datasets, name, subset, streaming)
     tables: dict[str, Table] = {}
@@ -38,13 +38,13 @@ def hub_tables(
             table = dataset_table(loaded[own], f"{name} ({own})")
             tables[split] = replace(table, records=_told_records(name, table.records))
     if "train" not in tables:
-        raise UserError(f"the hub data set '{name}' has no train split: it has {', '.join(loaded)}")
+        raise UserError(f"the hub data set '{name}' has no train split; it has {', '.join(loaded)}")
     return tables
 
 
 @contextmanager
 def _told(name: str) -> Iterator[None]:
-    """What goes wrong with the hub in the block, in one line."""
+    """Turn errors of the hub in the block into one line."""
     try:
         yield
     except ConnectionError as error:

@@ -1,4 +1,4 @@
-"""Rows that a program holds already, as the tables that files are read into too."""
+"""Rows in memory, read into the same tables as files."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
@@ -16,7 +16,7 @@ def rows_table(rows: Rows, name: str) -> Table:
     """Rows in memory (texts, mappings, or a data set of the library `datasets`) as a table. Places are `name: row N`.
 
     Raises:
-        UserError: no rows, one mapping in place of a list of them, a table of pandas. While the records are read: a row
+        UserError: no rows, one mapping instead of a list of them, a pandas table. While the records are read: a row
             that is neither a text nor a mapping.
     """
     if hasattr(rows, "features") and hasattr(rows, "column_names"):
@@ -26,7 +26,7 @@ def rows_table(rows: Rows, name: str) -> Table:
         remedy = (
             "df.to_dict('records')" if kind == "DataFrame" else "a list of texts, or of mappings such as {'text': ...}"
         )
-        raise UserError(f"{name} is of the type {kind}, which is not a list of rows: give {remedy}")
+        raise UserError(f"{name} has the type {kind}, which is not a list of rows; give {remedy}")
     all_rows = iter(rows)
     first = next(all_rows, None)
     if first is None:

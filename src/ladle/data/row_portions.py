@@ -1,4 +1,4 @@
-"""Rows of a set that need not fit in memory: another portion of them in each epoch."""
+"""Data sets that do not fit in memory: each epoch holds another portion of the rows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 class Portions(Generic[T]):
-    """Consecutive runs of `size` items, the last of which may be shorter; after it the first comes again.
+    """Consecutive portions of `size` items. The last portion may be shorter; after it the first one comes again.
 
-    read: opens the items, from the first one; called again for every pass over them. size: how many are held in memory.
+    read: opens the items at the first one; it is called for every pass. size: how many items are held in memory.
     """
 
     def __init__(self, read: Callable[[], Iterator[T]], size: int) -> None:
@@ -22,8 +22,8 @@ class Portions(Generic[T]):
         self._count: int | None = None  # of portions, known after the first pass
 
     def __call__(self, epoch: int) -> list[T]:
-        """The portion of an epoch, 0 the first: the same list for as long as it is the held one. What comes before it
-        is read over where it is not the next."""
+        """The portion of an epoch, counted from 0: the same list as long as it is held. If it is not the next portion,
+        the items before it are skipped."""
         number = epoch if self._count is None else epoch % self._count
         if number == self._number:
             return self._held
@@ -44,14 +44,14 @@ class Portions(Generic[T]):
 
 
 def in_every_epoch(value: T) -> Callable[[int], T]:
-    """What a stage trains on where all of it is in memory."""
+    """The same value in every epoch, for data that fit in memory."""
     return lambda epoch: value
 
 
 class PerPortion(Generic[R, T]):
-    """What a stage makes of the rows of an epoch, made anew when those are others.
+    """The training data of a stage, made again when the rows of the epoch change.
 
-    rows_of: the rows of an epoch, one list for as long as they are the same. make: of them what the stage trains on.
+    rows_of: the rows of an epoch, the same list while they do not change. make: turns rows into training data.
     """
 
     def __init__(self, rows_of: Callable[[int], Sequence[R]], make: Callable[[Sequence[R]], T]) -> None:
@@ -60,7 +60,7 @@ class PerPortion(Generic[R, T]):
         self._made: T
 
     def __call__(self, epoch: int) -> T:
-        """For that epoch, 0 the first."""
+        """The training data of an epoch, counted from 0."""
         rows = self._rows_of(epoch)
         if rows is not self._rows:
             self._rows, self._made = rows, self._make(rows)

@@ -1,8 +1,8 @@
-"""The one reader of rows: what the columns of a file, or of rows in memory, mean.
+"""The reader of rows: decides what the columns of a file, or of rows in memory, mean.
 
-Training, sources to sample from, references, samples to score and the data of judges are all read here, by the same
-rules and with the same errors. A row is a dict with `text` and, where the data have them, `label`, `source` and
-`references`. A pair's `target` is its text. Nothing here knows of tokens.
+Training data, sources, references, samples to score and the data of judges are all read here, with the same rules and
+the same errors. A row is a dict with `text` and, if the data have them, `label`, `source` and `references`. The
+`target` of a pair is its text. This module does not deal with tokens.
 """
 
 import os
@@ -22,7 +22,7 @@ _LOOK_AT = 1000  # records looked at to learn the columns of a file without a he
 
 Need = Literal["text", "source", "label"]
 Empty = Literal["drop", "keep", "refuse"]
-# What rows are said to be without, and why they were dropped.
+# For messages: the missing value, and why rows were dropped.
 _LACKING: dict[Need, tuple[str, str]] = {
     "text": ("text", "their text is empty"),
     "source": ("a source", "their source is empty"),
@@ -31,7 +31,7 @@ _LACKING: dict[Need, tuple[str, str]] = {
 
 
 class Row(TypedDict, total=False):
-    """One text. Always `text`, which may be empty where it was not needed; the rest where the data have it."""
+    """One text. `text` is always there, but may be empty if it was not needed. The other keys depend on the data."""
 
     text: str
     label: str
@@ -41,12 +41,12 @@ class Row(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds what.
+    """The names of the columns.
 
     Args:
-        text: Column of the texts. Default: text, else target, else the only one that holds text.
-        label: Column of the class labels; "" leaves them out. Default: label, if there is one.
-        source: Column of the source texts; "" leaves them out. Default: source, if there is one.
+        text: Column of the texts. Default: text, else target, else the only column that holds text.
+        label: Column of the class labels; "" uses no labels. Default: label, if the data have that column.
+        source: Column of the source texts; "" uses no sources. Default: source, if the data have that column.
     """
 
     text: str | None = None
@@ -66,30 +66,29 @@ def read_rows(
     """Read rows from a file or from memory.
 
     A file (`-`: standard input) is JSON Lines, CSV, TSV, plain text (one text a line) or Parquet, gzipped or not. Rows
-    in memory are texts, mappings, or a `datasets.Dataset`. Texts lose the white space at their ends. Without a named
-    column the text is `text`, else `target`, else the only column that holds text (so a file of sources only reads as
-    texts). Where a source is needed, it is `source`, else the only column that holds text.
+    in memory are texts, mappings, or a `datasets.Dataset`. White space at both ends of a text is removed. If no column
+    is named, the text is `text`, else `target`, else the only column that holds text (so a file with only sources is
+    read as texts). A needed source is `source`, else the only column that holds text.
 
     Args:
-        columns: the column names; the usual ones when None.
-        need: what a row must have.
-        empty: "drop" leaves out a row without what it must have, and counts it. "refuse" makes that an error, but for
-            blank lines of plain text, which are left out. "keep" keeps a row whose value is the empty string, as
-            scoring must; to have no value at all is an error then.
-        notes: lines to be told to the user are appended here.
-        name: what errors call rows in memory.
+        columns: the column names; the usual names when None.
+        need: the values that a row must have.
+        empty: what to do with a row that lacks a needed value. "drop" leaves the row out and counts it. "refuse" raises
+            an error, except that blank lines of plain text are left out. "keep" keeps a row with an empty string, as
+            scoring needs; a missing value is still an error.
+        notes: messages for the user are appended here.
+        name: the name of rows in memory in error messages.
 
     Raises:
-        UserError: every kind of bad input, in one line, as `file:line` (in memory `name: row N`) where a row is to
-            blame.
+        UserError: bad input, in one line. Errors in a row begin with `file:line` (in memory `name: row N`).
     """
     columns = columns or Columns()
     return list(iter_rows(open_table(source, columns, name), columns, need=need, empty=empty, notes=notes))
 
 
 def open_table(source: RowSource, columns: Columns, name: str = "data") -> Table:
-    """The records of a file, or of rows in memory, which errors call `name`. By the columns' names it is seen whether
-    a file has a header."""
+    """The records of a file, or of rows in memory, which error messages call `name`. The column names show whether a
+    file has a header."""
     if not isinstance(source, str | os.PathLike):
         return rows_table(source, name)
     return read_table(source, COLUMN_NAMES | {str(column).lower() for column in vars(columns).values() if column})
@@ -103,7 +102,7 @@ def iter_rows(
     empty: Empty = "drop",
     notes: list[str] | None = None,
 ) -> Iterator[Row]:
-    """The rows of a table, one after another, as `read_rows` has them."""
+    """Yield the rows of a table, as `read_rows` returns them."""
     notes = [] if notes is None else notes
     records = ((number, _flat(record)) for number, record in table.records)
     first = list(islice(records, _LOOK_AT))
@@ -130,7 +129,7 @@ def iter_rows(
 
 
 def _lacking(row: Row, record: Record, names: Columns, need: Sequence[Need], empty: Empty) -> Need | None:
-    """The first needed value that the row is without."""
+    """The first needed value that the row lacks."""
     for value in need:
         there = isinstance(record.get(getattr(names, value)), str) if empty == "keep" else row.get(value)
         if not there:
@@ -139,21 +138,21 @@ def _lacking(row: Row, record: Record, names: Columns, need: Sequence[Need], emp
 
 
 def _given(record: Record, names: Columns, value: Need) -> str:
-    """What stands in a record where a needed value should."""
+    """What a record holds in place of a needed value."""
     column = getattr(names, value) or value
     return f"'{column}' is {record[column]!r:.40}" if column in record else f"no '{column}' among {', '.join(record)}"
 
 
 def _flat(record: Record) -> Record:
-    """Parts of a column that holds an object, as translations do ({"translation": {"de": ..., "en": ...}}), stand
-    beside the columns as `translation.de` and `translation.en`."""
+    """Add the parts of columns that hold an object as columns of their own: {"translation": {"de": ..., "en": ...}}
+    gives `translation.de` and `translation.en`."""
     objects = {name: value for name, value in record.items() if isinstance(value, dict)}
     parts = {f"{name}.{part}": inner for name, value in objects.items() for part, inner in value.items()}
     return {**record, **parts, **record} if parts else record  # in this order, and no part takes a column's place
 
 
 def _resolve(table: Table, columns: Columns, sample: list[Record], need: Sequence[Need], notes: list[str]) -> Columns:
-    """The columns by the file's own names. Those of what is needed are set, but for a label's."""
+    """The names of the columns in this file. Needed columns are always set, except the label's."""
     available = list(dict.fromkeys([*(table.columns or ()), *chain.from_iterable(sample)]))
     usual = {name.lower(): name for name in reversed(available)}
     for name in (columns.text, columns.label, columns.source):
@@ -181,17 +180,17 @@ def _resolve(table: Table, columns: Columns, sample: list[Record], need: Sequenc
 def _only_prose(
     table: Table, available: list[str], sample: list[Record], besides: tuple[str | None, ...], what: Need
 ) -> str:
-    """The only column that holds text, `besides` aside, where none has the name of `what`."""
+    """The only column that holds text, not counting `besides`, when no column has the name of `what`."""
     found = [name for name in available if name not in besides and any(_is_prose(r, name) for r in sample)]
     if not found and what == "text":  # a file of sources only reads as texts
         found = [str(name) for name in besides[1:] if name in available]
     if len(found) == 1:
         return found[0]
     usual = "'text' or 'target'" if what == "text" else f"'{what}'"
-    where = "the first line must name the columns" if table.columns else "columns"
+    where = "the first line must name the columns and has" if table.columns else "its columns are"
     raise UserError(
-        f"{table.name} has no column {usual}; {where}, and these are: {', '.join(available)}; "
-        f"name the one to use (data.{what}) or rename it"
+        f"{table.name} has no column {usual}; {where}: {', '.join(available)}; "
+        f"name the column to use (data.{what}) or rename it"
     )
 
 

@@ -1,4 +1,4 @@
-"""From a file, a folder, a hub data set or rows in memory to rows to train on, to choose by and to report on."""
+"""Turns a file, a folder, a hub data set or rows in memory into training, validation and test rows."""
 
 import hashlib
 import os
@@ -31,31 +31,31 @@ class DataConfig(Config):
     """Where the rows come from, which columns they have, and how many are held out."""
 
     path: str | None = None
-    """A file, a folder of train, valid and test files (or of any files), or `-` for standard input. It goes before
-    `id`."""
+    """A file, a folder of train, valid and test files (or of any files), or `-` for standard input. If given, `id` is
+    not used."""
     id: str | None = None
     """The id of a data set on the Hugging Face hub."""
     subset: str | None = None
-    """The configuration of the hub's data set."""
+    """The configuration of the hub data set."""
     text: str | None = None
-    """The column of the texts. By default the column `text`, else `target`, else the only one that holds text. A part
-    of a column that holds an object is named with a dot: `translation.de`."""
+    """The column of the texts. By default `text`, else `target`, else the only column that holds text. If a column
+    holds an object, a dot names a part of it: `translation.de`."""
     label: str | None = None
-    """The column of the class labels. By default `label`, where there is one. "" leaves labels out."""
+    """The column of the class labels. By default `label`, if the data have that column. "" uses no labels."""
     source: str | None = None
-    """The column of the source texts. By default `source`, where there is one. "" leaves sources out."""
+    """The column of the source texts. By default `source`, if the data have that column. "" uses no sources."""
     valid_path: str | None = None
-    """A file of held-out rows, to choose by."""
+    """A file of validation rows: held-out rows on which the training measures itself."""
     test_path: str | None = None
-    """A file of rows to report on."""
+    """A file of test rows, for final results."""
     valid_fraction: float = Field(0.05, ge=0, le=0.5)
-    """Share of the rows that is held out where no held-out rows are given."""
+    """Share of the rows that is held out for validation if no validation rows are given."""
     max_valid_rows: int = Field(2000, ge=0)
-    """The most held-out rows."""
+    """Largest number of validation rows."""
     max_rows: int | None = Field(None, ge=1)
-    """The most rows to train on; more are left out at random."""
+    """Largest number of training rows. If there are more, a random choice of them is used."""
     rows_in_memory: int | None = Field(None, ge=1)
-    """Rows that are held in memory at once, others in each epoch. By default all rows are."""
+    """Number of rows held in memory at once; each epoch trains on the next portion. By default all rows are held."""
 
     @property
     def columns(self) -> Columns:
@@ -63,15 +63,15 @@ class DataConfig(Config):
         return Columns(self.text, self.label, self.source)
 
     def at(self, path: str) -> Self:
-        """This config with a local file or folder in place of its data: a hub set's column names do not go with it."""
+        """This config with a local file or folder as its data. The column names of a hub data set are dropped."""
         data_of_its_own = ("id", "subset", "text", "label", "source", "valid_path", "test_path")
         return self.model_copy(update={"path": path} | dict.fromkeys(data_of_its_own))
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Rows to train on, to choose by, and to report on (may be empty); `notes` are one line each, to be told. Of rows
-    that are read in portions, `train` is the first."""
+    """Training, validation and test rows (valid and test may be empty). `notes` are messages for the user, one line
+    each. If rows are read in portions, `train` is the first portion."""
 
     train: list[Row]
     valid: list[Row]
@@ -80,23 +80,23 @@ class Splits:
     portions: Portions[Row] | None = None
 
     def of_epoch(self, epoch: int) -> list[Row]:
-        """The rows to train on in that epoch, 0 the first."""
+        """The training rows of an epoch, counted from 0."""
         return self.portions(epoch) if self.portions else self.train
 
 
 def load_splits(config: DataConfig, data: Data = None) -> Splits:
-    """Read all rows that a run needs. Valid rows are split off the train rows where none are given.
+    """Read all rows that a run needs. If no valid rows are given, they are split off the train rows.
 
-    All rows of one source, else of one text, stay on one side of the split. Which, is decided by a hash of the source
-    or text: the same on every machine, and in whatever order the rows stand.
+    All rows with the same source (without sources: the same text) stay on one side of the split. A hash of the source
+    or text decides the side, so the split is the same on every machine and for every order of the rows.
 
     Args:
         config: the columns, how many rows are held out, and where the rows are when `data` is None.
-        data: in place of the config's path or id: a path, rows in memory (texts, mappings, a `datasets.Dataset`), or a
+        data: replaces the config's path or id: a path, rows in memory (texts, mappings, a `datasets.Dataset`), or a
             mapping from the name of a split to such rows (a `DatasetDict`).
 
     Raises:
-        UserError: bad input, no train rows, no data named at all.
+        UserError: bad input, no train rows, or no data given.
         LadleError: the hub cannot be reached.
     """
     notes: list[str] = []
@@ -112,15 +112,16 @@ def load_splits(config: DataConfig, data: Data = None) -> Splits:
 
 
 def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str]) -> Splits:
-    """As `load_splits`, but a row is held out by its own hash alone, whatever the others are: among `size` rows about
-    `valid_fraction` are; those of the first portion are the valid rows, others are not trained on."""
+    """As `load_splits`, but each row's own hash alone decides whether it is held out: about `valid_fraction` of `size`
+    rows are. The held-out rows of the first portion are the valid rows; the rest of them are not used."""
     sources = data.values() if isinstance(data, Mapping) else [config.path if data is None else data]
     if any(isinstance(source, Iterator) or source == STDIO for source in sources):
         raise UserError(
-            "standard input or an iterator cannot be read twice, as data.rows_in_memory needs: give a file or a list"
+            "data.rows_in_memory reads the data more than once, which an iterator or standard input does not allow; "
+            "give a file or a list"
         )
     if config.max_rows is not None:
-        raise UserError("data.max_rows chooses among all rows and data.rows_in_memory never has them all: give one")
+        raise UserError("data.max_rows and data.rows_in_memory cannot be used together; give one of them")
     tables = _tables(config, data, notes)
     parts = {split: list(_rows(its, config, notes)) for split, its in tables.items() if split != "train"}
     fraction = config.valid_fraction if "valid" not in parts and config.max_valid_rows else 0.0
@@ -138,13 +139,13 @@ def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str
     if not train:
         raise UserError("all rows are held out; lower data.valid_fraction or give more rows")
     valid = _limited("valid", parts.get("valid", held_out), config.max_valid_rows, "max_valid_rows", notes)
-    notes.append(f"train: {len(train):,} rows at a time, others in each epoch (rows_in_memory)")
+    notes.append(f"train: {len(train):,} rows at a time, the next portion in each epoch (rows_in_memory)")
     # (A copy: later portions may hold out more.)
     return Splits(train, list(valid), parts.get("test", []), notes, portions)
 
 
 def _tables(config: DataConfig, data: Data, notes: list[str]) -> dict[str, Iterator[Table]]:
-    """The tables of each split, every one opened when it is asked for."""
+    """The tables of each split. A table is opened when it is needed."""
     tables: dict[str, Iterator[Table]] = {}
     sources: dict[str, list[RowSource]] = {}
     given = config.path if data is None else data
@@ -159,7 +160,7 @@ def _tables(config: DataConfig, data: Data, notes: list[str]) -> dict[str, Itera
         of_hub = hub_tables(config.id, config.subset, SPLIT_NAMES, streaming=streaming)
         tables = {split: iter([table]) for split, table in of_hub.items()}
     else:
-        raise UserError("no data: name a file or a folder (--data FILE), or a hub data set (data.id)")
+        raise UserError("no data; name a file or a folder (--data FILE), or a hub data set (data.id)")
     held_out = {"valid": config.valid_path, "test": config.test_path}
     sources |= {split: [path] for split, path in held_out.items() if path is not None}
     for split, parts in sources.items():
@@ -171,7 +172,7 @@ def _tables(config: DataConfig, data: Data, notes: list[str]) -> dict[str, Itera
 
 
 def _given_splits(data: Mapping[str, RowSource], notes: list[str]) -> dict[str, list[RowSource]]:
-    """The rows of each split of a mapping; other names in it are told of."""
+    """The rows of each split of a mapping. Other names in the mapping are noted."""
     found: dict[str, list[RowSource]] = {}
     for name, rows in data.items():
         split = _SPLIT_OF.get(str(name).lower())
@@ -183,7 +184,7 @@ def _given_splits(data: Mapping[str, RowSource], notes: list[str]) -> dict[str, 
             found[split] = [rows]
     if "train" not in found:
         raise UserError(
-            f"data has no train rows: it has {', '.join(map(str, data)) or 'nothing'}; give {{'train': rows}}"
+            f"data has no train rows; it has {', '.join(map(str, data)) or 'nothing'}; give {{'train': rows}}"
         )
     return found
 
@@ -194,8 +195,8 @@ def _rows(tables: Iterable[Table], config: DataConfig, notes: list[str]) -> Iter
 
 
 def _split_paths(path: PathLike) -> dict[str, list[RowSource]]:
-    """{"train": [path]} for a file; for a folder the files of each split, of any known kind: one named after it, or
-    several parts of it (train-00000-of-00004.parquet); where none is named so, all are train files."""
+    """{"train": [path]} for a file. For a folder: the files of each split, of any known kind. A split is one file with
+    its name, or several parts (train-00000-of-00004.parquet). If no file has such a name, all are train files."""
     folder = Path(path)
     if not folder.is_dir():  # (standard input among them)
         return {"train": [os.fspath(path)]}
@@ -207,13 +208,13 @@ def _split_paths(path: PathLike) -> dict[str, list[RowSource]]:
             continue
         others = found.setdefault(split, [])
         if others and (not _is_part(name) or not _is_part(others[0]) or kind_of(name) != kind_of(others[0])):
-            raise UserError(f"{path} has two files of {split} rows, {others[0]} and {name}; name one file")
+            raise UserError(f"{path} has two files of {split} rows, {others[0]} and {name}; keep one of them")
         others.append(name)
     if names and not found:  # files of any names, all of them to train on
         found["train"] = names
     if "train" not in found:
         has = f"it has {', '.join(names[:8])}" if names else "it has no data files"
-        raise UserError(f"{path} has no train file (train.jsonl, say; {', '.join(ENDINGS)}, or + .gz): {has}")
+        raise UserError(f"{path} has no train file, such as train.jsonl ({', '.join(ENDINGS)}, or + .gz); {has}")
     return {split: [str(folder / name) for name in files] for split, files in found.items()}
 
 
@@ -223,7 +224,7 @@ def _split_of(name: str) -> str | None:
 
 
 def _is_part(name: str) -> bool:
-    """Whether the name is of one file of several, by its number."""
+    """Whether the file is one of several parts: its name has a number."""
     return bool(re.search(r"[-_]\d", name.split(".")[0]))
 
 
@@ -236,7 +237,7 @@ def _split_off(rows: list[Row], config: DataConfig, notes: list[str]) -> tuple[l
     sizes = Counter(groups)
     what = "source" if by_source else "text"
     if len(sizes) < 2:
-        notes.append(f"valid: none, since all rows have the same {what}")
+        notes.append(f"valid: none, because all rows have the same {what}")
         return rows, []
     held_out: set[str] = set()
     ranked = sorted(sizes, key=_rank)
@@ -253,7 +254,7 @@ def _split_off(rows: list[Row], config: DataConfig, notes: list[str]) -> tuple[l
 
 
 def _group(row: Row, by_source: bool) -> str:
-    """Rows that must stay together have one group; case and spacing make no difference between two texts."""
+    """The group of a row. Rows of one group stay together. Case and spacing make no difference."""
     kind, value = ("source", row["source"]) if by_source and "source" in row else ("text", row["text"])
     return f"{kind}\0{' '.join(value.casefold().split())}"
 
@@ -264,7 +265,7 @@ def _rank(key: str | int) -> bytes:
 
 
 def _limited(split: str, rows: list[Row], most: int | None, setting: str, notes: list[str]) -> list[Row]:
-    """So many of the rows, in their order; random, since files often stand in some order (by book, by label)."""
+    """A random choice of `most` rows, in their order. (Files are often sorted, by book or by label.)"""
     if most is None or len(rows) <= most:
         return rows
     notes.append(f"{split}: {most:,} of {len(rows):,} rows used ({setting})")

@@ -15,7 +15,7 @@ class VectorStore:
     Args:
         vectors: [T, C], all sequences one after another.
         lengths: [N], how many vectors each sequence has.
-        num_tokens: that were encoded into all of them; 0: not from texts.
+        num_tokens: number of tokens that they were encoded from; 0 if they are not from texts.
     """
 
     def __init__(self, vectors: Tensor, lengths: Tensor, num_tokens: int = 0):
@@ -40,7 +40,7 @@ def length_order(items: Sequence[Sized]) -> list[int]:
 
 
 def count_cut(tokenizer: Any, texts: Sequence[str], limit: int) -> int:
-    """How many texts are longer than `limit` tokens. Tokenizes only those long enough to be in doubt."""
+    """How many texts are longer than `limit` tokens. Only texts that may be too long are tokenized."""
     # A token is a byte at least; a space before the text, a start and an end token may come with it.
     long = [text for text in texts if len(text.encode()) + 3 > limit]
     return sum(len(ids) > limit for ids in tokenizer(long)["input_ids"]) if long else 0

@@ -1,6 +1,6 @@
-"""The records of a data file, whatever its kind: JSON Lines, CSV, TSV, plain text or Parquet, gzipped or not.
+"""The records of a data file: JSON Lines, CSV, TSV, plain text or Parquet, gzipped or not.
 
-What the columns mean is decided in `ladle.data.rows`; here a record is a dict of what the file says.
+A record is a dict of the file's columns. `ladle.data.rows` decides what the columns mean.
 """
 
 import csv
@@ -36,7 +36,7 @@ _QUOTED_CELL = re.compile(r'"((?:[^"]|"")*""(?:[^"]|"")*)"')
 
 @dataclass(frozen=True)
 class Table:
-    """A file being read: its name, its records with their line (or row) numbers, its columns where a header says."""
+    """An open file: its name, its records with their line (or row) numbers, and its columns if it has a header."""
 
     name: str
     records: Iterator[tuple[int, Record]]
@@ -49,26 +49,26 @@ class Table:
         return self.columns == ["text"]
 
     def place(self, number: int) -> str:
-        """Where a record stands, to open an error message: `file:line`, or `file: row N` where there are no lines."""
+        """The place of a record, to begin an error message: `file:line`, or `file: row N` for files without lines."""
         return f"{self.name}:{number}" if self.by_line else f"{self.name}: row {number}"
 
 
 def kind_of(path: PathLike) -> str | None:
-    """The kind that the name's ending says (`.gz` aside), or None: then `read_table` looks at the content."""
+    """The kind of file by its name's ending (`.gz` removed). None: `read_table` decides by the content."""
     name = os.fspath(path).lower().removesuffix(".gz")
     return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
 
 
 def read_table(path: PathLike, header_names: frozenset[str] = frozenset()) -> Table:
-    """Open a data file; the records are read as they are asked for.
+    """Open a data file. Its records are read when they are needed.
 
     Args:
         path: a file, or `-` for standard input.
-        header_names: column names (lower case) by which a file without a known ending is seen to be CSV or TSV.
+        header_names: column names (lower case) that show that a file without a known ending is CSV or TSV.
 
     Raises:
-        UserError: missing, empty or damaged file, bad encoding, malformed line (`file:line`); the ones about
-            lines come while the records are read.
+        UserError: missing, empty or damaged file, bad encoding, malformed line (`file:line`). Errors in lines are
+            raised while the records are read.
     """
     name = name_of(path)
     kind = None if os.fspath(path) == STDIO else kind_of(path)
@@ -122,10 +122,10 @@ def _json_lines(name: str, lines: Iterable[str]) -> Iterator[tuple[int, Record]]
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(
-                f"{name}:{number}: not JSON ({error.msg}, column {error.colno}); one object a line"
+                f"{name}:{number}: not JSON ({error.msg}, column {error.colno}); give one object per line"
             ) from None
         except (ValueError, RecursionError):  # a number of thousands of digits; brackets thousands deep
-            raise UserError(f"{name}:{number}: not usable JSON; one object a line") from None
+            raise UserError(f"{name}:{number}: not usable JSON; give one object per line") from None
         yield number, _object(record, f"{name}:{number}")
 
 
@@ -135,7 +135,7 @@ def _json_array(name: str, lines: Iterable[str]) -> Table:
     except json.JSONDecodeError as error:
         raise UserError(f"{name}:{error.lineno}: not JSON ({error.msg}, column {error.colno})") from None
     except (ValueError, RecursionError):
-        raise UserError(f"{name}: not usable JSON; give one object a line") from None
+        raise UserError(f"{name}: not usable JSON; give one object per line") from None
     records = ((number, _object(value, f"{name}: row {number}")) for number, value in enumerate(values, start=1))
     return Table(name, records, by_line=False)
 
@@ -152,7 +152,7 @@ _JSON_NAMES = {str: "string", list: "list", int: "number", float: "number", bool
 
 
 def _delimiter(header: str) -> str:
-    """Comma, or what stands in its place where a header has none: spreadsheets of many countries write semicolons."""
+    """The delimiter of a header: a comma if it has one. Spreadsheets of many countries write semicolons instead."""
     return next((mark for mark in (",", ";", "\t") if mark in header), ",")
 
 
@@ -174,7 +174,7 @@ def _csv(name: str, lines: Iterable[str], delimiter: str) -> Table:
 
 
 def _tsv_cells(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """TSV by its own rule has no quotes, and texts often hold some; but pandas and csv quote a cell that holds them."""
+    """By its own rules TSV has no quoting, and texts often hold quotes. But pandas and csv quote cells with quotes."""
     for number, line in enumerate(lines, start=1):
         cells = line.rstrip("\r\n").split("\t")
         yield number, [m[1].replace('""', '"') if (m := _QUOTED_CELL.fullmatch(cell)) else cell for cell in cells]
@@ -210,7 +210,7 @@ def _parquet(path: PathLike) -> Table:
         try:
             yield
         except (arrow_error, OSError) as error:
-            raise UserError(f"{name} is not a whole Parquet file ({first_line(error)})") from None
+            raise UserError(f"{name} is not a complete Parquet file ({first_line(error)}); copy it again") from None
 
     with ExitStack() as stack, told():
         stream = stack.enter_context(open_bytes(path))

@@ -1,6 +1,6 @@
-"""How likely are latents under a condition? By how well the denoiser, given it, undoes noise on them.
+"""How likely are latents under a condition? The better the denoiser removes noise given the condition, the likelier.
 
-So the generator itself says which class a text belongs to (Li et al., arXiv 2303.16203; Clark and Jaini,
+So the generator itself tells which class a text belongs to (Li et al., arXiv 2303.16203; Clark and Jaini,
 arXiv 2303.15233).
 """
 
@@ -12,8 +12,8 @@ from ladle.diffusion.prediction import add_noise
 from ladle.diffusion.samplers import Denoise
 from ladle.diffusion.schedule import Schedule
 
-# Log-SNRs between which a condition makes a difference: below, hardly anything of the latents is left to be told from;
-# above, the latents say it all themselves.
+# Log-SNRs between which a condition makes a difference. Below them the noisy latents hold almost no information; above
+# them the latents hold all of it themselves.
 LOG_SNR_RANGE = (-7.0, 1.0)
 NUM_LEVELS = 8
 
@@ -25,17 +25,17 @@ def log_evidence(
     draws: Sequence[Tensor],
     log_snr_range: tuple[float, float] = LOG_SNR_RANGE,
 ) -> Tensor:
-    """log p(z0 | condition) in nats, [B], up to what all conditions of a row share: minus half of the integral of
-    SNR * |z0 - z0_hat|^2 over log-SNR (Kingma et al., arXiv 2107.00630, section 5.1), by the midpoint rule.
+    """log p(z0 | condition) in nats, [B], up to a constant that all conditions of a row share: minus half of the
+    integral of SNR * |z0 - z0_hat|^2 over log-SNR (Kingma et al., arXiv 2107.00630, section 5.1), by the midpoint rule.
 
-    It holds for any path: only the log-SNR of zt counts. Compare conditions at the same `draws`, or their noise is
-    larger than the difference.
+    This holds for any path, because only the log-SNR of zt counts. Compare conditions with the same `draws`: other
+    draws change the value by more than the condition does.
 
     Args:
         denoise: with the condition; zero outside the mask.
-        schedule: its path says how z0 is noised.
+        schedule: its path decides how noise is added to z0.
         z0: [B, L, D], zero outside the mask.
-        draws: standard normal noise like z0, one a level; the levels lie even in `log_snr_range`.
+        draws: standard normal noise like z0, one per level. The levels are evenly spaced in `log_snr_range`.
     """
     low, high = log_snr_range
     width = (high - low) / len(draws)

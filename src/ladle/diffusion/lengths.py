@@ -1,7 +1,7 @@
 """How many latents does a text have? A categorical distribution given the condition, sampled before diffusion.
 
-Over position-aligned latents the number is part of the text. To draw it first costs one small network, and spares
-the denoiser the padding: E2E texts average 11 latents where the longest has 30.
+With position-aligned latents the number is part of the text. Drawing it first needs one small network and saves the
+denoiser the padding: E2E texts have 11 latents on average, and the longest has 30.
 """
 
 import torch
@@ -18,8 +18,8 @@ WIDTH = 256  # of the network's hidden layer
 class LengthModel(nn.Module):
     """p(L | condition) over 1 .. max_latents: the training set's distribution, moved by label and source.
 
-    It reads the condition as given (the mean of the source's vectors, and how many there are), not what the denoiser
-    makes of it: the two train on different batches.
+    It reads the raw condition (the mean of the source's vectors, and their number), not the denoiser's encoding of it,
+    because the two train on different batches.
     """
 
     def __init__(self, condition: ConditionConfig, source_dim: int, max_latents: int):
@@ -33,7 +33,7 @@ class LengthModel(nn.Module):
 
     @torch.no_grad()
     def fit_base(self, lengths: Tensor) -> None:
-        """Start from the counts of lengths [N]; a length never seen starts as rare as a tenth of a text."""
+        """Start from the counts of lengths [N]. A length that never occurs counts as a tenth of a text."""
         counts = torch.bincount(lengths.cpu() - 1, minlength=len(self.base)).float()
         self.base.copy_((counts + 0.1).log() - (counts + 0.1).sum().log())
 
@@ -52,8 +52,8 @@ class LengthModel(nn.Module):
     ) -> Tensor:
         """Inverse of the cumulative distribution at uniform [B] in [0, 1) -> numbers of latents [B].
 
-        truncate: lengths less probable than this are never drawn: a network gives every length a little.
-        temperature: one, or [B]; below 1 the common lengths become more common; 0 is the most common one.
+        truncate: lengths less probable than this are never drawn, since a network gives every length some probability.
+        temperature: one value, or [B]. Below 1, common lengths become more common; 0 takes the most common length.
         """
         logits = self(raw, len(uniform)).float()
         scale = torch.as_tensor(temperature, device=logits.device).clamp_min(1e-4).reshape(-1, 1)

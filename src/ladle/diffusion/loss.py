@@ -1,7 +1,7 @@
-"""What the denoiser is trained for: which times, which error, and how much each noise level counts.
+"""The training loss of the denoiser: which times are drawn, which error counts, and how much each noise level counts.
 
-None of it is seen by a sampler. Weightings are stated for the squared error of z0_hat, as papers do, and act on the raw
-prediction, where an error of z0_hat is `output_scale` times as large.
+A sampler sees none of this. As in papers, weightings are stated for the squared error of z0_hat. They act on the raw
+prediction, in which an error of z0_hat is `output_scale` times as large.
 """
 
 from collections.abc import Callable
@@ -26,32 +26,32 @@ SELF_CONDITION_PROB = 0.5  # share of the texts that show the network its own fi
 
 
 class DenoisingConfig(Config):
-    """What a denoiser is trained for. A sampler sees none of these settings."""
+    """The training loss of a denoiser. A sampler sees none of these settings."""
 
     times: Literal["uniform", "logit_normal", "adaptive"] = "adaptive"
-    """How diffusion times are drawn. `uniform` over (0, 1). `logit_normal`: the sigmoid of N(0, 1) (Esser et al., arXiv
-    2403.03206), so more of the middle, where the choice among texts is made. `adaptive`: so that the error of z0_hat
-    rises evenly from one draw to the next (`AdaptiveTimes`). Held-out losses are always of uniform times, so that
-    they can be compared."""
+    """How diffusion times are drawn. `uniform`: over (0, 1). `logit_normal`: the sigmoid of N(0, 1) (Esser et al.,
+    arXiv 2403.03206), with more times in the middle, where texts are decided. `adaptive`: the error of z0_hat rises
+    evenly from one time to the next (`AdaptiveTimes`). Held-out losses always use uniform times, so that they can be
+    compared."""
     curriculum: float = Field(0.0, ge=0, le=1)
-    """From large times to small: over this share of a training the lowest time that is drawn falls from 1 to 0; 0 is
-    off."""
+    """Train on large times first: over this share of the training the lowest time that is drawn falls from 1 to 0. 0
+    turns the curriculum off."""
     loss: Literal["l2", "l1", "huber"] = "l2"
-    """Of the raw prediction's error; `l1` is the paper's from text to text, `huber` is half of `l2` below 1."""
+    """The loss of the raw prediction's error. The paper uses `l1` for text to text. `huber` is half of `l2` below 1."""
     weighting: Literal["flat", "min_snr", "sigmoid"] = "flat"
-    """`flat` weighs the raw prediction alike at every level. `min_snr` is min(SNR, 5) on the squared error of z0_hat
-    (Hang et al., arXiv 2303.09556). `sigmoid` is sigmoid(2 - log_snr) on that of the noise (Kingma and Gao, arXiv
-    2303.00848). `l1` takes the root of it."""
+    """Weight of each noise level. `flat`: equal weights for the raw prediction. `min_snr`: min(SNR, 5) for the squared
+    error of z0_hat (Hang et al., arXiv 2303.09556). `sigmoid`: sigmoid(2 - log_snr) for the squared error of the noise
+    (Kingma and Gao, arXiv 2303.00848). The loss `l1` takes the square root of the weight."""
     drop_prob: float = Field(0.1, ge=0, le=1)
-    """Share of the texts that lose each of their conditions, so that one model samples with and without them."""
+    """Probability that a text loses a condition in training, so that one model samples with and without conditions."""
 
 
 class AdaptiveTimes(nn.Module):
-    """Times drawn where the model's error changes: t = F^-1(u), F being the running mean error of z0_hat at t, made
-    rising and scaled to 1, with a fifth of uniform times so that none is given up.
+    """Draws more times where the model's error changes fast: t = F^-1(u). F is the running mean error of z0_hat at t,
+    made rising and scaled to 1. A fifth of the times stays uniform, so that every time is still drawn.
 
-    That is the time warping of Dieleman et al. (arXiv 2211.15089), with the squared error of z0_hat in place of their
-    cross-entropy, and bins in place of a fitted curve. Uniform until it has seen errors.
+    This is the time warping of Dieleman et al. (arXiv 2211.15089), with the squared error of z0_hat instead of their
+    cross-entropy, and bins instead of a fitted curve. Before the first errors times are uniform.
     """
 
     error: Tensor
@@ -74,7 +74,7 @@ class AdaptiveTimes(nn.Module):
 
     @torch.no_grad()
     def update(self, t: Tensor, error: Tensor) -> None:
-        """Take in the mean squared errors of z0_hat [B] at times `t` [B]."""
+        """Update the running mean with the mean squared errors of z0_hat [B] at times `t` [B]."""
         bins = (t * len(self.error)).long().clamp(0, len(self.error) - 1)
         counts = torch.zeros_like(self.error).index_add_(0, bins, torch.ones_like(t))
         means = torch.zeros_like(self.error).index_add_(0, bins, error.to(self.error)) / counts.clamp(min=1)
@@ -92,8 +92,8 @@ def draw_times(
     """[count] times, stratified: one from each of `count` equal shares of the distribution, in random order (arXiv
     2107.00630, appendix I.1), so that no batch misses a noise level.
 
-    adaptive: what has been learnt about the error, with `times = "adaptive"`. progress: share of the training that is
-    over, for the curriculum.
+    adaptive: the errors seen so far, for `times = "adaptive"`. progress: share of the training that is done, for the
+    curriculum.
     """
     t = (torch.rand((), device=device) + torch.randperm(count, device=device) / count) % 1.0
     if config.times == "logit_normal":
@@ -136,8 +136,8 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class DiffusionBatch(TensorGroup):
     """Latents z0 [B, L, D] with mask [B, L], and their conditions.
 
-    The length model learns from other rows: those of one batch are all about as long as each other.
-    lengths: [R] numbers of latents of those rows, with `length_condition`.
+    The length model learns from other rows, because the rows of one batch have nearly the same length.
+    lengths: [R] numbers of latents of those other rows, with their conditions `length_condition`.
     """
 
     z0: Tensor
@@ -148,7 +148,7 @@ class DiffusionBatch(TensorGroup):
 
 
 class DenoisingLoss(nn.Module):
-    """A diffusion model while it is trained, with what is learnt about its errors."""
+    """A diffusion model in training, with the record of its errors."""
 
     def __init__(self, model: LatentDiffusionModel, config: DenoisingConfig):
         super().__init__()
@@ -156,10 +156,10 @@ class DenoisingLoss(nn.Module):
         self.adaptive_times = AdaptiveTimes() if config.times == "adaptive" else None
 
     def forward(self, batch: DiffusionBatch, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean error of the raw prediction over the latents that exist; its gradient is that of the length model's
-        cross-entropy too.
+        """Mean error of the raw prediction over the existing latents. Its gradient includes that of the length model's
+        cross-entropy.
 
-        In eval mode at uniform times. progress: the share of the training that is over, for the curriculum.
+        Eval mode uses uniform times. progress: the share of the training that is done, for the curriculum.
         """
         model, config = self.model, self.config
         z0, mask, rows = batch.z0, batch.mask, len(batch.z0)
@@ -185,8 +185,8 @@ class DenoisingLoss(nn.Module):
         loss = diffusion
         if model.length is not None:
             length = model.length.loss(model.condition.drop(batch.length_condition, config.drop_prob), batch.lengths)
-            # The length model shares no parameter with the denoiser, so its loss needs no weight. The value of that
-            # loss, most of it the entropy of lengths, is left out of the sum: it would hide how the other loss falls.
+            # The length model shares no parameter with the denoiser, so its loss needs no weight. The sum leaves out
+            # the value of that loss, which is mostly the entropy of lengths and would hide how the other loss falls.
             loss = loss + length - length.detach()
             metrics["length_loss"] = length.detach()
         return loss, metrics
@@ -195,7 +195,7 @@ class DenoisingLoss(nn.Module):
     def _first_estimate(
         self, zt: Tensor, level: Level, mask: Tensor, condition: Condition, chosen: Tensor
     ) -> Tensor | None:
-        """z0_hat of the rows where `chosen` [B], zero elsewhere; only those rows are computed."""
+        """z0_hat of the rows where `chosen` [B] is True, zero elsewhere. Only the chosen rows are computed."""
         rows = chosen.nonzero()[:, 0]
         if not len(rows):
             return None

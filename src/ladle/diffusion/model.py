@@ -28,11 +28,12 @@ DENOISERS: dict[str, Callable[[Any, int, int, bool, bool], nn.Module]] = {
 
 
 class DiffusionConfig(Config):
-    """What the diffusion model is: the settings that its weights are tied to."""
+    """The settings of the diffusion model. Its weights fit only the settings that they were trained with."""
 
     schedule: ScheduleConfig = ScheduleConfig(shift=2.0)  # measured for latents of 64 channels
     prediction: Literal["v", "x0", "eps", "flow"] = "v"
-    """What the network says: v, the clean latents, the noise, or the velocity of rectified flow."""
+    """What the network predicts. `v`: alpha * noise - sigma * latents. `x0`: the clean latents. `eps`: the noise.
+    `flow`: the velocity of rectified flow."""
     self_condition: bool = True
     """Whether the network reads its own last estimate (arXiv 2208.04202)."""
     denoiser: DenoiserConfig = CompactConfig()
@@ -42,9 +43,9 @@ class LatentDiffusionModel(nn.Module):
     """Denoiser, condition encoder and length model: p(number of latents, z0 | condition).
 
     Args:
-        config, condition: what it is.
-        latent_dim: D. max_latents: most latents of a text. source_dim: C of the source's memory.
-        fixed_length: all texts have `max_latents` latents (Perceiver), so that no length is modelled.
+        config, condition: the settings of the model and of its conditions.
+        latent_dim: D. max_latents: largest number of latents of a text. source_dim: C of the source's memory.
+        fixed_length: all texts have `max_latents` latents (Perceiver), so there is no length model.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class LatentDiffusionModel(nn.Module):
     def of_autoencoder(
         cls, autoencoder: TextAutoencoder, config: DiffusionConfig, condition: ConditionConfig, source_dim: int
     ) -> Self:
-        """A new one over the latents of `autoencoder`."""
+        """A new diffusion model for the latents of `autoencoder`."""
         return cls(
             config, condition, latent_dim=autoencoder.latent_dim, max_latents=autoencoder.max_latents,
             source_dim=source_dim, fixed_length=autoencoder.fixed_length,
@@ -85,7 +86,7 @@ class LatentDiffusionModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights."""
+        """The dtype of the weights."""
         return next(self.parameters()).dtype
 
     def denoise(self, mask: Tensor, condition: Condition) -> Denoise:

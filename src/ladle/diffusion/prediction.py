@@ -1,8 +1,8 @@
-"""What does the network's output mean? The four predictions, each one linear change of coordinates from z0.
+"""What does the network's output mean? There are four predictions, each a linear change of coordinates from z0.
 
-`PREDICTIONS` maps a name to the training target and to its exact inverse. Nothing outside this file needs to know
-which one a network was trained on. Levels are () or [B]; z0, zt, eps and outputs share one shape, [B, L, D] as a rule.
-All of it holds on every path, so nothing assumes alpha^2 + sigma^2 = 1.
+`PREDICTIONS` maps a name to the training target and to its exact inverse. No other file needs to know which prediction
+a network makes. Levels are () or [B]. z0, zt, eps and outputs share one shape, usually [B, L, D]. The formulas hold on
+every path: none assumes alpha^2 + sigma^2 = 1.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from ladle.errors import UserError
 
 
 class Prediction(NamedTuple):
-    """target(z0, eps, level) is what the network learns; to_z0(output, zt, level) reads its output back; scale(level)
-    is how far the output moves for each unit that z0_hat moves."""
+    """target(z0, eps, level): what the network learns. to_z0(output, zt, level): z0_hat from its output. scale(level):
+    how far the output moves when z0_hat moves by one unit."""
 
     target: Callable[[Tensor, Tensor, Level], Tensor]
     to_z0: Callable[[Tensor, Tensor, Level], Tensor]
@@ -52,7 +52,7 @@ PREDICTIONS: dict[str, Prediction] = {
 
 
 def target(prediction: str, z0: Tensor, eps: Tensor, level: Level) -> Tensor:
-    """What a network of this `prediction` is trained to say about `add_noise(z0, eps, level)`.
+    """The training target of a network with this `prediction` for `add_noise(z0, eps, level)`.
 
     Raises:
         UserError: `prediction` is not one of PREDICTIONS.
@@ -70,8 +70,8 @@ def to_z0(prediction: str, output: Tensor, zt: Tensor, level: Level) -> Tensor:
 
 
 def output_scale(prediction: str, level: Level) -> Tensor:
-    """How far a network's raw output moves for each unit that z0_hat moves, in level's shape: an error of z0_hat is an
-    error of the output so many times as large.
+    """How far a network's raw output moves when z0_hat moves by one unit, in level's shape. An error of z0_hat becomes
+    an error of the output that is so many times as large.
 
     Raises:
         UserError: `prediction` is not one of PREDICTIONS.

@@ -1,8 +1,8 @@
-"""How does noise become a latent? The solvers: each a function of a denoiser and of the levels to visit.
+"""How does noise become a latent? By solvers: functions of a denoiser and of the levels to visit.
 
-All of them are written in (alpha, sigma, h) with h = half the gain in log_snr of one step (the step in DPM-Solver's
-lambda), which makes them right on every path. `_advance` is the one formula that they share; what differs is the
-estimate of z0 that each one puts into it.
+All solvers use (alpha, sigma, h), where h is half the gain in log_snr of one step (the step in DPM-Solver's lambda).
+So they are correct on every path. They share one formula, `_advance`. They differ in the estimate of z0 that they put
+into it.
 
 A run starts from zt at levels[0] (`levels[0].sigma * noise` when nothing is known) and returns zt at levels[-1]. With
 a schedule clamped at log_snr 15 the last sigma is 5e-4, and that is z0 for every practical purpose.
@@ -33,10 +33,10 @@ Callback = Callable[[int, Tensor, Tensor], None]  # (step from 0, zt at levels[s
 
 
 class Sampler(Protocol):
-    """What every entry of SAMPLERS is.
+    """The type of every entry of SAMPLERS.
 
-    levels: scalar levels from noise to clean, one more than there are steps. noise: drawn from once a step by the
-    stochastic samplers, never by the others, which also run from clean to noise (levels reversed) and need none.
+    levels: scalar levels from noise to clean, one more than there are steps. noise: called once per step by the
+    stochastic samplers. The deterministic samplers need no noise, and also run from clean to noise (levels reversed).
     The result has zt's shape, dtype and device.
     """
 
@@ -62,7 +62,7 @@ def _advance(
     zs = zs - next_level.alpha * torch.expm1(-(1 + eta) * h) * z0_hat
     if noise is not None and eta > 0:
         if h < 0:
-            raise ValueError("a stochastic sampler cannot step from clean to noise: give levels of rising log_snr")
+            raise ValueError("a stochastic sampler cannot step from clean to noise; give levels of rising log_snr")
         zs = zs + next_level.sigma * torch.sqrt(-torch.expm1(-2 * eta * h)) * noise()
     return zs.to(zt.dtype)
 
@@ -108,9 +108,9 @@ def heun(
 ) -> Tensor:
     """Deterministic, second order, two evaluations a step: DDIM, then again with the mean of z0_hat at both ends.
 
-    It is DPM-Solver++(2S) at r = 1 (arXiv 2211.01095), Heun's method where it is z0_hat that varies slowly. Averaging
-    the slope d(zt / alpha) / d(sigma / alpha) as Karras et al. do is also of order 2, but from log_snr -15 it begins
-    with steps of a thousand standard deviations, and its error at few steps is many times larger.
+    This is DPM-Solver++(2S) at r = 1 (arXiv 2211.01095): Heun's method for a z0_hat that varies slowly. Karras et al.
+    average the slope d(zt / alpha) / d(sigma / alpha) instead. That is also of order 2, but from log_snr -15 it begins
+    with steps of a thousand standard deviations, and with few steps its error is many times larger.
     """
     z0_hat = None
     for step, (level, next_level) in enumerate(pairwise(levels)):
@@ -158,9 +158,9 @@ def _multistep(
 ) -> Tensor:
     """Extrapolate z0_hat linearly in log_snr to the middle of the step, from its values at the last two levels.
 
-    First order where there is no history, and at the last step: that one is many times longer than the one before it
-    on a grid even in time, and extrapolating over it can cost more than all of DDIM's error (tested). A single step of
-    lower order leaves the order of the whole unchanged.
+    The first and the last step are of first order. The first has no history. On a grid even in time the last is many
+    times longer than the step before it, and extrapolation over it can cost more than all of DDIM's error (tested). A
+    single step of lower order does not change the order of the whole.
     """
     z0_hat: Tensor | None = None
     h_prev: Tensor | None = None

@@ -1,8 +1,8 @@
-"""How noisy is a latent at time t? A schedule is one decreasing function log_snr(t); alpha and sigma follow from it.
+"""How noisy is a latent at time t? A schedule is a decreasing function log_snr(t), which gives alpha and sigma.
 
     zt = alpha * z0 + sigma * eps,    log_snr = 2 * log(alpha / sigma),    t = 0 is clean and t = 1 is noise.
 
-Two traps when reading papers: DPM-Solver's lambda is half our log_snr, and flow matching often runs t backwards.
+Beware when reading papers: DPM-Solver's lambda is half our log_snr, and flow matching often runs t backwards.
 """
 
 import math
@@ -83,7 +83,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.path not in PATHS:
-            raise UserError(f"unknown path '{self.path}': {nearest(self.path, list(PATHS))}")
+            raise UserError(f"unknown path '{self.path}'; {nearest(self.path, list(PATHS))}")
 
     def level(self, t: Tensor) -> Level:
         """The level at time `t` in [0, 1], of shape () or [B]."""
@@ -95,16 +95,16 @@ class Schedule:
 
 
 class ScheduleConfig(Config):
-    """Which noise schedule."""
+    """The noise schedule."""
 
     kind: Literal["cosine", "linear", "sigmoid", "sqrt", "flow"] = "cosine"
-    """Variance preserving are `cosine` (alpha = cos(pi t / 2), the paper's), `linear` (DDPM's beta from 0.1 to 20,
-    which leaves a log-SNR of -10 at the noise end), `sigmoid` (alpha^2 from sigmoid(3) down to sigmoid(-3),
-    stretched to 1 and 0) and `sqrt` (Diffusion-LM's alpha^2 = 1 - sqrt(t)). `flow` is rectified flow (alpha = 1 -
-    t)."""
+    """`cosine`: alpha = cos(pi t / 2), the paper's schedule. `linear`: DDPM's beta from 0.1 to 20, with a log-SNR of
+    -10 at the noise end. `sigmoid`: alpha^2 falls from sigmoid(3) to sigmoid(-3), stretched to 1 and 0. `sqrt`:
+    Diffusion-LM's alpha^2 = 1 - sqrt(t). `flow`: rectified flow, alpha = 1 - t. All but `flow` preserve variance."""
     shift: float = Field(1.0, gt=0, allow_inf_nan=False)
-    """d > 0 lowers log-SNR by 2 log d everywhere, so above 1 there is more noise. It is TEncDM's tan-d (arXiv
-    2402.19097) and the paper's `scale` of 1 / d. Wide latents stand more noise, so they want a larger shift."""
+    """A shift d > 0 lowers log-SNR by 2 log d at every time: above 1 adds noise, below 1 removes noise. It is TEncDM's
+    tan-d (arXiv 2402.19097) and the paper's `scale` of 1 / d. Wide latents survive more noise, so they need a larger
+    shift."""
 
 
 LOG_SNR_MAX = 15.0  # log-SNR is infinite at both ends
@@ -172,17 +172,17 @@ def sampling_levels(
 ) -> list[Level]:
     """The `num_steps + 1` scalar levels that a sampler visits, from noise (t = 1) to clean (t = 0).
 
-    `grid` says what is evenly spaced: "time", "log_snr", or the quantiles of t where its logit is N(time_mean,
-    time_std^2) ("logit_normal": the times that a denoiser was trained at, so that most steps are made where it learnt
-    most). Computed in float64, on the CPU, then given in `dtype`. With `stop_time` the steps are spread over t = 1 to
-    there, and one more goes to t = 0 at once: it returns the estimate of z0 made at `stop_time`, the mean over what is
-    still open there, and leaves the choice to the decoder.
+    `grid` is the scale on which levels are evenly spaced: "time", "log_snr", or the quantiles of t whose logit is
+    N(time_mean, time_std^2) ("logit_normal": the times at which a denoiser was trained, so most steps are where it
+    learnt most). Levels are computed in float64 on the CPU and returned in `dtype`. With `stop_time` the steps cover
+    t = 1 to `stop_time`, and one more step goes straight to t = 0. It returns the estimate of z0 made at `stop_time`:
+    the mean over all that is still possible, and the decoder makes the choice.
 
     Raises:
         UserError: fewer than one step, or an unknown grid.
     """
     if num_steps < 1:
-        raise UserError(f"{num_steps} sampling steps given: at least 1 is needed")
+        raise UserError(f"{num_steps} sampling steps given; at least 1 is needed")
     if grid not in GRIDS:
         raise UserError(f"unknown grid '{grid}': {nearest(grid, list(GRIDS))}")
     share = torch.linspace(0, 1, num_steps if stop_time else num_steps + 1, dtype=torch.float64)

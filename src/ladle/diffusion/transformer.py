@@ -1,4 +1,4 @@
-"""DenoisingTransformer: noised latents in, one raw prediction a latent out."""
+"""DenoisingTransformer: reads noised latents and returns one raw prediction for each latent."""
 
 import math
 from typing import Literal
@@ -11,25 +11,25 @@ from ladle.conditioning.encoder import Condition
 from ladle.config import Config
 from ladle.layers import Attention, feed_forward, sinusoids, with_last_estimate, zero_linear
 
-CROSS_EVERY = 2  # every so many blocks one reads the condition's memory
+CROSS_EVERY = 2  # one in so many blocks reads the condition's memory
 
 
 class CompactConfig(Config):
     """`DenoisingTransformer`."""
 
     kind: Literal["compact"] = "compact"
-    """`compact`: our transformer. `paper`: the network of the paper's code, for its checkpoints; it has about twice the
-    parameters at the same sizes."""
+    """`compact`: Ladle's transformer. `paper`: the network of the paper's code, for its checkpoints. At the same sizes
+    it has about twice as many parameters."""
     width: int = Field(256, ge=8)
     """Channels of the hidden states."""
     num_layers: int = Field(8, ge=1)
     """Transformer blocks."""
     num_heads: int = Field(4, ge=1)
-    """Attention heads; the number must divide `width`."""
+    """Attention heads. `width` must be a multiple of this number."""
     conditioning: Literal["adaln", "in_context"] = "adaln"
-    """How the noise level and the condition's vector enter. `adaln`: as a shift, scale and gate of each block, by one
-    projection for all blocks and a learned offset for each (PixArt-alpha, arXiv 2310.00426). `in_context`: as tokens
-    before the latents."""
+    """How the noise level and the condition's vector enter. `adaln`: as a shift, scale and gate of each block, from one
+    shared projection and a learned offset per block (PixArt-alpha, arXiv 2310.00426). `in_context`: as tokens before
+    the latents."""
     num_skips: int = Field(3, ge=0)
     """Long skip connections from the first blocks to the last (U-ViT, arXiv 2209.12152)."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -37,7 +37,7 @@ class CompactConfig(Config):
 
 
 class DenoiserBlock(nn.Module):
-    """Self-attention, cross-attention where there is a memory, feed-forward; modulated when `adaln`."""
+    """Self-attention, cross-attention if there is a memory, and feed-forward, all modulated with `adaln`."""
 
     def __init__(self, config: CompactConfig, reads_memory: bool):
         super().__init__()
@@ -94,7 +94,7 @@ class LatentTransformer(nn.Module):
         Args:
             log_snr: [B] or scalar.
             mask: [B, L] bool, True where a latent exists.
-            condition: vector [B, W] and memory [B, M, W], each or both absent.
+            condition: vector [B, W] and memory [B, M, W]; either or both may be absent.
             self_condition: [B, L, D], the last z0_hat; None for none.
             self_condition_mask: [B] bool, rows for which `self_condition` counts (all when None).
         """
@@ -102,15 +102,15 @@ class LatentTransformer(nn.Module):
         return self.output(self.norm(self.hidden(x, log_snr.expand(len(zt)), mask, condition)))
 
     def hidden(self, x: Tensor, log_snr: Tensor, mask: Tensor, condition: Condition) -> Tensor:
-        """x [B, L, W], log_snr [B], mask [B, L] -> what the last block says, [B, L, W]."""
+        """x [B, L, W], log_snr [B], mask [B, L] -> output of the last block, [B, L, W]."""
         raise NotImplementedError
 
 
 class DenoisingTransformer(LatentTransformer):
-    """Our own: it hears the noise level, the number of latents and the condition's vector in each block.
+    """Ladle's denoiser. Every block gets the noise level, the number of latents and the condition's vector.
 
-    latent_dim: D. max_latents: longest sequence of latents. reads_memory: whether conditions bring a token memory
-    [B, M, W]. Whether they bring a vector is seen from them.
+    latent_dim: D. max_latents: longest sequence of latents. reads_memory: whether conditions have a token memory
+    [B, M, W]. reads_vector is not used: each condition shows whether it has a vector.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""What can be changed about a denoiser from outside? Functions Denoise -> Denoise, without state, that compose.
+"""Changes to a denoiser from outside: functions Denoise -> Denoise, without state, that can be combined.
 
-They all speak in z0: a combination of z0, eps or v predictions at one level is the same linear operation.
+They all work on z0: at one level, combining z0, eps or v predictions is the same linear operation.
 """
 
 import torch
@@ -13,8 +13,7 @@ from ladle.diffusion.schedule import Level, append_dims
 def guided(denoise_conditional: Denoise, denoise_unconditional: Denoise, guidance_scale: float) -> Denoise:
     """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598): z0_hat = free + scale * (conditional - free).
 
-    1 is off, and then only the conditional denoiser is ever called; 0 is unconditional. (The paper's own w is our
-    scale - 1.)
+    1 is off: only the conditional denoiser is called. 0 is unconditional. (The paper's own w is our scale - 1.)
     """
     if guidance_scale == 1:
         return denoise_conditional
@@ -27,9 +26,9 @@ def guided(denoise_conditional: Denoise, denoise_unconditional: Denoise, guidanc
 
 
 def guided_at_once(denoise_both: Denoise, guidance_scale: float) -> Denoise:
-    """`guided` in one call of the network for twice the batch: faster where the batch is small, alike where it is not.
+    """`guided` with one call of the network for twice the batch. It is faster for small batches, and equal otherwise.
 
-    denoise_both: for [2B, L, D]: B rows with their condition, then the same B without it.
+    denoise_both: takes [2B, L, D]: B rows with their condition, then the same B rows without it.
     """
 
     def twice(x: Tensor) -> Tensor:
@@ -46,9 +45,9 @@ def guided_at_once(denoise_both: Denoise, guidance_scale: float) -> Denoise:
 def inpainted(denoise: Denoise, known_z0: Tensor, mask: Tensor) -> Denoise:
     """Hold the latents where `mask` [B, L] or [B, L, D] is True at `known_z0` [B, L, D].
 
-    Replacing z0_hat is enough: with it known, every sampler's step carries zt at those positions along exactly the
-    path that adds noise to `known_z0`, so the denoiser always sees them at the right noise level. Only for
-    position-aligned latents: a Perceiver's positions do not belong to places in the text.
+    Replacing z0_hat is enough: every sampler then moves zt at those positions along exactly the path that adds noise to
+    `known_z0`, so the denoiser always sees them at the right noise level. Use it with position-aligned latents only: a
+    Perceiver's positions are not places in the text.
     """
     mask = append_dims(mask, known_z0.ndim)
 

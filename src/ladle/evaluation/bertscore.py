@@ -1,7 +1,7 @@
 """BERTScore (Zhang et al. 2020, arXiv 1904.09675) by its authors' package. Needs the extra `ladle[bertscore]`.
 
-(torchmetrics 1.9 pairs texts with the wrong references as soon as their lengths are ordered differently: it undoes its
-sorting by the sorting itself in place of its inverse.)
+(torchmetrics 1.9 pairs texts with the wrong references if their lengths are in another order: to undo its sorting it
+applies the sorting again, instead of the inverse.)
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ BATCH = 64
 
 
 def bert_scores(texts: Sequence[str], references: Sequence[Sequence[str]], encoder: str) -> np.ndarray:
-    """F1 of each text against the reference that suits it best [N]; an empty text scores 0. No rescaling, no idf.
-    encoder: folder or hub id. UserError: no such encoder, or the extra is not installed."""
+    """F1 of each text against its best reference [N]. An empty text scores 0. No rescaling, no idf.
+    encoder: folder or hub id. Raises UserError: no such encoder, or the extra is not installed."""
     score, _ = load_bert_score()
     values = np.zeros(len(texts))
     # The package fails on empty texts.
@@ -31,8 +31,8 @@ def bert_scores(texts: Sequence[str], references: Sequence[Sequence[str]], encod
 
 
 def layer(encoder: str) -> int:
-    """The layer whose vectors are compared: the package's choice, made against people's judgements; the last one of a
-    model that it does not know. UserError where there is no such encoder."""
+    """The layer whose vectors are compared: the package's choice, tuned on human judgements, or the last layer of a
+    model that the package does not know. Raises UserError: no such encoder."""
     from transformers import AutoConfig
 
     _, best = load_bert_score()

@@ -1,7 +1,7 @@
-"""`ladle evaluate`: `samples.jsonl` -> `report.json`, a table and plots, with the control rows beside.
+"""`ladle evaluate`: `samples.jsonl` -> `report.json`, a table and plots, with control rows for comparison.
 
-A report is a plain dict: `rows` holds one system each (the samples and the controls of
-`ladle.evaluation.measurement`), a system is metric name -> score. Later kinds of rows only add keys.
+A report is a plain dict. Each of its `rows` is one system (the samples, and the controls of
+`ladle.evaluation.measurement`) and maps metric names to scores. Later kinds of rows only add keys.
 """
 
 import os
@@ -63,32 +63,31 @@ def evaluate(
     seed: int = 0,
     columns: Columns | None = None,
 ) -> dict[str, Any]:
-    """Score samples and return the report; written as JSON to `output` (`-`: standard output).
+    """Score samples and return the report, which is also written as JSON to `output` (`-`: standard output).
 
     Samples, reference and training rows are paths of files, or rows in memory: texts, mappings, a `datasets.Dataset`.
 
     Args:
-        samples: rows with `text` and, if conditional, `label` or `source` (several rows of one source are draws
-            of it) and `references`. Empty texts are kept and counted.
-        reference: held-out rows. Gives BLEU and chrF where its sources are those of the samples, length distance,
-            MAUVE, and the rows `reference` and `shuffled`.
-        train: training rows. Gives Mem, exact copies, and the row `training`.
-        mauve_encoder: a folder or hub id of the model whose features MAUVE and the Frechet distance compare;
-            None leaves both out.
-        scorer: a folder that `ladle fit scorer` wrote, or a folder or hub id of a causal model. Gives perplexity.
-        judge: one or two folders that `ladle fit judge` wrote. Gives the share of samples that are what their label
-            says, under each.
-        novelty: compare every sample with every training text: the nearest one (by edits and, with `mauve_encoder`, by
-            features), the longest run of words shared.
-        rouge: ROUGE-1, -2 and -L beside BLEU.
-        bertscore_encoder: a folder or hub id. Gives BERTScore beside BLEU.
-        slots: the samples' inputs are E2E's meaning representations. Gives slots said and wrong additions.
-        model: a `LatentDiffusion`. Gives the row `ceiling`: the reference texts through its autoencoder.
+        samples: rows with `text` and, if conditional, `label` or `source` (rows with the same source are draws for
+            it) and `references`. Empty texts are kept and counted.
+        reference: held-out rows. Adds length distance, MAUVE and the rows `reference` and `shuffled`; also BLEU and
+            chrF if its sources are those of the samples.
+        train: training rows. Adds Mem, exact copies, and the row `training`.
+        mauve_encoder: folder or hub id of the model whose features MAUVE and the Frechet distance compare; None skips
+            both.
+        scorer: a folder that `ladle fit scorer` wrote, or a folder or hub id of a causal model. Adds perplexity.
+        judge: one or two folders that `ladle fit judge` wrote. Each adds the share of samples that match their label.
+        novelty: compare every sample with every training text: find the nearest one (by edits and, with
+            `mauve_encoder`, by features) and the longest run of words that both share.
+        rouge: add ROUGE-1, ROUGE-2 and ROUGE-L.
+        bertscore_encoder: a folder or hub id. Adds BERTScore.
+        slots: the samples' inputs are E2E's meaning representations. Adds slots said and wrong additions.
+        model: a `LatentDiffusion`. Adds the row `ceiling`: the reference texts through its autoencoder.
         plots: a folder for the plots.
-        seeds: clusterings that MAUVE is averaged over, at least 3.
-        num_bootstrap: resamples for intervals; 0 leaves the intervals out.
-        seed: of resampling and of every subset drawn.
-        columns: of the reference and of the training rows.
+        seeds: number of clusterings over which MAUVE is averaged, at least 3.
+        num_bootstrap: number of resamples for intervals; 0 gives no intervals.
+        seed: random seed of resampling and of every subset.
+        columns: column names of the reference and training rows.
 
     Raises:
         UserError: bad input or a missing extra, in one line.
@@ -96,16 +95,16 @@ def evaluate(
     """
     judges = [judge] if isinstance(judge, str) else list(judge or ())
     if num_bootstrap < 0:
-        raise UserError(f"num_bootstrap is {num_bootstrap}; 0 (no intervals) or more is allowed")
+        raise UserError(f"num_bootstrap is {num_bootstrap}; it must be 0 (no intervals) or more")
     if len(judges) > len(JUDGED):
-        raise UserError(f"{len(judges)} judges given: at most {len(JUDGED)}")
+        raise UserError(f"{len(judges)} judges given; give at most {len(JUDGED)}")
     if mauve_encoder is not None and reference is None:
-        raise UserError("MAUVE compares with reference texts: give a reference file")
+        raise UserError("MAUVE needs reference texts; give a reference file")
     if novelty and train is None:
-        raise UserError("the novelty audit compares with training texts: give some by --train")
+        raise UserError("the novelty audit needs training texts; give them with --train")
     if model is not None and reference is None:
-        raise UserError("the autoencoder's ceiling is made from reference texts: give a reference file")
-    # A missing extra is told before the work, not after.
+        raise UserError("the autoencoder's ceiling needs reference texts; give a reference file")
+    # A missing extra is reported before the work, not after.
     if mauve_encoder is not None:
         load_mauve()
     if novelty:
@@ -118,13 +117,15 @@ def evaluate(
         load_matplotlib()
     sampled = read_samples(samples)
     if len(sampled) < 2:
-        raise UserError(f"{_shown(samples)} has one sample: diversity and distances are those of two or more")
+        raise UserError(f"{_shown(samples)} has one sample; diversity and distances need two or more")
     for sample in sampled if slots else ():
         if sample.source is None or not parse_mr(sample.source):
-            raise UserError(f"slots are counted by E2E's inputs, and this is none: {sample.source!r:.60}")
+            raise UserError(
+                f"slots need inputs such as 'name[Aromi], food[Italian]'; this is none: {sample.source!r:.60}"
+            )
     held_out = read_reference(reference, columns) if reference is not None else None
     if (rouge or slots or bertscore_encoder) and not references_by_source(sampled, held_out):
-        raise UserError("no sample has an input with references: ROUGE, BERTScore and slots compare with them")
+        raise UserError("ROUGE, BERTScore and slots need references, but no sample has an input with references")
     known = [row["text"] for row in read_rows(train, columns, name="train")] if train is not None else None
     measurement = Measurement(
         reference=held_out,
@@ -173,7 +174,7 @@ def _shown(rows: RowSource | None) -> str:
 
 
 def environment() -> dict[str, str]:
-    """What the figures were made with."""
+    """The versions and the machine that the figures were made with."""
     versions = {package: package_version(package, "not installed") for package in _PACKAGES}
     return {"python": platform.python_version(), "platform": platform.platform(), **versions}
 
@@ -182,7 +183,7 @@ def _load_judges(names: Sequence[str], samples: Iterable[Sample]) -> list[Judge]
     judges = [Judge.load(name) for name in names]
     labels = {sample.label for sample in samples if sample.label is not None}
     if judges and not labels:
-        raise UserError("no sample has a label: a judge has nothing to compare its verdict with")
+        raise UserError("a judge needs samples with labels, but no sample has a label")
     for judge in judges:
         judge.check_labels(labels)
     return judges

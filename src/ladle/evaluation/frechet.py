@@ -7,8 +7,8 @@ import numpy as np
 def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
     """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of features [N, C] and [R, C], in squared units of the features.
 
-    Biased upwards by few texts, more so the more channels: compare sets of one size only. A set of fewer than two texts
-    has covariance zero; an empty one is infinitely far.
+    Few texts and many channels bias the distance upwards, so compare only sets of the same size. A set of fewer than
+    two texts has covariance zero. An empty set is infinitely far.
     """
     if not len(features) or not len(reference):
         return float("inf")

@@ -1,8 +1,8 @@
-"""Intervals for a metric, by resampling rows or in closed form. Which one fits depends on the metric.
+"""Intervals for a metric, by resampling rows or in closed form. The right method depends on the metric.
 
-The bootstrap draws rows with replacement: right for means over rows and for corpus BLEU. A row drawn twice is a
-repetition that the data have not, so counts of *different* things (Div, distinct texts, self-BLEU, distances between
-sets) would be wrong under it; they get the jackknife, which only leaves rows out.
+The bootstrap draws rows with replacement. It fits means over rows and corpus BLEU. But a row drawn twice is a
+repetition that the data do not have, so it does not fit counts of *different* things (Div, distinct texts, self-BLEU,
+distances between sets). They get the jackknife, which only leaves rows out.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ _NORMAL_95 = 1.959964
 def bootstrap_interval(
     statistic: Statistic, num_rows: int, *, num_resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> Interval | None:
-    """The percentile bootstrap interval of `statistic(indices)`, indices being an int array [num_rows] drawn with
+    """The percentile bootstrap interval of `statistic(indices)`, where `indices` is an int array [num_rows] drawn with
     replacement. None for fewer than two rows or no resamples. (Efron and Tibshirani 1993, chapter 13.)"""
     if num_rows < 2 or num_resamples < 1:
         return None
@@ -43,8 +43,8 @@ def jackknife_interval(statistic: Statistic, num_rows: int, *, num_groups: int =
 
 
 def sum_by_group(values: np.ndarray, groups: Sequence[Any] | None) -> np.ndarray:
-    """values [N, K] -> their sums over each group [G, K], groups in the order in which they first come. A bootstrap
-    draws from these when the rows of one group (the draws of one input) belong together. None: every row is its own."""
+    """values [N, K] -> sums over each group [G, K], in the order in which the groups first occur. A bootstrap draws
+    from these sums if the rows of a group (the draws of one input) belong together. None: every row is a group."""
     if groups is None:
         return values
     place = {name: index for index, name in enumerate(dict.fromkeys(groups))}

@@ -1,8 +1,8 @@
-"""Judges: is a text what its label says? Two kinds, so that what one overlooks the other may see.
+"""Judges: does a text match its label? There are two kinds, because each may see what the other misses.
 
-`bigrams`: which words and pairs of words are there. `encoder`: the mean state of a named sentence encoder. Both are
-logistic regressions by scikit-learn on real rows, and know their own accuracy on real rows kept apart: labels of real
-data are noisy, and no sample can be expected to do better by much.
+`bigrams` reads which words and pairs of words occur. `encoder` reads the mean state of a named sentence encoder. Both
+are logistic regressions of scikit-learn on real rows, and know their own accuracy on held-out real rows: labels of real
+data are noisy, and samples cannot be expected to do much better.
 """
 
 import json
@@ -26,14 +26,14 @@ from ladle.storage.writing import atomic_folder, atomic_json
 RECORD, WEIGHTS = "judge.json", "model.safetensors"
 Kind = Literal["bigrams", "encoder"]
 ENCODER_ROWS = 20_000  # a sentence encoder is slow, and there are a few hundred features to weigh
-# Of what is trained beside a model and travels with it: its size is this times the number of labels.
+# For the judge that is trained and stored with a model: its size is this number times the number of labels.
 OWN_ROWS, OWN_FEATURES = 20_000, 20_000
 
 
 @dataclass
 class Judge:
     """labels: K names. weight [K, F] and bias [K] of the logistic regression. vocabulary: the F words and pairs
-    (`bigrams`). encoder: folder or hub id of the F features (`encoder`). real: accuracy on real rows kept apart."""
+    (`bigrams`). encoder: folder or hub id for the F features (`encoder`). real: accuracy on held-out real rows."""
 
     kind: Kind
     labels: tuple[str, ...]
@@ -53,8 +53,8 @@ class Judge:
         return [self.labels[i] for i in self._scores(texts).argmax(axis=1)]
 
     def probabilities(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> np.ndarray:
-        """How likely each of `labels` (its own when None) is for each text: [N, len(labels)], float32; 0 for a label
-        that the judge does not know."""
+        """Probability of each of `labels` (None: the judge's own) for each text: [N, len(labels)], float32. A label
+        that the judge does not know has 0."""
         scores = self._scores(texts)
         shares = np.exp(scores - scores.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
@@ -63,7 +63,7 @@ class Judge:
         return np.stack([columns.get(label, zero) for label in labels or self.labels], axis=1).astype(np.float32)
 
     def _scores(self, texts: Sequence[str]) -> np.ndarray:
-        """[N, K]: log-probabilities but for what all labels of a text share."""
+        """[N, K]: log-probabilities, up to a constant that all labels of a text share."""
         if not texts:
             return np.zeros((0, len(self.labels)))
         return np.asarray(self._featurise(texts) @ self.weight.T + self.bias)
@@ -71,7 +71,7 @@ class Judge:
     def check_labels(self, labels: Iterable[str]) -> None:
         """UserError for a label that the judge does not know."""
         if unknown := sorted(set(labels) - set(self.labels)):
-            raise UserError(f"the judge does not know the label '{unknown[0]}': it knows {', '.join(self.labels)}")
+            raise UserError(f"the judge does not know the label '{unknown[0]}'; it knows {', '.join(self.labels)}")
 
     def describe(self) -> dict[str, Any]:
         """What goes into a report beside every figure."""
@@ -79,8 +79,8 @@ class Judge:
         return {"kind": self.kind, "labels": list(self.labels), "features": features}
 
     def accuracy(self, texts: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
-        """Share of texts that are what their label says, in all and by label, with 95 % intervals (Wilson). An empty
-        text never is.
+        """Share of texts that match their label, in total and by label, with 95 % intervals (Wilson). An empty text
+        never matches.
 
         Raises:
             UserError: a label that the judge does not know.
@@ -92,7 +92,7 @@ class Judge:
         return _share(hits) | {"by_label": {str(label): _share(hits[named == label]) for label in np.unique(named)}}
 
     def measure(self, rows: Sequence[Row]) -> None:
-        """Set `real`: the accuracy on those of `rows` whose label it knows. As it was where there are none."""
+        """Set `real` to the accuracy on those `rows` whose label the judge knows. Without such rows nothing changes."""
         known = [row for row in rows if row.get("label") in self.labels]
         if known:
             self.real = self.accuracy([row["text"] for row in known], [row["label"] for row in known])
@@ -140,16 +140,16 @@ def fit_judge(
         output: the folder.
         kind: `bigrams` or `encoder`.
         encoder: folder or hub id, for `encoder`.
-        test: rows for the judge's own accuracy; a fifth of `data` is kept apart when None.
-        columns: of both.
+        test: rows that measure the judge's own accuracy; None holds out a fifth of `data`.
+        columns: column names of both.
 
     Raises:
-        UserError: bad input, fewer than two labels, an encoder that is missing.
+        UserError: bad input, fewer than two labels, a missing encoder.
     """
     if kind not in get_args(Kind):
-        raise UserError(f"unknown kind of judge '{kind}': allowed are {', '.join(get_args(Kind))}")
+        raise UserError(f"unknown kind of judge '{kind}'; allowed are {', '.join(get_args(Kind))}")
     if (kind == "encoder") != (encoder is not None):
-        raise UserError("a judge of kind 'encoder' needs --encoder FOLDER, one of kind 'bigrams' takes none")
+        raise UserError("a judge of kind 'encoder' needs --encoder FOLDER; a judge of kind 'bigrams' takes none")
     rows = labelled_rows(data, columns)
     if test is None:
         order = np.random.default_rng(seed).permutation(len(rows))
@@ -164,8 +164,8 @@ def fit_judge(
 
 
 def fit_own(rows: Sequence[Row], held_out: Sequence[Row]) -> Judge | None:
-    """What a model tells its own labels by: a judge of words from its own training rows, of bounded size; its accuracy
-    is on `held_out`. None where the rows have fewer than two labels, or no words in common."""
+    """A model's own judge of its labels: a judge of words, of bounded size, trained on the model's training rows. Its
+    accuracy is measured on `held_out`. None if the rows have fewer than two labels or no words in common."""
     try:
         judge = fit_rows(_some([row for row in rows if "label" in row], OWN_ROWS), max_features=OWN_FEATURES)
     except UserError:  # (a training of hours does not end in it)
@@ -177,26 +177,26 @@ def fit_own(rows: Sequence[Row], held_out: Sequence[Row]) -> Judge | None:
 def fit_rows(
     rows: Sequence[Row], kind: Kind = "bigrams", encoder: str | None = None, max_features: int | None = None
 ) -> Judge:
-    """A judge of labelled rows, without a figure of its own accuracy. `encoder` learns from `ENCODER_ROWS` at most,
-    chosen at random; `bigrams` weighs the `max_features` most frequent words and pairs.
+    """A judge trained on labelled rows, without its own accuracy. `encoder` learns from at most `ENCODER_ROWS` rows,
+    chosen at random. `bigrams` uses the `max_features` most frequent words and pairs.
 
     Raises:
-        UserError: fewer than two labels, an encoder that is missing.
+        UserError: fewer than two labels, a missing encoder.
     """
     from sklearn.linear_model import LogisticRegression
 
     rows = _some(rows, ENCODER_ROWS) if kind == "encoder" else rows
     texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
     if len(set(labels)) < 2:
-        found = f"all of these are '{labels[0]}'" if labels else "none are left beside those kept apart to test it"
-        raise UserError(f"a judge needs rows of two labels or more; {found}")
+        found = f"all rows have the label '{labels[0]}'" if labels else "no rows are left besides the test rows"
+        raise UserError(f"a judge needs rows with two labels or more; {found}")
     vocabulary: tuple[str, ...] = ()
     if kind == "bigrams":
         counter = _counter(min_df=2, max_features=max_features)
         try:
             features = counter.fit_transform(texts)
         except ValueError:  # scikit-learn's word for no vocabulary at all
-            raise UserError("no word is in two of the texts: too little for a judge to learn from") from None
+            raise UserError("a judge cannot learn from these texts: no word occurs in two of them") from None
         vocabulary = tuple(counter.get_feature_names_out().tolist())
     else:
         features = _encoder(encoder)(texts)
@@ -209,19 +209,19 @@ def fit_rows(
 
 
 def labelled_rows(source: RowSource, columns: Columns | None = None) -> list[Row]:
-    """The rows of a file, or of rows in memory, that have a label. UserError as `read_rows`, or where none has one."""
+    """The rows of `source` that have a label. Raises UserError as `read_rows`, or if no row has a label."""
     return read_rows(source, columns, need=("text", "label"))
 
 
 def _some(rows: Sequence[Row], count: int) -> Sequence[Row]:
-    """All, or so many at random."""
+    """All rows, or `count` of them at random."""
     if len(rows) <= count:
         return rows
     return [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:count]]
 
 
 def _counter(**options: Any) -> Any:
-    """texts -> which words and pairs of words are there, by scikit-learn."""
+    """texts -> which words and pairs of words occur, by scikit-learn."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     return CountVectorizer(tokenizer=tokenise, token_pattern=None, ngram_range=(1, 2), binary=True, **options)

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ladle.layers import lengths_to_mask
 
-TokenRow = tuple[list[int], list[int]]  # ids of what stands before a text, ids of the text
+TokenRow = tuple[list[int], list[int]]  # ids of the prefix of a text, ids of the text
 
 
 def padded(rows: Sequence[TokenRow], pad: int) -> dict[str, Tensor]:
@@ -23,7 +23,7 @@ def padded(rows: Sequence[TokenRow], pad: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def negative_log_likelihood(causal: Any, rows: Sequence[TokenRow], pad: int, batch_size: int = 64) -> Tensor:
-    """Nats [N] of each row's text after what stands before it. A row has one id or more before its text."""
+    """Nats [N] of each row's text, given its prefix. A prefix has at least one id."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
     nll = torch.zeros(len(rows))
     device = next(causal.parameters()).device

@@ -7,7 +7,7 @@ from ladle.evaluation.metrics import METRICS
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:
-    """The report as a Markdown table, one line a metric: value [95 % interval], a column for each kind of rows."""
+    """The report as a Markdown table: a line per metric, a column per kind of rows, cells as value [95 % interval]."""
     rows: Mapping[str, Any] = report["rows"]
     cells = [
         [f"{metric.says} (`{name}`)", metric.direction, *(format_score(row.get(name)) for row in rows.values())]
@@ -21,13 +21,13 @@ def to_markdown(report: Mapping[str, Any]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], rule: str = "---") -> list[str]:
-    """The lines of a Markdown table. rule: what stands under each name of the head."""
+    """The lines of a Markdown table. rule: the cells under the names of the head."""
     first, *rest = ("| " + " | ".join(cells) + " |" for cells in [head, *rows])
     return [first, "|" + f"{rule}|" * len(head), *rest]
 
 
 def format_score(score: Mapping[str, Any] | None) -> str:
-    """`0.951 [0.932, 0.968]`, or `0.951 ± 0.012` where only a spread over seeds is known."""
+    """`0.951 [0.932, 0.968]`, or `0.951 ± 0.012` if only a spread over seeds is known."""
     if score is None:
         return "-"
     digits = 1 if abs(score["value"]) >= 5 else 3

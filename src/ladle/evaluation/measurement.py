@@ -1,8 +1,8 @@
-"""What every row of a report is measured by, loaded once: the texts compared with, the models that judge.
+"""Measures the rows of a report with the same texts and models, which are loaded once.
 
-The samples are one row. The controls stand beside it and are measured as if they had been generated: held-out text
-(`reference`), the same with its words shuffled (`shuffled`), training rows played back (`training`) and, with an
-autoencoder, what it makes of the held-out text (`ceiling`).
+The samples are one row. The controls are more rows, measured as if they had been generated: held-out text
+(`reference`), the same text with its words shuffled (`shuffled`), training rows (`training`) and, with an autoencoder,
+its reconstructions of the held-out text (`ceiling`).
 """
 
 import random
@@ -35,8 +35,8 @@ JUDGED = ("label_true", "label_true_2")
 
 @dataclass(frozen=True)
 class Split:
-    """Reference texts for figures that compare distributions: `shown` stand for samples, `against` is what all rows
-    are compared with. Disjoint; `shown` may be empty. halves: all texts that the two were taken from."""
+    """Reference texts for figures that compare distributions. `shown` takes the place of samples; all rows are compared
+    with `against`. The two are disjoint; `shown` may be empty. halves: all texts that the two were taken from."""
 
     shown: list[str]
     against: list[str]
@@ -45,12 +45,12 @@ class Split:
 
 @dataclass
 class Measurement:
-    """Measures rows. Whatever is None, empty or False is left out.
+    """Measures rows. A metric whose setting is None, empty or False is left out.
 
     reference: held-out texts. train: training texts. featuriser: for MAUVE, the Frechet distance and the nearest
     meaning. scorer: for perplexity. judges: at most two, for labels. bertscore_encoder: folder or hub id. slots: the
-    inputs are E2E's. rouge: where there are references. novelty: the audit. seeds: clusterings of MAUVE. warnings: what
-    the reader of the figures should know, gathered while measuring.
+    inputs are E2E's. rouge: used if there are references. novelty: the audit. seeds: clusterings of MAUVE. warnings:
+    remarks on the figures, collected while measuring.
     """
 
     reference: Reference | None = None
@@ -78,7 +78,7 @@ class Measurement:
             known = [sample for sample in samples if sample.source in answers]
             if len(known) < len(samples):
                 missing = len(samples) - len(known)
-                self.warn(f"{missing} of {len(samples)} samples have an input without references: not in BLEU")
+                self.warn(f"{missing} of {len(samples)} samples have an input without references; BLEU leaves them out")
             keys = [str(sample.source) for sample in known]
             row |= self._against_references([s.text for s in known], [answers[key] for key in keys], keys, grouped=True)
         labelled = [sample for sample in samples if sample.label is not None]
@@ -92,7 +92,7 @@ class Measurement:
         return row
 
     def controls(self, samples: Sequence[Sample], reconstruct: Reconstruct | None = None) -> dict[str, Row]:
-        """The rows beside `samples`, as many texts each where there are so many."""
+        """The control rows. Each has as many texts as `samples`, if there are enough."""
         rows: dict[str, Row] = {"reference": {}}
         split = self.split(samples)
         count, generator = len(samples), random.Random(self.resampling.seed)
@@ -100,8 +100,8 @@ class Measurement:
             beside = spread(list(self.reference.texts.values()), count, generator)
             if len(beside) < count:
                 self.warn(
-                    f"{len(beside)} reference texts beside {count} samples: Div and distinct texts fall with the "
-                    "number of texts, so these two are not comparable"
+                    f"{len(beside)} reference texts but {count} samples: Div and distinct texts fall with the number "
+                    "of texts, so do not compare these two metrics with the reference"
                 )
             shown = split.shown if split is not None else []
             rows["reference"] = self._control(beside, shown, split, self.novelty) | self._first_against_others(samples)
@@ -111,7 +111,7 @@ class Measurement:
             mixed = [with_words_shuffled(texts, generator) for texts in (beside, shown)]
             rows["shuffled"] = self._control(mixed[0], mixed[1], split)
         for name, judge in zip(JUDGED, self.judges, strict=False):
-            if judge.real:  # on real rows kept apart when it was trained
+            if judge.real:  # on real rows held out when the judge was trained
                 rows["reference"] |= named(metrics.label_true_score(judge.real, judge, name))
         if self.train:
             replayed = generator.sample(list(self.train), min(count, len(self.train)))
@@ -126,7 +126,7 @@ class Measurement:
         return {name: row for name, row in rows.items() if row}
 
     def split(self, samples: Sequence[Sample]) -> Split | None:
-        """Two parts of the reference texts, of one size with what is taken of `samples`; None without reference."""
+        """Two parts of the reference texts, as large as the part of `samples` that is used; None without reference."""
         if self.reference is None:
             return None
         generator = random.Random(self.resampling.seed)
@@ -134,11 +134,11 @@ class Measurement:
         one, other = halves(self.reference, within=within, generator=generator)
         count = min(len(samples), *(sum(map(len, half)) for half in (one, other) if half))
         if not one:
-            self.warn("too few reference texts to split: MAUVE, frechet and lengths have no reference row")
+            self.warn("too few reference texts to split; MAUVE, frechet and lengths have no reference row")
         if count < MIN_TEXTS and self.featuriser is not None:
-            self.warn(f"MAUVE on {count} texts: under {MIN_TEXTS} it is high for any two sets and moves with its seed")
+            self.warn(f"MAUVE on {count} texts; below {MIN_TEXTS} it is high for any two sets and varies with its seed")
         if within is False and self.reference.by_source and draws_by_source(samples):
-            self.warn("no input of the samples is in the reference file: BLEU is left out")
+            self.warn("the reference file has no input of the samples; BLEU is left out")
         every = [text for group in one for text in group], [text for group in other for text in group]
         return Split(spread(one, count, generator), spread(other, count, generator), every)
 
@@ -158,7 +158,7 @@ class Measurement:
         return text_stats.ngram_set(self.train or [])
 
     def _alone(self, texts: Sequence[str], audit: bool) -> Row:
-        """The metrics that need no other texts but the training text. audit: find each one's neighbours in it."""
+        """The metrics that need no texts but the training texts. audit: find each text's neighbours among them."""
         scores = [
             metrics.score_empty(texts, self.resampling),
             metrics.score_distinct(texts, self.resampling),
@@ -179,7 +179,7 @@ class Measurement:
         return named(*scores)
 
     def _distribution(self, texts: Sequence[str], chosen: Sequence[str], split: Split) -> Row:
-        """Distances to `split.against`: of `chosen`, as many texts, where the number matters; else of all `texts`."""
+        """Distances to `split.against`: from `chosen`, as many texts, if the number matters; else from all `texts`."""
         row = named(metrics.score_length_distance(texts, split.against, self.resampling))
         if self.featuriser is not None:
             row |= named(
@@ -189,8 +189,8 @@ class Measurement:
         return row
 
     def _by_label(self, samples: Sequence[Sample], split: Split) -> Row:
-        """MAUVE of each label's texts against the held-out ones of that label in the second half, where both are
-        enough; one size for the samples' row and for the reference's, which is made of the first half."""
+        """MAUVE of each label's texts against the held-out texts of that label in the second half, if both are enough.
+        The samples' row and the reference's row, which uses the first half, have the same size."""
         assert self.reference is not None
         labels, generator = self.reference.labels, random.Random(self.resampling.seed)
         if self.featuriser is None or not labels:
@@ -248,7 +248,7 @@ def named(*scores: Score) -> Row:
 
 
 def as_report(rows: Mapping[str, Row]) -> dict[str, dict[str, dict[str, object]]]:
-    """Rows as they stand in `report.json`, the metrics in the order of `METRICS`."""
+    """Rows in the form of `report.json`, with the metrics in the order of `METRICS`."""
     return {
         name: {metric: row[metric].to_dict() for metric in metrics.METRICS if metric in row}
         for name, row in rows.items()

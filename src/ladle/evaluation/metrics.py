@@ -1,7 +1,7 @@
-"""Every metric with its name, version, direction and what it says of empty texts and of no texts at all.
+"""Every metric with its name, version, direction, and value for empty texts and for no texts.
 
-`METRICS` is the table; each `score_...` function measures one of them on a list of texts and returns a `Score`. The
-version is raised whenever a change moves figures: scores of different versions are not comparable.
+`METRICS` is the table. Each `score_...` function measures one metric on a list of texts and returns a `Score`. A change
+that moves figures raises the version: scores of different versions are not comparable.
 """
 
 import math
@@ -27,7 +27,7 @@ Direction = Literal["higher", "lower", "as the reference"]
 
 @dataclass(frozen=True)
 class Metric:
-    """What a figure means. `no_texts`: its value for an empty set; None: as for one empty text."""
+    """The meaning of a figure. `no_texts`: its value for an empty set; None: as for one empty text."""
 
     name: str
     version: int
@@ -39,7 +39,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Score:
-    """One figure. `n`: rows it was measured on; `interval`: 95 %, by `method`; `details`: settings and parts."""
+    """One figure. `n`: number of rows measured; `interval`: 95 %, by `method`; `details`: settings and parts."""
 
     metric: str
     value: float
@@ -49,7 +49,7 @@ class Score:
     details: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in `report.json`."""
+        """The form in `report.json`."""
         metric = METRICS[self.metric]
         return {
             "value": self.value,
@@ -182,8 +182,8 @@ def score_copies(texts: Sequence[str], training: Sequence[str], resampling: Resa
 def scores_of_audit(
     texts: Sequence[str], training: Sequence[str], resampling: Resampling = DEFAULT
 ) -> tuple[Score, Score]:
-    """The novelty audit's two means, `nearest` (edit distance) and `span` (longest run of words that some training text
-    holds); `details` hold quantiles and, with `nearest`, the worst twenty. UserError without the extra."""
+    """The novelty audit's two means: `nearest` (edit distance) and `span` (longest run of words that a training text
+    holds). `details` hold quantiles and, for `nearest`, the worst twenty. Raises UserError without the extra."""
     rows = novelty.audit(texts, training)
     about = novelty.summary(rows)
     nearest, spans = [row.similarity for row in rows], [row.span_share for row in rows]
@@ -196,8 +196,8 @@ def scores_of_audit(
 def score_meaning(
     texts: Sequence[str], training: Sequence[str], featuriser: Featuriser, resampling: Resampling = DEFAULT
 ) -> Score:
-    """Mean cosine between a text's features and those of the training text nearest in them; `details` hold quantiles
-    and the worst twenty."""
+    """Mean cosine between a text's features and those of the nearest training text. `details` hold quantiles and the
+    worst twenty."""
     similarity, nearest = novelty.nearest_in_features(featuriser.features(texts), featuriser.features(training))
     order = np.argsort(-similarity, kind="stable")[: novelty.WORST if len(training) else 0]
     rows = [{"text": texts[i], "nearest": training[nearest[i]], "similarity": float(similarity[i])} for i in order]
@@ -208,7 +208,7 @@ def score_meaning(
 def mean_score(
     name: str, values: Sequence[float] | np.ndarray, resampling: Resampling, details: dict[str, Any] | None = None
 ) -> Score:
-    """The mean of one number a text; of none 0."""
+    """The mean of one number per text; 0 for no texts."""
     array = np.array(values)
     value = float(array.mean()) if len(array) else 0.0
     interval = resampling.bootstrap(lambda rows: float(array[rows].mean()), len(array))
@@ -232,7 +232,7 @@ def score_length_distance(texts: Sequence[str], reference: Sequence[str], resamp
 
 
 def score_perplexity(texts: Sequence[str], scorer: Scorer, resampling: Resampling = DEFAULT) -> Score:
-    """exp of the mean nats a token over all texts."""
+    """exp of the mean nats per token over all texts."""
     nll, tokens = scorer.score(texts or [""])
     interval = resampling.bootstrap(lambda rows: perplexity(nll[rows], tokens[rows]), len(texts))
     details = {"scorer": scorer.describe()}
@@ -240,13 +240,13 @@ def score_perplexity(texts: Sequence[str], scorer: Scorer, resampling: Resamplin
 
 
 def score_label_true(texts: Sequence[str], labels: Sequence[str], judge: Judge, name: str = "label_true") -> Score:
-    """Share of texts that the judge gives the label they were made with. Every text has one. UserError for a
-    label that the judge does not know."""
+    """Share of texts to which the judge gives the label that they were made with. Every text has a label. Raises
+    UserError for a label that the judge does not know."""
     return label_true_score(judge.accuracy(texts, labels), judge, name)
 
 
 def label_true_score(accuracy: Mapping[str, Any], judge: Judge, name: str = "label_true") -> Score:
-    """What `Judge.accuracy` says, as a score."""
+    """The result of `Judge.accuracy` as a score."""
     details = {"judge": judge.describe(), "by_label": accuracy["by_label"]}
     return Score(name, accuracy["value"], accuracy["n"], accuracy["interval"], "Wilson", details)
 
@@ -258,7 +258,7 @@ def score_mauve(texts: Sequence[str], reference: Sequence[str], featuriser: Feat
         UserError: the extra is not installed, or fewer than three seeds (one clustering moves it by up to .07).
     """
     if seeds < 3:
-        raise UserError(f"MAUVE over {seeds} seeds: give at least 3, a single one says too little")
+        raise UserError(f"MAUVE over {seeds} seeds is unreliable; give at least 3 seeds")
     values = mauve_scores(featuriser.features(texts), featuriser.features(reference), seeds=range(seeds))
     details = {
         "featuriser": featuriser.describe(),
@@ -272,7 +272,7 @@ def score_mauve(texts: Sequence[str], reference: Sequence[str], featuriser: Feat
 
 
 def score_frechet(texts: Sequence[str], reference: Sequence[str], featuriser: Featuriser) -> Score:
-    """Frechet distance of the features of two sets. No interval: a resample repeats rows, and that moves it."""
+    """Frechet distance of the features of two sets. No interval: a resample repeats rows, which moves the distance."""
     value = frechet_distance(featuriser.features(texts or [""]), featuriser.features(reference))
     details = {"featuriser": featuriser.describe(), "reference_texts": len(reference)}
     return Score("frechet", value, len(texts), details=details)
@@ -287,7 +287,7 @@ def _share(name: str, flags: np.ndarray, resampling: Resampling, no_texts: float
 def _of_set(
     name: str, statistic: Callable[[list[Any]], float], rows: list[Any], resampling: Resampling, most: float = math.inf
 ) -> Score:
-    """A figure of a whole set, 0 to `most`, that cannot be had text by text."""
+    """A figure of a whole set, 0 to `most`, that no single text has."""
     interval = resampling.jackknife(lambda chosen: statistic([rows[row] for row in chosen]), len(rows))
     if interval:
         interval = (max(0.0, interval[0]), min(most, interval[1]))

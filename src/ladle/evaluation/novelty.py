@@ -1,6 +1,6 @@
-"""The novelty audit: for each sample the training text nearest to it, and the longest run of words it shares with one.
+"""The novelty audit: for each sample, the nearest training text and the longest run of words shared with one.
 
-Neither is a score to be driven to zero: held-out text has neighbours in the training text too, and stands beside.
+Neither score should be driven to zero: held-out text has neighbours in the training text too, so compare with it.
 """
 
 import itertools
@@ -22,9 +22,9 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses no
 
 @dataclass(frozen=True)
 class Neighbour:
-    """text: the sample. nearest: the training text at the least edit distance. similarity: 1 - edits / longer length,
-    in characters. span: the longest run of words that some training text holds; num_span_words, span_share: its length,
-    in words and as a share of the sample's."""
+    """text: the sample. nearest: the training text with the least edit distance. similarity: 1 - edits / longer length,
+    in characters. span: the longest run of words that a training text holds. num_span_words, span_share: the length of
+    the span, in words and as a share of the sample's words."""
 
     text: str
     nearest: str
@@ -35,7 +35,7 @@ class Neighbour:
 
 
 def audit(texts: Sequence[str], training: Sequence[str]) -> list[Neighbour]:
-    """One row a sample, in order. An empty sample is near to nothing; without training texts all are."""
+    """One row per sample, in order. An empty sample has no neighbour. Without training texts no sample has one."""
     similarity, index = nearest_texts(texts, training)
     words = [tokenise(text) for text in texts]
     spans = longest_spans(words, [tokenise(text) for text in training])
@@ -108,9 +108,9 @@ def load_rapidfuzz() -> tuple[Any, Any]:
 
 
 def longest_spans(texts: Sequence[Sequence[str]], training: Sequence[Sequence[str]]) -> list[tuple[int, int]]:
-    """For each list of words the longest run that stands in one training list: (start, length); (0, 0) if none.
+    """For each list of words, the longest run that occurs in a training list: (start, length); (0, 0) if none.
 
-    Runs are compared by 64-bit polynomial hashes, one length after another until no sample has a run so long.
+    Runs are compared by 64-bit polynomial hashes, one length after another until no sample has a run of that length.
     """
     generator = np.random.default_rng(0)
     codes: dict[str, np.uint64] = defaultdict(lambda: generator.integers(1, 2**63, dtype=np.uint64))
@@ -130,9 +130,9 @@ def longest_spans(texts: Sequence[Sequence[str]], training: Sequence[Sequence[st
 def _runs(
     rows: Sequence[Sequence[str]], codes: Mapping[str, np.uint64]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For one word, two words, ...: the hashes of all runs so long, the row that each is in, where it starts there.
+    """For one word, two words, ...: the hashes of all runs of that length, the row of each run, and its start there.
 
-    No run crosses the border of a row. The hashes of n words are grown from those of n - 1.
+    No run crosses the border of a row. The hashes of n words are computed from those of n - 1.
     """
     words = np.array([codes[word] for row in rows for word in row], dtype=np.uint64)
     lengths = np.array([len(row) for row in rows], dtype=np.int64)

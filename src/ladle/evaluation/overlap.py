@@ -30,7 +30,7 @@ class _CorpusScore:
 
     def __post_init__(self) -> None:
         if len(self.hypotheses) != len(self.references):
-            raise ValueError(f"{len(self.hypotheses)} texts against {len(self.references)} lists of references")
+            raise ValueError(f"{len(self.hypotheses)} texts but {len(self.references)} lists of references")
         if not all(self.references):
             raise ValueError("every text needs at least one reference")
 
@@ -93,10 +93,10 @@ ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def rouge_scores(texts: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """ROUGE-1, -2 and -L F1 (Lin 2004) of each text against the reference that suits it best: [N, 3], 0 to 1.
+    """ROUGE-1, -2 and -L F1 (Lin 2004) of each text against its best reference: [N, 3], 0 to 1.
 
-    Words are runs of letters, marks and digits of any script (rouge-score's own know ASCII only), in lower case and
-    without stemming. An empty text scores 0. UserError where the extra is not installed.
+    Words are runs of letters, marks and digits of any script (rouge-score itself knows only ASCII), in lower case and
+    without stemming. An empty text scores 0. Raises UserError if the extra is not installed.
     """
     scorer = load_rouge()(list(ROUGE), tokenizer=SimpleNamespace(tokenize=words_of))
     scores = np.zeros((len(texts), len(ROUGE)))

@@ -25,7 +25,7 @@ CONTROLS = {"reference": "#000000", "shuffled": "#b0afab", "training": GREY, "ce
 
 @dataclass(frozen=True)
 class Point:
-    """One system at one setting. spread: standard deviation over seeds of x and y; 0 where there is one."""
+    """One system at one setting. spread: standard deviation of x and y over seeds; 0 for a single seed."""
 
     name: str
     x: float
@@ -34,7 +34,7 @@ class Point:
 
 
 def plot_report(report: Mapping[str, Any], texts: Sequence[str], held_out: Sequence[str], folder: PathLike) -> None:
-    """lengths.png; quality against `BESIDE` for every row of the report, as far as they are known."""
+    """Plot lengths, and quality against the metrics in `BESIDE`, for all rows of the report that have them."""
     target = Path(folder)
     check_writable(target, folder=True)
     plot_lengths({"samples": texts} | ({"reference": held_out} if held_out else {}), target / "lengths.png")
@@ -50,7 +50,7 @@ def plot_report(report: Mapping[str, Any], texts: Sequence[str], held_out: Seque
 
 
 def plot_lengths(systems: Mapping[str, Sequence[str]], path: PathLike) -> None:
-    """How long the texts of each system are, in words, as shares."""
+    """Plot the lengths of each system's texts, in words, as shares."""
     lengths = {name: text_stats.lengths(texts) for name, texts in systems.items()}
     longest = max(1, int(max(np.quantile(values, 0.99) if len(values) else 0 for values in lengths.values())))
     edges = np.arange(-0.5, longest + 1.5, max(1, longest // 40))
@@ -64,10 +64,10 @@ def plot_lengths(systems: Mapping[str, Sequence[str]], path: PathLike) -> None:
 def plot_frontier(
     systems: Mapping[str, Sequence[Point]], x: str, y: str, path: PathLike, title: str | None = None
 ) -> None:
-    """Each system's settings in one picture; where there are several, a line from left to right.
+    """Plot each system's settings as points, joined by a line from left to right if there are several.
 
     x, y: names of metrics.
-    The control `reference` is drawn as two lines: what is aimed at for metrics that are best "as the reference".
+    The control `reference` is drawn as two lines, the target of metrics that are best "as the reference".
     """
     with _drawing(path, _says(x), _says(y), size=(6.4, 4.4)) as axes:
         for (name, points), colour in zip(systems.items(), _colours(systems), strict=True):
@@ -100,8 +100,8 @@ def _draw_system(axes: Any, name: str, points: Sequence[Point], colour: str) -> 
 def plot_curves(
     curves: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str, path: PathLike
 ) -> None:
-    """Lines over a common axis, such as a held-out loss over minutes; logarithmic where they fall to a tenth and less,
-    so that the lowest point can be seen."""
+    """Lines over a common axis, such as a held-out loss over minutes. The scale is logarithmic if values fall to a
+    tenth or less, so that the lowest point can be seen."""
     with _drawing(path, x_label, y_label) as axes:
         for (name, points), colour in zip(curves.items(), _colours(curves), strict=True):
             x, y = [p[0] for p in points], [p[1] for p in points]

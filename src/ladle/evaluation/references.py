@@ -1,4 +1,4 @@
-"""Scores of texts that have references: what the conditional tasks are measured by.
+"""Scores of texts with references, for conditional tasks.
 
 `groups` is the input of each text, so that the draws of one input are resampled together.
 """
@@ -49,7 +49,7 @@ def score_bertscore(
 
 
 def scores_of_slots(texts: Texts, sources: Texts, resampling: Resampling = DEFAULT) -> tuple[Score, Score]:
-    """Slots said and wrong additions by the table of aliases for E2E; sources are its meaning representations."""
+    """Slots said and wrong additions, by the table of aliases for E2E. Sources are E2E's meaning representations."""
     found = [slots.score(text, slots.parse_mr(source)) for text, source in zip(texts, sources, strict=True)]
     summary = slots.summarise(found, sources, num_bootstrap=resampling.num_bootstrap, seed=resampling.seed)
     details = {"faultless": summary["faultless"], "wrong_by_slot": summary["wrong_by_slot"]}

@@ -1,4 +1,4 @@
-"""What is scored and what it is scored against: the rows of `samples.jsonl`, and held-out rows by input."""
+"""The samples to score, rows of `samples.jsonl`, and the reference: held-out rows by input."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ Groups = list[list[str]]  # texts by input
 
 @dataclass(frozen=True)
 class Sample:
-    """One generated text (it may be empty) and what it was made from."""
+    """One generated text (it may be empty) with its source, label and references."""
 
     text: str
     source: str | None = None
@@ -22,7 +22,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Reference:
-    """Held-out texts by input: `texts[source]`; rows without a source are each their own input. labels: of the texts
+    """Held-out texts by input: `texts[source]`. Each row without a source is an input of its own. labels: of the texts
     that have one."""
 
     texts: dict[str, list[str]]
@@ -41,13 +41,13 @@ def read_samples(source: RowSource) -> list[Sample]:
 
 
 def read_reference(source: RowSource, columns: Columns | None = None) -> Reference:
-    """Held-out rows, gathered by source: an input's texts are its `references`, or the texts of its rows.
+    """Held-out rows, grouped by source. The texts of an input are its `references`, or the texts of its rows. Raises
     UserError as `read_rows`."""
     return gather(read_rows(source, columns, name="reference"))
 
 
 def gather(rows: Sequence[Row]) -> Reference:
-    """`read_reference` of rows that are read already."""
+    """As `read_reference`, for rows that have been read."""
     texts: dict[str, list[str]] = {}
     labels: dict[str, str] = {}
     for index, row in enumerate(rows):
@@ -68,8 +68,8 @@ def spread(groups: Sequence[Sequence[str]], count: int, generator: random.Random
 
 
 def halves(reference: Reference, *, within: bool, generator: random.Random) -> tuple[Groups, Groups]:
-    """Two disjoint halves of the reference texts. `within`: each input's texts are split between them (like for like
-    with samples of the same inputs); else whole inputs are. The first half may be empty, the second is not."""
+    """Two disjoint halves of the reference texts. `within`: the texts of each input are split (to compare with samples
+    of the same inputs); otherwise whole inputs are split. Only the first half may be empty."""
     groups = list(reference.texts.values())
     if within:
         one = [group[: len(group) // 2] for group in groups if len(group) > 1]
@@ -79,7 +79,7 @@ def halves(reference: Reference, *, within: bool, generator: random.Random) -> t
 
 
 def references_by_source(samples: Iterable[Sample], reference: Reference | None) -> dict[str, list[str]]:
-    """The references of each input of the samples: the reference file's, else those in the samples' own rows."""
+    """The references of each input of the samples, from the reference file, else from the samples' own rows."""
     answers: dict[str, list[str]] = {}
     for sample in samples:
         if sample.source is None:
@@ -101,7 +101,7 @@ def draws_by_source(samples: Iterable[Sample]) -> dict[str, list[str]]:
 
 
 def with_words_shuffled(texts: Sequence[str], generator: random.Random) -> list[str]:
-    """The same words in random order: what a metric that hardly sees order takes for real text."""
+    """The same words in random order. A metric that hardly sees order takes them for real text."""
     rows = [text.split() for text in texts]
     for words in rows:
         generator.shuffle(words)

@@ -1,7 +1,7 @@
 """Perplexity under a named causal language model, or under a scorer that Ladle trained on the user's own text.
 
-Low perplexity alone is easily had, by dull text: read it beside diversity and memorisation, and beside the perplexity
-of held-out text, which is the aim.
+Dull text has low perplexity too. So compare it with diversity and memorisation, and with the perplexity of held-out
+text, which is the aim.
 """
 
 import json
@@ -25,11 +25,11 @@ MAX_TOKENS = 512  # of a text under a pre-trained model
 class Scorer:
     """A language model as a map from texts to log-likelihoods.
 
-    A scorer of Ladle's knows ends of texts and counts them. A pre-trained model is given its start token and counts the
-    tokens of the text only (the protocol of the paper's GPT-2-large).
+    A scorer that Ladle trained knows the ends of texts and counts them. A pre-trained model gets its start token and
+    counts only the tokens of the text (the protocol of the paper's GPT-2-large).
 
-    name: where it is from. kind: `ladle` or `transformers`. model: a causal model of transformers. start: the id of the
-    token before each text. max_tokens: of a text, with its end if that counts.
+    name: folder or hub id. kind: `ladle` or `transformers`. model: a causal model of transformers. start: the id of the
+    token before each text. max_tokens: longest text, with its end token if that counts.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Scorer:
             tokenizer = AutoTokenizer.from_pretrained(name)
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         if start is None:
-            raise UserError(f"the scorer '{name}' has neither a start nor an end token")
+            raise UserError(f"the scorer '{name}' has no start or end token; name another model")
         return cls(str(name), "transformers", model, tokenizer, start)
 
     def describe(self) -> dict[str, Any]:
-        """What goes into a report beside every figure."""
+        """The description for a report."""
         return {"name": self.name, "kind": self.kind, "counts": "text and end" if self.counts_end else "text"}
 
     @property
@@ -66,7 +66,7 @@ class Scorer:
         return self.kind == "ladle"
 
     def score(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Negative log-likelihood in nats [N] and number of tokens [N]. A text without a token costs one token drawn
+        """Negative log-likelihood in nats [N] and number of tokens [N]. A text without tokens counts as one token drawn
         evenly from the vocabulary, so that empty texts never look fluent."""
         from ladle.evaluation.likelihood import negative_log_likelihood
 
@@ -81,7 +81,7 @@ class Scorer:
 
 
 def _load_own(name: str, folder: Path) -> Scorer:
-    """What `ladle fit scorer` wrote: its texts stand after a separator, which comes after the tokenizer's own ids."""
+    """Load what `ladle fit scorer` wrote. Its texts follow a separator, whose id comes after the tokenizer's own."""
     from safetensors import SafetensorError
 
     with loading("scorer", name, (*NOT_LOADED, TypeError, RuntimeError, SafetensorError)):
@@ -103,5 +103,5 @@ def read_trained(folder: Path) -> tuple[dict[str, Any], Any, Any]:
 
 
 def perplexity(nll: np.ndarray, tokens: np.ndarray) -> float:
-    """exp of the mean nats a token over the whole set; infinite for no texts."""
+    """exp of the mean nats per token over the whole set; infinite for no texts."""
     return float(np.exp(nll.sum() / tokens.sum())) if tokens.sum() else float("inf")

@@ -1,11 +1,11 @@
 """Does a text say what its meaning representation says? Slots of the E2E data, by a table of aliases.
 
 A text is searched for every phrase of the table (`e2e_slots.toml`). A phrase found is a *mention* of one or more slot
-values. A slot is **said** when some mention fits its value, **missing** otherwise; a mention that fits nothing in the
-input is a **wrong addition**, be it another value of a slot that the input has or a slot that it has not.
+values. A slot is **said** if a mention fits its value, and **missing** otherwise. A mention that fits nothing in the
+input is a **wrong addition**: a wrong value of a slot in the input, or a slot that is not in the input.
 
-What it cannot see: which of two names is the place and which the one nearby, and claims that no phrase of the table
-covers. A template that names every slot must score 100 %, a broken one must be caught: the tests hold it to that.
+Two things cannot be seen: which of two names is the place and which is nearby, and claims that no phrase of the table
+covers. The tests make sure that a template with every slot scores 100 % and that a broken template is caught.
 """
 
 import re
@@ -59,7 +59,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class SlotScore:
-    """Slots of one input, by name: said right, missing; and wrong additions (slot, phrase), one a slot at most."""
+    """Slots of one input by name, said or missing, and wrong additions (slot, phrase), at most one per slot."""
 
     said: tuple[str, ...]
     missing: tuple[str, ...]
@@ -67,12 +67,10 @@ class SlotScore:
 
 
 def parse_mr(source: str) -> dict[str, str]:
-    """`"name[Aromi], food[Italian]"` -> `{"name": "Aromi", "food": "Italian"}`. UserError for what is no such list."""
+    """`"name[Aromi], food[Italian]"` -> `{"name": "Aromi", "food": "Italian"}`. Raises UserError for other text."""
     found = _SLOT.findall(source)
     if not found or _SLOT.sub("", source).strip():
-        raise UserError(
-            f"not a meaning representation: {source!r}; expected slots such as 'name[Aromi], food[Italian]'"
-        )
+        raise UserError(f"not a meaning representation: {source!r}; give slots such as 'name[Aromi], food[Italian]'")
     return {slot: value.strip() for slot, value in found}
 
 
@@ -107,7 +105,7 @@ class SlotTable:
         return cls(content["phrase"], content["names"])
 
     def mentions(self, text: str, mr: Mapping[str, str] | None = None) -> list[Mention]:
-        """All phrases found in `text`, in its order; of two that overlap the longer. Names of `mr` are known too."""
+        """All phrases found in `text`, in order. Of two that overlap the longer counts. Names in `mr` are found too."""
         phrases = self._phrases
         unknown = [mr[slot] for slot in ("name", "near") if mr and slot in mr and mr[slot] not in self._names]
         if unknown:
@@ -137,8 +135,8 @@ class SlotTable:
         for mention in mentions:
             if mention.generic or any(mr.get(slot) == value for slot, value in mention.values):
                 continue
-            # A phrase of several slots (a name can be the place or what is near) is laid to one that the text has
-            # not said, else to one that the input has not.
+            # A phrase of several slots (a name can be the place or a place nearby) counts as an addition to a slot that
+            # the text has not said, else to a slot that the input does not have.
             slot = min(mention.slots, key=lambda slot: (slot in said, slot not in mr, slot))
             wrong.setdefault(slot, mention.phrase)
         return SlotScore(said, tuple(slot for slot in mr if slot not in said), tuple(wrong.items()))
@@ -158,9 +156,9 @@ def score(text: str, mr: Mapping[str, str]) -> SlotScore:
 def summarise(
     scores: Sequence[SlotScore], groups: Sequence[Any] | None = None, *, num_bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """Shares over all texts: `said` and `wrong` per slot of the inputs, `faultless` per text (nothing missing, nothing
-    added), with 95 % bootstrap intervals; `wrong_by_slot` counts. `groups`: the input of each text, so that its draws
-    are resampled together. No texts: said and faultless 0, wrong 1."""
+    """Shares over all texts with 95 % bootstrap intervals: `said` and `wrong` per slot of the inputs, `faultless` per
+    text (nothing missing, nothing added). `wrong_by_slot` counts. `groups`: the input of each text; draws of one input
+    are resampled together. No texts: said and faultless are 0, wrong is 1."""
     rows = [(len(s.said), len(s.said) + len(s.missing), len(s.wrong), not (s.missing or s.wrong), 1) for s in scores]
     counts = np.array(rows, dtype=float).reshape(-1, 5)
     summed = sum_by_group(counts, groups)
@@ -182,7 +180,7 @@ def summarise(
 
 
 def template(mr: Mapping[str, str]) -> str:
-    """An E2E input said by rule, in ten lines: the reference that must score 100 % said and no wrong addition."""
+    """The text of an E2E input by simple rules. It must score 100 % said and no wrong addition."""
     price = mr.get("priceRange", "")
     price = {"cheap": "cheap", "moderate": "moderately priced", "high": "high priced"}.get(price, price)
     kind = " ".join(filter(None, [price if "£" not in price else "", mr.get("food", ""), mr.get("eatType", "place")]))

@@ -55,16 +55,16 @@ def empty_share(texts: Sequence[str]) -> float:
 
 
 def distinct_share(texts: Sequence[str]) -> float:
-    """Different texts over texts, 0 to 1; white space at the ends and its amount are ignored. All empty texts
-    together are one text. No texts: 0."""
+    """Number of different texts over number of texts, 0 to 1. White space at the ends and its amount are ignored. All
+    empty texts count as one text. No texts: 0."""
     return len({" ".join(text.split()) for text in texts}) / len(texts) if texts else 0.0
 
 
 def diversity(texts: Sequence[str]) -> float:
     """Div of the paper (arXiv 2212.09462): the product over n = 2..4 of unique over total n-grams of the whole set.
 
-    It falls with the number of texts: compare sets of one size only. An order that no text reaches is left out; with
-    none reached (no texts, only empty or one-word ones) it is 0.
+    Div falls with the number of texts, so compare only sets of the same size. An order n is left out if no text is long
+    enough. If no order is left (no texts, or only empty or one-word texts), Div is 0.
     """
     return diversity_of_tokens([tokenise(text) for text in texts])
 
@@ -87,7 +87,7 @@ def distinct_ngrams_of_tokens(rows: Iterable[Sequence[str]], order: int) -> floa
 
 def entropy_of_tokens(rows: Iterable[Sequence[str]]) -> float:
     """Shannon entropy, in nats, of the set's n-grams (Zhang et al. 2018, arXiv 1809.05972: Ent-4). It grows with the
-    number of texts: log of it where every n-gram is another. No n-gram at all: 0."""
+    number of n-grams, to the log of that number if all differ. No n-gram at all: 0."""
     counts = np.array(list(Counter(_all_ngrams(rows, 4)).values()), dtype=float)
     if not len(counts):
         return 0.0

@@ -1,1 +1,1 @@
-"""Is a latent space fit for diffusion? What `ladle inspect --health` measures before any long training."""
+"""Is a latent space fit for diffusion? `ladle inspect --health` measures it before a long training."""

@@ -1,4 +1,4 @@
-"""`ladle inspect --health`: the texts, the measurements, a denoiser of two minutes."""
+"""`ladle inspect --health`: the texts, the measurements, and a denoiser trained for two minutes."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ MAX_KNOWN = 50_000  # texts that the denoiser learns from
 Log = Callable[[str], None]
 
 
-# Trains an unconditional denoiser of the known latents (the second argument), for so many minutes, by a seed.
+# Trains an unconditional denoiser on the known latents (the second argument), given minutes and a seed.
 FitDenoiser = Callable[[TextAutoencoder, VectorStore, VectorStore, float, int, Log], LatentDiffusionModel]
 
 
@@ -38,22 +38,22 @@ def check_health(
     seed: int = 0,
     log: Log = lambda line: None,
 ) -> Health:
-    """Measure the latent space of `model` on `held_out`, beside the latents of `texts`.
+    """Measure the latent space of `model` on `held_out`, and compare it with the latents of `texts`.
 
     Args:
         model: an autoencoder, with or without a diffusion model.
-        texts: the denoiser learns from these.
-        held_out: texts that are none of these.
-        fit_denoiser: trains the denoiser (`ladle.training.small_denoiser`); None leaves it out.
-        denoiser_minutes: for the denoiser; 0 leaves it out.
-        seed: of the noise and of that training.
+        texts: the denoiser learns from these texts.
+        held_out: other texts.
+        fit_denoiser: trains the denoiser (`ladle.training.small_denoiser`); None trains none.
+        denoiser_minutes: minutes of that training; 0 trains none.
+        seed: random seed of the noise and of that training.
 
     Raises:
-        UserError: no text of either kind that is not empty.
+        UserError: `texts` or `held_out` has no text that is not empty.
     """
     texts, held_out = ([text for text in some if text.strip()] for some in (texts, held_out))
     if not texts or not held_out:
-        raise UserError("--health needs texts to learn from and others, held out: give a larger --data")
+        raise UserError("--health needs training texts and held-out texts; give more texts with --data")
     autoencoder, parts = model.autoencoder, model.parts
     measured = held_out[:MAX_TEXTS]
     tokens, latents = store_tokens(autoencoder, measured), store_latents(autoencoder, measured)
@@ -96,8 +96,8 @@ def check_model_health(
     seed: int = 0,
     log: Log = lambda line: None,
 ) -> Health:
-    """`ladle inspect --health`: load the model and the texts (held-out ones are split off as in training), measure.
-    UserError: no such model, or bad data."""
+    """`ladle inspect --health`: load the model and the texts (held-out texts are split off as in training), and
+    measure. Raises UserError: no such model, or bad data."""
     splits = load_splits(DataConfig(text=text), data)
     for note in splits.notes:
         log(note)

@@ -14,9 +14,9 @@ MAX_BANK = 20_000
 class Spectrum:
     """How latents [N, D] fill their space.
 
-    effective_rank: exp of the entropy of the covariance's eigenvalues, as shares of their sum (Roy and Vetterli 2007):
-    D where all directions are used alike. half, most: how many directions hold 50 % and 90 % of the variance.
-    mean, std, kurtosis: lowest and highest over channels; a Gaussian's kurtosis is 3.
+    effective_rank: exp of the entropy of the covariance's eigenvalues, as shares of their sum (Roy and Vetterli 2007);
+    D if all directions are used equally. half, most: how many directions hold 50 % and 90 % of the variance.
+    mean, std, kurtosis: lowest and highest over channels. A Gaussian's kurtosis is 3.
     """
 
     channels: int
@@ -52,10 +52,10 @@ def channel_spectrum(vectors: Tensor) -> Spectrum:
 
 
 def midpoint_distances(known: Tensor, held_out: Tensor, seed: int = 0) -> dict[str, float]:
-    """Median distances to the nearest of the `known` latents [N, D], a channel (root mean square): of `held_out` ones
-    [M, D], of points half-way between two of those, and of Gaussian noise. ratio: midpoints' over held-out's.
+    """Median distances per channel (root mean square) to the nearest of the `known` latents [N, D]: from `held_out`
+    latents [M, D], from midpoints of two of these, and from Gaussian noise. ratio: midpoints over held-out.
 
-    Where midpoints lie no further out than real latents, the space has no holes between its texts.
+    If midpoints are no further away than real latents, the space has no holes between its texts.
     """
     generator = torch.Generator().manual_seed(seed)
 

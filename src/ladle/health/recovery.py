@@ -1,7 +1,7 @@
-"""How much of a text comes back from noised latents, and the noise schedule that follows from it.
+"""How much of a text is recovered from noised latents, and the noise schedule that follows from it.
 
-Reconstruction alone does not tell: a code may give every text back and still be lost at the first bit of noise, and
-then a prior has to hit it exactly.
+Reconstruction alone is not enough: latents may give every text back and still be lost with a little noise. Then a
+denoiser would have to hit them exactly.
 """
 
 import itertools
@@ -29,12 +29,12 @@ Corruption = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Recovery:
-    """What is left of texts when their latents are noised to `log_snr`.
+    """How much of the texts is recovered when their latents are noised to `log_snr`.
 
-    decoder: share of tokens that the autoregressive decoder puts right, each from the true ones before it, reading the
-    noised latents. denoised: the same, reading a denoiser's estimate of z0; explained: 1 minus that estimate's mean
-    squared error, over z0's variance. prior, prior_explained: by the model's own denoiser, without a condition.
-    None where there is no such denoiser.
+    decoder: share of tokens that the autoregressive decoder predicts correctly from the noised latents and the true
+    tokens before. denoised: the same from a denoiser's estimate of z0. explained: 1 minus that estimate's mean squared
+    error over z0's variance. prior, prior_explained: the same two with the model's own denoiser, without a condition.
+    None if there is no such denoiser.
     """
 
     log_snr: float
@@ -54,7 +54,7 @@ def recovery_curve(
     prior: LatentDiffusionModel | None = None,
     seed: int = 0,
 ) -> list[Recovery]:
-    """What is left at each of `LOG_SNRS`: to the decoder alone, and through the denoisers that there are."""
+    """The recovery at each of `LOG_SNRS`, by the decoder alone and by the given denoisers."""
     variance = latents.vectors.float().square().mean()
     found = []
     for log_snr in LOG_SNRS:
@@ -70,8 +70,8 @@ def recovery_curve(
 
 @torch.no_grad()
 def accuracy(autoencoder: TextAutoencoder, tokens: TokenStore, latents: VectorStore, corrupt: Corruption) -> float:
-    """Share of tokens that the autoregressive decoder puts right, each from the true ones before it, reading
-    `corrupt(z0 [B, L, D], mask [B, L])`."""
+    """Share of tokens that the autoregressive decoder predicts correctly from `corrupt(z0 [B, L, D], mask [B, L])` and
+    the true tokens before."""
     right = total = 0
     for rows, z0, mask in _batches(latents, autoencoder):
         batch = {name: tensor.to(z0.device) for name, tensor in tokens.gather(rows).items()}
@@ -84,9 +84,9 @@ def accuracy(autoencoder: TextAutoencoder, tokens: TokenStore, latents: VectorSt
 
 
 def half_recovery(curve: Sequence[tuple[float, float]], clean: float) -> float:
-    """The log-SNR at which accuracy is half-way between that of `clean` latents and that at the lowest log-SNR, which
-    is what the decoder guesses of the language alone. curve: (log-SNR, accuracy) pairs; between them a straight line.
-    The highest or lowest log-SNR where it is not crossed."""
+    """The log-SNR at which accuracy is half-way between that of `clean` latents and that at the lowest log-SNR, where
+    the decoder only knows the language. curve: (log-SNR, accuracy) pairs, joined by straight lines. If the curve does
+    not cross the half, the highest or lowest log-SNR."""
     points = sorted(curve, reverse=True)
     middle = (clean + points[-1][1]) / 2
     for (high, above), (low, below) in itertools.pairwise(points):
@@ -96,22 +96,22 @@ def half_recovery(curve: Sequence[tuple[float, float]], clean: float) -> float:
 
 
 def noise_tells(recovery: Sequence[Recovery], clean: float) -> bool:
-    """Whether noise takes so many of the tokens that come back from `clean` latents that the curve says how much of it
-    there should be. It does not where the autoencoder has learnt too little."""
+    """Whether noise loses enough of the tokens that `clean` latents recover, so that the curve can set the schedule.
+    It cannot if the autoencoder has learnt too little."""
     return clean - min(recovery, key=lambda row: row.log_snr).decoder >= MIN_LOST
 
 
 def advised_shift(half_log_snr: float) -> float:
-    """The schedule's shift that puts `half_log_snr` at t = .5, so that half of the times are spent on either side of
-    the level where texts are decided (both kinds of schedule have log-SNR -2 log shift there)."""
+    """The schedule's shift that puts `half_log_snr` at t = .5, so that half of the times lie on either side of the
+    level where texts are decided (both kinds of schedule have log-SNR -2 log shift there)."""
     return round(min(8.0, max(0.25, math.exp(-half_log_snr / 2))), 2)
 
 
 @torch.no_grad()
 def calibrated_shift(autoencoder: TextAutoencoder, texts: Sequence[str], seed: int = 0) -> tuple[float, float] | None:
-    """(shift of the schedule, log-SNR at which half is lost) by the decoder alone, on `MAX_QUICK` texts at most.
+    """(shift of the schedule, log-SNR at which half is lost) for the decoder alone, on at most `MAX_QUICK` texts.
 
-    None where `noise_tells` nothing.
+    None if `noise_tells` is False.
     """
     texts = [text for text in texts if text.strip()][:MAX_QUICK]
     tokens, latents = store_tokens(autoencoder, texts), store_latents(autoencoder, texts)
@@ -140,7 +140,7 @@ def _estimated(model: LatentDiffusionModel, log_snr: float, seed: int, errors: l
 
 
 def _noise_like(z0: Tensor, seed: int) -> Tensor:
-    """Noise that is the same for the same batch at every level, so that levels differ by their noise's size alone."""
+    """Noise that is the same for a batch at every level, so that levels differ only in the size of their noise."""
     generator = torch.Generator().manual_seed(seed + z0.shape[1])
     return torch.randn(z0.shape, generator=generator).to(z0)
 

@@ -1,4 +1,4 @@
-"""What the figures of `inspect --health` say: settings for the next training, and a page to read."""
+"""The report of `inspect --health`: its figures as text, and advice on settings for the next training."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -13,11 +13,11 @@ from ladle.storage.parts import ModelParts
 
 @dataclass(frozen=True)
 class Health:
-    """`inspect --health`: figures and what follows from them (see `advice`).
+    """The figures of `inspect --health`, and the advice that follows from them (see `advice`).
 
-    texts: how many were measured. reconstruction: bleu (0 to 100), exact (share of texts) and tokens (share).
-    latents_per_token: mean. half_log_snr: where half of what the latents tell the decoder is lost. midpoints: see
-    `midpoint_distances`. denoiser_minutes: of the denoiser behind `Recovery.denoised`.
+    texts: number of measured texts. reconstruction: bleu (0 to 100), exact (share of texts) and tokens (share).
+    latents_per_token: mean. half_log_snr: where the decoder loses half of what the latents tell it. midpoints: see
+    `midpoint_distances`. denoiser_minutes: training of the denoiser behind `Recovery.denoised`.
     """
 
     texts: int
@@ -36,35 +36,35 @@ class Health:
 
 
 def advice(health: Health, parts: ModelParts) -> dict[str, str]:
-    """Setting -> what the figures say for it, each with its reason."""
+    """Setting -> advice with its reason."""
     tokens, spectrum = parts.autoencoder.bottleneck.tokens_per_latent, health.spectrum
     kept, half = health.reconstruction["tokens"], health.half_log_snr
     present = (parts.diffusion.config.schedule if parts.diffusion is not None else DiffusionConfig().schedule).shift
     if noise_tells(health.recovery, kept):
         where = f"half of the text is lost at log-SNR {half:.1f}"
-        shift = f"{advised_shift(half):g} (now {present:g}): {where}, which it puts at t = .5"
-        noised = "as now: the code stands noise as large as itself"
+        shift = f"{advised_shift(half):g} (now {present:g}): {where}, and this shift puts that level at t = .5"
+        noised = "as now: the texts survive noise as large as the latents"
         if half > 0:
-            noised = "1.5, or twice as much as now: half of the text is lost under noise smaller than the latents"
+            noised = "1.5, or twice the present value: noise smaller than the latents loses half of the text"
     else:
-        noised = "as now: too little comes back to tell"
-        shift = f"as now ({present:g}): too little comes back to tell"
+        noised = "as now: too little is recovered to give advice"
+        shift = f"as now ({present:g}): too little is recovered to give advice"
     found = {"diffusion.schedule.shift": shift}
     rank, channels = spectrum.effective_rank, spectrum.channels
     if kept >= 0.98:
-        latents = f"as now: {kept:.1%} of tokens come back"
+        latents = f"as now: {kept:.1%} of tokens are recovered"
     elif tokens == 1:
-        latents = f"as now, one a token, and {kept:.1%} come back: train the autoencoder longer"
+        latents = f"as now, one per token: {kept:.1%} of tokens are recovered; train the autoencoder longer"
     elif tokens:
-        latents = f"more: {kept:.1%} of tokens come back; autoencoder.bottleneck.tokens_per_latent={tokens - 1}"
+        latents = f"more: {kept:.1%} of tokens are recovered; set autoencoder.bottleneck.tokens_per_latent={tokens - 1}"
     else:
-        latents = f"more: {kept:.1%} of tokens come back; autoencoder.bottleneck.num_latents"
+        latents = f"more: {kept:.1%} of tokens are recovered; raise autoencoder.bottleneck.num_latents"
     found["number of latents"] = latents
     width = f"as now ({channels}): effective rank {rank:.0f}"
     if rank < channels / 2 and kept >= 0.98:
-        width = f"{max(8, 8 * math.ceil(rank / 8))} would do (now {channels}): effective rank {rank:.0f}"
+        width = f"{max(8, 8 * math.ceil(rank / 8))} is enough (now {channels}): effective rank {rank:.0f}"
     elif rank > 0.9 * channels and kept < 0.98:
-        width = f"wider ({channels} now, all in use: effective rank {rank:.0f}) or more latents"
+        width = f"more than {channels}, or more latents: all channels are in use (effective rank {rank:.0f})"
     found["autoencoder.bottleneck.latent_dim"] = width
     found["training.autoencoder.latent_noise"] = noised
     return found
@@ -82,21 +82,21 @@ def describe_health(health: Health) -> str:
         [f"{row.log_snr:g}", *(f"{getattr(row, name):.1%}" for name in columns.values())] for row in health.recovery
     ]
     lines = [
-        f"{health.texts:,} held-out texts, {health.latents_per_token:.2f} latents a token: BLEU "
+        f"{health.texts:,} held-out texts, {health.latents_per_token:.2f} latents per token: BLEU "
         f"{health.reconstruction['bleu']:.1f}, {health.reconstruction['exact']:.1%} exact, "
         f"{health.reconstruction['tokens']:.1%} of tokens",
         "",
-        "Tokens put right from noised latents:",
+        "Tokens recovered from noised latents:",
         "",
         *table(["log-SNR", *columns], cells),
         "",
         f"channels {spectrum.channels}, effective rank {spectrum.effective_rank:.1f}; half of the variance in "
         f"{spectrum.half} directions, 90 % in {spectrum.most}",
-        "a channel's mean {:.2f} to {:.2f}, deviation {:.2f} to {:.2f}, kurtosis {:.1f} to {:.1f} (Gaussian: 3)".format(
+        "channel mean {:.2f} to {:.2f}, deviation {:.2f} to {:.2f}, kurtosis {:.1f} to {:.1f} (Gaussian: 3)".format(
             *spectrum.mean, *spectrum.std, *spectrum.kurtosis
         ),
-        f"distance to the nearest known latent: held out {near['held_out']:.2f}, midpoints {near['midpoints']:.2f} "
-        f"({near['ratio']:.2f} of it), noise {near['noise']:.2f}",
+        f"distance to the nearest known latent: held-out {near['held_out']:.2f}, midpoints {near['midpoints']:.2f} "
+        f"({near['ratio']:.2f} times held-out), noise {near['noise']:.2f}",
         "",
         "Advice:",
         *(f"* {name}: {what}" for name, what in health.advice.items()),

@@ -1,7 +1,7 @@
-"""The bottleneck of the paper's code, parameter by parameter: what its checkpoints fit into.
+"""The bottleneck of the paper's code, with the same parameters, so that its checkpoints can be loaded.
 
-Unlike `PerceiverBottleneck` its latents are narrow (`latent_dim`) from the first layer on, with keys and values of
-their own, and are scaled to norm sqrt(latent_dim) without being centred.
+Unlike in `PerceiverBottleneck`, latents are narrow (`latent_dim`) from the first layer on, have their own keys and
+values, and are scaled to norm sqrt(latent_dim) without being centred.
 """
 
 import math
@@ -35,7 +35,7 @@ class ResamplerLayer(nn.Module):
     def __init__(self, width: int, latent_dim: int, num_heads: int):
         super().__init__()
         if width % num_heads:
-            raise UserError(f"num_heads {num_heads} given: it has to divide the width, {width}")
+            raise UserError(f"num_heads is {num_heads}; it must divide the width, {width}")
         self.num_heads = num_heads
         self.states_norm, self.latents_norm = nn.LayerNorm(width), nn.LayerNorm(latent_dim)
         self.query = nn.Linear(latent_dim, width, bias=False)
@@ -62,7 +62,7 @@ class ResamplerLayer(nn.Module):
 
 
 class PaperBottleneck(nn.Module):
-    """`num_layers` resampler layers; back by a linear map, positions and a transformer of as many."""
+    """`num_layers` resampler layers. `expand` is a linear map, positions and a transformer with as many layers."""
 
     tokens_per_latent = None
 

@@ -1,8 +1,8 @@
 """`ladle convert ld4lg`: checkpoints of the paper's code (arXiv 2212.09462) as Ladle models.
 
 A diffusion folder of that code holds `args.json` and `model.pt`, and names the folder of its autoencoder, which holds
-the same two. Their networks are `PaperTransformer` and `PaperBottleneck`; what remains is names. Of a `.pt` file only
-tensors are read: it is a pickle, and anything else in it is refused.
+the same two files. Their networks are `PaperTransformer` and `PaperBottleneck`; only names are changed here. A `.pt`
+file is a pickle: only tensors and numbers are read from it, and a file with anything else is refused.
 """
 
 import json
@@ -91,17 +91,17 @@ def convert_ld4lg(
     backbone: str | Path | None = None,
     labels: Sequence[str] = (),
 ) -> Path:
-    """Write the Ladle model of a diffusion checkpoint, by its averaged weights, into `output`, which is given back.
+    """Write a Ladle model with the averaged weights of a diffusion checkpoint to `output`. Returns `output`.
 
     Args:
         folder: with args.json and model.pt, as the paper's code wrote them.
-        autoencoder: the folder of its autoencoder; what args.json names when None.
-        backbone: folder or hub id of the encoder-decoder, for its config and tokenizer; what args.json names when None.
+        autoencoder: the folder of the autoencoder; None: the one in args.json.
+        backbone: folder or hub id of the encoder-decoder, for its config and tokenizer; None: the one in args.json.
         labels: names of the classes, in the order of their numbers; "0", "1" and so on when empty.
 
     Raises:
-        UserError: a missing or malformed file, something in it that is no tensor, a network or a schedule that Ladle
-            has not, another number of labels.
+        UserError: a missing or malformed file, a file with more than tensors and numbers, a network or a schedule that
+            Ladle does not have, a wrong number of labels.
     """
     folder = Path(folder)
     args, saved = _read(folder)
@@ -154,15 +154,15 @@ def _diffusion(
     where = folder / "args.json"
     network = _part(tensors, "diffusion_model.")
     if not (args.get("scale_shift") and args.get("self_condition")):
-        raise UserError(f"{where}: only networks with scale_shift and self_condition are known")
+        raise UserError(f"{where}: the network must have scale_shift and self_condition; other networks are not known")
     for key, known in {"train_schedule": SCHEDULES, "objective": PREDICTIONS}.items():
         if args.get(key) not in known:
-            raise UserError(f"{where}: {key} is {args.get(key)!r}: known are {', '.join(known)}")
+            raise UserError(f"{where}: {key} is {args.get(key)!r}; known are {', '.join(known)}")
     width, depth = _required(args, "tx_dim", folder), _required(args, "tx_depth", folder)
     num_labels = len(network["class_embedding.0.weight"]) - 1 if "class_embedding.0.weight" in network else 0
     names = tuple(labels) or tuple(str(number) for number in range(num_labels))
     if len(names) != num_labels:
-        raise UserError(f"{len(names)} labels given: the checkpoint has {num_labels}")
+        raise UserError(f"{len(names)} labels given; the checkpoint has {num_labels}")
     source = "seq2seq_proj.weight" in network
     config = DiffusionConfig.parse({
         "schedule": {"kind": args["train_schedule"], "shift": 1 / float(args.get("scale", 1.0))},
@@ -197,12 +197,12 @@ def _layers(depth: int, source: bool) -> dict[str, str]:
 
 
 def _renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str], folder: Path) -> dict[str, Tensor]:
-    """The tensors under our names; queries, keys and values as our attention keeps them."""
+    """The tensors under Ladle's names, with queries, keys and values in the form of Ladle's attention."""
     found = {}
     for name, tensor in tensors.items():
         new = next((m.expand(ours) for theirs, ours in names.items() if (m := re.fullmatch(theirs, name))), None)
         if new is None:
-            raise UserError(f"{folder / 'model.pt'}: no network of Ladle's has a place for the tensor '{name}'")
+            raise UserError(f"{folder / 'model.pt'}: Ladle's networks have no place for the tensor '{name}'")
         found[new] = tensor
     for name in [name for name in found if name.endswith(".to_k.weight")]:
         group = name.removesuffix("to_k.weight")
@@ -224,7 +224,7 @@ def _load(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> Non
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose name begins with `prefix`, without it."""
+    """The tensors whose name begins with `prefix`, without that prefix in the name."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -234,13 +234,13 @@ def _read(folder: Path) -> tuple[Settings, dict[str, Any]]:
         args = json.loads((folder / "args.json").read_text(encoding="utf-8"))
         saved = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise UserError(f"{error.filename} is missing: give a folder with args.json and model.pt") from None
+        raise UserError(f"{error.filename} is missing; give a folder with args.json and model.pt") from None
     except (OSError, ValueError, RuntimeError, EOFError) as error:
         raise UserError(f"cannot read {folder}: {str(error).splitlines()[0]}") from None
     except pickle.UnpicklingError:
-        raise UserError(f"{folder / 'model.pt'} is damaged, or holds more than tensors and numbers") from None
+        raise UserError(f"{folder / 'model.pt'} is damaged or holds more than tensors and numbers") from None
     if not isinstance(saved, dict) or "model" not in saved:
-        raise UserError(f"{folder / 'model.pt'} is no checkpoint of the paper's code: it has no 'model'")
+        raise UserError(f"{folder / 'model.pt'} is not a checkpoint of the paper's code: it has no 'model'")
     return args, saved
 
 

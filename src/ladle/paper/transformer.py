@@ -1,8 +1,8 @@
-"""The paper's denoiser (arXiv 2212.09462, appendix), parameter by parameter: what its checkpoints fit into.
+"""The paper's denoiser (arXiv 2212.09462, appendix), with the same parameters, so that its checkpoints can be loaded.
 
-It differs from `DenoisingTransformer` in what it hears of the noise level: every feed-forward's output has a scale and
-a shift of its own, which takes 38 % of the parameters; and in GeGLU, a norm after each feed-forward, no number of
-latents.
+It differs from `DenoisingTransformer` in how it gets the noise level: the output of every feed-forward has its own
+scale and shift, which take 38 % of the parameters. It also has GeGLU and a norm after each feed-forward, and does not
+read the number of latents.
 """
 
 import math
@@ -22,7 +22,7 @@ EXPANSION = 4
 
 
 class PaperTransformerConfig(Config):
-    """`PaperTransformer`; the sizes are those of the paper."""
+    """`PaperTransformer`, with the paper's sizes as defaults."""
 
     kind: Literal["paper"]
     width: int = Field(768, ge=8)
@@ -33,8 +33,7 @@ class PaperTransformerConfig(Config):
 
 
 class PaperBlock(nn.Module):
-    """Self-attention, cross-attention where there is a memory, GeGLU; the level scales and shifts the last one's
-    output."""
+    """Self-attention, cross-attention if there is a memory, and GeGLU. The noise level scales and shifts its output."""
 
     def __init__(self, config: PaperTransformerConfig, reads_memory: bool):
         super().__init__()
@@ -64,10 +63,10 @@ class PaperBlock(nn.Module):
 
 
 class PaperTransformer(LatentTransformer):
-    """The paper's.
+    """The paper's denoiser.
 
-    latent_dim: D. max_latents: longest sequence of latents. reads_memory: whether conditions bring a token memory
-    [B, M, W]; each block reads it. reads_vector: whether they bring a vector [B, W].
+    latent_dim: D. max_latents: longest sequence of latents. reads_memory: whether conditions have a token memory
+    [B, M, W], which each block reads. reads_vector: whether conditions have a vector [B, W].
     """
 
     def __init__(
@@ -102,8 +101,8 @@ class PaperTransformer(LatentTransformer):
                 skip = self.skips[i - len(self.blocks) + len(self.skips)]
                 x = skip(torch.cat([x, saved.pop()], dim=-1))
             x = block(x, keys_mask, level, condition)
-            # As in the paper's code, and so in its weights: what a skip took off the stack is replaced at once, so that
-            # the first skip joins an early block's output to x, and the others join x to itself.
+            # As in the paper's code, for its weights: each entry that a skip takes off the stack is replaced at once.
+            # So the first skip joins an early block's output to x, and the others join x to itself.
             if len(saved) < len(self.skips):
                 saved.append(x)
         return x

@@ -1,4 +1,4 @@
-"""Several candidates for each text, of which one is kept: the soundest, or the first that is what its label says."""
+"""Several candidates for each text. One is kept: the soundest, or the first that matches its label."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from ladle.seeding import SampleNoise
 
 @dataclass
 class Candidate:
-    """One draw for one sample, as far as it has come."""
+    """One draw for one sample, possibly unfinished."""
 
     sample: int
     """Its sample's place in the request."""
     noise: SampleNoise
-    """Its own random stream, which gives its length first, then its latents, then its words."""
+    """Its own random stream: first for its length, then for its latents, then for its words."""
     length: int = 0
     latents: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     """[length, D], on the CPU."""
@@ -27,17 +27,17 @@ class Candidate:
 Draw = Callable[[Request, Sequence[int]], list[list[Candidate]]]
 """(request, numbers) -> the candidates of these numbers, [sample][candidate]."""
 Score = Callable[[list[str], str | None, str | None, int], Sequence[float]]
-"""(texts of one sample, its label, its source, its seed) -> a number for each text; the highest is kept."""
+"""(texts of one sample, its label, its source, its seed) -> a number for each text. The highest is kept."""
 Classify = Callable[[list[str], list[int]], torch.Tensor]
 """(texts, their samples' seeds) -> probabilities of the model's labels, [N, number of labels]."""
 
 
 @dataclass(frozen=True)
 class LabelCheck:
-    """How likely a text is what its label says.
+    """The probability that a text matches its label.
 
-    names: the model's labels; empty where it has none. classify: tells them apart. always: whether it is asked in the
-    choice of the soundest candidate too.
+    names: the model's labels, possibly none. classify: gives the probabilities of labels. always: whether the choice of
+    the soundest candidate uses this check too.
     """
 
     names: tuple[str, ...]
@@ -45,7 +45,7 @@ class LabelCheck:
     always: bool = False
 
     def shares(self, texts: list[str], labels: list[str | None], seeds: list[int]) -> list[float]:
-        """A probability for each text. An empty text is nothing. Without a label every other text is right."""
+        """A probability for each text. An empty text has 0. Without a label every other text has 1."""
         shares = [1.0] * len(texts)
         if self.names:
             table = self.classify(texts, seeds)
@@ -57,8 +57,8 @@ class LabelCheck:
 
 
 def soundest(request: Request, options: SamplingOptions, draw: Draw, score: Score, check: LabelCheck) -> list[Sample]:
-    """Of each sample's candidates the one with the highest score. Where `check.always` says so, it is looked for among
-    those that are what the label says."""
+    """Each sample's candidate with the highest score. With `check.always` only candidates that match the label are
+    considered."""
     kept = []
     for row, own in enumerate(draw(request, range(options.candidates))):
         seed, label, source = request.seeds[row], request.labels[row], request.sources[row]
@@ -78,8 +78,8 @@ def soundest(request: Request, options: SamplingOptions, draw: Draw, score: Scor
 
 
 def first_with_label(request: Request, options: SamplingOptions, draw: Draw, check: LabelCheck) -> list[Sample]:
-    """Each sample's first candidate that is what its label says, else what comes nearest. Later candidates are drawn
-    for those samples only that still need one."""
+    """Each sample's first candidate that matches its label, else the one with the highest probability of the label.
+    Later candidates are drawn only for samples that still need one."""
     kept: dict[int, Sample] = {}
     best = [-1.0] * len(request)
     waiting = list(range(len(request)))
@@ -99,5 +99,5 @@ def first_with_label(request: Request, options: SamplingOptions, draw: Draw, che
 
 
 def candidate_seeds(seed: int, count: int) -> list[int]:
-    """Seeds of a sample's candidates; the first is the sample's own."""
+    """Seeds of a sample's candidates. The first is the sample's own seed."""
     return [seed] + [(seed + 2_654_435_761 * i) % 2**32 for i in range(1, count)]  # its own as it is: it may be wrong

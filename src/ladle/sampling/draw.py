@@ -1,4 +1,4 @@
-"""From noise to latents in one batch: number of latents, initial noise, guidance, sampler."""
+"""Turns noise into latents for one batch: number of latents, initial noise, guidance, sampler."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from ladle.seeding import SampleNoise
 def draw_lengths(
     diffusion: LatentDiffusionModel, raw: RawCondition, noise: SampleNoise, options: SamplingOptions
 ) -> torch.Tensor:
-    """Numbers of latents [B]: each sample's first random number decides (no draw where the length is fixed)."""
+    """Numbers of latents [B]. Each sample's first random number decides, unless the length is fixed."""
     if diffusion.length is None:
         return torch.full((len(noise),), diffusion.max_latents)
     temperature = torch.where(
@@ -39,14 +39,14 @@ def draw_latents(
     """Run the sampler for one batch of a model in eval mode.
 
     Args:
-        raw: conditions of the batch, absent ones as in `RawCondition`: of all rows, or of none, where the two stop at
-            different times.
+        raw: conditions of the batch. If conditional and unconditional samples stop at different times, either all rows
+            have a condition or none has.
         noise: the samples' own random streams, after `draw_lengths`.
         lengths: [B] numbers of latents.
         on_step: called after every step.
 
     Returns:
-        z0 [B, L, D] in float32, whatever the weights are, zero outside the mask.
+        z0 [B, L, D], zero outside the mask, in float32 for every dtype of the weights.
     """
     device = diffusion.device
     shapes = [(int(length), diffusion.latent_dim) for length in lengths]
@@ -54,7 +54,7 @@ def draw_latents(
     batch = len(noise)
     scale = torch.where(raw.given_rows(batch), options.conditional.noise_scale, options.unconditional.noise_scale)
     scale = scale[:, None, None].to(device)
-    # Without any condition both denoisers would be the same one.
+    # Without any condition both denoisers would be the same.
     if options.guidance_scale != 1 and raw.given:
         both = diffusion.denoise(mask.repeat(2, 1), diffusion.condition.encode(raw.and_without(), 2 * batch))
         denoise = guided_at_once(both, options.guidance_scale)

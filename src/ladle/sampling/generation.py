@@ -1,4 +1,4 @@
-"""From a request to finished samples: lengths, latents, words, and the choice among candidates, step by step."""
+"""Turns a request into finished samples: lengths, latents, words, and the choice among candidates."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Writer:
-    """The parts of a model that write, in eval mode and on one device.
+    """The parts of a model that write texts, in eval mode and on one device.
 
-    reader: of the source texts. check: tells whether a text is what its label says. batch_size: samples at once.
+    reader: reads source texts. check: tells whether a text matches its label. batch_size: samples drawn at once.
     """
 
     autoencoder: TextAutoencoder
@@ -37,11 +37,12 @@ class Writer:
 def generate_samples(
     writer: Writer, request: Request, options: SamplingOptions, *, on_step: OnStep | None = None
 ) -> list[Sample]:
-    """Draw the candidates of every sample and keep one of each, in the order of the request.
+    """Draw the candidates of every sample and keep one per sample, in the order of the request.
 
-    on_step: called with (steps done, steps in all, as far as is known: candidates may ask for another round).
+    on_step: called with (steps done, steps in total). The total grows if candidates need another round.
 
-    Raises UserError: an unknown label, a source or a decoder that the model has not, a seed outside 0 to 2^32 - 1.
+    Raises UserError: an unknown label, a source or a decoder that the model does not have, a seed outside 0 to
+    2^32 - 1.
     """
     check_decoder(writer.autoencoder, options.decoder)
     score = SoundnessScore(writer.autoencoder, writer.diffusion, writer.reader, options.guidance_scale)
@@ -63,9 +64,9 @@ def generate_samples(
 def _draw_candidates(
     writer: Writer, options: SamplingOptions, steps: "_Steps", request: Request, numbers: Sequence[int]
 ) -> list[list[Candidate]]:
-    """Each sample's candidates of these numbers, [sample][candidate]. Number 0 has the sample's own seed.
+    """Each sample's candidates with these numbers, [sample][candidate]. Number 0 has the sample's own seed.
 
-    All random numbers of a candidate are from its own stream, so that it is the same in any batch.
+    All random numbers of a candidate come from its own stream, so the candidate is the same in any batch.
     """
     candidates = [
         [Candidate(row, SampleNoise([candidate_seeds(seed, number + 1)[number]])) for number in numbers]
@@ -80,14 +81,14 @@ def _draw_candidates(
         lengths = draw_lengths(writer.diffusion, raw, _streams(batch), options)
         for one, length in zip(batch, lengths.tolist(), strict=True):
             one.length = length
-    # Short texts come back from their latents better than long ones: candidates that are compared by that get one
-    # length, or the choice would be for brevity.
+    # Short texts are reconstructed better than long texts. Candidates that are compared by reconstruction get the same
+    # length, else the shortest would win.
     for one in every:
         if request.sources[one.sample] is None:
             one.length = candidates[one.sample][0].length
 
-    # Latents. Samples of like length share a batch, so that little of it is padding. Samples without a condition are
-    # apart, because they stop at a time of their own.
+    # Latents. Samples of similar length share a batch, so that there is little padding. Samples without a condition
+    # have batches of their own, because they stop at another time.
     every_by_length = sorted(every, key=lambda one: one.length)
     free = [pair == (None, None) for pair in zip(request.labels, request.sources, strict=True)]
     groups = ([one for one in every_by_length if free[one.sample] == wanted] for wanted in (False, True))
@@ -127,5 +128,5 @@ def _batches(candidates: list[Candidate], size: int) -> Iterator[list[Candidate]
 
 
 def _streams(candidates: list[Candidate]) -> SampleNoise:
-    """Their random streams as one, each going on from where it is."""
+    """The random streams of all candidates together. Each continues from its present position."""
     return SampleNoise.join([one.noise for one in candidates])

@@ -1,4 +1,4 @@
-"""How texts are drawn when the caller says nothing else: saved in model.json, beside the weights that it suits."""
+"""The default options of sampling. A model saves them in model.json, beside the weights that they suit."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -11,56 +11,57 @@ from ladle.errors import UserError
 
 
 class LatentDraw(Config):
-    """How the latents of one kind of sample are drawn: of samples with a condition, or of samples without."""
+    """How latents are drawn for one kind of sample: samples with a condition, or samples without one."""
 
     noise_scale: float = Field(1.0, ge=0, le=2)
     """Scale of the noise that the stochastic samplers add at each step, 0 to 2. 1 is the noise that the model was
-    trained for. Below 1 texts are more typical and less varied. 0 adds no noise."""
+    trained for. Below 1, texts are more typical and less varied. 0 adds no noise."""
     length_temperature: float = Field(1.0, ge=0, le=2)
     """How freely the number of latents is drawn, 0 to 2. 1 draws lengths as often as the model finds them likely. 0
     always takes the likeliest length."""
     stop_time: float = Field(0.0, ge=0, lt=1)
-    """Diffusion time whose estimate of the latents is decoded, from 0 to below 1. 0 goes on to the end. A
-    higher value leaves more of the wording to the decoder."""
+    """Diffusion time at which sampling stops and the estimate of the latents is decoded, from 0 to below 1. 0
+    runs to the end. A higher value leaves more of the wording to the decoder."""
 
 
 class SamplingOptions(Config):
-    """All that can be said about how a text is drawn."""
+    """All options of how texts are drawn."""
 
     sampler: str = "dpmpp_2m_sde"
     """Solver that turns noise into latents: ddpm, ddim, heun, dpmpp_2m or dpmpp_2m_sde."""
     num_inference_steps: int = Field(32, ge=1)
-    """Steps of the solver for each sample, from 1. More steps take longer and err less."""
+    """Steps of the solver for each sample, from 1. More steps take longer and give smaller errors."""
     grid: Literal["time", "log_snr", "logit_normal"] = "time"
-    """What the steps are even in: diffusion time, log-SNR, or quantiles of logit-normal times."""
+    """Scale on which the steps are equally long: diffusion time, log-SNR, or quantiles of logit-normal times."""
     guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
-    """How strongly the condition is followed, from 0. 1 is off. 0 ignores the condition."""
+    """How strongly samples follow the condition, from 0. 1 adds no guidance. 0 ignores the condition."""
     candidates: int = Field(1, ge=1)
-    """How many texts are drawn for each text that is kept, from 1. 1 keeps what is drawn."""
+    """How many texts are drawn for each text that is kept, from 1. 1 keeps every text."""
     choose: Literal["sound", "label"] = "sound"
-    """Which candidate is kept. sound: the one whose words go together best, with a source also near to the source and
-    to the other candidates. label: the first one that is what its label says, which takes fewer draws."""
+    """Which candidate is kept. sound: the one whose words fit together best; with a source, also the one nearest to
+    the source and to the other candidates. label: the first one that matches its label, which needs fewer draws."""
     label_confidence: float = Field(0.5, ge=0, le=1)
-    """How likely a text must be what its label says to count as that, 0 to 1. 0 accepts every text."""
+    """Least probability of its label with which a text matches the label, 0 to 1. 0 accepts every text."""
     decoder: Literal["autoregressive", "parallel"] = "autoregressive"
-    """Which of the model's decoders turns latents into words. The parallel decoder is faster and less fluent."""
+    """The decoder that turns latents into words. The parallel decoder is faster and less fluent."""
     temperature: float = Field(0.0, ge=0, le=2)
     """How freely the decoder draws words, 0 to 2. 0 takes the likeliest word. 1 draws words as often as the decoder
     finds them likely."""
     top_p: float = Field(1.0, gt=0, le=1)
-    """Words are drawn among the likeliest words that have this probability together, from above 0 to 1. 1 draws among
-    all words."""
+    """The decoder draws only among the likeliest words that together have this probability, from above 0 to 1. 1 draws
+    among all words."""
     num_beams: int = Field(1, ge=1)
-    """Beams of a search for the likeliest text, from 1. 1 does not search. More need temperature 0."""
+    """Number of beams in the search for the likeliest text, from 1. 1 does not search. More beams need temperature
+    0."""
     conditional: LatentDraw = LatentDraw()
     """How latents are drawn for samples that have a label or a source."""
     unconditional: LatentDraw = LatentDraw()
-    """How latents are drawn for samples that have neither. Nothing guides them, so their estimates are certain later
-    than with a condition, and other values suit them."""
+    """How latents are drawn for samples without a label or a source. Their estimates become certain later than those of
+    conditioned samples, so other values suit them."""
 
     @classmethod
     def flat_fields(cls) -> dict[str, FieldInfo]:
-        """Every option that one value can be given for, by its name: those of the two `LatentDraw` once."""
+        """Every option that takes one value, by its name. The fields of the two `LatentDraw` come once."""
         own = {name: field for name, field in cls.model_fields.items() if field.annotation is not LatentDraw}
         return own | LatentDraw.model_fields
 
@@ -68,9 +69,9 @@ class SamplingOptions(Config):
         """These options with some values changed.
 
         Args:
-            overrides: values by the names of the fields. None leaves a value as it is. A name of `LatentDraw`'s fields
-                holds for samples with and without a condition. `conditional` and `unconditional` take a dict of such
-                names, which goes before a name that holds for both.
+            overrides: values by field name. None changes nothing. A field of `LatentDraw` applies to samples with and
+                without a condition. `conditional` and `unconditional` take a dict of such fields, which overrides a
+                value that applies to both.
 
         Raises UserError: an unknown name (with the nearest valid one) or a value out of range.
         """
@@ -80,18 +81,18 @@ class SamplingOptions(Config):
             if name not in names:
                 raise UserError(f"there is no sampling option '{name}': {nearest(name, names)}")
         both = {name: given.pop(name) for name in LatentDraw.model_fields if name in given}
-        LatentDraw.parse(both, "sampling")  # here, or the error would be told once for each half of the pair
+        LatentDraw.parse(both, "sampling")  # here, else the error would be reported once for each half
         values = self.model_dump()
         for half in ("conditional", "unconditional"):
             own = given.pop(half, {})
             own = own.model_dump() if isinstance(own, LatentDraw) else own
             if not isinstance(own, Mapping):
-                raise UserError(f"sampling: {half} is {own!r}: give a dict such as {{'noise_scale': 0.5}}")
+                raise UserError(f"sampling: {half} is {own!r}; give a dict such as {{'noise_scale': 0.5}}")
             values[half] |= {**both, **own}
         return self.parse(values | given, "sampling")
 
     def to_the_end(self) -> Self:
-        """The same without early stops and without words left open: for a decoder that is not adapted to estimates."""
+        """The same options without early stops and with the likeliest words, for a decoder not adapted to estimates."""
         return self.override(stop_time=0.0, temperature=0.0)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What one call of `generate` asks for and gives: a seed, a label and a source for each text; the finished samples."""
+"""The input of one call of `generate`, a seed, a label and a source for each text, and its finished samples."""
 
 import secrets
 from collections.abc import Iterable, Sequence
@@ -25,10 +25,10 @@ class Sample:
     label: str | None
     source: str | None
     latents: torch.Tensor = field(repr=False, compare=False)
-    """[L, D], normalised, float32, on the CPU: what the text was decoded from."""
+    """The latents that the text was decoded from: [L, D], normalised, float32, on the CPU."""
     score: float | None
-    """What the text was chosen by among its candidates, higher is better. With `choose="label"` the probability of its
-    label. None where there was nothing to choose from: one candidate, or a single one that could be kept."""
+    """The score by which the text was chosen among its candidates; higher is better. With `choose="label"` it is the
+    probability of the label. None if there was no choice: only one candidate, or only one that could be kept."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +48,22 @@ class Request:
         label: str | Sequence[str | None] | None = None,
         source: str | Sequence[str | None] | None = None,
     ) -> Self:
-        """Lists of equal length. A single label or source serves all samples. `seed` is the first of seeds that count
-        up. Without `seed` and `seeds` the first one is drawn.
+        """A request with lists of equal length. A single label or source applies to all samples. Seeds count up from
+        `seed`. Without `seed` and `seeds` the first seed is random.
 
         Raises UserError: lengths that disagree, none asked for, both `seed` and `seeds`.
         """
         if seed is not None and seeds is not None:
-            raise UserError("both seed and seeds are given: give one of them")
+            raise UserError("both seed and seeds are given; give one of them")
         given: dict[str, Any] = {"seeds": seeds, "label": label, "source": source}
         lists: dict[str, list[Any]] = {k: list(x) for k, x in given.items() if x is not None and not isinstance(x, str)}
         counts = {"num_samples": num_samples} if num_samples is not None else {}
         counts |= {name: len(values) for name, values in lists.items()}
         if len(set(counts.values())) > 1:
-            raise UserError("these disagree: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+            raise UserError("these lengths disagree: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
         count = next(iter(counts.values()), 1)
         if count < 1:
-            raise UserError(f"num_samples is {count}: it must be at least 1")
+            raise UserError(f"num_samples is {count}; it must be at least 1")
         first = fresh_seed(count) if seed is None else seed
         return cls(
             lists.get("seeds") or list(range(first, first + count)),
@@ -75,7 +75,7 @@ class Request:
         return len(self.seeds)
 
     def part(self, rows: Iterable[int]) -> "Request":
-        """Some of it, in that order."""
+        """The request for some rows, in that order."""
         rows = list(rows)
         return Request(
             [self.seeds[row] for row in rows], [self.labels[row] for row in rows], [self.sources[row] for row in rows]
@@ -83,14 +83,14 @@ class Request:
 
 
 def fresh_seed(count: int) -> int:
-    """The first of `count` seeds that count up, from the system's own randomness."""
+    """A random first seed for `count` seeds that count up."""
     return secrets.randbelow(MAX_SEED + 2 - count)
 
 
 class Conditions:
     """Conditions of all samples of a request. Each distinct source is encoded once.
 
-    Raises UserError: an unknown label, a source where the model takes none.
+    Raises UserError: an unknown label, or a source for a model that takes none.
     """
 
     def __init__(self, request: Request, diffusion: LatentDiffusionModel, reader: SourceReader):
@@ -101,7 +101,7 @@ class Conditions:
         self.sources = None
         if any(source is not None for source in request.sources):
             if not config.source:
-                raise UserError("this model was not trained with source texts: leave the source out")
+                raise UserError("this model was not trained with source texts; give no source")
             self.sources = SourceStore(reader, request.sources)
 
     def batch(self, rows: Sequence[int]) -> RawCondition:

@@ -1,4 +1,4 @@
-"""How well does a text go together, and how like is it to others? What candidates are chosen by."""
+"""The scores that choose among candidates: how well a text fits together, and how similar it is to the others."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,17 +17,18 @@ from ladle.diffusion.wrappers import guided
 from ladle.sampling.request import Conditions, Request
 from ladle.seeding import SampleNoise
 
-# Diffusion times at which a text is judged: from its own plan (.7 to .9 choose alike), and, where there is a source,
-# from next to nothing but that (benchmarks/LOG.md).
+# Diffusion times at which a text is judged: one leaves a rough plan of the text (.7 to .9 choose alike), the other,
+# used with a source, leaves almost nothing but the source (benchmarks/LOG.md).
 PLAN_TIME, SOURCE_TIME = 0.8, 0.97
 
 
 @dataclass(frozen=True)
 class SoundnessScore:
-    """What candidates are chosen by when nothing else is given: a number for each text of one sample.
+    """The default score of candidates: a number for each text of one sample.
 
-    Without a source it is the texts' `soundness`. With a source, where all texts should say the same, being near to the
-    others (minimum Bayes risk) counts as much as soundness, and half of that is how well a text goes with the source.
+    Without a source it is the `soundness` of the texts. With a source all texts should say the same. Then similarity to
+    the other texts (minimum Bayes risk) counts as much as soundness, and half of the soundness is how well a text fits
+    the source.
     """
 
     autoencoder: TextAutoencoder
@@ -62,8 +63,8 @@ def noised_estimate(
     noise: torch.Tensor,
     guidance_scale: float,
 ) -> torch.Tensor:
-    """What the prior makes of latents z0 [B, L, D] noised to `level`: guided, and with its own last estimate to go by,
-    as a sampler that stops there would hand it on."""
+    """The denoiser's estimate of latents z0 [B, L, D] noised to `level`, with guidance and self-conditioning, as a
+    sampler that stops at `level` would return it."""
     zt = add_noise(z0, noise, level)
     denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, len(z0)))
     previous = denoise(zt, level)
@@ -82,17 +83,17 @@ def soundness(
     guidance_scale: float,
     time: float = PLAN_TIME,
 ) -> torch.Tensor:
-    """How well each text goes together: [B], the mean log-probability of its tokens under the autoregressive decoder,
-    read from what the prior makes of the text's own latents at diffusion time `time`.
+    """How well each text fits together: [B], the mean log-probability of its tokens under the autoregressive decoder,
+    which reads the denoiser's estimate of the text's own latents at diffusion time `time`.
 
-    Of the latents only a rough plan is left there, so what counts is whether the decoder would have put it in these
-    words. It finds faulty joints that the distance between latents and text does not (benchmarks/LOG.md). Near 1 not
-    even the plan is left: then it tells how well the text goes with its condition.
+    At that time only a rough plan is left of the latents, so the score says whether the decoder would choose these
+    words for the plan. It finds breaks that the distance between latents and text does not show (benchmarks/LOG.md).
+    Near time 1 not even the plan is left; then the score says how well the text fits its condition.
 
     Args:
         autoencoder, diffusion: in eval mode; the decoder should be adapted to estimates.
         tokens: input_ids and attention_mask, [B, S].
-        noise: one stream a row; of one seed for texts that are to be compared.
+        noise: one stream per row; use the same seed for texts that are compared.
         time: diffusion time in (0, 1].
     """
     z0 = autoencoder.encode(**tokens)
@@ -104,10 +105,10 @@ def soundness(
 
 
 def likeness_to_others(candidates: Sequence[str]) -> list[float]:
-    """Mean similarity of each candidate to the others, 0 to 1; the highest is the choice of minimum Bayes risk
+    """Mean similarity of each candidate to the others, 0 to 1. The highest is the choice with minimum Bayes risk
     (arXiv 2212.09462, section 5).
 
-    The similarity is sentence BLEU (sacrebleu, effective order). Empty texts are like nothing.
+    The similarity is sentence BLEU (sacrebleu, effective order). Empty texts have similarity 0.
     """
     from sacrebleu.metrics import BLEU
 

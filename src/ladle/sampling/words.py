@@ -1,4 +1,4 @@
-"""From latents to words: many texts through a decoder, in batches of like length."""
+"""Turns latents into words: decodes many texts in batches of similar length."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from ladle.seeding import SampleNoise
 
 
 def decoding(options: SamplingOptions) -> dict[str, Any]:
-    """What the options say about words, as `TextAutoencoder.decode` names it."""
+    """The options for words, under the names of `TextAutoencoder.decode`."""
     if options.num_beams > 1:
         return {"num_beams": options.num_beams}
     if options.temperature:
@@ -36,8 +36,8 @@ def decode_texts(
 
     Args:
         latents: normalised; the numbers of latents L may differ.
-        decoder: `autoregressive` (also when None) or `parallel`; UserError where the model has no parallel decoder.
-        noise: the texts' own random streams to draw words with.
+        decoder: `autoregressive` (also when None) or `parallel`. UserError if the model has no parallel decoder.
+        noise: the texts' own random streams, to draw words.
         how: options of `TextAutoencoder.decode`.
     """
     check_decoder(autoencoder, decoder)
@@ -54,9 +54,9 @@ def decode_texts(
 
 
 def check_decoder(autoencoder: TextAutoencoder, decoder: DecoderName | None) -> None:
-    """Raises UserError where the autoencoder has no such decoder."""
+    """Raises UserError if the autoencoder does not have this decoder."""
     if decoder == "parallel" and autoencoder.parallel_decoder is None:
-        raise UserError("this model has no parallel decoder: use the autoregressive decoder")
+        raise UserError("this model has no parallel decoder; use the autoregressive decoder")
 
 
 def padded(parts: Sequence[torch.Tensor]) -> Latents:

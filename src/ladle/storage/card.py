@@ -1,14 +1,14 @@
-"""The model card: what a model is, what it learnt from, how well it does, how to use it. README.md of its folder.
+"""The model card, README.md of a model folder: what the model is, its training data, its results and its use.
 
-`ModelParts.info` holds what the weights do not know. All keys are optional; those that are not listed here are shown
-as they are, so that nothing recorded is lost:
+`ModelParts.info` holds facts that the weights do not hold. All keys are optional. Keys that are not listed here are
+shown unchanged, so that nothing recorded is lost:
 
     summary      a sentence or two
     licence      SPDX name of the weights' licence, `cc-by-sa-4.0`
     language     ISO code, or a list of them
     tags         list, added to Ladle's own
     data         the training data: a text, or a list of texts or of {name, url, rows, licence, attribution, ...}
-    attribution  whom the licence asks to name: a text or a list
+    attribution  names that the licence requires: a text or a list
     recipe       path or name of the recipe
     rows, minutes, steps, hardware    of the training
     figures      list of {metric, value, interval, n, seed, sampler, steps, data, command}, each as far as it applies;
@@ -72,7 +72,7 @@ def model_card(parts: ModelParts, *, base: str | None = None) -> str:
 
 
 def _section(title: str, *blocks: str) -> list[str]:
-    """The blocks that say something, under the title; nothing where none does."""
+    """The blocks that are not empty, under the title; nothing if all are empty."""
     told = [block for block in blocks if block]
     return [f"## {title}", *told] if told else []
 
@@ -163,7 +163,7 @@ def _many(value: Any) -> list[Any]:
 
 
 def _value(value: Any) -> str:
-    """A value as a reader wants it: numbers without noise, containers as JSON."""
+    """A value for readers: rounded numbers, containers as JSON."""
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value):
@@ -176,5 +176,5 @@ def _line(value: Any) -> str:
 
 
 def _quoted(value: str) -> str:
-    """A text in double quotes, as both Python and (short of `$`) a shell read it."""
+    """A text in double quotes, for Python and (except for `$`) for a shell."""
     return json.dumps(_line(value), ensure_ascii=False)

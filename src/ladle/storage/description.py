@@ -1,4 +1,4 @@
-"""What `ladle inspect` prints: a model's parts and sizes, what it learnt from, its latents' statistics."""
+"""The output of `ladle inspect`: a model's parts and sizes, its training data, its latents' statistics."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ _LABELS_SHOWN = 12
 
 
 def describe(name_or_path: str) -> str:
-    """Load a model and say in plain text what it is, several lines long. Raises UserError as `load_parts`."""
+    """Load a model and describe it in several lines of plain text. Raises UserError as `load_parts`."""
     folder = resolve_model(name_or_path)
     parts, record = load_parts(folder), read_record(folder)
     what = "autoencoder and diffusion model" if parts.diffusion is not None else "autoencoder, no diffusion model"
@@ -39,7 +39,7 @@ def describe(name_or_path: str) -> str:
 
 
 def _part_rows(parts: ModelParts, record: ModelRecord, folder: Path) -> Iterator[tuple[str, str, str, str]]:
-    """(part, what, parameters, size on disk) of every part, with a head and a sum."""
+    """(part, description, parameters, size on disk) of every part, with a header and a total."""
     yield "part", "what", "parameters", "on disk"
     for part in list_parts(parts):
         size = _size(folder / part.folder) if part.folder else 0
@@ -80,7 +80,7 @@ def _statistics(parts: ModelParts) -> Iterator[tuple[str, str]]:
 
 
 def _origin(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Where the model comes from, as `ladle.storage.card` names it; of nested settings only their place is said."""
+    """The origin of the model, under the names of `ladle.storage.card`. Nested settings are named, not shown."""
     for key, value in info.items():
         label = "training data" if key == "data" else key.replace("_", " ")
         if isinstance(value, Mapping) and key == "recipe":
@@ -104,7 +104,7 @@ def _spread(values: Tensor) -> str:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; 0 where there is none."""
+    """Bytes of a file, or of all files in a folder; 0 if it does not exist."""
     files: Iterable[Path] = [path] if path.is_file() else path.rglob("*")
     return sum(file.stat().st_size for file in files if file.is_file())
 

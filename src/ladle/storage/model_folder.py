@@ -1,13 +1,13 @@
-"""Models on disk: a folder a component, weights in safetensors, settings in model.json, a card in README.md.
+"""Models on disk: one folder per component, weights in safetensors, settings in model.json, a card in README.md.
 
-A model that is complete in itself:
+A complete model:
 
     README.md  model.json  backbone/ (config, weights)  tokenizer/  bottleneck/ (and normaliser)  parallel_decoder/
     denoiser/  condition/ (condition encoder and length model)  judge/ (which words tell labels apart)
-    source_encoder/  source_tokenizer/ (where sources are read by another model than the backbone)
+    source_encoder/  source_tokenizer/ (if another model than the backbone reads sources)
 
-A model built on a shipped one (`base`) stores, of the autoencoder, only the tensors that differ, in
-`autoencoder_changes.safetensors`, and has neither backbone/ nor tokenizer/.
+A model built on a shipped model (`base`) has no backbone/ and tokenizer/. It stores only those tensors of the
+autoencoder that differ from the base, in `autoencoder_changes.safetensors`.
 """
 
 import json
@@ -54,22 +54,22 @@ DIFFUSION_PARTS = {"denoiser": ("denoiser.",), "condition": ("condition.", "leng
 def save_parts(
     parts: ModelParts, folder: str | Path, *, dtype: torch.dtype | None = None, base: str | None = None
 ) -> None:
-    """Write a model folder, whole or not at all. An earlier model folder of that name is replaced.
+    """Write a model folder, complete or not at all. An earlier model folder of that name is replaced.
 
     Args:
         dtype: float type of the stored weights: float32 (default), float16 or bfloat16. The normaliser stays float32.
-        base: a shipped model; the autoencoder's tensors that equal its own, as stored, are left out.
+        base: a shipped model. Tensors of the autoencoder that equal the stored tensors of the base are not written.
 
     Raises:
-        UserError: `folder` is a file or a folder that holds no model; no such `base`, or one with another backbone or
-            tokenizer; a weight that is too large for `dtype`.
-        LadleError: it could not be written; the earlier folder is untouched.
-        TypeError: `info` holds something that JSON has no form for.
+        UserError: `folder` is a file or a folder without a model; no such `base`, or its backbone or tokenizer differs;
+            a weight is too large for `dtype`.
+        LadleError: the folder could not be written; the earlier folder is not changed.
+        TypeError: `info` holds a value that JSON cannot represent.
         ValueError: another dtype.
     """
     dtype = dtype or torch.float32
     if dtype not in DTYPES.values():
-        raise ValueError(f"weights are stored as {', '.join(DTYPES)}, not as {dtype}")
+        raise ValueError(f"weights cannot be stored as {dtype}; allowed are {', '.join(DTYPES)}")
     json.dumps(parts.info)  # before anything is written
     backbone, diffusion, encoder = parts.autoencoder.backbone, parts.diffusion, parts.source_encoder
     reference, changes = (None, {}) if base is None else _changes(parts.autoencoder, base, dtype)
@@ -106,7 +106,7 @@ def _save_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folde
     tensors = {name: tensor for name, tensor in live_tensors(module).items() if not name.startswith("backbone.")}
     homeless = [name for name in tensors if not name.startswith(tuple(p for group in groups.values() for p in group))]
     if homeless:
-        raise RuntimeError(f"no folder of the model holds '{homeless[0]}': give it one in checkpoint.py")
+        raise RuntimeError(f"no folder of the model holds '{homeless[0]}': give it one in storage/model_folder.py")
     for name, prefixes in groups.items():
         group = {key: tensor for key, tensor in tensors.items() if key.startswith(prefixes)}
         if group:
@@ -115,7 +115,7 @@ def _save_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folde
 
 
 def _changes(autoencoder: TextAutoencoder, base: str, dtype: torch.dtype) -> tuple[BaseReference, dict[str, Tensor]]:
-    """What tells `autoencoder` from that of the shipped model `base`."""
+    """The reference to the shipped model `base`, and the tensors in which `autoencoder` differs from it."""
     record, original = _load_base(base)
     ours, theirs = autoencoder.backbone, original.backbone
     if (
@@ -123,9 +123,7 @@ def _changes(autoencoder: TextAutoencoder, base: str, dtype: torch.dtype) -> tup
         or _shapes(ours) != _shapes(theirs)
         or ours.tokenizer.get_vocab() != theirs.tokenizer.get_vocab()
     ):
-        raise UserError(
-            f"the autoencoder has another backbone or tokenizer than '{base}'; save the model without a base"
-        )
+        raise UserError(f"the backbone or tokenizer differs from that of '{base}'; save the model without a base")
     old = {name: stored(name, tensor, dtype) for name, tensor in live_tensors(original).items()}
     new = {name: stored(name, tensor, dtype) for name, tensor in live_tensors(autoencoder).items()}
     changes = {name: t for name, t in new.items() if name not in old or not torch.equal(t, old[name])}
@@ -133,12 +131,12 @@ def _changes(autoencoder: TextAutoencoder, base: str, dtype: torch.dtype) -> tup
 
 
 def load_parts(name_or_path: str | Path) -> ModelParts:
-    """Read a model, called as for `resolve_model`: on the CPU, in float32, in evaluation mode. Random generators are
-    left as they were.
+    """Read a model by a name as in `resolve_model`, on the CPU, in float32, in evaluation mode. Random generators do
+    not change.
 
     Raises:
-        UserError: no such model; a file of it is missing, cut short, of the wrong shape, not the one that was saved,
-            or may hold a pickle; model.json is malformed or of an unknown format; its base is not installed as it was.
+        UserError: no such model; one of its files is missing, cut short, of the wrong shape, changed since it was
+            saved, or may be a pickle; model.json is malformed or of an unknown format; its base is missing or changed.
     """
     folder = resolve_model(name_or_path)
     record = read_record(folder)
@@ -152,7 +150,7 @@ def load_parts(name_or_path: str | Path) -> ModelParts:
         if record.holds(SOURCE_ENCODER[0]):
             source_encoder = SourceEncoder(*load_language_model(folder, SOURCE_ENCODER, auto_class)).eval()
         diffusion = _load_diffusion(folder, record, autoencoder, source_encoder)
-    # After the shapes, so that a wrong one is called by its name.
+    # After the shapes, so that an error can name the wrong tensor.
     check_files(folder, record, weights=True)
     remedy = "copy or download the model folder again"
     judge = Judge.load(folder / JUDGE, remedy) if record.holds(JUDGE) else None
@@ -174,8 +172,8 @@ def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference) -
     installed, original = _load_base(reference.name, wanted_by=folder)
     if autoencoder_digest(installed) != reference.digest:
         raise UserError(
-            f"{folder / RECORD}: built on another '{reference.name}' (digest {reference.digest}) than is installed "
-            f"({autoencoder_digest(installed)}); install the ladle that it was made with ({record.ladle})"
+            f"{folder / RECORD}: the model needs '{reference.name}' with digest {reference.digest}, but the installed "
+            f"one has {autoencoder_digest(installed)}; install the ladle that made the model ({record.ladle})"
         )
     path = folder / CHANGES
     changes = read_tensors(path) if CHANGES in record.files else {}
@@ -184,7 +182,7 @@ def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference) -
     with _saying_unfit(folder):
         autoencoder = TextAutoencoder(record.autoencoder, original.backbone).eval()
     targets = autoencoder.state_dict(keep_vars=True)
-    # Settings may differ from the base's (another parallel decoder, say): of its tensors, those that fit count.
+    # Settings may differ from the base's (another parallel decoder, say), so only tensors that fit are used.
     fitting = {name: t for name, t in inherited.items() if name in targets and t.shape == targets[name].shape}
     fill(targets, fitting | changes, path)
     return autoencoder
@@ -197,7 +195,7 @@ def _load_base(name: str, wanted_by: Path | None = None) -> tuple[ModelRecord, T
         raise UserError(f"{wanted_by / RECORD}: {missing}; upgrade ladle" if wanted_by else missing)
     record = read_record(folder)
     if record.base is not None:
-        raise UserError(f"'{name}' is built on '{record.base.name}' itself; a base must be complete")
+        raise UserError(f"'{name}' cannot be a base: it is built on '{record.base.name}' itself; name a complete model")
     return record, load_parts(folder).autoencoder
 
 
@@ -234,8 +232,8 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 @contextmanager
 def _saying_unfit(folder: Path) -> Iterator[None]:
-    """Sizes that no network can have, or that do not fit into memory, are a fault of model.json."""
+    """Report sizes that no network can have, or that do not fit into memory, as errors of model.json."""
     try:
         yield
     except (ValueError, RuntimeError, MemoryError, ZeroDivisionError) as error:
-        raise UserError(f"{folder / RECORD}: no model can be built from it: {first_line(error)}") from None
+        raise UserError(f"{folder / RECORD}: cannot build a model from it: {first_line(error)}") from None

@@ -1,4 +1,4 @@
-"""From what the user calls a model to its folder: an existing path, then a shipped name, then a hub id."""
+"""Finds the folder of a model by its name: an existing path, then a shipped name, then a hub id."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from ladle.errors import UserError, first_line
 from ladle.storage.writing import recover_folder
 
 SHIPPED = Path(str(resources.files("ladle"))) / "models"
-RECORD = "model.json"  # what makes a folder a model folder
+RECORD = "model.json"  # a folder with this file is a model folder
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HUB_FILES = ("*.safetensors", "*.json", "*.md")  # all that a model folder holds; no pickle is ever fetched
 
@@ -21,29 +21,29 @@ def shipped_models() -> dict[str, Path]:
 
 
 def resolve_model(name_or_path: str | os.PathLike[str], *, revision: str | None = None) -> Path:
-    """The folder of a model. Of a run's folder, the finished model in it (`final/`).
+    """The folder of a model. For a run folder it is the finished model in it (`final/`).
 
     Args:
         name_or_path: a path; else the name of a shipped model; else a hub id `owner/name`, which is downloaded. A
-            folder that has a shipped model's name and holds no model (a data folder, say) does not hide the model.
-        revision: branch, tag or commit of a model on the hub; its main branch when None.
+            folder without a model (such as a data folder) does not hide a shipped model of the same name.
+        revision: branch, tag or commit of a model on the hub; None: its main branch.
 
     Raises:
-        UserError: there is no such model (with the nearest shipped name), or it cannot be downloaded; a revision of a
-            model that is not on the hub.
+        UserError: no such model (with the nearest shipped name), a failed download, or a revision for a model that is
+            not on the hub.
     """
     folder = _local_model(os.fspath(name_or_path))
     if folder is None:
         return _download(os.fspath(name_or_path), revision)
     if revision is not None:
-        raise UserError(f"revision '{revision}' is given for {folder}: only models on the hub have revisions")
+        raise UserError(f"revision '{revision}' is given for {folder}, but only models on the hub have revisions")
     return folder
 
 
 def _local_model(name: str) -> Path | None:
-    """The folder of a model that is here, None for a hub id."""
+    """The folder of a model on this machine; None for a hub id."""
     if not name.strip():
-        raise UserError(f"no model is given; give a folder, a hub id or a shipped model ({shipped_names()})")
+        raise UserError(f"no model given; give a folder, a hub id or a shipped model ({shipped_names()})")
     path, known = Path(name), shipped_models()
     for folder in (path, path / "final"):
         if not folder.exists():
@@ -53,13 +53,13 @@ def _local_model(name: str) -> Path | None:
     if name in known:
         return known[name]
     if path.is_dir():
-        raise UserError(f"{path / RECORD} is missing, so {path} is no model folder; give one that `ladle train` made")
+        raise UserError(f"{path} is not a model folder: it has no {RECORD}; give a folder that `ladle train` made")
     if path.exists():
         raise UserError(f"{path} is a file; give a model folder, a hub id or a shipped model")
     if HUB_ID.fullmatch(name):
         return None
     hint = nearest(name, list(known)) if known else "this installation ships no models"
-    raise UserError(f"no model '{name}': neither a folder nor a shipped model; {hint}")
+    raise UserError(f"no model '{name}': it is neither a folder nor a shipped model; {hint}")
 
 
 def shipped_names() -> str:
@@ -74,4 +74,4 @@ def _download(hub_id: str, revision: str | None) -> Path:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES)))
     except Exception as error:  # of many kinds: no such repository, no network, no space, offline mode
         reason = first_line(error)
-        raise UserError(f"no model '{hub_id}': no such folder, and not to be had from the hub: {reason}") from None
+        raise UserError(f"no model '{hub_id}': no such folder, and the hub does not provide it: {reason}") from None

@@ -19,8 +19,8 @@ class ModelParts:
     """The parts of a model.
 
     diffusion: None for an autoencoder alone. info: JSON values for the card and `ladle inspect` (see
-    `ladle.storage.card`). judge: tells the labels of texts by their words; None where there are none, or none was
-    trained. source_encoder: reads the source texts in place of the backbone's encoder.
+    `ladle.storage.card`). judge: recognises labels by words; None if there are no labels or no judge was trained.
+    source_encoder: reads the source texts instead of the backbone's encoder.
     """
 
     name: str
@@ -32,13 +32,13 @@ class ModelParts:
     source_encoder: SourceEncoder | None = None
 
     def reader(self) -> SourceReader:
-        """What turns source texts into the denoiser's memory."""
+        """The reader that turns source texts into the denoiser's memory."""
         condition = ConditionConfig() if self.diffusion is None else self.diffusion.condition.config
         return SourceReader(self.autoencoder, condition, self.source_encoder)
 
 
 class Part(NamedTuple):
-    """What the card and `ladle inspect` list. folder: where it is kept; None: in that of the part before."""
+    """A part as the card and `ladle inspect` list it. folder: its folder; None: the folder of the part before."""
 
     name: str
     folder: str | None
@@ -47,12 +47,12 @@ class Part(NamedTuple):
 
     @property
     def num_parameters(self) -> int:
-        """Tied ones once."""
+        """Number of parameters; tied parameters count once."""
         return 0 if self.module is None else sum(parameter.numel() for parameter in self.module.parameters())
 
 
 def list_parts(parts: ModelParts) -> Iterator[Part]:
-    """The autoencoder's parts, then those of the diffusion model where there is one."""
+    """The autoencoder's parts, then those of the diffusion model if there is one."""
     autoencoder, diffusion = parts.autoencoder, parts.diffusion
     backbone, config = autoencoder.backbone, autoencoder.config
     bottleneck = config.bottleneck
@@ -79,5 +79,5 @@ def list_parts(parts: ModelParts) -> Iterator[Part]:
 
 
 def count_parameters(parts: ModelParts) -> int:
-    """Of the autoencoder and, where there is one, the diffusion model."""
+    """Number of parameters of the autoencoder and of the diffusion model if there is one."""
     return sum(part.num_parameters for part in list_parts(parts))

@@ -1,6 +1,6 @@
-"""model.json, the page that says what a model folder holds: settings, where it comes from, a hash of every file.
+"""model.json describes a model folder: its settings, its origin and a hash of every file.
 
-Nothing but JSON, Markdown and safetensors is read from a model folder; one that holds a pickle is refused as a whole.
+Only JSON, Markdown and safetensors are read from a model folder. A folder that holds a pickle is refused.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib
 
 
 class BaseReference(Config):
-    """The shipped model whose autoencoder this one builds on. digest: `autoencoder_digest` of it when it was saved."""
+    """The shipped model whose autoencoder this model uses. digest: its `autoencoder_digest` at the time of saving."""
 
     name: str
     digest: str
@@ -34,8 +34,8 @@ class ModelRecord(Config):
     """The content of model.json.
 
     format: of the folder. ladle: version that wrote it. dtype: of the stored weights (the normaliser's are float32).
-    base: None for a folder that is complete in itself. max_latents: the most that the diffusion model writes.
-    info: data, licence, figures and so on (see `ladle.storage.card`). files: sha256 of every other file but the card.
+    base: None for a complete folder. max_latents: largest number of latents that the diffusion model writes.
+    info: data, licence, figures and so on (see `ladle.storage.card`). files: sha256 of all other files but the card.
     """
 
     format: Literal[2] = FORMAT
@@ -74,7 +74,7 @@ def read_record(folder: str | Path) -> ModelRecord:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give a model folder")
     if not path.is_file():
-        raise UserError(f"{path} is missing, so {folder} is not a model folder; give one that `ladle train` made")
+        raise UserError(f"{folder} is not a model folder: it has no {path.name}; give a folder that `ladle train` made")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -83,26 +83,26 @@ def read_record(folder: str | Path) -> ModelRecord:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     found = values.get("format") if isinstance(values, dict) else None
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise UserError(f"{path}: malformed, no format number; give a folder that `ladle train` made")
+        raise UserError(f"{path}: malformed, it has no format number; give a folder that `ladle train` made")
     if found > FORMAT:
         raise UserError(f"{path}: format {found} is newer than this ladle, which reads format {FORMAT}; upgrade ladle")
     if found < FORMAT:
-        raise UserError(f"{path}: format {found} is of before the first release; this ladle reads format {FORMAT}")
+        raise UserError(f"{path}: format {found} is older than the first release; this ladle reads format {FORMAT}")
     return ModelRecord.parse(values, where=str(path))
 
 
 def model_digest(folder: str | Path) -> str:
-    """Sixteen hex digits that tell one model from another: its weight and tokenizer files and what they are.
+    """Sixteen hex digits that identify a model by its weight and tokenizer files and its settings.
 
-    The name, the card, `info` and the sampling defaults do not count. The hashes are those in model.json, which
-    `load_parts` checks against the files. Raises UserError as `read_record`.
+    The name, the card, `info` and the sampling defaults do not count. The hashes are taken from model.json;
+    `load_parts` checks them against the files. Raises UserError as `read_record`.
     """
     counted = {"files", "base", "autoencoder", "diffusion", "condition", "max_latents"}
     return _short_hash(read_record(folder).model_dump(mode="json", include=counted))
 
 
 def autoencoder_digest(record: ModelRecord) -> str:
-    """Sixteen hex digits of the autoencoder's files alone: what a model built on it needs to find unchanged."""
+    """Sixteen hex digits of the autoencoder's files, which must not change under a model built on them."""
     return _short_hash({name: h for name, h in record.files.items() if name.split("/")[0] in AUTOENCODER_FOLDERS})
 
 
@@ -112,14 +112,14 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 def check_files(folder: Path, record: ModelRecord, *, weights: bool) -> None:
-    """Compare the files with the hashes in model.json: the weights, or all the others. No file may be a pickle, which
-    runs code when it is read.
+    """Compare the files with the hashes in model.json: only the weights, or only all other files. No file may be a
+    pickle, which runs code when it is read.
 
-    Raises UserError: a file is missing, may not be read, or is not the one that was saved.
+    Raises UserError: a file is missing, cannot be read, or has changed since it was saved.
     """
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in PICKLES and not path.is_dir():
-            raise UserError(f"{path} may run code when it is read; only safetensors are read: remove it from the model")
+            raise UserError(f"{path} may run code when it is read, so the model is refused; remove this file from it")
     for name, expected in record.files.items():
         path = folder / name
         if not path.is_file():
@@ -131,7 +131,7 @@ def check_files(folder: Path, record: ModelRecord, *, weights: bool) -> None:
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror or error}") from None
         if found != expected:
-            raise UserError(f"{path} is not the file that was saved (its sha256 differs); copy the model folder again")
+            raise UserError(f"{path} has changed since it was saved (its sha256 differs); copy the model folder again")
 
 
 def _sha256(path: Path) -> str:

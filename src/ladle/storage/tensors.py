@@ -1,4 +1,4 @@
-"""Tensors and language models in files: safetensors, JSON and nothing else, each fault in one line."""
+"""Tensors and language models in files: only safetensors and JSON. Every error is one line."""
 
 import copy
 import json
@@ -20,16 +20,16 @@ TOKENIZER_ORIGIN = {"is_local", "local_files_only", "name_or_path"}  # how it ca
 
 
 def save_language_model(model: Any, tokenizer: Any, folder: Path, names: tuple[str, str], dtype: torch.dtype) -> None:
-    """transformers' own layout, so that the two folders also load there; tied weights are written once."""
+    """Write transformers' own layout, so that transformers loads the two folders too. Tied weights are written once."""
     if not tokenizer.is_fast:
-        raise UserError(f"the {names[0]}'s tokenizer has no tokenizer.json form; convert it with transformers first")
+        raise UserError(f"the {names[0]}'s tokenizer cannot be saved as tokenizer.json; convert it with transformers")
     config = copy.deepcopy(model.config)
     config.architectures, config.dtype = [type(model).__name__], str(dtype).removeprefix("torch.")
     config.save_pretrained(folder / names[0])
     if model.can_generate():
         model.generation_config.save_pretrained(folder / names[0])
     save_tensors(live_tensors(model), folder / names[0] / WEIGHTS, dtype)
-    # What the last call cut and padded to is no part of the model, and would change its digest.
+    # The lengths of the last call's cutting and padding are no part of the model and would change its digest.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder / names[1])
@@ -42,8 +42,8 @@ def save_language_model(model: Any, tokenizer: Any, folder: Path, names: tuple[s
 
 
 def load_language_model(folder: Path, names: tuple[str, str], kind: Callable[[Any], Any]) -> tuple[Any, Any]:
-    """Model and tokenizer, from a config and our own reading of the weights: no code of the folder's is run, no network
-    is touched. kind: config -> the class of transformers' that builds it."""
+    """Model and tokenizer. Ladle reads the weights itself: no code in the folder is run, and no network is used.
+    kind: config -> the transformers class that builds the model."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     safe: dict[str, Any] = {"trust_remote_code": False}
@@ -64,7 +64,7 @@ def load_language_model(folder: Path, names: tuple[str, str], kind: Callable[[An
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    """Tensors into a safetensors file, as `stored` makes them; its permissions are those of any new file."""
+    """Write tensors, converted by `stored`, to a safetensors file with the permissions of any new file."""
     path.touch()
     mode = path.stat().st_mode
     save_file({name: stored(name, tensor, dtype) for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
@@ -72,7 +72,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) 
 
 
 def stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor as it is written. The normaliser's figures divide and multiply every latent: they are not rounded."""
+    """The tensor as it is written. The normaliser's values scale every latent, so they are not rounded."""
     tensor = tensor.detach().cpu().contiguous()
     if not tensor.is_floating_point():
         return tensor
@@ -96,14 +96,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy `tensors`, read from `path`, into a module's `targets`; of tied ones any name will do, and one is enough."""
+    """Copy `tensors`, read from `path`, into a module's `targets`. For tied tensors any one of the names is enough."""
     for name, tensor in tensors.items():
         if name not in targets:
-            raise UserError(f"{path}: holds a tensor '{name}' that the model in {RECORD} has not")
+            raise UserError(f"{path}: holds a tensor '{name}' that the model in {RECORD} does not have")
         if tensor.shape != targets[name].shape:
             raise UserError(
                 f"{path}: tensor '{name}' has shape {list(tensor.shape)}, "
-                f"the model in {RECORD} needs {list(targets[name].shape)}"
+                f"but the model in {RECORD} needs {list(targets[name].shape)}"
             )
     filled = {id(targets[name]) for name in tensors}
     for name, target in targets.items():
@@ -114,6 +114,6 @@ def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Pat
 
 
 def live_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The module's tensors that are saved, each once: of tied ones the first name."""
+    """The module's saved tensors. Tied tensors come once, under their first name."""
     unique = {id(tensor): (name, tensor) for name, tensor in reversed(module.state_dict(keep_vars=True).items())}
     return dict(reversed(unique.values()))

@@ -1,7 +1,7 @@
-"""Writing whole files and folders: the one way in which Ladle puts anything on the disk.
+"""Writes complete files and folders. Ladle writes to the disk only through this module.
 
-Writes go to a temporary name beside the target and are renamed. So a killed run leaves the earlier file or the new one,
-never half of either. `-` is standard output.
+Data go to a temporary name beside the target, which is then renamed. So a killed run leaves the earlier file or the new
+one, never a half-written file. `-` is standard output.
 """
 
 import gzip
@@ -24,18 +24,18 @@ from ladle.errors import LadleError, UserError
 # safetensors reports a full disk by an error type of its own; this is the trace of the system's error in its message.
 _FOREIGN_ERRNO = re.compile(r"(?:os error|code:)\s*(\d+)")
 
-_TEMPORARY = ".tmp-"  # how the name of a file begins that `write_atomically` is still writing
+_TEMPORARY = ".tmp-"  # prefix of the names of files that `write_atomically` is still writing
 
 
 def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
     """Call `write(temporary)` on a new name in the same folder, then rename it to `path`.
 
-    The temporary name keeps the ending of `path`, for writers that go by it. Missing folders are made. A path that
+    The temporary name keeps the ending of `path`, on which some writers depend. Missing folders are made. A path that
     exists and is not a plain file (a pipe, `/dev/null`) cannot be replaced, so it is written directly.
 
     Raises:
         UserError: `path` is a folder.
-        LadleError: it could not be written (full disk, no permission); the earlier file is untouched.
+        LadleError: the file could not be written (full disk, no permission); the earlier file is not changed.
     """
     target = Path(path)
     if target.is_dir():
@@ -57,19 +57,19 @@ def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
 
 
 def clear_temporaries(folder: Path) -> None:
-    """Delete the files that writers killed in the middle of `write_atomically` left in a folder that has one writer."""
+    """Delete files that a writer left when it was killed inside `write_atomically`. The folder must have one writer."""
     for path in folder.glob(f"{_TEMPORARY}*"):
         _remove(path)
 
 
 def atomic_text(path: PathLike, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all. Raises as `write_atomically`."""
+    """Write `text` as UTF-8, completely or not at all. Raises as `write_atomically`."""
     data = text.encode("utf-8")
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
 def append_text(path: PathLike, text: str) -> None:
-    """Add whole lines to the end of a file that has one writer. Raises LadleError where that fails."""
+    """Append whole lines to a file that has one writer. Raises LadleError if that fails."""
     with _saying(Path(path)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as file:
@@ -77,10 +77,10 @@ def append_text(path: PathLike, text: str) -> None:
 
 
 def atomic_json(path: PathLike, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all; NaN and infinities become null, as in JavaScript. `-` is
-    standard output.
+    """Write `value` as indented JSON, completely or not at all. NaN and infinities become null, as in JavaScript. `-`
+    is standard output.
 
-    Raises TypeError where `value` holds something that JSON has no form for, else as `write_atomically`.
+    Raises TypeError if `value` holds a value that JSON cannot represent, else as `write_atomically`.
     """
     text = _to_json(value, indent=2)
     if os.fspath(path) == STDIO:
@@ -91,19 +91,19 @@ def atomic_json(path: PathLike, value: Any) -> None:
 
 @contextmanager
 def atomic_folder(path: PathLike, *, marker: str | None = None) -> Iterator[Path]:
-    """Yield a new empty folder beside `path`; when the block ends well it takes the place of `path`.
+    """Yield a new empty folder beside `path`. It replaces `path` when the block ends without an error.
 
-    An earlier folder is moved aside, then removed. The names used are fixed (`.NAME.tmp`, `.NAME.old`), so what a
-    killed run left is cleared by the next one; `recover_folder` undoes a kill between the two renames. One writer at
-    a time for a path.
+    An earlier folder is moved aside, then removed. The names are fixed (`.NAME.tmp`, `.NAME.old`), so the next run
+    removes what a killed run left. `recover_folder` undoes a kill between the two renames. A path may have only one
+    writer at a time.
 
     Args:
-        marker: a name that an earlier folder must hold to be replaced (`model.json`, say), so that a folder of the
-            user's own is never deleted by mistake. None replaces any folder. An empty folder is always replaced.
+        marker: a file that an earlier folder must hold to be replaced, such as `model.json`, so that a folder with the
+            user's own files is never deleted by mistake. None replaces any folder. An empty folder is always replaced.
 
     Raises:
         UserError: `path` is a file, or a folder without the marker.
-        LadleError: it could not be written (full disk, no permission); the earlier folder is untouched.
+        LadleError: the folder could not be written (full disk, no permission); the earlier folder is not changed.
     """
     target = Path(os.path.realpath(path))
     temporary, aside = _beside(target, "tmp"), _beside(target, "old")
@@ -113,7 +113,7 @@ def atomic_folder(path: PathLike, *, marker: str | None = None) -> Iterator[Path
             if target.exists() and not target.is_dir():
                 raise UserError(f"cannot write the folder {target}: a file has that name")
             if marker is not None and target.exists() and any(target.iterdir()) and not (target / marker).exists():
-                raise UserError(f"{target} exists and holds no {marker}, so it is not replaced; give another folder")
+                raise UserError(f"{target} exists but holds no {marker}, so it is not replaced; give another folder")
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove(temporary)
             temporary.mkdir()
@@ -137,7 +137,7 @@ def atomic_folder(path: PathLike, *, marker: str | None = None) -> Iterator[Path
 
 
 def recover_folder(path: PathLike) -> None:
-    """Put the earlier folder back if a run was killed while `atomic_folder` was exchanging it. Call before reading."""
+    """Put the earlier folder back if a run was killed while `atomic_folder` replaced it. Call this before reading."""
     target = Path(os.path.realpath(path))
     aside = _beside(target, "old")
     if target.exists():
@@ -147,13 +147,13 @@ def recover_folder(path: PathLike) -> None:
 
 
 def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write rows as JSON Lines and return how many; `-` is standard output, an ending `.gz` compresses.
+    """Write rows as JSON Lines and return their number. `-` is standard output, an ending `.gz` compresses.
 
     A file appears when the last row is written, or not at all. Standard output is flushed after every row, so that a
-    reader sees rows as they come. The same rows give the same bytes, compressed or not.
+    reader sees each row at once. The same rows give the same bytes, compressed or not.
 
     Raises:
-        BrokenPipeError: the reader of standard output has gone; the command line ends quietly on it.
+        BrokenPipeError: the reader of standard output has gone. The command line then ends quietly.
         UserError, LadleError: as `write_atomically`.
     """
     count = 0
@@ -184,10 +184,10 @@ def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def check_writable(path: PathLike | None, *, folder: bool = False) -> None:
-    """See that a file (or a folder, with what is in it) can be written, before the work begins. Leaves no trace. None
-    is allowed: then nothing is to be written.
+    """Check before the work begins that a file (or a folder and its content) can be written. Leaves no trace. None
+    means that nothing will be written.
 
-    Raises UserError: `path` is a folder (a file), or lies where nothing can be written.
+    Raises UserError: `path` is a folder (a file), or cannot be written.
     """
     if path is None or (os.fspath(path) == STDIO and not folder):
         return
@@ -210,7 +210,7 @@ def check_writable(path: PathLike | None, *, folder: bool = False) -> None:
 
 @contextmanager
 def _saying(target: Path | str) -> Iterator[None]:
-    """Turn a failure of the disk into one line that names what could not be written, and why."""
+    """Turn a failure of the disk into one line with the target and the reason."""
     try:
         yield
     except BrokenPipeError:
@@ -229,13 +229,13 @@ def _beside(target: Path, ending: str) -> Path:
 
 
 def _flush(path: Path) -> None:
-    """Force a file's bytes to the disk, so that a full one is noticed before the rename and not after."""
+    """Force a file's bytes to the disk, so that a full disk is noticed before the rename."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 
 
 def _remove(path: Path) -> None:
-    """Clear away a leftover; never raises, since it runs while a better error may be on its way."""
+    """Remove a leftover. Never raises, because a more important error may be pending."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

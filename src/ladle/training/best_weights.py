@@ -1,4 +1,4 @@
-"""Keeping the weights of the best validation (`keep_best`), and ending when none gets better (`patience`)."""
+"""Keeps the weights of the best validation (`keep_best`), and ends a training without progress (`patience`)."""
 
 from collections.abc import Mapping
 
@@ -11,9 +11,9 @@ from ladle.training.state import Position, fill_module, trained_tensors
 
 
 class BestWeights:
-    """The averaged weights and buffers at the lowest value of metric `keep_best` (None: nothing is kept).
+    """The averaged weights and buffers at the lowest value of the metric `keep_best` (None: nothing is kept).
 
-    position: holds the figures, so that they are saved with the run. tensors: those of an interrupted run.
+    position: holds the figures, so that they are saved with the run. tensors: the best weights of an interrupted run.
     """
 
     def __init__(self, config: TrainingConfig, position: Position, tensors: dict[str, Tensor] | None) -> None:
@@ -25,16 +25,16 @@ class BestWeights:
         return self.config.patience is not None and self.position.num_stale >= self.config.patience
 
     def compare(self, stage: str, metrics: Mapping[str, float], module: nn.Module, ema: EMA) -> None:
-        """Take note of a validation.
+        """Keep the weights if a validation is the best so far.
 
         Raises:
-            UserError: it has no metric of that name.
+            UserError: the validation has no metric `keep_best`.
         """
         name = self.config.keep_best
         if name is None:
             return
         if name not in metrics:
-            raise UserError(f"keep_best is '{name}': {stage} is validated by {', '.join(metrics) or 'nothing'}")
+            raise UserError(f"keep_best is '{name}'; the metrics of {stage} are {', '.join(metrics) or 'none'}")
         if self.position.best is None or metrics[name] < self.position.best[name]:
             self.position.best, self.position.num_stale = dict(metrics), 0
             self.tensors = {key: value.clone() for key, value in (trained_tensors(module) | ema.tensors()).items()}
@@ -42,7 +42,7 @@ class BestWeights:
             self.position.num_stale += 1
 
     def restore(self, module: nn.Module, ema: EMA) -> dict[str, float] | None:
-        """Put the best weights into the module and the averages; their validation, or None where none is kept."""
+        """Put the best weights into the module and the averages. Returns their validation, or None if none is kept."""
         if self.tensors is None:
             return None
         fill_module(module, self.tensors)

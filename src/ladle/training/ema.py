@@ -1,4 +1,4 @@
-"""The exponential moving average of a module's trained parameters: what is validated, sampled from and shipped."""
+"""The exponential moving average of a module's trained parameters, used for validation, samples and the result."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ class EMA:
     """Averages of the parameters that require a gradient, in float32 on the parameters' device.
 
     `average += (1 - decay_n) * (parameter - average)` with `decay_n = min(decay, (1 + n) / (10 + n))` at update n. The
-    second term is the warm-up: after n updates the average reaches back about n / 9 of them, so a short run does not
-    average in its initialisation and a long one ends at `decay`.
+    second term is a warm-up: after n updates the average covers about the last n / 9 updates. So a short run does not
+    average in its initial weights, and a long run ends at `decay`.
 
     With a `decay` of 0 the averages are the parameters themselves.
     """
@@ -27,7 +27,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the parameters as they are now."""
+        """Update the averages with the present parameters."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         current = [parameter.detach().float() for parameter in self._parameters]
         torch._foreach_lerp_(self._averages, current, 1 - decay)  # one kernel for all; a loop costs a launch each
@@ -35,7 +35,7 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block the module holds the averages; afterwards the parameters come back bit by bit."""
+        """Within the block the module holds the averages. Afterwards it has exactly its parameters again."""
         kept = [parameter.detach().clone() for parameter in self._parameters]
         try:
             self.copy_to_module()
@@ -52,7 +52,7 @@ class EMA:
         return dict(zip(self._names, self._averages, strict=True))
 
     def load(self, tensors: Mapping[str, Tensor], num_updates: int) -> None:
-        """Take up averages saved from `tensors()`.
+        """Load averages that were saved from `tensors()`.
 
         Raises:
             KeyError: a parameter's average is missing.

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while training: a step is ended first, so that what is saved is whole."""
+"""SIGINT and SIGTERM in a training: the step is finished first, so that the saved state is complete."""
 
 import signal
 import threading
@@ -8,9 +8,9 @@ from typing import Any, Self
 
 
 class Interrupts:
-    """Takes SIGINT and SIGTERM: inside `held` they wait for its end, elsewhere they interrupt at once.
+    """Handles SIGINT and SIGTERM. Inside `held` they wait for its end, elsewhere they interrupt at once.
 
-    Both come out as KeyboardInterrupt. `inside` tells whether a step was torn when something came out of it.
+    Both raise KeyboardInterrupt. `inside` says after an exception whether a step was left half-done.
     """
 
     def __enter__(self) -> Self:
@@ -29,7 +29,7 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """A step that must not be torn. A second signal tears it: `inside` then stays true, as after any error."""
+        """A step that must not stop half-way. A second signal stops it; `inside` then stays true, as after an error."""
         self.inside = True
         yield
         self.inside = False

@@ -1,7 +1,7 @@
-"""The one training loop: any stage, on accelerate, in steps or in minutes, resumable at any moment.
+"""The training loop of all stages, on accelerate. Its budget is in steps or minutes, and it can resume at any moment.
 
-A stage brings batches, a loss, a validation and samples; the loop brings everything that stages have in common:
-device and precision, processes, accumulation, clipping, learning rate, EMA, run state, progress, metrics and signals.
+A stage has batches, a loss, a validation and samples. The loop does everything that stages have in common: device and
+precision, processes, accumulation, clipping, learning rate, EMA, run state, progress, metrics and signals.
 """
 
 import io
@@ -38,8 +38,8 @@ from ladle.training.state import (
     trained_tensors,
 )
 
-MAX_BAD_STEPS = 20  # steps in a row with a loss or gradient that is not finite, before the training gives up
-LOG_EVERY = 50  # steps to a row of metrics.jsonl
+MAX_BAD_STEPS = 20  # the training fails after so many steps in a row with a loss or gradient that is not finite
+LOG_EVERY = 50  # steps for each row of metrics.jsonl
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TrainingResult:
     state: dict[str, Tensor]
     """Averaged parameters and buffers by name, on the module's device."""
     metrics: dict[str, float]
-    """The last validation (the best one with `keep_best`), and the last training loss as `loss`."""
+    """The last validation (with `keep_best` the best one), and the last training loss as `loss`."""
     step: int
     seconds: float
 
@@ -57,19 +57,19 @@ class TrainingResult:
 def train_stage(
     stage: Stage, config: TrainingConfig, run_dir: Path, *, identity: Mapping[str, Any] | None = None, log: Log = say
 ) -> TrainingResult:
-    """Train a stage until its budget is spent, going on from the state in `run_dir` if there is one.
+    """Train a stage until its budget is spent. Continues from the state in `run_dir` if there is one.
 
-    Writes `state/<stage>/`, rows of `metrics.jsonl` and `samples/<stage>-<step>.jsonl` under `run_dir`. A stage that
-    is done is loaded and returned at once. On SIGINT or SIGTERM the step is ended, the state saved and
-    KeyboardInterrupt raised. In float32 on a CPU, a training in pieces gives the weights of an unbroken one, bit by
-    bit. The caller's random generators are left as they were. In P processes (torchrun) each takes its own batches, and
-    a step is of P times `gradient_accumulation`: as one process would take it that accumulates so many.
+    Writes `state/<stage>/`, rows of `metrics.jsonl` and `samples/<stage>-<step>.jsonl` under `run_dir`. A finished
+    stage is loaded and returned at once. On SIGINT or SIGTERM the step is finished, the state is saved, and
+    KeyboardInterrupt is raised. In float32 on a CPU, an interrupted and resumed training gives exactly the weights of
+    an uninterrupted one. The caller's random generators do not change. Each of P processes (torchrun) takes its own
+    batches. A step then has P times `gradient_accumulation` batches, as in one process that accumulates so many.
 
     Args:
-        identity: what else defines the run: configs (the model's), or JSON values (a digest of the data). Settings, the
-            batches of the first epoch and the shapes of the module are always compared. A setting of a config that the
-            state does not know, being older, counts as having had its default.
-        log: takes lines for the user (standard error by default).
+        identity: other values that define the run: configs (the model's), or JSON values (a digest of the data).
+            Settings, the batches of the first epoch and the shapes of the module are always compared. A setting that
+            is missing in an older state counts as having its default.
+        log: receives messages for the user (default: standard error).
 
     Raises:
         UserError: the state belongs to other settings, data or model; no data.
@@ -102,14 +102,14 @@ def train_stage(
 
 
 class _Training:
-    """One call of `train_stage` that has something to do."""
+    """One call of `train_stage` on an unfinished stage."""
 
     def __init__(self, stage: Stage, config: TrainingConfig, run_dir: Path, folder: StateFolder, log: Log) -> None:
         from accelerate import Accelerator  # two seconds that a finished stage does not need
         from accelerate.utils import DistributedDataParallelKwargs
 
         self.stage, self.config, self.folder = stage, config, folder
-        # Precision is not accelerate's: it fixes that once for the whole process, and stages may differ in it.
+        # Accelerate would fix the precision for the whole process, but stages may differ in it.
         self.accelerator = Accelerator(
             mixed_precision="no",
             gradient_accumulation_steps=config.gradient_accumulation,
@@ -119,11 +119,11 @@ class _Training:
         self.processes = Processes(self.device)
         if self.processes.count != self.accelerator.num_processes:
             seen = self.accelerator.num_processes
-            raise LadleError(f"started as {self.processes.count} processes, accelerate sees {seen}: use torchrun")
+            raise LadleError(f"started as {self.processes.count} processes, but accelerate sees {seen}; use torchrun")
         self.log = log if self.processes.main else lambda line: None
         self.bf16 = use_bf16(config.precision, self.device)
         self.sharded = is_sharded()
-        self.agreed = False  # that all processes are interrupted at this step: they can only save together
+        self.agreed = False  # whether all processes agreed to stop at this step: they can only save together
         objective = Objective(stage, self.autocast, self.sharded)
         self.objective = shard(objective, self.device) if self.sharded else self.accelerator.prepare_model(objective)
         self.folder.writes = self.processes.main
@@ -139,7 +139,7 @@ class _Training:
             self._start()
             with closing(self.record), Progress(self.stage.name, self.share, self.log, stream=stream) as progress:
                 try:
-                    self._look()  # where an earlier run was stopped between a step and what was due after it
+                    self._look()  # an earlier run may have stopped between a step and the work due after it
                     while self.share < 1 and not self.best.out_of_patience:
                         self._tick()
                         with self.signals.held():
@@ -186,7 +186,7 @@ class _Training:
         size = sum(parameter.numel() for parameter in self.trained) / 1e6
         budget = f"{self.config.steps} steps" if self.config.steps else duration(60 * (self.config.minutes or 0))
         where = f"{self.device.type}, {'bf16' if self.bf16 else 'fp32'}, {self.config.optimizer} at {self.config.lr:g}"
-        come = f", going on from step {self.position.step} ({self.share:.0%})" if restored else ""
+        come = f", continued from step {self.position.step} ({self.share:.0%})" if restored else ""
         self.log(f"{self.stage.name}: training {size:.2f}M parameters on {where}, {budget}{come}")
 
     def _train_step(self) -> None:
@@ -227,8 +227,8 @@ class _Training:
         read_now = self.device.type == "cpu" or step % MAX_BAD_STEPS == 0  # reading a number makes a GPU wait
         if read_now and float(self.bad_steps) >= MAX_BAD_STEPS:
             raise LadleError(
-                f"{self.stage.name}: the loss or its gradient was not finite {MAX_BAD_STEPS} steps in a row (step "
-                f"{step}); give a lower training.lr than {self.config.lr:g} or training.precision=fp32, "
+                f"{self.stage.name}: the loss or its gradient was not finite in {MAX_BAD_STEPS} steps in a row (step "
+                f"{step}); give a lower training.optimiser.lr than {self.config.lr:g} or training.precision=fp32, "
                 "and another --output"
             )
         if step % LOG_EVERY == 0:
@@ -236,14 +236,14 @@ class _Training:
         progress.update(self.share, step, self._recent_loss)
 
     def _look(self) -> None:
-        """What is due now but at the end, where it is done in any case."""
+        """Validate, sample and save if it is time. (The end of the training does all of them anyway.)"""
         if self.share == 1:
             return
         if _due(self.config.validate_every, self.position.validated, self._now):
             self._validate()
         if _due(self.config.sample_every, self.position.sampled, self._now):
             self._sample()
-        # A large state on a slow disk is saved less often, so that saving takes a tenth of the time at most.
+        # A large state on a slow disk is saved less often, so that saving takes at most a tenth of the time.
         due = time.monotonic() - self.saved_at >= max(self.config.save_every_seconds, 10 * self.save_cost)
         if self.processes.of_main(due):
             self._save()
@@ -285,7 +285,7 @@ class _Training:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def _next_batch(self) -> Any:
-        """This process's next one; the processes take them in turn."""
+        """This process's next batch. The processes take batches in turn."""
         position, batch = self.position, None
         for rank in range(self.processes.count):
             if position.batch == len(self.specs):
@@ -308,7 +308,7 @@ class _Training:
             values["tokens_per_second"] = round(num_tokens / max(position.seconds - position.window_start, 1e-6), 1)
         if num_skipped:
             values["num_skipped"] = num_skipped
-            self.log(f"warning: {self.stage.name}, step {position.step}: {num_skipped} steps skipped, not finite")
+            self.log(f"warning: {self.stage.name}, step {position.step}: {num_skipped} steps skipped: not finite")
         self.record.row(values)
         position.window, position.window_start, position.loss = {}, position.seconds, values["loss"]
 
@@ -345,9 +345,9 @@ class _Training:
 
     @contextmanager
     def _averaged(self) -> Iterator[bool]:
-        """Averaged weights, eval mode, no gradients, the same random numbers every time. (A batch has its own.)
+        """Averaged weights, eval mode, no gradients, and the same random numbers every time.
 
-        Yields whether this process is the one to use them.
+        Yields whether this process should use them.
         """
         module = self.stage.module
         with self.ema.applied(), gathered(self.objective), torch.no_grad(), self.autocast():
@@ -379,7 +379,7 @@ class _Training:
 
 
 def _batch_seed(seed: int, step: int, number: int) -> int:
-    """Of the random numbers of a batch: the `number`th of an optimiser step."""
+    """The seed of the random numbers of a batch, the `number`th of an optimiser step."""
     return int(np.random.SeedSequence([seed, step, number]).generate_state(1)[0])
 
 

@@ -1,4 +1,4 @@
-"""What a training leaves in its run folder to be read: rows of metrics, samples; trackers are told the rows too."""
+"""The readable files of a run folder: rows of metrics, and samples. Trackers get the rows too."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ class Record:
 
     Args:
         stage: rows of other stages are left alone.
-        num_rows: rows of this stage that the restored state knows of; later ones came after it and are dropped, as
-            is a last line that was cut off. 0 for a new training.
-        step: the restored step; samples after it are deleted, as is what a killed run was writing.
-        writes: False in a process that leaves it all to another.
-        trackers: by name; they are told every row too, what is nested in it as `group/name`.
+        num_rows: rows of this stage in the restored state. Later rows and an incomplete last line are dropped. 0 for a
+            new training.
+        step: the restored step. Samples after it are deleted, and so are files that a killed run was writing.
+        writes: False in a process that writes nothing.
+        trackers: by name. They get every row too, with nested values as `group/name`.
 
     Raises:
         UserError: an unknown tracker, or one that is not installed.
@@ -66,17 +66,17 @@ class Record:
             tracker.log(numbers, step=values["step"])
 
     def samples(self, step: int, texts: Sequence[str]) -> None:
-        """Write the texts sampled at `step`, in place of earlier ones of that step."""
+        """Write the texts sampled at `step`. They replace earlier ones of that step."""
         write_rows(self._samples / f"{self._stage}-{step}.jsonl", ({"text": text} for text in texts))
 
     def close(self) -> None:
-        """End the trackers, so that what was logged is written; files are whole after every row."""
+        """End the trackers, so that they write all they have. (Files are complete after every row.)"""
         for tracker in self._trackers:
             tracker.finish()
 
 
 def _stage_of(line: str) -> str | None:
-    """The stage of a row of `metrics.jsonl`; None for a line that was cut off or is no row."""
+    """The stage of a row of `metrics.jsonl`; None for an incomplete line or a line that is not a row."""
     try:
         return str(json.loads(line)["stage"]) if line.endswith("\n") else None
     except (ValueError, TypeError, KeyError):

@@ -1,4 +1,4 @@
-"""How a stage is trained: its budget, batch size, optimiser and learning rate over time."""
+"""How a stage is trained: its budget, batch size, optimiser and learning rate schedule."""
 
 import math
 from collections.abc import Callable
@@ -10,86 +10,88 @@ from torch import Tensor, nn
 
 from ladle.config import Config
 
-# What one may change between two runs of one training: it does not touch the weights.
+# Settings that may change between two runs of one training, because they do not affect the weights.
 FREE_SETTINGS = {"save_every_seconds", "validate_every", "sample_every", "trackers"}
 MUON_SCALE = 5.0  # Muon's learning rate, in multiples of `lr` (benchmarks/LOG.md)
 
 
 class OptimiserConfig(Config):
-    """How steps are made. What is not given here is as suits the stage (`ladle.training.plan.STAGE_DEFAULTS`)."""
+    """How optimiser steps are made. Settings without a value depend on the stage
+    (`ladle.training.plan.STAGE_DEFAULTS`)."""
 
     optimizer: Literal["adamw", "muon"] | None = None
-    """`muon`: the matrices of repeated blocks by Muon (arXiv 2502.16982), all other parameters by AdamW."""
+    """`adamw`: AdamW for all parameters. `muon`: Muon (arXiv 2502.16982) for the matrices of repeated blocks, AdamW for
+    all other parameters."""
     lr: float | None = Field(None, gt=0)
-    """Learning rate; Muon's is five times this."""
+    """Learning rate of AdamW. Muon's is five times as high."""
     lr_schedule: Literal["cosine", "linear", "constant", "trapezoid"] = "trapezoid"
-    """How the learning rate falls."""
+    """Shape in which the learning rate falls."""
     warmup: float = Field(0.03, ge=0)
-    """Linear warm-up of the learning rate: a share of the budget if under 1, otherwise a number of steps."""
+    """Linear warm-up of the learning rate: below 1 it is a share of the budget, from 1 it is a number of steps."""
     cooldown: float | None = Field(None, gt=0, le=1)
-    """The share of the budget, at its end, over which `trapezoid` comes down to 0."""
+    """The last share of the budget, in which `trapezoid` falls to 0."""
     weight_decay: float = Field(0.05, ge=0)
-    """Of matrices; vectors (biases, gains) are not decayed."""
+    """Weight decay of matrices. Vectors (biases, gains) have none."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's decay rates of the two moments."""
     grad_clip: float = Field(1.0, ge=0)
-    """The largest norm of the gradient; 0 is off."""
+    """The largest norm of the gradient. 0 turns clipping off."""
     ema_decay: float = Field(0.999, ge=0, lt=1)
-    """Decay of the averaged weights, which are the result."""
+    """Decay rate of the averaged weights, which are the result of the training."""
     max_tokens: int | None = Field(None, ge=1)
-    """Size of a batch, in tokens with padding."""
+    """Size of a batch in tokens, padding included."""
     max_rows: int | None = Field(None, ge=1)
-    """The most texts of a batch, however short."""
+    """Largest number of texts in a batch."""
     gradient_accumulation: int = Field(1, ge=1)
-    """Batches to a step."""
+    """Number of batches in each optimiser step."""
 
     @field_validator("betas")
     @classmethod
     def _betas_in_range(cls, betas: tuple[float, float]) -> tuple[float, float]:
         if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError("both must be at least 0 and under 1")
+            raise ValueError("both values must be at least 0 and below 1")
         return betas
 
 
 class TrainingConfig(OptimiserConfig):
-    """Everything that the loop needs to know of one training."""
+    """All settings of the loop for one training."""
 
     steps: int | None = Field(None, ge=1)
-    """The budget in optimiser steps, or"""
+    """The budget in optimiser steps. Give either steps or minutes."""
     minutes: float | None = Field(None, gt=0, validate_default=True)
-    """in minutes of this loop (with its validations and samples), over all runs together. Exactly one of the two."""
+    """The budget in minutes of this loop (with its validations and samples), over all runs together."""
     lr: float = Field(5e-4, gt=0)
     optimizer: Literal["adamw", "muon"] = "adamw"
     cooldown: float = Field(0.2, gt=0, le=1)
     max_tokens: int = Field(4096, ge=1)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the products of matrices (weights stay float32). `auto`: bf16 where the processor has units for it."""
+    """Precision of matrix products (weights stay float32). `auto`: bf16 if the processor computes it fast."""
     save_every_seconds: float = Field(45, ge=0)
-    """Time between two saved states."""
+    """Seconds between two saved states."""
     validate_every: float = Field(0.1, ge=0)
-    """A share of the budget if at most 1, otherwise seconds; 0: only at the end."""
+    """Time between two validations: up to 1 a share of the budget, above 1 seconds. 0: validate only at the end."""
     sample_every: float = Field(0.1, ge=0)
-    """As `validate_every`."""
+    """Time between two sets of samples, as for `validate_every`."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """Of everything random."""
+    """Random seed of the training."""
     trackers: tuple[str, ...] = ()
-    """What is told what metrics.jsonl is told: `tensorboard`, `wandb` and others, as accelerate names them."""
+    """Trackers that also get the rows of metrics.jsonl: `tensorboard`, `wandb` and others, by accelerate's names."""
     keep_best: str | None = None
-    """A validation metric: the result is the averaged weights with its lowest value, in place of the last ones."""
+    """A validation metric. The result is the averaged weights with its lowest value, instead of the last ones."""
     patience: int | None = Field(None, ge=1)
-    """With `keep_best`: end after so many validations in a row without a new lowest value."""
+    """With `keep_best`: end after this number of validations in a row without a new lowest value."""
 
     @field_validator("patience")
     @classmethod
     def _patience_for_something(cls, patience: int | None, info: ValidationInfo) -> int | None:
         if patience is not None and info.data.get("keep_best") is None:
-            raise ValueError("it needs keep_best: the validation metric to be patient about")
+            raise ValueError("patience needs keep_best, the name of a validation metric")
         return patience
 
     @field_validator("minutes")
     @classmethod
     def _one_budget(cls, minutes: float | None, info: ValidationInfo) -> float | None:
-        steps = info.data.get("steps", 0)  # absent: said to be wrong already
+        steps = info.data.get("steps", 0)  # absent: its own error is reported
         if steps != 0 and (minutes is None) == (steps is None):
             raise ValueError("give either steps or minutes, " + ("one of them" if minutes is None else "not both"))
         return minutes
@@ -104,14 +106,14 @@ LR_SCHEDULES: dict[str, Callable[[float, float], float]] = {  # of the share use
 
 
 def lr_factor(config: TrainingConfig, step: int, share: float) -> float:
-    """What `config.lr` is multiplied by at a step, `share` of the budget being used up: warm-up times schedule."""
+    """The factor of `config.lr` at a step, when `share` of the budget is used up: warm-up times schedule."""
     used, whole = (step + 1, config.warmup) if config.warmup >= 1 else (share, config.warmup)
     ramp = min(1.0, used / whole) if whole else 1.0
     return ramp * LR_SCHEDULES[config.lr_schedule](min(share, 1.0), config.cooldown)
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether `precision` (auto, bf16, fp32) means bf16 products here; auto: where they are fast, not only possible."""
+    """Whether `precision` (auto, bf16, fp32) means bf16 products here. auto: bf16 if it is fast, not only possible."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
@@ -144,10 +146,10 @@ def build_optimizer(module: nn.Module, config: TrainingConfig) -> torch.optim.Op
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
-    """The trained weights of linear layers (also GPT-2's own kind) inside lists of blocks: neither embeddings nor the
-    first and last maps.
+    """The trained weights of linear layers (also of GPT-2's kind) inside lists of blocks. Embeddings and the first and
+    last maps are not among them.
 
-    Muon makes the update of a matrix orthogonal, which suits maps between hidden states, not tables or outputs.
+    Muon makes the update of a matrix orthogonal. That suits maps between hidden states, but not tables or outputs.
     """
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
     parts = [part for blocks in lists for part in blocks.modules() if not isinstance(part, nn.Embedding)]
@@ -156,12 +158,12 @@ def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """torch's Muon for `matrices`, each [out, in], and `adamw` for the others (None when there are none), saved and
-    restored as one optimiser. lr, weight_decay: Muon's; its updates are scaled to the size of AdamW's.
+    """torch's Muon for `matrices`, each [out, in], and `adamw` for all other parameters (None if there are none). Both
+    are saved and restored as one optimiser. lr, weight_decay: of Muon, whose updates are scaled to the size of AdamW's.
     """
 
     found_inf: Tensor | None = None
-    """A scalar, 1 for a step that must do nothing."""
+    """A scalar: 1 if the step must change nothing."""
 
     def __init__(
         self, matrices: list[nn.Parameter], lr: float, weight_decay: float, adamw: torch.optim.AdamW | None
@@ -182,7 +184,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             muon.step()
 
     def _share(self) -> None:
-        """Let the parts work on this optimiser's groups and state, so that there is one of each."""
+        """Let both parts use this optimiser's groups and state, so that nothing is stored twice."""
         groups = list(self.param_groups)
         for part in self.parts:
             count = len(part.param_groups)

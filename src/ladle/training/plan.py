@@ -1,7 +1,6 @@
-"""From a recipe and its rows to a plan: what the training begins with, which conditions there are, which stages run
-how.
+"""Makes a plan from a recipe and its rows: where the training starts, which conditions there are, which stages run.
 
-Everything here is decided before any training. The plan is what the run folder's recipe.toml describes.
+The plan is made before any training. The run folder's recipe.toml describes it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,10 +38,10 @@ STAGE_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
 class Plan:
     """What a training will do.
 
-    recipe: the one that was given, with the start and the sizes that hold. start: the model to begin with. condition:
-    labels and source as the data have them. stages: the settings of each stage that runs, in order. measures_shift:
-    whether the shift of the noise schedule is measured on the latents, because neither the recipe nor a trained
-    denoiser says it. with_diffusion: whether there is a diffusion model in the end. notes: lines for the user.
+    recipe: the given recipe, with the final start and sizes. start: the model to start from. condition: labels and
+    source of the data. stages: the settings of each stage that runs, in order. measures_shift: whether the shift of the
+    noise schedule is measured on the latents, because neither the recipe nor a trained denoiser gives it.
+    with_diffusion: whether the result has a diffusion model. notes: messages for the user.
     """
 
     recipe: Recipe
@@ -55,10 +54,10 @@ class Plan:
 
 
 def make_plan(recipe: Recipe, splits: Splits, last_stage: str = STAGES[-1]) -> Plan:
-    """Decide what is done. `last_stage`: the stages after it do not run.
+    """Make the plan. `last_stage`: the stages after it do not run.
 
     Raises:
-        UserError: no such model to begin with, more labels than a model can have.
+        UserError: no such model to start from, more labels than a model can have.
     """
     start = choose_start(recipe, splits.train)
     resolved = recipe.model_copy(update={"start": start.name, "own_vocabulary": start.own_vocabulary})
@@ -66,7 +65,7 @@ def make_plan(recipe: Recipe, splits: Splits, last_stage: str = STAGES[-1]) -> P
     if start.keeps_autoencoder:
         resolved = resolved.model_copy(update={"autoencoder": start.autoencoder.config})
         if "autoencoder" in recipe.model_fields_set and recipe.autoencoder != start.autoencoder.config:
-            notes.append(f"the autoencoder of '{start.name}' stays as it is: [autoencoder] of the recipe is not read")
+            notes.append(f"the autoencoder of '{start.name}' is not changed; the recipe's [autoencoder] is not used")
     wanted = STAGES[: STAGES.index(last_stage) + 1]
     with_diffusion = "diffusion" in wanted
     condition, found = _condition(resolved, splits.train) if with_diffusion else (ConditionConfig(), [])
@@ -76,13 +75,13 @@ def make_plan(recipe: Recipe, splits: Splits, last_stage: str = STAGES[-1]) -> P
 
 
 def in_steps(recipe: Recipe) -> bool:
-    """Whether the budget is in steps, so that the training comes out the same on a slower machine."""
+    """Whether the budget is in steps, so that the result is the same on a slower machine."""
     return recipe.training.steps is not None
 
 
 def stage_settings(training: TrainingPlanConfig, name: str, *, from_nothing: bool, **budget: Any) -> TrainingConfig:
-    """Everything that the loop needs for one stage: the stage's own settings, over those of all stages, over what suits
-    such a stage. from_nothing: whether the stage's module begins from random weights. budget: `steps` or `minutes`."""
+    """All settings of the loop for one stage: the stage's own settings, else those of all stages, else the stage's
+    defaults. from_nothing: whether the stage's module starts from random weights. budget: `steps` or `minutes`."""
     plan: StageTraining = getattr(training, name)
     given = {key: value for key, value in training.optimiser.model_dump().items() if value is not None} | plan.optimiser
     kind = name
@@ -100,7 +99,7 @@ COMMON = (TrainingPlanConfig.model_fields.keys() & TrainingConfig.model_fields.k
 
 
 def _stages(recipe: Recipe, start: Start, wanted: Sequence[str]) -> dict[str, TrainingConfig]:
-    """Settings of the stages whose budget is not 0. Budgets are of all stages, also of those that do not run now."""
+    """Settings of the stages whose budget is not 0. The budget is divided among all stages, even those not run now."""
     training = recipe.training
     known = [name for name in STAGES if not (name == "autoencoder" and start.keeps_autoencoder)]
     given = {name: getattr(training, name).share for name in known}
@@ -125,12 +124,12 @@ def _gives_shift(recipe: Recipe) -> bool:
 
 
 def _condition(recipe: Recipe, rows: Sequence[Row]) -> tuple[ConditionConfig, list[str]]:
-    """Labels and source as the data have them, and lines that say which."""
+    """Labels and source of the data, and notes on them."""
     labels, notes = sorted({row["label"] for row in rows if "label" in row}), []
     if len(labels) > MAX_LABELS:
         raise UserError(
-            f"the label column has {len(labels):,} different values, {MAX_LABELS} are allowed: name another "
-            'column with --label, or leave it out with --label ""'
+            f"the label column has {len(labels):,} different values; at most {MAX_LABELS} are allowed; name another "
+            'column with --label, or use no labels with --label ""'
         )
     if labels:
         notes.append(f"{len(labels)} labels: {', '.join(labels[:8])}{' ...' if len(labels) > 8 else ''}")

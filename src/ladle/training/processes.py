@@ -1,7 +1,7 @@
-"""One training in several processes (torchrun): who does what, and what they agree on.
+"""One training in several processes (torchrun): which process does what, and how they agree.
 
-Every process holds the whole model and the whole data. Of the batches of a step each takes its own; gradients are
-averaged (DistributedDataParallel), so that all weights stay equal. The first process alone writes files and speaks.
+Every process holds the whole model and all data. Each takes its own batches of a step. Gradients are averaged
+(DistributedDataParallel), so that all weights stay equal. Only the first process writes files and messages.
 """
 
 import os
@@ -22,20 +22,20 @@ def is_main() -> bool:
 
 
 def main_first() -> AbstractContextManager[None]:
-    """The first process runs the block before the others do: it writes what they then read."""
+    """The first process runs the block before the other processes, which then read what it wrote."""
     return set_up().main_process_first() if several() else nullcontext()
 
 
 def set_up() -> Any:
-    """Accelerate's state of this process. Each of several processes gets its own GPU, where there are any."""
+    """Accelerate's state of this process. Each of several processes gets its own GPU if there are GPUs."""
     from accelerate import PartialState
 
-    # (Left to itself it takes several processes without a GPU for single ones.)
+    # (By default accelerate takes several processes without a GPU for single ones.)
     return PartialState(cpu=not torch.cuda.is_available())
 
 
 class Processes:
-    """How many processes there are, which this one is, and what they tell each other."""
+    """The number of processes, the rank of this one, and their communication."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -55,7 +55,7 @@ class Processes:
         return flag
 
     def any(self, flag: bool) -> bool:
-        """Whether it is so in any process."""
+        """Whether `flag` is true in any process."""
         if self.count == 1:
             return flag
         return bool(self.worst(torch.tensor(float(flag), device=self.device)))
@@ -69,7 +69,7 @@ class Processes:
         return box[0]
 
     def together(self, values: dict[str, list[float]]) -> dict[str, list[float]]:
-        """Lists of numbers by name, those of all processes in one."""
+        """Lists of numbers by name, joined over all processes."""
         if self.count == 1:
             return values
         parts: list[Any] = [None] * self.count

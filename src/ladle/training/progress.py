@@ -1,6 +1,6 @@
-"""What a training shows while it goes: a bar or a line a minute, metrics, samples, warnings when those collapse.
+"""The display of a running training: a bar or a line per minute, and warnings when samples collapse.
 
-Data go to files (`metrics.jsonl`, `samples/`), words to standard error.
+Data go to files (`metrics.jsonl`, `samples/`), messages to standard error.
 """
 
 import sys
@@ -23,7 +23,7 @@ def say(line: str) -> None:
 
 
 class Progress:
-    """A bar with the time left on a terminal, otherwise a line a minute through `log`.
+    """A bar with the time left on a terminal, otherwise a line per minute through `log`.
 
     share: what is already done, in [0, 1] (more than 0 after a resume). stream: where the bar is drawn; standard error
     by default.
@@ -64,8 +64,8 @@ class Progress:
 def sample_statistics(texts: Sequence[str]) -> dict[str, float]:
     """How far samples have collapsed, as shares in [0, 1]; {} for no samples.
 
-    `empty`: texts without a character but spaces. `distinct`: different texts among all. `most_common`: share of the
-    most frequent text that is not empty. `repetition`: share of a text that its most frequent word makes up, as a
+    `empty`: texts with nothing but spaces. `distinct`: different texts among all. `most_common`: share of the most
+    frequent text that is not empty. `repetition`: share of a text's words that are its most frequent word, as a
     mean over the texts long enough to tell (four words, or eight characters where words are not spaced); 0 if none.
     """
     if not texts:
@@ -83,7 +83,7 @@ def sample_statistics(texts: Sequence[str]) -> dict[str, float]:
 
 
 def collapse_warnings(texts: Sequence[str]) -> list[str]:
-    """One line for each way in which the samples have collapsed; none when they look alive.
+    """One line for each way in which the samples have collapsed; none if they have not.
 
     The limits: over 20 % empty, under 50 % distinct, one text more than twice and over 20 % of all, and repetition
     (see `sample_statistics`) over 60 %.

@@ -27,20 +27,20 @@ HUB_KEYS = ("id", "subset", "text", "label", "source")
 
 
 class StageTraining(Config):
-    """What every stage has."""
+    """Settings that every stage has."""
 
     share: float | None = Field(None, ge=0)
-    """The stage's part of the budget, relative to the shares of the other stages; 0 leaves the stage out. By default
-    0.4, 0.6, 0 and 0.4 for autoencoder, diffusion, joint and decoder. Where the training begins from a trained
-    model, 0.12 for the autoencoder, which then has only its vocabulary to learn, and 0.18 for the decoder."""
+    """The stage's part of the budget, relative to the shares of the other stages. 0 skips the stage. The defaults for
+    autoencoder, diffusion, joint and decoder are 0.4, 0.6, 0 and 0.4. If the training starts from a trained model, they
+    are 0.12 for the autoencoder, which then learns only a new vocabulary, and 0.18 for the decoder."""
     optimiser: dict[str, Any] = {}
-    """Settings of `training.optimiser` that are others in this stage."""
+    """Settings that replace those of `training.optimiser` in this stage."""
 
     @field_validator("optimiser")
     @classmethod
     def _known(cls, given: dict[str, Any]) -> dict[str, Any]:
         for name in given.keys() - OptimiserConfig.model_fields.keys():
-            raise ValueError(f"unknown key '{name}', {nearest(name, list(OptimiserConfig.model_fields))}")
+            raise ValueError(f"unknown key '{name}': {nearest(name, list(OptimiserConfig.model_fields))}")
         OptimiserConfig.model_validate(given)
         return given
 
@@ -54,51 +54,49 @@ class DiffusionTraining(StageTraining, DenoisingConfig):
 
 
 class JointTraining(StageTraining, JointConfig):
-    """Stage `joint`, in place of the diffusion stage or after it: autoencoder and denoiser in one optimisation, by the
+    """Stage `joint`, instead of the diffusion stage or after it: trains autoencoder and denoiser together. It uses the
     settings of both stages and those here."""
 
 
 class DecoderTraining(StageTraining):
-    """Stage `decoder`: the decoder learns to read the prior's estimates. The stage is a short fine-tuning. It overfits
-    small sets long before the denoiser does, so the weights with the lowest held-out loss are kept."""
+    """Stage `decoder`: a short fine-tuning in which the decoder learns to read the denoiser's estimates. On small data
+    sets the decoder overfits long before the denoiser does, so the weights with the lowest held-out loss are kept."""
 
     times: tuple[float, float] = (0.4, 0.8)
-    """The lowest and the highest diffusion time of the estimates; the stop times of `sampling` should be between them.
-    """
+    """The lowest and the highest diffusion time of the estimates. Stop times of `sampling` should be between them."""
     patience: int = Field(2, ge=1)
-    """The stage ends after so many validations in a row without a lower loss."""
+    """The stage ends after this number of validations in a row without a lower loss."""
 
     @field_validator("times")
     @classmethod
     def _rising(cls, times: tuple[float, float]) -> tuple[float, float]:
         if not 0 <= times[0] <= times[1] <= 1:
-            raise ValueError("two diffusion times are needed, 0 <= first <= second <= 1")
+            raise ValueError("give two diffusion times with 0 <= first <= second <= 1")
         return times
 
 
 class TrainingPlanConfig(Config):
-    """The budget of all stages together, and what they have in common."""
+    """The budget of all stages together, and the settings that they share."""
 
     minutes: float | None = Field(None, gt=0)
-    """Time for all stages together; 15 where neither minutes nor steps are given."""
+    """Minutes for all stages together. 15 if neither minutes nor steps are given."""
     steps: int | None = Field(None, gt=0)
-    """Optimiser steps of all stages together, in place of minutes."""
+    """Optimiser steps for all stages together, instead of minutes."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """Seed of everything random in the training."""
+    """Random seed of the training."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the products of matrices (weights stay float32). `auto`: bf16 where the processor has units for it."""
+    """Precision of matrix products (weights stay float32). `auto`: bf16 if the processor computes it fast."""
     backbone: Trained = "none"
-    """What of a pre-trained backbone is trained: `none`, its `decoder`, or `all`. One from nothing is always trained.
-    """
+    """The trained part of a pre-trained backbone: `none`, its `decoder`, or `all`. A new backbone is always trained."""
     save_every_seconds: float = Field(45, ge=0)
-    """Time between two saved states of an unfinished training."""
+    """Seconds between two saved states of an unfinished training."""
     validate_every: float = Field(0.2, ge=0)
-    """How often held-out rows are looked at: a share of a stage's budget if at most 1, otherwise seconds; 0: only at
-    the end."""
+    """Time between two validations: up to 1 it is a share of the stage's budget, above 1 it is in seconds. 0: validate
+    only at the end."""
     sample_every: float = Field(0.25, ge=0)
-    """How often samples are written; as `validate_every`."""
+    """Time between two sets of written samples, as for `validate_every`."""
     trackers: tuple[str, ...] = ()
-    """What is told what metrics.jsonl is told: `tensorboard`, `wandb` and others, as accelerate names them."""
+    """Trackers that also get the rows of metrics.jsonl: `tensorboard`, `wandb` and others, by accelerate's names."""
     optimiser: OptimiserConfig = OptimiserConfig()
     autoencoder: AutoencoderTraining = AutoencoderTraining()
     diffusion: DiffusionTraining = DiffusionTraining()
@@ -108,11 +106,12 @@ class TrainingPlanConfig(Config):
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
         if self.minutes is not None and self.steps is not None:
-            raise ValueError("give either training.minutes or training.steps, not both")
+            raise ValueError("training.minutes and training.steps are both given; give one of them")
         return self
 
 
-# How a model is sampled whose decoder has learnt the prior's estimates (benchmarks/LOG.md); others never stop early.
+# Sampling defaults of models whose decoder has learnt the denoiser's estimates (benchmarks/LOG.md); others never stop
+# early.
 SAMPLING = {
     "guidance_scale": 2.5, "conditional": {"stop_time": 0.6}, "unconditional": {"stop_time": 0.6}, "candidates": 4,
     "temperature": 0.8, "top_p": 0.9,
@@ -120,18 +119,18 @@ SAMPLING = {
 
 
 class Recipe(Config):
-    """One trained model. Which labels there are, and whether there are sources, is found in the data."""
+    """One trained model. Labels and sources are found in the data."""
 
     name: str = "model"
     """The model's name."""
     start: str = "auto"
-    """The model to begin with: a shipped name, a model folder, `nothing`, or `auto`: `prior-en`, with a vocabulary of
-    its own where there is much text, and nothing where `autoencoder` asks for other sizes than `prior-en` has. The
-    autoencoder of that model is used, and the denoiser where `diffusion` asks for one of the same sizes and
-    prediction. A recipe with a pre-trained backbone begins from nothing else."""
+    """The model from which the training starts: a shipped name, a model folder, `nothing` or `auto`. `auto` starts from
+    `prior-en`, with a new vocabulary if the data have much text, or from nothing if `autoencoder` differs in size from
+    `prior-en`. The start gives its autoencoder, and its denoiser if `diffusion` has the same sizes and prediction. A
+    recipe with a pre-trained backbone has no other start."""
     own_vocabulary: bool = False
-    """Whether the model to begin with gets a vocabulary from the data, and is trained on with it. Otherwise its
-    autoencoder stays as it is."""
+    """Whether the autoencoder of `start` gets a new vocabulary from the data and is trained with it. Otherwise that
+    autoencoder is not changed."""
     data: DataConfig = DataConfig()
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     source: SourceConfig = SourceConfig()
@@ -154,10 +153,9 @@ class Recipe(Config):
 
 
 def load_recipe(path: str | Path | None = None, data: str | None = None, sets: list[str] | None = None) -> Recipe:
-    """Read a recipe (the defaults when None), put `data` in place of its data and apply `sets`.
+    """Read a recipe (the defaults when None), replace its data by `data`, and apply `sets`.
 
-    path: a TOML file. data: a file or folder. sets: "key.key=value" items; values are TOML values, bare words are
-    strings.
+    path: a TOML file. data: a file or folder. sets: "key.key=value" items. Values are TOML; bare words are strings.
 
     Raises:
         UserError: no such file, not TOML, an unknown key (with the nearest valid one), a value out of range.
@@ -167,7 +165,7 @@ def load_recipe(path: str | Path | None = None, data: str | None = None, sets: l
         # Column names of a public set on the hub say nothing about the user's file.
         given = values.get("data", {})
         if not isinstance(given, dict):
-            raise UserError(f"{where}: data is {given!r}, it has to be a group of settings: [data]")
+            raise UserError(f"{where}: data is {given!r}; it must be a group of settings, [data]")
         dropped = HUB_KEYS if given.get("id") else ()
         values["data"] = {k: v for k, v in given.items() if k not in dropped} | {"path": data}
         values.setdefault("name", Path(data).name.split(".")[0] or "model")
@@ -177,8 +175,8 @@ def load_recipe(path: str | Path | None = None, data: str | None = None, sets: l
 
 
 def read_recipe(path: str | Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The settings of a recipe file, unchecked. `extends` in it names another, beside it: what that one says holds
-    where this one says nothing. `extending`: the files that extend this one.
+    """The settings of a recipe file, unchecked. Its key `extends` names another recipe, relative to this file, whose
+    settings apply unless this file changes them. `extending`: the files that extend this one.
 
     Raises:
         UserError: no such file, not TOML, recipes that extend each other in a circle.
@@ -189,11 +187,11 @@ def read_recipe(path: str | Path, extending: tuple[Path, ...] = ()) -> dict[str,
     if name is None:
         return values
     if not isinstance(name, str):
-        raise UserError(f"{path}: extends is {name!r}, it has to be the name of another recipe")
+        raise UserError(f"{path}: extends is {name!r}; it must be the name of another recipe")
     extending = (*extending, path.resolve())
     other = path.parent / name
     if other.resolve() in extending:
-        raise UserError(f"{path}: extends '{name}', which extends this one")
+        raise UserError(f"{path}: extends '{name}', which extends this recipe; remove one of the two")
     return merged(read_recipe(other, extending), values)
 
 
@@ -204,7 +202,7 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Nested settings as a recipe, with the defaults of `ladle train` for how its model is sampled.
+    """Make a recipe from nested settings, with the sampling defaults of `ladle train`.
 
     Raises:
         UserError: as `Recipe.parse`.
@@ -218,14 +216,14 @@ def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
 def _set(values: dict[str, Any], item: str) -> None:
     key, equals, text = item.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"--set {item}: give KEY=VALUE, as in training.minutes=60")
+        raise UserError(f"--set {item}: give KEY=VALUE, such as training.minutes=60")
     *parents, last = key.strip().split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise UserError(f"--set {item}: '{parent}' is a value, not a group of settings")
     if key.strip() in EXCLUSIVE:
-        values.pop(EXCLUSIVE[key.strip()], None)  # the budget given last, in place of the recipe's
+        values.pop(EXCLUSIVE[key.strip()], None)  # the budget given last replaces the recipe's
     try:
         values[last] = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

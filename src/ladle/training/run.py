@@ -1,5 +1,4 @@
-"""`ladle train`: a plan, then its stages one after another, resumed or skipped as the run folder says; then the
-model."""
+"""`ladle train`: makes a plan, runs its stages (or resumes or skips them, by the run folder), and writes the model."""
 
 import json
 import platform
@@ -49,32 +48,32 @@ from ladle.training.warm_start import start_from
 
 Store = tuple[VectorStore, ConditionStore]
 TOKENIZER_ROWS = 200_000
-MAX_VALID = 2000  # held-out rows that are looked at in training
+MAX_VALID = 2000  # held-out rows that a training uses
 
 
 def train(
     recipe: Recipe | None, output: str | Path, stage: str = "all", log: Log = say, *, data: Data | None = None
 ) -> Path:
-    """Train what `recipe` describes under `output`, and give the model folder, `output`/final. The same call goes on
-    where an interrupted one stopped.
+    """Train the model of `recipe` under `output`, and return the model folder, `output`/final. A repeated call
+    continues after an interruption.
 
         ladle.train(None, "runs/reviews", data=["A text.", "Another one."])
 
-    In several processes (torchrun) the first alone writes and speaks; `output` has to be a folder that all of them see.
+    Of several processes (torchrun) only the first writes files and messages. All of them must see the folder `output`.
 
     Args:
         recipe: from `load_recipe`; None for the defaults of `ladle train`.
         output: the run folder: recipe.toml, config.json, environment.json, metrics.jsonl, samples/, state/, final/.
-        stage: `all`, or `autoencoder`, `diffusion`, `joint`, `decoder`: train up to and with that one.
-        log: takes lines for the user.
-        data: rows in memory in place of the recipe's data: texts, dicts, a `datasets.Dataset`, or one of these for
-            each of train, valid and test.
+        stage: `all`, or the last stage to train: `autoencoder`, `diffusion`, `joint`, `decoder`.
+        log: receives messages for the user.
+        data: rows in memory, instead of the recipe's data: texts, dicts, a `datasets.Dataset`, or one of these for each
+            of train, valid and test.
 
     Raises:
         UserError: bad data, or a run folder of another recipe. LadleError: the folder cannot be written.
     """
     if stage not in ("all", *STAGES):
-        raise UserError(f"unknown stage '{stage}': allowed are all, {', '.join(STAGES)}")
+        raise UserError(f"unknown stage '{stage}'; allowed are all, {', '.join(STAGES)}")
     recipe = recipe or load_recipe()
     if several():
         set_up()
@@ -83,14 +82,14 @@ def train(
     log = log if is_main() else lambda line: None
     splits = load_splits(recipe.data, data)
     plan = make_plan(recipe, splits, STAGES[-1] if stage == "all" else stage)
-    counts = f"{len(splits.train):,} texts to train on, {len(splits.valid):,} held out"
+    counts = f"{len(splits.train):,} training texts, {len(splits.valid):,} held-out texts"
     for note in (*splits.notes, counts, *plan.notes):
         log(note)
     output = Path(output)
     if is_main():
         _describe(plan, output)
     assembly = Assembly(plan, splits, output, log)
-    assembly.reader  # noqa: B018 (a source's encoder that cannot be loaded is told before any training)
+    assembly.reader  # noqa: B018 (a source encoder that cannot be loaded is reported before any training)
     minutes: dict[str, float] = {}
     for name, settings in plan.stages.items():
         built = STAGE_BUILDERS[name](assembly, settings)
@@ -104,9 +103,9 @@ def train(
 
 
 class Assembly:
-    """What the stages of a plan train, each part made when it is first asked for and shared by the stages after it.
+    """The parts that the stages of a plan train. Each part is made when it is first used, and later stages share it.
 
-    The order matters: the diffusion model is made of the autoencoder as it is when stage `diffusion` begins.
+    The order matters: the diffusion model is made for the autoencoder as it is when stage `diffusion` begins.
     """
 
     def __init__(self, plan: Plan, splits: Splits, output: Path, log: Log):
@@ -118,7 +117,7 @@ class Assembly:
 
     @cached_property
     def autoencoder(self) -> TextAutoencoder:
-        """The start's own, or a new one; a new one that begins from a trained one has what of it fits."""
+        """The start's autoencoder, or a new one. A new one with a start copies the start's tensors that fit."""
         start, config = self.plan.start, self.recipe.autoencoder
         torch.manual_seed(self.training.seed)
         if start.keeps_autoencoder:
@@ -157,7 +156,7 @@ class Assembly:
 
     @cached_property
     def reader(self) -> SourceReader:
-        """What reads source texts."""
+        """The reader of source texts."""
         condition = self.plan.condition
         encoder = None
         if condition.source is not None and condition.source.encoder:
@@ -176,8 +175,8 @@ class Assembly:
 
     @cached_property
     def diffusion(self) -> LatentDiffusionModel:
-        """A new one over the latents of the finished autoencoder; it begins as the start's denoiser, where there is
-        one."""
+        """A new diffusion model for the latents of the finished autoencoder. It starts from the start's denoiser if
+        there is one."""
         autoencoder, plan = self.finished_autoencoder, self.plan
         config = self._diffusion_config()
         torch.manual_seed(self.training.seed)
@@ -189,12 +188,12 @@ class Assembly:
 
     @cached_property
     def denoising(self) -> DenoisingLoss:
-        """The diffusion model's loss, with what the stages learn about errors at each time."""
+        """The diffusion model's loss, with the record of errors at each time."""
         return DenoisingLoss(self.diffusion, self.training.diffusion).to(self.device)
 
     def _diffusion_config(self) -> DiffusionConfig:
-        """The recipe's, with the schedule's shift measured on these latents where the plan says so. (Measured once a
-        run: rounding must not stop the run from going on.)"""
+        """The recipe's config, with the schedule's shift measured on these latents if the plan says so. (The shift is
+        measured once per run: a rounding difference must not prevent the run from continuing.)"""
         config, path = self.recipe.diffusion, self.output / "state" / "shift.json"
         if not self.plan.measures_shift:
             return config
@@ -203,7 +202,7 @@ class Assembly:
                 texts = [row["text"] for row in self.splits.valid or self.splits.train]
                 shift, half = calibrated_shift(self.finished_autoencoder, texts) or (config.schedule.shift, None)
                 atomic_json(path, {"shift": shift, "half_log_snr": half})
-                why = "too little comes back to measure it" if half is None else f"half is lost at log-SNR {half:.1f}"
+                why = "too little is recovered to measure it" if half is None else f"half is lost at log-SNR {half:.1f}"
                 self.log(f"the noise schedule's shift is {shift:g}: {why}")
         shift = float(json.loads(path.read_text(encoding="utf-8"))["shift"])
         return config.model_copy(update={"schedule": config.schedule.model_copy(update={"shift": shift})})
@@ -212,18 +211,18 @@ class Assembly:
 
     @cached_property
     def rows_of(self) -> PerPortion[Row, Sequence[Row]]:
-        """The rows that the denoiser learns from, by epoch."""
+        """The denoiser's training rows, by epoch."""
         return PerPortion(self.splits.of_epoch, self._of_known_labels)
 
     @cached_property
     def valid_rows(self) -> Sequence[Row]:
-        """Held-out rows. (A rare label may be in held-out rows only; the model cannot know it.)"""
+        """Held-out rows with known labels. (A rare label may occur in held-out rows only.)"""
         return self._with_known_labels(self.splits.valid[:MAX_VALID]) or self.splits.train[:256]
 
     @cached_property
     def stores(self) -> tuple[PerPortion[Row, Store], Store]:
-        """Latents and conditions of the rows to train on, by epoch, and of those held out. `del` it where the encoder
-        has changed."""
+        """Latents and conditions of the training rows, by epoch, and of the held-out rows. `del` this property when the
+        encoder has changed."""
         self.log("encoding the texts into latents, once")
         autoencoder, reader = self.finished_autoencoder, self.reader
         bf16 = use_bf16(self.training.precision, self.device)
@@ -238,15 +237,15 @@ class Assembly:
         return [row for row in rows if row.get("label") in labels]
 
     def _of_known_labels(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """Of a portion the rows that the model can learn; it has the labels of the first one."""
+        """The rows of a portion whose labels the model knows: those of the first portion."""
         known = self._with_known_labels(rows)
         if not known:
             raise UserError(
-                "the labels of this portion of the rows are not among those of the first; shuffle the file, or give a "
+                "the first portion of the rows has none of the labels of this portion; shuffle the file, or give a "
                 "larger data.rows_in_memory"
             )
         if len(known) < len(rows):
-            self.log(f"warning: {len(rows) - len(known):,} rows left out, the first portion does not have their label")
+            self.log(f"warning: {len(rows) - len(known):,} rows left out: the first portion does not have their label")
         return known
 
 
@@ -268,7 +267,7 @@ def _diffusion_stage(assembly: Assembly, settings: TrainingConfig) -> Stage:
 def _joint_stage(assembly: Assembly, settings: TrainingConfig) -> Stage:
     denoising, training = assembly.denoising, assembly.training
     assembly.__dict__.pop("stores", None)  # the encoder changes now
-    # The normaliser is not fitted again afterwards: that would move the latents from where the denoiser knows them.
+    # The normaliser is not fitted again afterwards: that would move the latents that the denoiser has learnt.
     return JointStage(
         assembly.reader, denoising, assembly.rows_of, assembly.valid_rows, settings, training.joint,
         training.autoencoder, assembly.recipe.sampling,
@@ -306,7 +305,7 @@ def _model(assembly: Assembly, minutes: dict[str, float]) -> ModelParts:
     what = "rows at a time" if splits.portions else "rows"
     data = [{"name": source, what: len(splits.train), "held out": len(splits.valid)}]
     info = {"data": data, "start": assembly.plan.start.name, "minutes": minutes, **recipe.card}
-    # A decoder that has not learnt to read the prior's estimates is given none.
+    # A decoder that has not learnt to read the denoiser's estimates gets none.
     sampling = recipe.sampling if "decoder" in minutes else recipe.sampling.to_the_end()
     parts = ModelParts(recipe.name, assembly.finished_autoencoder, None, sampling, info)
     parts.source_encoder = assembly.reader.encoder
@@ -315,13 +314,12 @@ def _model(assembly: Assembly, minutes: dict[str, float]) -> ModelParts:
         parts.judge = fit_own(splits.train, splits.valid)  # which of several candidates has the label
     if parts.judge and parts.judge.real:
         real = parts.judge.real
-        assembly.log(f"words tell the label of {real['value']:.1%} of {real['n']:,} held-out texts")
+        assembly.log(f"the judge recognises the label of {real['value']:.1%} of {real['n']:,} held-out texts")
     return parts
 
 
 def _identity(assembly: Assembly, stage: str) -> dict[str, Any]:
-    """What else than its own settings a stage depends on: a state that was made with something else is not gone on
-    with."""
+    """The values, besides its own settings, that a stage depends on. A state with other values is not continued."""
     recipe, splits, training = assembly.recipe, assembly.splits, assembly.training
     identity: dict[str, Any] = {
         "start": recipe.start,
@@ -348,7 +346,7 @@ def _identity(assembly: Assembly, stage: str) -> dict[str, Any]:
 
 
 def _objective(stage: Config, objective: type[Config]) -> dict[str, Any]:
-    """What a stage is trained for, without its budget and its optimiser."""
+    """The settings of a stage's loss, without its budget and its optimiser."""
     return stage.model_dump(mode="json", include=set(objective.model_fields))
 
 

@@ -1,8 +1,8 @@
 """One training spread over its processes (FSDP, arXiv 2304.11277): weights, gradients, averages and moments.
 
-The network is one unit: it is gathered for a step, then each process keeps its part. So a parameter's 20 bytes (weight,
-gradient, average, AdamW's two moments) become 20 / P, and 8 more while a step or a validation runs. What is spread is a
-tensor of torch's kind `DTensor`; elsewhere the loop need not know.
+The network is one unit. It is gathered for a step, then each process keeps its part. So a parameter's 20 bytes (weight,
+gradient, average, AdamW's two moments) become 20 / P, plus 8 while a step or a validation runs. Spread tensors have
+torch's type `DTensor`. The rest of the loop does not depend on it.
 """
 
 import os
@@ -18,26 +18,26 @@ from ladle.training.processes import several
 
 
 def is_sharded() -> bool:
-    """Whether accelerate's configuration asks for it (`accelerate launch --use_fsdp`, or its `fsdp_config`)."""
+    """Whether accelerate's configuration asks for FSDP (`accelerate launch --use_fsdp`, or its `fsdp_config`)."""
     return several() and _says("ACCELERATE_USE_FSDP")
 
 
 def check_sharding() -> None:
-    """Read what else accelerate's configuration says of FSDP, before any weight is loaded.
+    """Check accelerate's other FSDP settings before any weight is loaded.
 
     Raises:
-        UserError: weights are to wait in the processor's memory.
+        UserError: the settings would offload weights to the CPU's memory.
     """
     if not is_sharded():
         return
     if _says("FSDP_OFFLOAD_PARAMS"):
-        raise UserError("fsdp_offload_params: Ladle keeps each part on its GPU; set it to false, or take more GPUs")
+        raise UserError("fsdp_offload_params: Ladle keeps weights on GPUs; set it to false, or use more GPUs")
     # Where this is true, transformers leaves the weights of all processes but the first as they were in memory.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
 def shard(objective: nn.Module, device: torch.device) -> nn.Module:
-    """Spread a module's parameters, as the first process has them, over all processes. Its `forward` gathers them."""
+    """Spread a module's parameters, taken from the first process, over all processes. Its `forward` gathers them."""
     from torch.distributed.fsdp import fully_shard
 
     objective.to(device)
@@ -49,7 +49,7 @@ def shard(objective: nn.Module, device: torch.device) -> nn.Module:
 
 @contextmanager
 def gathered(objective: nn.Module) -> Iterator[None]:
-    """Within the block a module that was given to `shard` has its whole parameters; others always have."""
+    """Within the block a module that was given to `shard` has its whole parameters. Other modules always have them."""
     unit: Any = objective
     if not hasattr(unit, "unshard"):
         yield
@@ -74,13 +74,13 @@ def dissolve(module: nn.Module) -> None:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor. Of one that is spread all processes have to ask together."""
+    """The whole tensor. For a spread tensor all processes must call this together."""
     spread: Any = tensor
     return spread.full_tensor() if _is_spread(tensor) else tensor
 
 
 def like(tensor: Tensor, target: Any) -> Tensor:
-    """A whole tensor, spread as `target` is, if it is; each process takes its part of what it was given."""
+    """A whole tensor, spread as `target` if that is spread. Each process takes its part of the given tensor."""
     if not _is_spread(target) or _is_spread(tensor):
         return tensor
     from torch.distributed.tensor import distribute_tensor
@@ -90,9 +90,9 @@ def like(tensor: Tensor, target: Any) -> Tensor:
 
 
 def touch(loss: Tensor, module: nn.Module) -> Tensor:
-    """The same loss, with a gradient (of 0, if no other) for each parameter: processes that drop different parts of the
-    condition at random still have the same gradients to average. (So what no process uses in a step moves on by its
-    momentum, where in an unsharded training it stays.)"""
+    """The same loss, with a gradient (at least 0) for each parameter. So processes that drop different conditions at
+    random still have the same gradients to average. (A parameter that no process uses in a step still moves by its
+    momentum; in an unsharded training it does not.)"""
     for parameter in module.parameters():
         if parameter.requires_grad:
             loss = loss + 0.0 * parameter.flatten()[0]

@@ -1,4 +1,4 @@
-"""A denoiser of a few minutes, by which `ladle inspect --health` sees how easily latents are learnt."""
+"""Trains a denoiser for a few minutes. `ladle inspect --health` uses it to test how easily latents are learnt."""
 
 import tempfile
 from pathlib import Path
@@ -24,10 +24,10 @@ from ladle.training.stages.diffusion import DiffusionStage
 def fit_small_denoiser(
     autoencoder: TextAutoencoder, known: VectorStore, held_out: VectorStore, minutes: float, seed: int, log: Log
 ) -> LatentDiffusionModel:
-    """Train an unconditional denoiser of the default settings, small enough to be worth its minutes.
+    """Train an unconditional denoiser with the default settings, small enough for a training of minutes.
 
-    It learns from the latents `known`, and its loss is told on those `held_out`; both are of `autoencoder`. Gives the
-    trained model, in eval mode.
+    It learns from the latents `known`, and its loss is measured on the latents `held_out`; both come from
+    `autoencoder`. Returns the trained model, in eval mode.
     """
     config = DiffusionConfig.model_validate({"denoiser": {"width": 256, "num_layers": 4, "num_skips": 1}})
     condition = ConditionConfig()

@@ -1,10 +1,10 @@
-"""Run state: everything a killed training needs in order to go on as if nothing had happened.
+"""Run state: everything that a killed training needs to continue as if it had not been interrupted.
 
-`state/<stage>/` holds, while a stage trains, `model.safetensors` (trained parameters and buffers), `ema.safetensors`,
-`optimizer.safetensors`, with `keep_best` also `best.safetensors`, and `state.json` (position, what the run was started
-with); once it is done, `ema.safetensors` and `state.json` only. Random generators are not in it, since each batch has a
-seed of its own; nor frozen parameters, which come from where they came from at the start. Nothing is pickled. The
-folder is replaced as a whole (`files.atomic_folder`).
+While a stage trains, `state/<stage>/` holds `model.safetensors` (trained parameters and buffers), `ema.safetensors`,
+`optimizer.safetensors`, with `keep_best` also `best.safetensors`, and `state.json` (position, settings of the run).
+When the stage is done, it holds only `ema.safetensors` and `state.json`. Random generators are not saved, because each
+batch has its own seed. Frozen parameters are not saved, because they are loaded as at the start. Nothing is pickled.
+The folder is replaced as a whole (`storage.writing.atomic_folder`).
 """
 
 import hashlib
@@ -34,7 +34,7 @@ Tensors = dict[str, Tensor]
 
 @dataclass
 class Position:
-    """Where a training stands, in optimiser steps and in the data."""
+    """The position of a training, in optimiser steps and in the data."""
 
     step: int = 0
     epoch: int = 0
@@ -53,8 +53,8 @@ class Position:
 class StateFolder:
     """The state of one stage of one run, in `path`: `run/state/<stage>`.
 
-    identity: what the run is defined by (settings, data, model), JSON values, nested as one likes. A state that was
-    made with another identity is refused. defaults: of what an earlier version did not know (see `check_identity`).
+    identity: the values that define the run (settings, data, model): JSON values, possibly nested. A state with another
+    identity is refused. defaults: of settings that earlier versions did not have (see `check_identity`).
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
@@ -65,7 +65,7 @@ class StateFolder:
     def save(
         self, position: Position, module: nn.Module, optimizer: Optimizer, ema: EMA, best: Tensors | None = None
     ) -> None:
-        """Replace the state by the present one. `best`: the averages and buffers of `position.best`.
+        """Save the present state in place of the earlier one. `best`: the averages and buffers of `position.best`.
 
         Raises:
             LadleError: full disk or no permission; the earlier state is intact.
@@ -93,7 +93,7 @@ class StateFolder:
             return Position(**values["position"])
 
     def best(self) -> Tensors | None:
-        """What was given to `save` as the best; None where there is none.
+        """The tensors that `save` got as `best`; None if there are none.
 
         Raises:
             LadleError: the state is damaged.
@@ -111,7 +111,7 @@ class StateFolder:
         self._write({"done": True, "position": asdict(position), "metrics": dict(metrics)}, tensors)
 
     def finished(self, module: nn.Module) -> tuple[Position, dict[str, float]] | None:
-        """If the stage is done, put its averaged weights into the module and return where it ended and its metrics.
+        """If the stage is done, put its averaged weights into the module. Returns its last position and its metrics.
 
         Raises:
             UserError, LadleError: as `restore`.
@@ -124,7 +124,7 @@ class StateFolder:
             return Position(**values["position"]), dict(values["metrics"])
 
     def _write(self, values: dict[str, Any], tensors: dict[str, Tensors]) -> None:
-        if not self.writes:  # still all processes have to ask for a whole tensor together
+        if not self.writes:  # (all processes must take part to make a whole tensor)
             for tensor in (tensor for group in tensors.values() for tensor in group.values()):
                 whole(tensor.detach())
             return
@@ -139,7 +139,7 @@ class StateFolder:
         except UserError:
             raise
         except LadleError as error:
-            raise LadleError(f"{error}; the state saved before is intact: make room, run the same command") from error
+            raise LadleError(f"{error}; the earlier state is intact: free disk space, run the same command") from error
 
     def _read(self) -> dict[str, Any] | None:
         recover_folder(self.path)
@@ -149,7 +149,7 @@ class StateFolder:
             values = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
             found, stored = values["format"], values["identity"]
         if found != FORMAT:
-            raise UserError(f"{self.path} has state format {found}, this version reads {FORMAT}; give another --output")
+            raise UserError(f"{self.path} has state format {found}; this ladle reads {FORMAT}; give another --output")
         check_identity(self.path, stored, self.identity, self.defaults)
         return values
 
@@ -166,18 +166,18 @@ class StateFolder:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise LadleError(
                 f"the training state in {self.path} is damaged ({reason}); "
-                "delete that folder to train this stage anew, or give another --output"
+                "delete that folder to train this stage again, or give another --output"
             ) from error
 
 
 def check_identity(
     path: Path, stored: Mapping[str, Any], given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> None:
-    """Compare what a state was made with and what is asked for now. What `stored` lacks, because an earlier version
-    had no such setting, may have its value of `defaults`.
+    """Compare the stored identity of a state with the given one. A setting that `stored` lacks, because an earlier
+    version did not have it, counts as having its value in `defaults`.
 
     Raises:
-        UserError: they differ; names the first key with both values, and the other keys.
+        UserError: the two differ. The message has the first key with both values, and the other keys.
     """
     old, new = flatten(stored), flatten(json.loads(json.dumps(given)))
     old = {key: value for key, value in flatten(defaults or {}).items() if key in new} | old
@@ -186,26 +186,26 @@ def check_identity(
         key = differing[0]
         others = f" (also different: {', '.join(differing[1:6])})" if differing[1:] else ""
         raise UserError(
-            f"{path} was started with {key} = {_short(old.get(key))}, now {_short(new.get(key))} is given{others}; "
-            "give the earlier values to go on with that run, or another --output to start a new one"
+            f"{path} was started with {key} = {_short(old.get(key))}, but now {_short(new.get(key))} is given{others}; "
+            "give the earlier values to continue that run, or another --output to start a new run"
         )
 
 
 def describe_module(module: nn.Module) -> dict[str, Any]:
-    """What tells one architecture from another: the number of trained parameters, a digest of names and shapes."""
+    """A fingerprint of an architecture: the number of trained parameters, and a digest of names and shapes."""
     shapes = [[name, list(tensor.shape)] for name, tensor in _live_tensors(module).items()]
     count = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return {"num_trained_parameters": count, "shapes": digest(shapes)}
 
 
 def digest(value: Any) -> str:
-    """A short fingerprint of a JSON-like value; arrays and tensors in it are read as lists."""
+    """A short fingerprint of a JSON-like value. Arrays and tensors in it count as lists."""
     text = json.dumps(value, default=lambda item: item.tolist() if hasattr(item, "tolist") else repr(item))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
-    """Nested mappings as one: what is in a group is named `group`, separator, `name`."""
+    """Nested mappings as one mapping, with keys `group`, separator, `name`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -240,7 +240,7 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def preserved_random(device: torch.device) -> Iterator[None]:
-    """Give Python's, NumPy's and torch's generators back after the block as they were before it."""
+    """Restore Python's, NumPy's and torch's generators after the block."""
     python, numpy, on_cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     accelerator = None if device.type == "cpu" else torch.get_device_module(device)
     on_device = None if accelerator is None else accelerator.get_rng_state()

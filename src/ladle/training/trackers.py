@@ -11,10 +11,10 @@ PACKAGES = {"comet_ml": "comet-ml"}  # where pip knows it by another name
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """See that each can be used, before the work begins.
+    """Check before the work begins that each tracker can be used.
 
     Raises:
-        UserError: an unknown name, or one whose package is not installed.
+        UserError: an unknown name, or a tracker whose package is not installed.
     """
     if not names:
         return
@@ -31,7 +31,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def start_trackers(names: Sequence[str], stage: str, run_dir: Path) -> list[Any]:
-    """Accelerate's trackers of these names, for project `ladle-STAGE`; files of theirs are under `run_dir`/trackers.
+    """Accelerate's trackers with these names, for project `ladle-STAGE`. Their files are under `run_dir`/trackers.
 
     Raises:
         UserError: as `check_trackers`.

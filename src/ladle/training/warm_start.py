@@ -1,4 +1,4 @@
-"""What a training begins with: nothing, or what of a trained model the recipe has a use for."""
+"""The start of a training: nothing, or those parts of a trained model that the recipe can use."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from ladle.storage.names import resolve_model
 from ladle.storage.parts import ModelParts
 from ladle.training.recipe import Recipe
 
-# What `start = "auto"` goes by, in texts to train on. Yelp sentences, benchmarks/LOG.md: with 50,000 characters what is
-# learnt from nothing repeats them by heart, where the prior does not; a vocabulary of their own was tried with 240,000.
+# `start = "auto"` decides by the characters of the training texts. Yelp sentences, benchmarks/LOG.md: with 50,000
+# characters a model from nothing memorises them, and `prior-en` does not; a new vocabulary was tried with 240,000.
 OWN_CHARACTERS = 150_000
 PRIOR = "prior-en"
 
 
 @dataclass(frozen=True)
 class Start:
-    """The model that a training begins with.
+    """The model that a training starts from.
 
-    name: as recipes give it; "nothing" where there is none. parts: the model; None where there is none. denoiser: the
-    model's denoiser, where the recipe has a use for it. own_vocabulary: the autoencoder gets a vocabulary from the
-    data. notes: lines for the user.
+    name: as in recipes; "nothing" if there is no model. parts: the model, or None. denoiser: the model's denoiser, if
+    the recipe can use it. own_vocabulary: whether the autoencoder gets a new vocabulary from the data. notes: messages
+    for the user.
     """
 
     name: str
@@ -37,18 +37,18 @@ class Start:
 
     @property
     def keeps_autoencoder(self) -> bool:
-        """Whether the model's autoencoder is used as it is."""
+        """Whether the model's autoencoder is used without changes."""
         return self.parts is not None and not self.own_vocabulary
 
     @property
     def autoencoder(self) -> TextAutoencoder:
-        """The model's autoencoder; there has to be a model."""
+        """The model's autoencoder. There must be a model."""
         assert self.parts is not None
         return self.parts.autoencoder
 
 
 def choose_start(recipe: Recipe, rows: Sequence[Row]) -> Start:
-    """Load the model that `recipe.start` names; of "auto" the one that suits the rows.
+    """Load the model that `recipe.start` names. For "auto" the rows decide.
 
     Raises:
         UserError: no such model, or a damaged folder.
@@ -60,19 +60,19 @@ def choose_start(recipe: Recipe, rows: Sequence[Row]) -> Start:
     if name == "auto":
         name, size = PRIOR, sum(len(row["text"]) for row in rows)
         if size < OWN_CHARACTERS:
-            notes.append(f"{size:,} characters are little to learn a language from: starting from '{PRIOR}'")
+            notes.append(f"{size:,} characters are too few to learn a language: starting from '{PRIOR}'")
         else:
             parts = load_parts(resolve_model(PRIOR))
             if refusal := cannot_transfer(parts.autoencoder, recipe.autoencoder):
                 return Start("nothing", notes=(f"starting from nothing, not from '{PRIOR}': {refusal}",))
             own_vocabulary = True
-            notes.append(f"{size:,} characters are enough for a vocabulary of their own")
+            notes.append(f"{size:,} characters are enough for a new vocabulary")
     parts = parts or load_parts(resolve_model(name))
     denoiser = parts.diffusion
     if denoiser is not None:
         wanted, own = recipe.diffusion, denoiser.config
         if (own.denoiser, own.prediction) != (wanted.denoiser, wanted.prediction):
-            notes.append(f"the denoiser of '{name}' has other sizes or another prediction: starting without it")
+            notes.append(f"the denoiser of '{name}' differs in sizes or prediction: starting without it")
             denoiser = None
     what = "autoencoder and the denoiser" if denoiser is not None else "autoencoder"
     notes.append(f"starting from the {what} of '{name}'")
@@ -81,9 +81,9 @@ def choose_start(recipe: Recipe, rows: Sequence[Row]) -> Start:
 
 @torch.no_grad()
 def start_from(prior: LatentDiffusionModel, diffusion: LatentDiffusionModel) -> None:
-    """Give `diffusion` the tensors of `prior`; those of its length model only if both have the same conditions.
-    A source, and having no label, begin by adding nothing, so that training starts from the prior's own estimates;
-    labels that it does not know begin apart, or short trainings hardly hear them (benchmarks/LOG.md)."""
+    """Copy the tensors of `prior` to `diffusion`; those of the length model only if both have the same conditions. A
+    source, and the absence of a label, add nothing at the start, so that training starts from the prior's estimates.
+    New labels start with different vectors, because short trainings would hardly learn them (benchmarks/LOG.md)."""
     old, new = prior.condition.config, diffusion.condition.config
     same_labels = old.labels == new.labels
     same_conditions = same_labels and (old.source is None) == (new.source is None)

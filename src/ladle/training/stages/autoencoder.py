@@ -20,8 +20,8 @@ from ladle.training.stages.diffusion import NUM_SAMPLES
 class AutoencoderStage:
     """Reconstruction from masked tokens and noised latents, by both decoders.
 
-    train: the rows of an epoch. objective: what for. with_sources: source texts are among the texts, each once, as the
-    denoiser reads them through what is trained here.
+    train: gives the rows of an epoch. objective: the loss. with_sources: train on source texts too, each once, because
+    the denoiser reads them through the modules trained here.
     """
 
     name = "autoencoder"

@@ -1,4 +1,4 @@
-"""What several stages share."""
+"""Functions that several stages share."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ def to_device(batch: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tenso
 
 
 def mean_metrics(count: int, size: int, metrics_of: Callable[[Tensor], Mapping[str, Any]]) -> dict[str, float]:
-    """Means over `count` held-out rows. `metrics_of` gives those of up to `size` rows [B] at a time."""
+    """Mean metrics over `count` held-out rows. `metrics_of` gives the metrics of up to `size` rows [B] at a time."""
     sums: dict[str, float] = {}
     for rows in torch.arange(count).split(size):
         for name, value in metrics_of(rows).items():

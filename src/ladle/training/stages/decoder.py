@@ -1,4 +1,4 @@
-"""Stage `decoder`: the way back from latents that are as wrong as the prior's; encoder and prior stay as they are."""
+"""Stage `decoder`: trains the decoder on latents with the denoiser's errors. Encoder and denoiser are frozen."""
 
 from collections.abc import Callable
 
@@ -21,14 +21,14 @@ from ladle.training.stages.diffusion import diffusion_batch
 
 
 class DecoderStage:
-    """The way from latents to text, made used to the prior's estimates (decoder adaptation, as in BLD and others).
+    """Adapts the way from latents to text to the denoiser's estimates (decoder adaptation, as in BLD and others).
 
-    A quarter of the texts comes from z0 with Gaussian noise. The others are noised to a level, and the frozen prior's
-    estimate of z0 is decoded: the mean over what is still open there, of a text that is known. So the sampler may stop
-    before its end (`LatentDraw.stop_time`) and leave to the decoder, which knows how words go together, what is
-    still open between neighbours. The encoder is fixed, so that latents keep their meaning.
+    A quarter of the texts is decoded from z0 with Gaussian noise. For the others, z0 is noised to a level, and the
+    frozen denoiser's estimate of z0 is decoded: a mean over all that is still possible at that level. So the sampler
+    may stop early (`LatentDraw.stop_time`) and leave the choice between neighbouring words to the decoder, which knows
+    how words fit together. The encoder is frozen, so that latents keep their meaning.
 
-    train: tokens, latents and conditions of an epoch's rows; valid: of those held out.
+    train: tokens, latents and conditions of an epoch's rows. valid: those of the held-out rows.
     """
 
     name = "decoder"
@@ -102,7 +102,7 @@ class DecoderStage:
         return noised.index_copy(0, chosen, estimated.to(noised))
 
     def _estimated(self, z0: Tensor, mask: Tensor, raw: RawCondition) -> Tensor:
-        """What the sampler would hand on at a random level each: guided, and with its own last estimate to go by."""
+        """The estimates that a sampler would return at random levels, with guidance and self-conditioning."""
         assert self.diffusion is not None
         raw = self.diffusion.condition.drop(raw, self.drop_prob)
         low, high = self.times
@@ -111,7 +111,8 @@ class DecoderStage:
 
 
 def trained_for_decoding(autoencoder: TextAutoencoder) -> list[torch.nn.Module]:
-    """The backbone's decoder but for the embeddings, which the encoder shares; where it is frozen, the way to it."""
+    """The modules that the stage trains: the parallel decoder, and the backbone's decoder without its embeddings, which
+    the encoder shares. If that decoder is frozen, the modules from latents to memory take its place."""
     decoder, bottleneck = autoencoder.backbone.model.get_decoder(), autoencoder.bottleneck
     parts: list[torch.nn.Module] = [part for part in decoder.children() if not isinstance(part, torch.nn.Embedding)]
     if not any(parameter.requires_grad for part in parts for parameter in part.parameters()):

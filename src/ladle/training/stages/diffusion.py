@@ -1,4 +1,4 @@
-"""Stage `diffusion`: latents <-> noise; the autoencoder stays as it is."""
+"""Stage `diffusion`: latents <-> noise. The autoencoder does not change."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ NUM_LENGTH_ROWS = 256
 class DiffusionStage:
     """The denoiser over cached latents.
 
-    train: latents and conditions of an epoch's rows; valid: of those held out.
+    train: latents and conditions of an epoch's rows. valid: those of the held-out rows.
     """
 
     name = "diffusion"
@@ -44,8 +44,8 @@ class DiffusionStage:
         self.sampling = sampling.to_the_end()  # the decoder is not adapted yet
         self._train, self.valid = train, valid
         self.latents, self.conditions = train(0)
-        # Batches are measured in tokens in every stage, so that one setting means one thing. Where every text has as
-        # many latents, a latent counts as many tokens as it holds on average.
+        # Every stage measures batches in tokens, so that a setting always means the same. If all texts have the same
+        # number of latents, a latent counts as the mean number of tokens that it holds.
         self.tokens_per_latent: float = autoencoder.bottleneck.tokens_per_latent or (
             self.latents.num_tokens / len(self.latents.vectors)
         )

@@ -1,4 +1,4 @@
-"""What the loop trains: what a stage has to bring, and its loss as a module, as accelerate wants it."""
+"""The interface between loop and stage, and a stage's loss in the form of a module, as accelerate needs it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -10,38 +10,38 @@ from ladle.training.sharding import touch
 
 
 class Stage(Protocol):
-    """What the loop trains.
+    """The object that the loop trains.
 
-    Random numbers come from the global generators (torch's, NumPy's, Python's), in `load` and in `loss`; the loop seeds
-    them for each batch by its number, so that they are the same in whichever process and after whatever interruption.
-    The loop moves `module` and every batch to the device.
+    `load` and `loss` take random numbers from the global generators (torch's, NumPy's, Python's). The loop seeds them
+    for each batch by its number, so that they are the same in every process and after an interruption. The loop moves
+    `module` and every batch to the device.
     """
 
     name: str
     """A folder's name, shown to the user: `autoencoder`, `diffusion`, `decoder`."""
 
     progress: float
-    """The share of the budget that is spent, 0 to 1: set by the loop before each step, for what changes on the way."""
+    """The share of the budget that is spent, 0 to 1. The loop sets it before each step."""
 
     @property
     def module(self) -> nn.Module:
-        """Its parameters that require a gradient are trained. Parts without any stay in eval mode."""
+        """The module. Its parameters that require a gradient are trained; parts without any stay in eval mode."""
 
     def batches(self, epoch: int) -> Sequence[Any]:
-        """What each batch of an epoch is made of (lists of row indices, say), the same at every call. It may bring in
-        other rows: batches of the epoch before are not loaded any more."""
+        """The specification of each batch of an epoch (such as lists of row indices), the same at every call. The call
+        may replace the rows: batches of the epoch before are not loaded again."""
 
     def load(self, batch_spec: Any) -> Any:
         """The tensors of one batch, in tuples, lists, mappings or objects with `.to(device)`."""
 
     def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """The loss, a scalar, and scalar metrics for `metrics.jsonl`; `num_tokens` among them gives tokens a second."""
+        """The loss, a scalar, and scalar metrics for `metrics.jsonl`. Metric `num_tokens` gives tokens per second."""
 
     def validate(self) -> dict[str, float]:
         """Metrics on held-out rows. Called with the averaged weights, in eval mode, without gradients, seeded."""
 
     def sample(self) -> list[str]:
-        """A few texts to look at, or none. Called as `validate` is."""
+        """A few texts to look at, or none. Called in the same way as `validate`."""
 
 
 class Objective(nn.Module):

@@ -1,10 +1,10 @@
-"""Stage `joint`: encoder, denoiser and decoder in one optimisation, and what keeps the latents from collapsing.
+"""Stage `joint`: trains encoder, denoiser and decoder together, and keeps the latents from collapsing.
 
 L = L_reconstruction + L_KL + diffusion_scale * L_diffusion. By itself the diffusion loss asks the encoder for latents
-that are easy to denoise, and easiest are those that say nothing, or say it in a whisper. What is known to help (LDLM;
-benchmarks/LOG.md for what each is worth here): its gradient reaches the encoder late (`encoder_warmup`) and weakened
+that are easy to denoise, and the easiest hold no information, or hold it in very small values. Known remedies (LDLM;
+benchmarks/LOG.md has the effect of each): the gradient reaches the encoder late (`encoder_warmup`) and weakened
 (`encoder_scale`), the decoder reads noised latents (`training.autoencoder.latent_noise`), times are drawn where the
-error is (`training.diffusion.times = "adaptive"`), latents stay near to where they began (`reference_scale`).
+error changes (`training.diffusion.times = "adaptive"`), and latents stay near their first values (`reference_scale`).
 """
 
 import copy
@@ -34,30 +34,30 @@ from ladle.training.stages.diffusion import NUM_SAMPLES, drawn_texts
 
 NUM_LENGTH_ROWS = 64  # fewer than over cached latents: their sources are encoded at every step
 WARMUP_STEEPNESS = 10.0
-# A training ends, and says so, where less of the most so far is left than this share: of the held-out tokens that come
-# back, of the directions in which latents vary, of how much latents vary in each (benchmarks/LOG.md).
+# A training ends with an error when a measure falls below this share of its highest value so far: held-out tokens
+# reconstructed, directions in which latents vary, spread of latents (benchmarks/LOG.md).
 MIN_ACCURACY, MIN_DIRECTIONS, MIN_SPREAD = 0.5, 0.2, 0.5
 
 
 class JointConfig(Config):
-    """How the losses of stage `joint` meet."""
+    """How stage `joint` combines the losses."""
 
     diffusion_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Weight of the diffusion loss."""
     encoder_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
-    """The part of the diffusion loss's gradient that reaches the encoder in the end; with 0 the encoder learns to
-    reconstruct only."""
+    """Factor of the diffusion loss's gradient that reaches the encoder at the end of the stage. With 0 the encoder
+    learns only to reconstruct."""
     encoder_warmup: float = Field(0.3, ge=0, lt=1)
-    """The share of the stage at which half of that part reaches the encoder, by a sigmoid; 0: all of it from the first
-    step."""
+    """The factor `encoder_scale` rises as a sigmoid, and half of it is reached at this share of the stage. 0 uses all
+    of it from the first step."""
     reference_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
-    """Weight of the mean squared distance of latents from what the autoencoder made of the text when the stage began;
-    give 0 where the autoencoder had learnt nothing yet."""
+    """Weight of the mean squared distance between a text's latents now and its latents when the stage began. Give 0 if
+    the autoencoder had learnt nothing before the stage."""
     stop_collapsed: bool = True
-    """Whether the training ends, and says so, where latents collapse."""
+    """Whether the training ends with an error when latents collapse."""
 
     def encoder_share(self, progress: float) -> float:
-        """The part of the diffusion loss's gradient that reaches the encoder when `progress` of the stage is over."""
+        """The factor of the diffusion loss's gradient in the encoder when the share `progress` of the stage is done."""
         if not self.encoder_warmup:
             return self.encoder_scale
         return self.encoder_scale / (1 + math.exp(-WARMUP_STEEPNESS * (progress / self.encoder_warmup - 1)))
@@ -65,8 +65,8 @@ class JointConfig(Config):
 
 @dataclass(frozen=True)
 class TokenCondition(TensorGroup):
-    """label_ids [B] or None. sources: tokens of the rows' sources, [B, M], where the model reads any; `with_source`
-    [B] says which rows have one."""
+    """label_ids: [B] or None. sources: tokens of the rows' sources, [B, M], if the model reads sources. with_source:
+    [B], which rows have a source."""
 
     label_ids: Tensor | None = None
     sources: dict[str, Tensor] | None = None
@@ -75,8 +75,8 @@ class TokenCondition(TensorGroup):
 
 @dataclass(frozen=True)
 class JointBatch(TensorGroup):
-    """tokens: input_ids and attention_mask, [B, S]. condition: `sources` of it are tokens, which are yet to be encoded.
-    lengths: [R] numbers of latents of other rows, with their condition."""
+    """tokens: input_ids and attention_mask, [B, S]. condition: its `sources` are tokens, not yet encoded. lengths: [R]
+    numbers of latents of other rows, with their conditions `length_condition`."""
 
     tokens: dict[str, Tensor]
     condition: TokenCondition
@@ -106,7 +106,7 @@ class JointRows:
         return TokenCondition(ids, self.sources.gather(rows), self.with_source[rows])
 
     def batch(self, rows: Tensor, length_rows: Tensor) -> JointBatch:
-        """rows [B] -> what is learnt from them; the length model learns from `length_rows`."""
+        """rows [B] -> their batch. The length model learns from `length_rows`."""
         lengths, length_condition = self.num_latents[length_rows], self.condition(length_rows)
         return JointBatch(self.tokens.gather(rows), self.condition(rows), lengths, length_condition)
 
@@ -123,11 +123,11 @@ class JointModel(nn.Module):
         self.autoencoder, self.config, self.reconstruction = reader.autoencoder, config, reconstruction
         self.denoising, self.reader = denoising, reader
         self.reference = copy.deepcopy(self.autoencoder).requires_grad_(False) if config.reference_scale else None
-        # Of what collapse is measured by, tokens that come back, directions and spread: saved with the weights.
+        # The highest values of the measures of collapse (tokens, directions, spread), saved with the weights.
         self.register_buffer("best", torch.zeros(3))
 
     def loss(self, batch: JointBatch, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor | float]]:
-        """The sum of all losses; `progress` is the share of the stage that is over."""
+        """The sum of all losses. `progress` is the share of the stage that is done."""
         objective = self.reconstruction
         latents, divergence, metrics = training_latents(self.autoencoder, batch.tokens, objective, progress)
         reconstruction, of_decoders = noised_decoding_loss(self.autoencoder, latents, batch.tokens, objective)
@@ -149,7 +149,7 @@ class JointModel(nn.Module):
 
     @torch.no_grad()
     def encoded(self, condition: TokenCondition) -> RawCondition:
-        """Conditions with their sources as the encoder reads them now; what is learnt from them is not its business."""
+        """Conditions with sources as the encoder reads them now. No gradient of theirs reaches the encoder."""
         if condition.sources is None or condition.with_source is None:
             return RawCondition(condition.label_ids)
         memory, mask = self.reader.read(condition.sources)
@@ -157,9 +157,9 @@ class JointModel(nn.Module):
 
 
 class JointStage:
-    """The three losses over texts; the encoder runs at every step.
+    """The three losses over texts. The encoder runs at every step.
 
-    train: the rows of an epoch.
+    train: gives the rows of an epoch.
     """
 
     name = "joint"
@@ -228,16 +228,16 @@ class JointStage:
         collapsed = any(value < share * top for value, share, top in zip(now, least, most, strict=True))
         if self.module.config.stop_collapsed and collapsed:
             raise LadleError(
-                f"joint: the latents collapse: {now[0]:.0%} of held-out tokens come back (best {most[0]:.0%}), "
-                f"latents vary in {now[1]:.1f} directions (most {most[1]:.1f}), by {now[2]:.2f} of a unit (most "
-                f"{most[2]:.2f}); give training.joint.reference_scale=1, a lower training.joint.encoder_scale, a later "
-                "training.joint.encoder_warmup or more training.autoencoder.latent_noise, and another --output"
+                f"joint: the latents collapse: {now[0]:.0%} of held-out tokens are reconstructed (best "
+                f"{most[0]:.0%}), latents vary in {now[1]:.1f} directions (best {most[1]:.1f}) by {now[2]:.2f} units "
+                f"(best {most[2]:.2f}); give training.joint.reference_scale=1, a lower training.joint.encoder_scale, a "
+                "higher training.joint.encoder_warmup or training.autoencoder.latent_noise, and another --output"
             )
 
 
 def num_directions(latents: Tensor) -> float:
-    """How many directions latents [N, D] vary in: the participation ratio of their covariance's eigenvalues,
-    (sum of l)^2 / sum of l^2, 1 to D; 0 where nothing varies."""
+    """The number of directions in which latents [N, D] vary: the participation ratio of the eigenvalues l of their
+    covariance, (sum of l)^2 / sum of l^2, from 1 to D; 0 if nothing varies."""
     values = torch.linalg.eigvalsh(torch.cov(latents.double().T).reshape(latents.shape[1], -1)).clamp_min(0)
     squares = float(values.square().sum())
     return float(values.sum()) ** 2 / squares if squares else 0.0
