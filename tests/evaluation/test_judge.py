@@ -61,7 +61,22 @@ def test_its_scores_are_scikit_learns(data: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(judge.probabilities(texts), expected, atol=1e-5)
         np.testing.assert_allclose(judge.probabilities(texts, ["good", "unknown"])[:, 0], expected[:, 1], atol=1e-5)
         assert not judge.probabilities(texts, ["good", "unknown"])[:, 1].any()
+        np.testing.assert_array_equal(Judge.load(tmp_path / "judge").weight, judge.weight)
         assert judge.probabilities([]).shape == (0, len(judge.labels)) and judge.predict([]) == []
+
+
+def test_the_first_formats_order_of_weights_is_mended(data: Path, tmp_path: Path) -> None:
+    """Format 1 wrote the bytes of three labels and more column by column, under the shape of rows."""
+    from safetensors.numpy import save_file
+
+    train = rows(300) + [{"text": f"an odd {word}", "label": "other"} for word in ("car", "hat")] * 20
+    write_rows(tmp_path / "train.jsonl", train)
+    judge = fit_judge(tmp_path / "train.jsonl", tmp_path / "judge")
+    record = tmp_path / "judge" / "judge.json"
+    record.write_text(record.read_text(encoding="utf-8").replace('"format": 2', '"format": 1'), encoding="utf-8")
+    as_it_was = judge.weight.ravel(order="F").reshape(judge.weight.shape)
+    save_file({"weight": as_it_was, "bias": judge.bias}, tmp_path / "judge" / "model.safetensors")
+    np.testing.assert_array_equal(Judge.load(tmp_path / "judge").weight, judge.weight)
 
 
 def test_accuracy_counts_every_row_and_no_empty_text(data: Path, tmp_path: Path) -> None:

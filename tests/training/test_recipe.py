@@ -358,3 +358,15 @@ def test_sampling_starts_from_what_was_measured_and_gives_way(tmp_path: Path) ->
     changed = load_recipe(data="rows.jsonl", sets=["sampling.conditional.noise_scale=0.3"]).sampling
     assert changed == defaults.override(conditional={"noise_scale": 0.3})
     assert changed.conditional.stop_time == 0.6
+
+
+def test_an_autoencoder_that_was_asked_for_is_not_left_out_in_silence() -> None:
+    """Little text starts from the prior. A bottleneck that the prior does not have starts from nothing. Settings of a
+    stage that does not run are named."""
+    splits = Splits(ROWS, [], [])
+    plan = make_plan(Recipe.parse({"training": {"autoencoder": {"latent_noise": 0.5}}}), splits)
+    assert plan.start.name == "prior-en" and "autoencoder" not in plan.stages
+    assert any("'autoencoder' does not run; the recipe's [training.autoencoder] is not used" in n for n in plan.notes)
+    plan = make_plan(Recipe.parse({"autoencoder": {"bottleneck": {"kind": "perceiver"}}}), splits)
+    assert plan.start.name == "nothing" and "autoencoder" in plan.stages
+    assert any("its bottleneck differs" in note for note in plan.notes)

@@ -24,6 +24,7 @@ from ladle.evaluation.text_stats import is_empty, tokenise
 from ladle.storage.writing import atomic_folder, atomic_json
 
 RECORD, WEIGHTS = "judge.json", "model.safetensors"
+FORMAT = 2  # 1 stored the weights of three labels and more in the wrong order; `Judge.load` mends them
 Kind = Literal["bigrams", "encoder"]
 ENCODER_ROWS = 20_000  # a sentence encoder is slow, and there are a few hundred features to weigh
 # For the judge that is trained and stored with a model: its size is this number times the number of labels.
@@ -102,9 +103,10 @@ class Judge:
         from safetensors.numpy import save_file
 
         with atomic_folder(folder, marker=RECORD) as new:
-            save_file({"weight": self.weight, "bias": self.bias}, new / WEIGHTS)
+            # scikit-learn's weights lie column by column, and safetensors writes the bytes of an array as they lie.
+            save_file({"weight": np.ascontiguousarray(self.weight), "bias": self.bias}, new / WEIGHTS)
             record = {name: getattr(self, name) for name in ("kind", "labels", "vocabulary", "encoder", "real")}
-            atomic_json(new / RECORD, {"format": 1, **record})
+            atomic_json(new / RECORD, {"format": FORMAT, **record})
 
     @classmethod
     def load(cls, folder: PathLike, remedy: str = "make one with `ladle fit judge`") -> "Judge":
@@ -118,7 +120,10 @@ class Judge:
             weights = load_file(path / WEIGHTS)
             labels, vocabulary = tuple(record["labels"]), tuple(record["vocabulary"])
             settings = {name: record[name] for name in ("kind", "encoder", "real")}
-            return cls(labels=labels, vocabulary=vocabulary, weight=weights["weight"], bias=weights["bias"], **settings)
+            weight = weights["weight"]
+            if record["format"] == 1 and len(labels) > 2:  # (written column by column under the shape of rows)
+                weight = weight.ravel().reshape(weight.shape, order="F")
+            return cls(labels=labels, vocabulary=vocabulary, weight=weight, bias=weights["bias"], **settings)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise UserError(f"cannot load the judge in {path}: {first_line(error)}; {remedy}") from None
 

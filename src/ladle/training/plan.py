@@ -71,7 +71,11 @@ def make_plan(recipe: Recipe, splits: Splits, last_stage: str = STAGES[-1]) -> P
     condition, found = _condition(resolved, splits.train) if with_diffusion else (ConditionConfig(), [])
     notes += found
     measures_shift = with_diffusion and start.denoiser is None and not _gives_shift(recipe)
-    return Plan(resolved, start, condition, _stages(resolved, start, wanted), measures_shift, with_diffusion, notes)
+    stages = _stages(resolved, start, wanted)
+    for name in wanted:
+        if name not in stages and getattr(recipe.training, name).model_dump(exclude={"share"}, exclude_defaults=True):
+            notes.append(f"the stage '{name}' does not run; the recipe's [training.{name}] is not used")
+    return Plan(resolved, start, condition, stages, measures_shift, with_diffusion, notes)
 
 
 def in_steps(recipe: Recipe) -> bool:

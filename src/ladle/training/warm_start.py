@@ -59,14 +59,15 @@ def choose_start(recipe: Recipe, rows: Sequence[Row]) -> Start:
     parts = None
     if name == "auto":
         name, size = PRIOR, sum(len(row["text"]) for row in rows)
-        if size < OWN_CHARACTERS:
-            notes.append(f"{size:,} characters are too few to learn a language: starting from '{PRIOR}'")
-        else:
-            parts = load_parts(resolve_model(PRIOR))
-            if refusal := cannot_transfer(parts.autoencoder, recipe.autoencoder):
-                return Start("nothing", notes=(f"starting from nothing, not from '{PRIOR}': {refusal}",))
-            own_vocabulary = True
+        own_vocabulary = size >= OWN_CHARACTERS
+        parts = load_parts(resolve_model(PRIOR))
+        refusal = cannot_transfer(parts.autoencoder, recipe.autoencoder)
+        if refusal and (own_vocabulary or "autoencoder" in recipe.model_fields_set):
+            return Start("nothing", notes=(f"starting from nothing, not from '{PRIOR}': {refusal}",))
+        if own_vocabulary:
             notes.append(f"{size:,} characters are enough for a new vocabulary")
+        else:
+            notes.append(f"{size:,} characters are too few to learn a language: starting from '{PRIOR}'")
     parts = parts or load_parts(resolve_model(name))
     denoiser = parts.diffusion
     if denoiser is not None:
