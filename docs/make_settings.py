@@ -6,7 +6,7 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from ladle.config import leaves
-from ladle.training.plan import STAGE_DEFAULTS
+from ladle.training.plan import SHARES, STAGE_DEFAULTS
 from ladle.training.recipe import Recipe
 
 HEAD = """# Settings
@@ -23,6 +23,12 @@ STAGES_HEAD = """
 These values hold where neither `training.optimiser` nor `training.STAGE.optimiser` gives another one. "trained
 autoencoder" is one that begins from a trained model or a pre-trained backbone.
 """
+SHARES_HEAD = """
+These are the defaults of `training.STAGE.share`. From a trained model, the autoencoder stage runs only if the model
+gets a new vocabulary.
+
+| stage | `share` from nothing | `share` from a trained model |
+|---|---|---|"""
 
 
 def settings_page() -> str:
@@ -33,7 +39,8 @@ def settings_page() -> str:
     for group, fields in groups.items():
         parts += [f"\n## {group or 'The recipe itself'}\n", "| setting | default | what it does |", "|---|---|---|"]
         for name, field in fields:
-            says = " ".join((field.description or "").split()).replace("|", "\\|")
+            lines = (field.description or "").replace("\n* ", "<br>• ")  # the items of a list, in one cell of a table
+            says = " ".join(lines.split()).replace("|", "\\|")
             parts.append(f"| `{name.rpartition('.')[2]}` | {_shown(name, field.default)} | {says} |")
     names = list(dict.fromkeys(name for defaults in STAGE_DEFAULTS.values() for name in defaults))
     parts += [
@@ -43,6 +50,9 @@ def settings_page() -> str:
     ]
     parts += [
         f"| {stage} | " + " | ".join(f"`{own[name]}`" for name in names) + " |" for stage, own in STAGE_DEFAULTS.items()
+    ]
+    parts += [SHARES_HEAD] + [
+        f"| {stage} | `{nothing}` | `{trained}` |" for stage, (nothing, trained) in SHARES.items()
     ]
     return "\n".join(parts) + "\n"
 

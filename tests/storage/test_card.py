@@ -97,7 +97,8 @@ def test_the_parameters_add_up(parts: ModelParts) -> None:
 def test_use_follows_what_the_model_can(parts: ModelParts) -> None:
     """No command is shown that the model would refuse."""
     card = model_card(parts)
-    assert 'ladle sample --model tiny -n 8 --label "bad"' in card and "ladle sample --model tiny --source" in card
+    sample = "ladle sample --model PATH_TO_THIS_FOLDER"
+    assert f'{sample} -n 8 --label "bad"' in card and f"{sample} --source" in card
     assert "`dpmpp_2m_sde`, 4 steps" in card and "guidance scale 1.5" in card
     parts.sampling = parts.sampling.override(
         conditional={"noise_scale": 0.7, "stop_time": 0.4}, unconditional={"stop_time": 0.2}
@@ -108,7 +109,7 @@ def test_use_follows_what_the_model_can(parts: ModelParts) -> None:
     assert "| condition encoder | source |" in model_card(ModelParts("only", parts.autoencoder, only))
     alone = model_card(ModelParts("base", parts.autoencoder))
     assert "ladle sample" not in alone and "generate" not in alone.split("## Use")[1]
-    assert "ladle reconstruct --model base texts.txt -o -" in alone
+    assert "ladle reconstruct --model PATH_TO_THIS_FOLDER texts.txt -o -" in alone
     plain = model_card(
         ModelParts("plain", parts.autoencoder, tiny.tiny_diffusion(parts.autoencoder, labels=(), source=False))
     )

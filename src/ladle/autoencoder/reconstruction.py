@@ -35,7 +35,8 @@ class ReconstructionConfig(Config):
     latent_noise: float = Field(0.7, ge=0)
     """The scale of the Gaussian noise on the latents is drawn for each text from U(0, latent_noise)."""
     corrupt_prob: float = Field(0.6, ge=0, le=1)
-    """Share of the texts with masked tokens. The same share of the texts, drawn separately, gets noised latents."""
+    """Probability that tokens of a text are masked. Independently, also the probability that its latents get noise. So
+    a text can have both, one or neither."""
     parallel_loss_scale: float = Field(1.0, ge=0)
     """Weight of the parallel decoder's loss."""
     kl: KLConfig = KLConfig()

@@ -28,7 +28,7 @@ ColumnNames = Annotated[Columns | None, Parameter(name="*")]  # --text, --label,
 app = App(
     name="ladle",
     help="Latent diffusion for text: train a model on your own file, then draw new texts from it.",
-    help_epilogue="Every verb takes --debug, which shows where an error comes from. `-` is standard input or output.",
+    help_epilogue="Every command takes --debug: it shows where an error comes from. `-` is standard input or output.",
     help_format="plaintext",
     version=__version__,
     default_parameter=Parameter(negative=()),

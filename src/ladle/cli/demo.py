@@ -1,8 +1,12 @@
-"""`ladle demo`: shows two shipped models at work, in under a minute, without a network."""
+"""`ladle demo`: shows two shipped models at work, without a network."""
 
+import os
+import shlex
 import shutil
+import sys
 import textwrap
 import time
+from pathlib import Path
 
 from ladle.errors import LadleError
 from ladle.pipeline import LatentDiffusion
@@ -34,7 +38,8 @@ def run_demo() -> None:
         if name not in known:
             raise LadleError(f"the demo needs the shipped model '{name}', which is missing; install ladle again")
     begun = time.monotonic()
-    _say("Ladle writes text by diffusion: noise becomes latent vectors, and vectors become words. Two models show how.")
+    _say("Ladle writes text by diffusion: noise becomes latent vectors, and vectors become words.")
+    _say("Two shipped models show three things. This takes a few minutes.")
 
     model = LatentDiffusion.from_pretrained(known[GENERATOR])
     _title(f"1. {GENERATOR}: descriptions of restaurants, from noise alone")
@@ -59,6 +64,9 @@ def run_demo() -> None:
         _item("", f"through {int(mask.sum())} vectors of {latents.values.shape[-1]} numbers")
 
     _title(f"That took {time.monotonic() - begun:.0f} s. Next:")
+    if shutil.which("ladle") is None and Path(sys.prefix, "bin", "activate").is_file():
+        activate = os.path.relpath(Path(sys.prefix, "bin", "activate"))
+        print(f"  source {shlex.quote(activate):<44} first: the shell then finds the command ladle")
     print(f"  ladle sample --model {GENERATOR} -n 20                       more such texts, as JSON Lines")
     print("  ladle train --data FILE --output runs/mine            a model of your own texts")
     print("  ladle --help")

@@ -34,14 +34,16 @@ class DenoisingConfig(Config):
     evenly from one time to the next (`AdaptiveTimes`). Held-out losses always use uniform times, so that they can be
     compared."""
     curriculum: float = Field(0.0, ge=0, le=1)
-    """Train on large times first: over this share of the training the lowest time that is drawn falls from 1 to 0. 0
-    turns the curriculum off."""
+    """Share of the training in which cleaner times are added. Training starts with noisy times only: over this share,
+    the lowest time that is drawn falls from 1 to 0. 0 draws all times from the start."""
     loss: Literal["l2", "l1", "huber"] = "l2"
-    """The loss of the raw prediction's error. The paper uses `l1` for text to text. `huber` is half of `l2` below 1."""
+    """Loss on the raw prediction's error: its square (`l2`), its size (`l1`), or `huber`, half the square for errors
+    below 1 and linear above. The paper uses `l1` for text to text."""
     weighting: Literal["flat", "min_snr", "sigmoid"] = "flat"
     """Weight of each noise level. `flat`: equal weights for the raw prediction. `min_snr`: min(SNR, 5) for the squared
     error of z0_hat (Hang et al., arXiv 2303.09556). `sigmoid`: sigmoid(2 - log_snr) for the squared error of the noise
-    (Kingma and Gao, arXiv 2303.00848). The loss `l1` takes the square root of the weight."""
+    (Kingma and Gao, arXiv 2303.00848). These are weights of a squared error. The loss `l1` multiplies the error by the
+    square root of the weight."""
     drop_prob: float = Field(0.1, ge=0, le=1)
     """Probability that a text loses a condition in training, so that one model samples with and without conditions."""
 

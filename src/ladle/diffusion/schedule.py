@@ -102,7 +102,7 @@ class ScheduleConfig(Config):
     -10 at the noise end. `sigmoid`: alpha^2 falls from sigmoid(3) to sigmoid(-3), stretched to 1 and 0. `sqrt`:
     Diffusion-LM's alpha^2 = 1 - sqrt(t). `flow`: rectified flow, alpha = 1 - t. All but `flow` preserve variance."""
     shift: float = Field(1.0, gt=0, allow_inf_nan=False)
-    """A shift d > 0 lowers log-SNR by 2 log d at every time: above 1 adds noise, below 1 removes noise. It is TEncDM's
+    """Shift d: log-SNR is lowered by 2 log d at every time. d > 1 means more noise, d < 1 means less. It is TEncDM's
     tan-d (arXiv 2402.19097) and the paper's `scale` of 1 / d. Wide latents survive more noise, so they need a larger
     shift."""
 

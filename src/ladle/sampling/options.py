@@ -41,7 +41,9 @@ class SamplingOptions(Config):
     """Which candidate is kept. sound: the one whose words fit together best; with a source, also the one nearest to
     the source and to the other candidates. label: the first one that matches its label, which needs fewer draws."""
     label_confidence: float = Field(0.5, ge=0, le=1)
-    """Least probability of its label with which a text matches the label, 0 to 1. 0 accepts every text."""
+    """A candidate is accepted if the classifier gives its label at least this probability, 0 to 1. 0 accepts every
+    text. It applies if a label and several candidates are asked for: with choose = label, and with choose = sound if
+    the model has a judge."""
     decoder: Literal["autoregressive", "parallel"] = "autoregressive"
     """The decoder that turns latents into words. The parallel decoder is faster and less fluent."""
     temperature: float = Field(0.0, ge=0, le=2)

@@ -119,7 +119,7 @@ def _figures(figures: Any) -> str:
 
 
 def _usage(parts: ModelParts) -> Iterator[str]:
-    name, diffusion = _line(parts.name), parts.diffusion
+    name, diffusion = "PATH_TO_THIS_FOLDER", parts.diffusion
     ways = []  # options of `ladle sample`, arguments of `generate`
     if diffusion is not None:
         ways.append(("-n 8 --seed 0", "num_samples=8, seed=0"))
@@ -133,7 +133,7 @@ def _usage(parts: ModelParts) -> Iterator[str]:
     python = ["from ladle import LatentDiffusion", "", f"model = LatentDiffusion.from_pretrained({_quoted(name)})"]
     python += [f"model.generate({arguments})" for _, arguments in ways]
     python += ['z = model.encode(["a text"])', "model.decode(z)"]
-    yield f"`{name}` is the model's name if it comes with Ladle, else the path of this folder or its id on the hub."
+    yield f"For `{name}` write the path of this folder, or the id of the model on the hub."
     yield "\n".join(["```sh", *shell, "```"])
     yield "\n".join(["```python", *python, "```"])
     if diffusion is not None:

@@ -31,7 +31,7 @@ class OptimiserConfig(Config):
     cooldown: float | None = Field(None, gt=0, le=1)
     """The last share of the budget, in which `trapezoid` falls to 0."""
     weight_decay: float = Field(0.05, ge=0)
-    """Weight decay of matrices. Vectors (biases, gains) have none."""
+    """Weight decay of matrices. Biases and gains have no weight decay."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's decay rates of the two moments."""
     grad_clip: float = Field(1.0, ge=0)
@@ -65,7 +65,8 @@ class TrainingConfig(OptimiserConfig):
     cooldown: float = Field(0.2, gt=0, le=1)
     max_tokens: int = Field(4096, ge=1)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Precision of matrix products (weights stay float32). `auto`: bf16 if the processor computes it fast."""
+    """Precision of matrix products. Weights are always float32. `auto` is bf16 if the processor computes it fast, else
+    fp32."""
     save_every_seconds: float = Field(45, ge=0)
     """Seconds between two saved states."""
     validate_every: float = Field(0.1, ge=0)

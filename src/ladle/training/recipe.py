@@ -30,11 +30,10 @@ class StageTraining(Config):
     """Settings that every stage has."""
 
     share: float | None = Field(None, ge=0)
-    """The stage's part of the budget, relative to the shares of the other stages. 0 skips the stage. The defaults for
-    autoencoder, diffusion, joint and decoder are 0.4, 0.6, 0 and 0.4. If the training starts from a trained model, they
-    are 0.12 for the autoencoder, which then learns only a new vocabulary, and 0.18 for the decoder."""
+    """The stage's part of the budget, relative to the shares of the other stages. 0 skips the stage. Defaults: see
+    "What suits each stage"."""
     optimiser: dict[str, Any] = {}
-    """Settings that replace those of `training.optimiser` in this stage."""
+    """Overrides `training.optimiser` for this stage only, for example `lr = 0.0005`."""
 
     @field_validator("optimiser")
     @classmethod
@@ -85,7 +84,8 @@ class TrainingPlanConfig(Config):
     seed: int = Field(0, ge=0, lt=2**32)
     """Random seed of the training."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Precision of matrix products (weights stay float32). `auto`: bf16 if the processor computes it fast."""
+    """Precision of matrix products. Weights are always float32. `auto` is bf16 if the processor computes it fast, else
+    fp32."""
     backbone: Trained = "none"
     """The trained part of a pre-trained backbone: `none`, its `decoder`, or `all`. A new backbone is always trained."""
     save_every_seconds: float = Field(45, ge=0)
@@ -96,7 +96,8 @@ class TrainingPlanConfig(Config):
     sample_every: float = Field(0.25, ge=0)
     """Time between two sets of written samples, as for `validate_every`."""
     trackers: tuple[str, ...] = ()
-    """Trackers that also get the rows of metrics.jsonl: `tensorboard`, `wandb` and others, by accelerate's names."""
+    """Tracking services that receive the same numbers as metrics.jsonl: `tensorboard`, `wandb` and others, by
+    accelerate's names."""
     optimiser: OptimiserConfig = OptimiserConfig()
     autoencoder: AutoencoderTraining = AutoencoderTraining()
     diffusion: DiffusionTraining = DiffusionTraining()
@@ -124,10 +125,15 @@ class Recipe(Config):
     name: str = "model"
     """The model's name."""
     start: str = "auto"
-    """The model from which the training starts: a shipped name, a model folder, `nothing` or `auto`. `auto` starts from
-    `prior-en`, with a new vocabulary if the data have much text, or from nothing if `autoencoder` differs in size from
-    `prior-en`. The start gives its autoencoder, and its denoiser if `diffusion` has the same sizes and prediction. A
-    recipe with a pre-trained backbone has no other start."""
+    """The model from which the training starts.
+    * `auto`: the model `prior-en`. With 150,000 characters of training text or more, it gets a new vocabulary. If it
+    cannot, because `autoencoder` has another width or bottleneck, the start is `nothing`.
+    * `nothing`: random weights.
+    * the name of a shipped model, a model folder or a hub id: that model. See `own_vocabulary`.
+    * The denoiser of the model is used too if `diffusion.denoiser` and `diffusion.prediction` are the same there.
+    * Without a new vocabulary the autoencoder is not changed. Then `autoencoder` has no effect, and the autoencoder
+    stage does not run.
+    * If `autoencoder.backbone.pretrained` is given, `start` and `own_vocabulary` have no effect."""
     own_vocabulary: bool = False
     """Whether the autoencoder of `start` gets a new vocabulary from the data and is trained with it. Otherwise that
     autoencoder is not changed."""

@@ -45,11 +45,11 @@ class JointConfig(Config):
     diffusion_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Weight of the diffusion loss."""
     encoder_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
-    """Factor of the diffusion loss's gradient that reaches the encoder at the end of the stage. With 0 the encoder
-    learns only to reconstruct."""
+    """Scale of the diffusion loss's gradient in the encoder, at the end of the stage. With 0 the encoder learns only to
+    reconstruct."""
     encoder_warmup: float = Field(0.3, ge=0, lt=1)
-    """The factor `encoder_scale` rises as a sigmoid, and half of it is reached at this share of the stage. 0 uses all
-    of it from the first step."""
+    """Point of the stage (0 to 1) at which the gradient scale has reached half its final value, `encoder_scale`. The
+    scale rises as a sigmoid. 0 uses the final value from the first step."""
     reference_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Weight of the mean squared distance between a text's latents now and its latents when the stage began. Give 0 if
     the autoencoder had learnt nothing before the stage."""
