@@ -119,7 +119,12 @@ SAMPLING = {
 
 
 class Recipe(Config):
-    """One trained model. Labels and sources are found in the data."""
+    """One trained model. Labels and sources are found in the data. Groups of settings may be dicts:
+
+        Recipe(training={"steps": 20}, data={"text": "review", "label": "stars"})
+
+    A mapping that is given to `ladle.train` also gets the sampling defaults of `ladle train`.
+    """
 
     name: str = "model"
     """The model's name."""
