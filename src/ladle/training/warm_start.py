@@ -60,7 +60,9 @@ def choose_start(recipe: Recipe, rows: Sequence[Row]) -> Start:
     if name == "auto":
         name, size = PRIOR, sum(len(row["text"]) for row in rows)
         if size < OWN_CHARACTERS:
-            notes.append(f"{size:,} characters are too few to learn a language: starting from '{PRIOR}'")
+            notes.append(
+                f"{size:,} characters of text are too few to learn a language, so '{PRIOR}' is trained further"
+            )
         else:
             parts = load_parts(resolve_model(PRIOR))
             if refusal := cannot_transfer(parts.autoencoder, recipe.autoencoder):
