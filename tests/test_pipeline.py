@@ -290,6 +290,13 @@ def test_of_candidates_the_first_is_kept_that_the_model_takes_for_its_label(tell
     assert mixed[1:] == telling.generate(seeds=[6], label="bad", choose="label", **options)
 
 
+def test_a_model_saved_with_choose_label_samples_without_a_label(telling: LatentDiffusion) -> None:
+    """It is an error only where the caller asks for it."""
+    parts = copy.copy(telling.parts)
+    parts.sampling = parts.sampling.override(choose="label", candidates=2)
+    assert len(LatentDiffusion(parts).generate(2, num_inference_steps=2)) == 2
+
+
 def test_classes_are_told_apart_by_the_model_itself(telling: LatentDiffusion) -> None:
     """Probabilities, the same whatever the batch; another seed is other noise; the label's embedding is what tells."""
     texts = ["a cat.", "the big dog ate at noon, a lot.", "no."]
@@ -416,6 +423,7 @@ def test_a_text_too_long_is_cut_and_an_empty_one_is_a_text(aligned: LatentDiffus
     [
         ({"num_samples": 0}, "num_samples is 0; it must be at least 1"),
         ({"num_samples": -3}, "num_samples is -3"),
+        ({"num_samples": "2"}, "num_samples is '2'; it must be a whole number"),
         ({"seeds": []}, "num_samples is 0"),
         ({"num_samples": 3, "seeds": [1, 2]}, "these lengths disagree: num_samples 3, seeds 2"),
         ({"label": ["bad"], "source": ["a", "b"]}, "these lengths disagree: label 1, source 2"),
@@ -433,6 +441,9 @@ def test_a_text_too_long_is_cut_and_an_empty_one_is_a_text(aligned: LatentDiffus
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"decoder": "sequential"}, "decoder"),
         ({"candidates": 2, "choose": "best"}, "choose"),
+        ({"candidates": 2, "choose": "label"}, "choose='label' needs a label"),
+        ({"label": 5}, "unknown label '5'"),
+        ({"label": [5, None]}, "unknown label '5'"),
     ],
 )
 def test_wrong_use_is_one_clear_line(aligned: LatentDiffusion, arguments: dict[str, Any], message: str) -> None:

@@ -64,31 +64,40 @@ def _groups(annotation: Any, tag: str | None = None) -> list[tuple[str | None, t
 
 
 def _explain(cls: type[BaseModel], error: Any) -> str:
-    path, groups = _place(cls, [str(part) for part in error["loc"]])
+    path, groups, kinds = _place(cls, [str(part) for part in error["loc"]])
     key = ".".join(path)
     match error["type"]:
         case "extra_forbidden":
+            if others := [f"'{tag}'" for tag, group in kinds if path[-1] in group.model_fields]:
+                own = next(tag for tag, group in kinds if group in groups)
+                return f"'{key}' belongs to kind {' or '.join(others)}; {'.'.join(path[:-1])} has kind '{own}'"
+            elsewhere = [f"'{name}'" for name, _ in leaves(cls) if name.endswith(f".{path[-1]}")]
+            if 1 <= len(elsewhere) <= 3:
+                return f"unknown key '{key}': did you mean {' or '.join(elsewhere)}?"
             return f"unknown key '{key}': {nearest(path[-1], [n for group in groups for n in group.model_fields])}"
         case "union_tag_invalid":
-            kinds = [kind.strip(" '") for kind in error["ctx"]["expected_tags"].split(",")]
-            return f"unknown kind '{error['ctx']['tag']}' of {key}: {nearest(error['ctx']['tag'], kinds)}"
+            allowed = [kind.strip(" '") for kind in error["ctx"]["expected_tags"].split(",")]
+            return f"unknown kind '{error['ctx']['tag']}' of {key}: {nearest(error['ctx']['tag'], allowed)}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if not path:  # of several keys together
         return message
     return f"{key}: {message} (given: {error['input']!r})"
 
 
-def _place(cls: type[BaseModel], location: list[str]) -> tuple[list[str], list[type[BaseModel]]]:
-    """The location of an error without the union tags that pydantic adds, and the classes that hold the last key."""
+def _place(
+    cls: type[BaseModel], location: list[str]
+) -> tuple[list[str], list[type[BaseModel]], list[tuple[str | None, type[BaseModel]]]]:
+    """The location of an error without the union tags that pydantic adds, the classes that hold the last key, and the
+    union, if any, that they were chosen from."""
     path: list[str] = []
     groups: list[tuple[str | None, type[BaseModel]]] = [(None, cls)]
-    holders = [cls]
+    holders, kinds, union = [cls], groups[:0], groups[:0]
     for part in location:
         if any(tag == part for tag, _ in groups):
-            groups = [(None, group) for tag, group in groups if tag == part]
+            union, groups = groups, [(None, group) for tag, group in groups if tag == part]
             continue
-        path, holders = [*path, part], [group for _, group in groups]
+        path, holders, kinds, union = [*path, part], [group for _, group in groups], union, []
         fields = [group.model_fields[part] for group in holders if part in group.model_fields]
         if fields:  # else a name in a dict of groups
             groups = [found for field in fields for found in _groups(field.annotation)]
-    return path, holders
+    return path, holders, kinds

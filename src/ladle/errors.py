@@ -21,6 +21,8 @@ class UserError(LadleError):
 
 def first_line(error: Exception) -> str:
     """The message of an error, as one line."""
+    if "ConnectError" in str(error):  # of a hub library, with an address and an error number
+        return "the hub cannot be reached"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

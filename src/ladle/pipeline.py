@@ -145,7 +145,7 @@ class LatentDiffusion:
         *,
         seed: int | None = None,
         seeds: Iterable[int] | None = None,
-        label: str | Sequence[str | None] | None = None,
+        label: str | int | Sequence[str | int | None] | None = None,
         source: str | Sequence[str | None] | None = None,
         batch_size: int = 128,
         on_step: OnStep | None = None,
@@ -159,7 +159,7 @@ class LatentDiffusion:
             seed: of the first text; seeds count up from it. 5 means 5, 6, 7, ... and gives the same texts each time.
                 Without `seed` and `seeds` every call draws new texts.
             seeds: one for each text. A seed gives the same text at any batch size.
-            label: one class for all texts, or one for each text (None: no class).
+            label: one class for all texts, or one for each text (None: no class). 5 means "5".
             source: one source text for all texts, or one for each text (None: no source).
             batch_size: samples drawn at once; a smaller number needs less memory.
             on_step: called with (steps done, steps in total). The total grows if candidates need another round.
@@ -177,6 +177,8 @@ class LatentDiffusion:
         """
         options = self.parts.sampling.override(**overrides)
         request = Request.line_up(num_samples, seed, seeds, label, source)
+        if overrides.get("choose") == "label" and label is None:  # (some texts of many may have none)
+            raise UserError("choose='label' needs a label; give one, or choose='sound'")
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be at least 1")
         check = LabelCheck(

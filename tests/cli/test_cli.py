@@ -281,20 +281,21 @@ NO_MODEL = "/no/such/model"  # the checks below come before any model is loaded
         (["sampel"], 'Did you mean "sample"?'),
         (["sample", "--model", "x", "--guidance-scal", "2"], "Did you mean --guidance-scale?"),
         (["sample"], "--model requires an argument"),
-        (["sample", "--model", "x", "-n", "many"], 'unable to convert "many" into int'),
+        (["sample", "--model", "x", "-n", "many"], "-n: 'many' is not a whole number"),
         (["sample", "--model", "x", "--decoder", "paralel"], 'Did you mean "parallel"?'),
         (["train", "--data", "x", "--stage", "difusion"], 'Did you mean "diffusion"?'),
         (["evaluate"], "SAMPLES requires an argument"),
         (["sample", "--model", NO_MODEL, "-n", "0"], "--num-samples is 0; it must be at least 1"),
-        (["sample", "--model", NO_MODEL, "--num-inference-steps", "0"], "num_inference_steps: must be"),
+        (["sample", "--model", NO_MODEL, "--num-inference-steps", "0"], "--num-inference-steps: must be"),
         (["sample", "--model", NO_MODEL, "--candidates", "-1"], "candidates: must be"),
         (["sample", "--model", NO_MODEL, "--batch-size", "0"], "--batch-size is 0"),
         (["reconstruct", "x", "--batch-size", "0"], "--batch-size is 0"),
         (["sample", "--model", NO_MODEL, "--seed", "-1"], "--seed is -1"),
         (["sample", "--model", NO_MODEL, "--seed", str(2**32 - 1), "-n", "2"], "must be from 0 to 4294967294"),
-        (["sample", "--model", NO_MODEL, "--guidance-scale", "nan"], "guidance_scale: must be a finite number"),
-        (["sample", "--model", NO_MODEL, "--temperature", "-1"], "temperature: must be"),
-        (["sample", "--model", NO_MODEL, "--stop-time", "1"], "stop_time: must be less than 1 (given: 1.0)"),
+        (["sample", "--model", NO_MODEL, "--guidance-scale", "nan"], "--guidance-scale: must be a finite number"),
+        (["sample", "--model", NO_MODEL, "--temperature", "-1"], "ladle: --temperature: must be"),
+        (["sample", "--model", NO_MODEL, "--choose", "label"], "--choose label needs a label; give --label"),
+        (["sample", "--model", NO_MODEL, "--stop-time", "1"], "--stop-time: must be less than 1 (given: 1.0)"),
         (["sample", "--model", NO_MODEL, "--sampler", "ddmp"], "did you mean 'ddpm'?"),
         (["sample", "--model", NO_MODEL, "--source", "none.txt"], "no such file: none.txt"),
         (["sample", "--model", "base-em"], "no model 'base-em'"),
@@ -308,6 +309,7 @@ NO_MODEL = "/no/such/model"  # the checks below come before any model is loaded
         (["train", "--data", "x", "--set", "diffusion.shedule.shift=3"], "did you mean 'schedule'?"),
         (["train", "--data", "x", "--set", "training.minutes"], "KEY=VALUE"),
         (["train", "--data", "x", "--minutes", "-3"], "training.minutes"),
+        (["train", "--data", "x", "--minutes", "3m"], "--minutes: '3m' is not a number"),
         (
             ["train", "--data", "x", "--from-scratch", "--backbone", "y"],
             "--from-scratch and --backbone cannot be used together",
@@ -445,6 +447,16 @@ def test_every_failure_is_one_line_and_its_exit_code(capfd, error: BaseException
 
     assert outcome.run(fail, ["sample"]) == code
     assert says in one_line(capfd.readouterr().err)
+
+
+def test_an_interrupted_training_says_that_it_can_go_on(capfd):
+    """Nothing is lost, which a user cannot know."""
+
+    def fail(words: Sequence[str]) -> None:
+        raise KeyboardInterrupt
+
+    assert outcome.run(fail, ["train"]) == 130
+    assert "interrupted; run the same command again" in one_line(capfd.readouterr().err)
 
 
 def test_out_of_memory_while_training_advises_what_train_has(capfd):

@@ -23,7 +23,7 @@ def test_wrong_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     write_rows(tmp_path / "rows.jsonl", [{"text": "a"}])
     data, output = str(tmp_path / "rows.jsonl"), str(tmp_path / "out")
     for words, message in (
-        (["judge", "--data", data, "-o", output], "has no rows with a label"),
+        (["judge", "--data", data, "-o", output], "name the label column with --label COLUMN"),
         (["judge", "--data", data, "-o", output, "--kind", "encoder"], "needs --encoder"),
         (["scorer", "--data", data, "-o", output, "--minutes", "0"], "--minutes is 0"),
         (["scorer", "--data", str(tmp_path / "none.jsonl"), "-o", output], "none.jsonl"),

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from ladle.data.rows import Columns, read_rows
+from ladle.data.rows import Columns, counted, read_rows
 from ladle.data.splits import DataConfig, load_splits
 from row_files import message_of, put, put_rows
 
@@ -122,6 +122,10 @@ def test_text_goes_before_target_and_names_go_before_both(tmp_path):
     named = Columns(text="Title", label="kind", source="target")
     assert read_rows(path, named) == [{"text": "e", "label": "f", "source": "b"}]
     assert read_rows(path, Columns(text="source", label="")) == [{"text": "c"}]  # "" leaves a column out
+
+
+def test_one_row_is_singular():
+    assert [counted(number, "row") for number in (0, 1, 2000)] == ["0 rows", "1 row", "2,000 rows"]
 
 
 def test_usual_names_are_found_in_any_case(tmp_path):

@@ -301,5 +301,5 @@ def test_an_unknown_network_is_refused() -> None:
     """It says what is allowed; and a setting of the one network is none of the other's."""
     with pytest.raises(UserError, match="unknown kind 'compakt' of denoiser: did you mean 'compact'"):
         build(denoiser={"kind": "compakt"})
-    with pytest.raises(UserError, match="unknown key 'denoiser.conditioning'"):
+    with pytest.raises(UserError, match="'denoiser.conditioning' belongs to kind 'compact'; denoiser has kind 'paper'"):
         build(denoiser={"kind": "paper", "conditioning": "adaln"})

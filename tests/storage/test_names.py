@@ -33,6 +33,13 @@ def test_a_run_stands_for_its_finished_model(model_folder: Path, tmp_path: Path)
     assert resolve_model(tmp_path / "run") == tmp_path / "run" / "final"
 
 
+def test_an_unfinished_training_is_told_from_a_folder_without_a_model(tmp_path: Path) -> None:
+    """The remedy is to go on, not to look for another folder."""
+    (tmp_path / "state").mkdir()
+    with pytest.raises(UserError, match="is not finished: run the same `ladle train` command again"):
+        resolve_model(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -72,6 +79,17 @@ def test_a_hub_id_is_looked_up_in_the_hub_cache(
     (cached / "refs" / "main").write_text("0" * 40)
     shutil.copytree(model_folder, cached / "snapshots" / ("0" * 40))
     assert load_parts("somebody/stories").name == "tiny"
+
+
+def test_a_hub_out_of_reach_is_said_without_error_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's own line speaks of sockets."""
+
+    def fail(*given: object, **options: object) -> None:
+        raise OSError("Got: ConnectError: [Errno -2] Name or service not known\nand more")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(UserError, match="loading it from the hub failed: the hub cannot be reached$"):
+        resolve_model("somebody/stories")
 
 
 def test_a_revision_is_of_a_model_on_the_hub(

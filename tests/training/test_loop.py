@@ -337,7 +337,9 @@ def test_other_settings_data_or_model_are_refused_and_free_ones_are_not(tmp_path
     """What changes the weights may not change on the way; how often one looks may."""
     with pytest.raises(KeyboardInterrupt):
         train(Interrupted([5]), tmp_path, steps=20)
-    with pytest.raises(UserError, match=r"training\.lr = 0\.01, but now 0\.02 is given.*another --output"):
+    with pytest.raises(
+        UserError, match=r"training\.diffusion\.optimiser\.lr = 0\.01, but now 0\.02 is given.*another --output"
+    ):
         train(TinyStage(), tmp_path, steps=20, lr=0.02)
     with pytest.raises(UserError, match=r"training\.steps = 20, but now 30"):
         train(TinyStage(), tmp_path, steps=30)

@@ -140,6 +140,13 @@ def test_a_setting_below_a_value_is_refused(tmp_path: Path) -> None:
             "training.decoder.optimiser.wamup=3",
             r"training.decoder.optimiser: unknown key 'wamup': did you mean 'warmup'\?",
         ),
+        ("lr=3", r"unknown key 'lr': did you mean 'training.optimiser.lr'\?"),
+        ("width=3", r"did you mean 'autoencoder.backbone.width' or 'diffusion.denoiser.width'\?"),
+        (
+            "autoencoder.bottleneck.num_latents=8",
+            "'autoencoder.bottleneck.num_latents' belongs to kind 'perceiver' or 'paper'; "
+            "autoencoder.bottleneck has kind 'aligned'",
+        ),
         ("diffusion.schedule.shfit=3", r"did you mean 'shift'\?"),
         ("autoencoder.backbone.widht=3", r"did you mean 'width'\?"),
         ("diffusion.denoiser.conditioning=film", "'adaln' or 'in_context'"),

@@ -91,10 +91,13 @@ def test_a_finished_stage_gives_its_averages(tmp_path: Path) -> None:
     [
         (
             {"training": {"lr": 0.2}, "data": {"batches": "abc"}},
-            ["training.lr = 0.1", "but now 0.2 is given", "--output"],
+            ["training.diffusion.optimiser.lr = 0.1", "but now 0.2 is given", "--output"],
         ),
         ({"training": {"lr": 0.1}, "data": {"batches": "xyz"}}, ['data.batches = "abc"', 'now "xyz"']),
-        ({"training": {"lr": 0.2}, "data": {"batches": "xyz"}}, ["training.lr", "also different: data.batches"]),
+        (
+            {"training": {"lr": 0.2}, "data": {"batches": "xyz"}},
+            ["training.diffusion.optimiser.lr", "also different: data.batches"],
+        ),
         ({"training": {"lr": 0.1}}, ["data.batches", "now nothing"]),
     ],
 )

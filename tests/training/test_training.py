@@ -120,6 +120,8 @@ def test_a_run_folder_says_how_it_was_made(labelled: tuple[Path, Recipe, list[st
     assert set(info["minutes"]) == {"autoencoder", "diffusion", "decoder"}
     assert info["data"][0]["name"] == "rows.jsonl"
     assert "2 labels: bad, good" in lines
+    right = r"the label classifier is right on \d of [45] held-out texts \(by chance: 50.0%\)"
+    assert any(re.fullmatch(right, line) for line in lines)
     assert any(re.fullmatch(r"4\d training texts, [45] held-out texts", line) for line in lines)
 
 
@@ -150,6 +152,9 @@ def test_another_recipe_does_not_go_on_in_the_same_folder(labelled: tuple[Path, 
     for other, key in ((wider, "training.autoencoder.token_mask_prob"), (fewer, "data.rows")):
         with pytest.raises(UserError, match=f"was started with {key}"):
             train(other, run, log=quiet)
+    longer = recipe("nowhere.jsonl", training={"steps": 15})  # another budget: refused before the data are read
+    with pytest.raises(UserError, match=r"run was started with training.steps = 14, but now 15 is given; give the"):
+        train(longer, run, log=quiet)
 
 
 def test_texts_are_conditioned_on_their_sources(tmp_path: Path) -> None:
@@ -418,8 +423,17 @@ def test_few_texts_without_held_out_rows_train(tmp_path: Path) -> None:
     """What is looked at are training rows then."""
     data = {"path": write(tmp_path / "rows.jsonl", ROWS[:5], "text"), "valid_fraction": 0.0}
     made = recipe("", data=data, autoencoder=SIZES | {"bottleneck": {"kind": "perceiver", "latent_dim": 8}})
-    train(made, tmp_path / "run", log=quiet)
+    lines: list[str] = []
+    train(made.model_dump(exclude_unset=True), tmp_path / "run", log=lines.append)  # (a mapping is a recipe too)
+    assert "5 training texts, 0 held-out texts" in lines
+    assert any(line.startswith("warning: these are few texts to learn from; --minutes") for line in lines)
     assert len(LatentDiffusion.from_pretrained(tmp_path / "run").generate(2)) == 2
+
+
+def test_a_wrong_mapping_is_told_as_a_wrong_recipe_file_is(tmp_path: Path) -> None:
+    """One line, with the nearest key."""
+    with pytest.raises(UserError, match=r"^recipe: unknown key 'trainig': did you mean 'training'\?$"):
+        train({"trainig": {"steps": 3}}, tmp_path / "run", data=["a"])
 
 
 def test_a_denoiser_starts_from_the_model_it_is_given(tmp_path: Path, labelled: tuple[Path, Recipe, list[str]]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.data.batching import epoch_batches
 from ladle.data.in_memory import RowSource
-from ladle.data.rows import Row
+from ladle.data.rows import Row, counted
 from ladle.data.splits import DataConfig, load_splits
 from ladle.evaluation.likelihood import TokenRow, padded
 from ladle.storage.model_folder import load_parts
@@ -105,7 +105,7 @@ def fit_scorer(
     train, valid = ([Row(text=row["text"]) for row in rows] for rows in (splits.train, splits.valid))
     for note in splits.notes:
         log(note)
-    log(f"{len(train):,} training texts, {len(valid):,} held-out texts")
+    log(f"{counted(len(train), 'training text')}, {counted(len(valid), 'held-out text')}")
     tokenizer = load_parts(resolve_model("base-en")).autoencoder.backbone.tokenizer
     settings = autoregressive_settings(minutes=minutes, steps=steps, seed=seed)
     config = config or AutoregressiveConfig(width=256, num_layers=6, num_heads=4)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter, Token
 
 from ladle.data.files import STDIO
-from ladle.data.rows import Columns, Row, read_rows
+from ladle.data.rows import Columns, Row, counted, read_rows
 from ladle.errors import UserError
 from ladle.storage.writing import write_rows
 from ladle.version import __version__
@@ -55,7 +55,7 @@ def write_and_say(output: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows. Log how many rows were written when the output is a file."""
     count = write_rows(output, rows)
     if output != STDIO:
-        log(f"{count:,} rows written to {output}")
+        log(f"{counted(count, 'row')} written to {output}")
 
 
 def read_and_say(path: str, **options: Any) -> list[Row]:

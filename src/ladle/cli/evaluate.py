@@ -8,6 +8,7 @@ from cyclopts import App
 
 from ladle.cli.app import ColumnNames, File, OutputFile, OutputFolder, app, log
 from ladle.data.files import STDIO
+from ladle.data.rows import counted
 from ladle.errors import UserError
 from ladle.storage.writing import check_writable
 
@@ -127,5 +128,5 @@ def fit_judge(
     real = run_fitting(data, output, kind=kind, encoder=encoder, test=test, columns=columns).real
     if real:
         low, high = real["interval"]
-        log(f"accuracy on {real['n']:,} held-out rows: {real['value']:.1%} [{low:.1%}, {high:.1%}]")
+        log(f"accuracy on {counted(real['n'], 'held-out row')}: {real['value']:.1%} [{low:.1%}, {high:.1%}]")
     print(output)

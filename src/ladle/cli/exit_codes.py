@@ -13,11 +13,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
-from cyclopts import CycloptsError
+from cyclopts import CoercionError, CycloptsError
 
 from ladle.errors import LadleError, UserError
 
 INTERRUPTED, READER_GONE, TERMINATED = 130, 141, 143
+_NUMBERS: dict[type | None, str] = {int: "a whole number", float: "a number"}
 
 
 def run(command: Callable[[Sequence[str]], object], words: Sequence[str], *, debug: bool = False) -> int:
@@ -46,7 +47,8 @@ def _explain(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
         case BrokenPipeError():
             return READER_GONE, ""
         case KeyboardInterrupt():
-            return INTERRUPTED, "interrupted"
+            resumes = words[:1] in (["train"], ["benchmark"]) or words[:2] == ["fit", "scorer"]
+            return INTERRUPTED, "interrupted" + "; run the same command again to go on from there" * resumes
         case CycloptsError():
             return UserError.exit_code, _usage(error)
         case LadleError():
@@ -61,6 +63,13 @@ def _explain(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
 
 
 def _usage(error: CycloptsError) -> str:
+    if (
+        isinstance(error, CoercionError)
+        and error.token
+        and error.token.keyword
+        and (what := _NUMBERS.get(error.target_type))
+    ):
+        return f"{error.token.keyword}: '{error.token.value}' is not {what}"
     error.verbose = False  # else it speaks of functions and tokens
     verb = " ".join(error.command_chain or ())
     line = str(error).rstrip()

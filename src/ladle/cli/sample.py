@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from ladle.cli.app import Decoder, File, OutputFile, app, check_counts, log, read_and_say, say_cut, write_and_say
 from ladle.cli.sample_options import Options, given
 from ladle.data.files import STDIO
-from ladle.data.rows import Columns, Row
+from ladle.data.rows import Columns, Row, counted
 from ladle.errors import UserError
 from ladle.storage.writing import check_writable
 
@@ -59,7 +59,9 @@ def sample(
     inputs = [Row()] if source is None else read_and_say(source, need=("source",), empty="refuse")
     count = num_samples * len(inputs)
     if seed is not None and not 0 <= seed <= MAX_SEED + 1 - count:
-        raise UserError(f"--seed is {seed}; for {count:,} texts it must be from 0 to {MAX_SEED + 1 - count}")
+        raise UserError(f"--seed is {seed}; for {counted(count, 'text')} it must be from 0 to {MAX_SEED + 1 - count}")
+    if overrides.get("choose") == "label" and not label and not any("label" in row for row in inputs):
+        raise UserError("--choose label needs a label; give --label, or leave --choose out")
 
     from ladle.pipeline import LatentDiffusion
     from ladle.sampling.request import fresh_seed
@@ -127,7 +129,7 @@ def reconstruct(
     write_and_say(output, rows())
     exact = sum(a == b for a, b in zip(originals, decoded, strict=True)) / len(originals)
     bleu = CorpusBleu(decoded, [[text] for text in originals]).score
-    log(f"{len(originals):,} texts: BLEU {bleu:.1f}, {exact:.1%} exactly the same")
+    log(f"{counted(len(originals), 'text')}: BLEU {bleu:.1f}, {exact:.1%} exactly the same")
 
 
 def _drawn_rows(

@@ -1,11 +1,13 @@
 """The options of `ladle sample` that control how texts are drawn: one for each field of `SamplingOptions`."""
 
 import dataclasses
+import re
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 from pydantic.fields import FieldInfo
 
+from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
 
 
@@ -27,5 +29,9 @@ Options: Any = dataclasses.make_dataclass(
 def given(options: Any) -> dict[str, Any]:
     """The options that were given, under the names of `LatentDiffusion.generate`. Raises UserError: out of range."""
     values = {} if options is None else {k: v for k, v in vars(options).items() if v is not None}
-    SamplingOptions().override(**values)  # before a model is loaded
+    try:
+        SamplingOptions().override(**values)  # before a model is loaded
+    except UserError as error:
+        said = str(error).removeprefix("sampling: ")
+        raise UserError(re.sub(r"(?<![^ ])\w+(?=: )", lambda name: f"--{name[0].replace('_', '-')}", said)) from None
     return values

@@ -32,7 +32,8 @@ def train(
 
     Args:
         recipe: A TOML file of settings. Default: sizes and minutes that fit most files.
-        data: Training texts: JSON Lines, CSV, TSV or text, gzipped or not, or a folder of train, valid and test files.
+        data: Training texts: JSON Lines, CSV, TSV, text (gzipped or not) or Parquet, or a folder of train, valid and
+            test files.
         output: Folder of the run. The model is written to its subfolder final. Default: runs/NAME.
         stage: Stop after this stage: autoencoder, diffusion, joint or decoder.
         settings: KEY=VALUE, replaces a setting of the recipe, such as diffusion.schedule.shift=3. May be repeated.

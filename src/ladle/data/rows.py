@@ -54,6 +54,11 @@ class Columns:
     source: str | None = None
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: 1 row, 2 rows."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def read_rows(
     source: RowSource,
     columns: Columns | None = None,
@@ -123,7 +128,8 @@ def iter_rows(
     if not kept:
         lost = next(iter(dropped), need[0])
         read = f"rows: {total:,}, {lost} column: '{getattr(names, lost) or lost}'"
-        raise UserError(f"{table.name} has no rows with {_LACKING[lost][0]} ({read})")
+        hint = "; name the label column with --label COLUMN" if lost == "label" and not columns.label else ""
+        raise UserError(f"{table.name} has no rows with {_LACKING[lost][0]} ({read}){hint}")
     for lost, count in dropped.items():
         notes.append(f"{table.name}: {count:,} of {total:,} rows dropped, {_LACKING[lost][1]}")
 

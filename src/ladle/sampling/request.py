@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Self
 
 import torch
@@ -45,7 +46,7 @@ class Request:
         num_samples: int | None = None,
         seed: int | None = None,
         seeds: Iterable[int] | None = None,
-        label: str | Sequence[str | None] | None = None,
+        label: str | int | Sequence[str | int | None] | None = None,
         source: str | Sequence[str | None] | None = None,
     ) -> Self:
         """A request with lists of equal length. A single label or source applies to all samples. Seeds count up from
@@ -55,9 +56,13 @@ class Request:
         """
         if seed is not None and seeds is not None:
             raise UserError("both seed and seeds are given; give one of them")
+        if not isinstance(num_samples, Integral | None):
+            raise UserError(f"num_samples is {num_samples!r}; it must be a whole number")
+        if isinstance(label, Integral):  # a label column may hold numbers
+            label = str(label)
         given: dict[str, Any] = {"seeds": seeds, "label": label, "source": source}
         lists: dict[str, list[Any]] = {k: list(x) for k, x in given.items() if x is not None and not isinstance(x, str)}
-        counts = {"num_samples": num_samples} if num_samples is not None else {}
+        counts: dict[str, Any] = {"num_samples": num_samples} if num_samples is not None else {}
         counts |= {name: len(values) for name, values in lists.items()}
         if len(set(counts.values())) > 1:
             raise UserError("these lengths disagree: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
@@ -67,7 +72,7 @@ class Request:
         first = fresh_seed(count) if seed is None else seed
         return cls(
             lists.get("seeds") or list(range(first, first + count)),
-            lists.get("label") or [given["label"]] * count,
+            [None if name is None else str(name) for name in lists.get("label") or [label] * count],
             lists.get("source") or [given["source"]] * count,
         )
 

@@ -52,6 +52,8 @@ def _local_model(name: str) -> Path | None:
             return folder
     if name in known:
         return known[name]
+    if (path / "state").is_dir():
+        raise UserError(f"the training in {path} is not finished: run the same `ladle train` command again")
     if path.is_dir():
         raise UserError(f"{path} is not a model folder: it has no {RECORD}; give a folder that `ladle train` made")
     if path.exists():
@@ -74,4 +76,4 @@ def _download(hub_id: str, revision: str | None) -> Path:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES)))
     except Exception as error:  # of many kinds: no such repository, no network, no space, offline mode
         reason = first_line(error)
-        raise UserError(f"no model '{hub_id}': no such folder, and the hub does not provide it: {reason}") from None
+        raise UserError(f"no model '{hub_id}': no such folder, and loading it from the hub failed: {reason}") from None

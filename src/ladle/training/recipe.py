@@ -120,14 +120,19 @@ SAMPLING = {
 
 
 class Recipe(Config):
-    """One trained model. Labels and sources are found in the data."""
+    """One trained model. Labels and sources are found in the data. Groups of settings may be dicts:
+
+        Recipe(training={"steps": 20}, data={"text": "review", "label": "stars"})
+
+    A mapping that is given to `ladle.train` also gets the sampling defaults of `ladle train`.
+    """
 
     name: str = "model"
     """The model's name."""
     start: str = "auto"
     """The model from which the training starts.
-    * `auto`: the model `prior-en`. With 150,000 characters of training text or more, it gets a new vocabulary. If it
-    cannot, because `autoencoder` has another width or bottleneck, the start is `nothing`.
+    * `auto`: the model `prior-en`. With 150,000 characters of training text or more, it gets a new vocabulary. If
+    `autoencoder` asks for another width or bottleneck, the start is `nothing`.
     * `nothing`: random weights.
     * the name of a shipped model, a model folder or a hub id: that model. See `own_vocabulary`.
     * The denoiser of the model is used too if `diffusion.denoiser` and `diffusion.prediction` are the same there.

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from ladle.conditioning.source_text import SourceEncoder, SourceReader, learns_s
 from ladle.conditioning.store import ConditionStore
 from ladle.config import Config
 from ladle.data.row_portions import PerPortion
-from ladle.data.rows import Row
+from ladle.data.rows import Row, counted
 from ladle.data.splits import Data, Splits, load_splits
 from ladle.data.stores import TokenStore, VectorStore, count_cut
 from ladle.diffusion.loss import DenoisingConfig, DenoisingLoss
@@ -32,27 +32,33 @@ from ladle.storage.parts import ModelParts
 from ladle.storage.writing import atomic_folder, atomic_json, atomic_text
 from ladle.training.loop import train_stage
 from ladle.training.optimiser import TrainingConfig, use_bf16
-from ladle.training.plan import STAGES, Plan, make_plan
+from ladle.training.plan import DEFAULT_MINUTES, STAGES, Plan, make_plan
 from ladle.training.processes import is_main, main_first, set_up, several
 from ladle.training.progress import Log, say
-from ladle.training.recipe import Recipe, load_recipe, to_toml
+from ladle.training.recipe import Recipe, parse_recipe, to_toml
 from ladle.training.sharding import check_sharding
 from ladle.training.stages.autoencoder import AutoencoderStage
 from ladle.training.stages.decoder import DecoderStage
 from ladle.training.stages.diffusion import DiffusionStage
 from ladle.training.stages.interface import Stage
 from ladle.training.stages.joint import JointConfig, JointStage
-from ladle.training.state import digest
+from ladle.training.state import check_identity, digest
 from ladle.training.trackers import check_trackers
 from ladle.training.warm_start import start_from
 
 Store = tuple[VectorStore, ConditionStore]
 TOKENIZER_ROWS = 200_000
 MAX_VALID = 2000  # held-out rows that a training uses
+FEW_ROWS = 100
 
 
 def train(
-    recipe: Recipe | None, output: str | Path, stage: str = "all", log: Log = say, *, data: Data | None = None
+    recipe: Recipe | Mapping[str, Any] | None,
+    output: str | Path,
+    stage: str = "all",
+    log: Log = say,
+    *,
+    data: Data | None = None,
 ) -> Path:
     """Train the model of `recipe` under `output`, and return the model folder, `output`/final. A repeated call
     continues after an interruption.
@@ -62,7 +68,7 @@ def train(
     Of several processes (torchrun) only the first writes files and messages. All of them must see the folder `output`.
 
     Args:
-        recipe: from `load_recipe`; None for the defaults of `ladle train`.
+        recipe: from `load_recipe`, or a mapping with the same settings; None for the defaults of `ladle train`.
         output: the run folder: recipe.toml, config.json, environment.json, metrics.jsonl, samples/, state/, final/.
         stage: `all`, or the last stage to train: `autoencoder`, `diffusion`, `joint`, `decoder`.
         log: receives messages for the user.
@@ -74,17 +80,20 @@ def train(
     """
     if stage not in ("all", *STAGES):
         raise UserError(f"unknown stage '{stage}'; allowed are all, {', '.join(STAGES)}")
-    recipe = recipe or load_recipe()
+    recipe = recipe if isinstance(recipe, Recipe) else parse_recipe(recipe or {})
     if several():
         set_up()
     check_sharding()
     check_trackers(recipe.training.trackers)
     log = log if is_main() else lambda line: None
+    _check_budget(recipe, Path(output))
     splits = load_splits(recipe.data, data)
     plan = make_plan(recipe, splits, STAGES[-1] if stage == "all" else stage)
-    counts = f"{len(splits.train):,} training texts, {len(splits.valid):,} held-out texts"
+    counts = f"{counted(len(splits.train), 'training text')}, {counted(len(splits.valid), 'held-out text')}"
     for note in (*splits.notes, counts, *plan.notes):
         log(note)
+    if len(splits.train) < FEW_ROWS:
+        log("warning: these are few texts to learn from; --minutes (training.minutes) makes the training shorter")
     output = Path(output)
     if is_main():
         _describe(plan, output)
@@ -314,8 +323,20 @@ def _model(assembly: Assembly, minutes: dict[str, float]) -> ModelParts:
         parts.judge = fit_own(splits.train, splits.valid)  # which of several candidates has the label
     if parts.judge and parts.judge.real:
         real = parts.judge.real
-        assembly.log(f"the judge recognises the label of {real['value']:.1%} of {real['n']:,} held-out texts")
+        right, chance = round(real["value"] * real["n"]), 1 / len(parts.judge.labels)
+        texts = counted(real["n"], "held-out text")
+        assembly.log(f"the label classifier is right on {right:,} of {texts} (by chance: {chance:.1%})")
     return parts
+
+
+def _check_budget(recipe: Recipe, output: Path) -> None:
+    """Refuse to continue a run with another budget or seed, before the data are read."""
+    config = output / "config.json"
+    if config.exists() and any(output.glob("state/*/state.json")):
+        old, new = json.loads(config.read_text(encoding="utf-8"))["training"], recipe.training.model_dump()
+        for budget in (old, new):
+            budget["minutes"] = budget["minutes"] or (None if budget["steps"] else DEFAULT_MINUTES)
+        check_identity(output, *({f"training.{k}": b[k] for k in ("minutes", "steps", "seed")} for b in (old, new)))
 
 
 def _identity(assembly: Assembly, stage: str) -> dict[str, Any]:

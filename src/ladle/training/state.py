@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from ladle.errors import LadleError, UserError
 from ladle.storage.writing import atomic_folder, recover_folder
 from ladle.training.ema import EMA
+from ladle.training.optimiser import OptimiserConfig
 from ladle.training.sharding import like, whole
 
 FORMAT = 1
@@ -183,10 +184,11 @@ def check_identity(
     old = {key: value for key, value in flatten(defaults or {}).items() if key in new} | old
     differing = [key for key in old | new if old.get(key) != new.get(key)]
     if differing:
-        key = differing[0]
-        others = f" (also different: {', '.join(differing[1:6])})" if differing[1:] else ""
+        was, now = _short(old.get(differing[0])), _short(new.get(differing[0]))
+        key, *more = [_as_in_recipe(key, path.name) for key in differing[:6]]
+        others = f" (also different: {', '.join(more)})" if more else ""
         raise UserError(
-            f"{path} was started with {key} = {_short(old.get(key))}, but now {_short(new.get(key))} is given{others}; "
+            f"{path} was started with {key} = {was}, but now {now} is given{others}; "
             "give the earlier values to continue that run, or another --output to start a new run"
         )
 
@@ -276,6 +278,12 @@ def _load_optimizer(module: nn.Module, optimizer: Optimizer, tensors: Mapping[st
         # (A number of steps is a scalar, whole in every process.)
         value = like(tensor, parameter) if tensor.shape == parameter.shape else tensor
         optimizer.state[parameter][key] = value.to(parameter.device)
+
+
+def _as_in_recipe(key: str, stage: str) -> str:
+    """The name in a recipe of a setting that a stage's state calls `key`."""
+    name = key.removeprefix("training.")
+    return f"training.{stage}.optimiser.{name}" if name in OptimiserConfig.model_fields else key
 
 
 def _short(value: Any) -> str:

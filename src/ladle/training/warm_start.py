@@ -67,7 +67,9 @@ def choose_start(recipe: Recipe, rows: Sequence[Row]) -> Start:
         if own_vocabulary:
             notes.append(f"{size:,} characters are enough for a new vocabulary")
         else:
-            notes.append(f"{size:,} characters are too few to learn a language: starting from '{PRIOR}'")
+            notes.append(
+                f"{size:,} characters of text are too few to learn a language, so '{PRIOR}' is trained further"
+            )
     parts = parts or load_parts(resolve_model(name))
     denoiser = parts.diffusion
     if denoiser is not None:
