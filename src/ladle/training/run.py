@@ -335,8 +335,9 @@ def _check_budget(recipe: Recipe, output: Path) -> None:
     if config.exists() and any(output.glob("state/*/state.json")):
         old, new = json.loads(config.read_text(encoding="utf-8"))["training"], recipe.training.model_dump()
         for budget in (old, new):
-            budget["minutes"] = budget["minutes"] or (None if budget["steps"] else DEFAULT_MINUTES)
-        check_identity(output, *({f"training.{k}": b[k] for k in ("minutes", "steps", "seed")} for b in (old, new)))
+            budget["minutes"] = budget.get("minutes") or (None if budget.get("steps") else DEFAULT_MINUTES)
+        keys = sorted(old.keys() & {"minutes", "steps", "seed"})
+        check_identity(output, *({f"training.{key}": budget[key] for key in keys} for budget in (old, new)))
 
 
 def _identity(assembly: Assembly, stage: str) -> dict[str, Any]:
