@@ -68,11 +68,11 @@ def _explain(cls: type[BaseModel], error: Any) -> str:
     key = ".".join(path)
     match error["type"]:
         case "extra_forbidden":
-            if others := [f"'{tag}'" for tag, group in kinds if path[-1] in group.model_fields]:
+            if others := [f"'{tag}'" for tag, group in kinds if {"kind", path[-1]} <= set(group.model_fields)]:
                 own = next(tag for tag, group in kinds if group in groups)
                 return f"'{key}' belongs to kind {' or '.join(others)}; {'.'.join(path[:-1])} has kind '{own}'"
             elsewhere = [f"'{name}'" for name, _ in leaves(cls) if name.endswith(f".{path[-1]}")]
-            if 1 <= len(elsewhere) <= 3:
+            if 1 <= len(elsewhere) <= 3 and f"'{key}'" not in elsewhere:  # (else the other settings do not allow it)
                 return f"unknown key '{key}': did you mean {' or '.join(elsewhere)}?"
             return f"unknown key '{key}': {nearest(path[-1], [n for group in groups for n in group.model_fields])}"
         case "union_tag_invalid":
