@@ -39,7 +39,7 @@ def run_demo() -> None:
             raise LadleError(f"the demo needs the shipped model '{name}', which is missing; install ladle again")
     begun = time.monotonic()
     _say("Ladle writes text by diffusion: noise becomes latent vectors, and vectors become words.")
-    _say("Two shipped models show three things. This takes a few minutes.")
+    _say("Two shipped models show three things.")
 
     model = LatentDiffusion.from_pretrained(known[GENERATOR])
     _title(f"1. {GENERATOR}: descriptions of restaurants, from noise alone")

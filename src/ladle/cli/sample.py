@@ -22,7 +22,7 @@ TEXTS_AT_ONCE = 1024  # texts drawn between two writes: enough to sort them by l
 
 @app.command(sort_key=1)
 def demo() -> None:
-    """Show what the shipped models do: samples, data to text, reconstruction. A few minutes, no network."""
+    """Show what the shipped models do: samples, data to text, reconstruction. Under a minute, no network."""
     from ladle.cli.demo import run_demo
 
     run_demo()
