@@ -21,7 +21,8 @@ STAGES_HEAD = """
 ## What suits each stage
 
 These values hold where neither `training.optimiser` nor `training.STAGE.optimiser` gives another one. "trained
-autoencoder" is one that begins from a trained model or a pre-trained backbone.
+autoencoder" is one that begins from a trained model or a pre-trained backbone. A given
+optimizer chooses the row instead: `muon` the first one, `adamw` the second one.
 """
 SHARES_HEAD = """
 These are the defaults of `training.STAGE.share`. From a trained model, the autoencoder stage runs only if the model

@@ -11,7 +11,7 @@ from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.latents import Latents
 from ladle.conditioning.encoder import RawCondition
 from ladle.config import nearest
-from ladle.data.stores import length_order
+from ladle.data.stores import length_batches
 from ladle.diffusion.classifier import NUM_LEVELS, log_evidence
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError
@@ -65,9 +65,9 @@ class LatentDiffusion:
         model = cls(load_parts(folder), device, model_digest(folder))
         return model.to(model.device, known)
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a model folder that `from_pretrained` reads. `dtype`: of the stored weights, such as float16."""
-        save_parts(self.parts, folder, dtype=dtype)
+    def save_pretrained(self, folder: str | Path, dtype: Dtype = None) -> None:
+        """Write a model folder that `from_pretrained` reads. `dtype`: of the stored weights, such as "float16"."""
+        save_parts(self.parts, folder, dtype=_dtype(dtype))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the model folder to the Hugging Face hub and return its address. `options`: of `create_repo`."""
@@ -273,9 +273,7 @@ class LatentDiffusion:
         return self.decode(self.encode(texts, batch_size), decoder, batch_size)
 
     def _encode_batches(self, texts: list[str], batch_size: int) -> Iterable[tuple[list[int], Latents]]:
-        order = length_order(texts)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+        for rows in length_batches(texts, batch_size):
             tokens = self.autoencoder.backbone.tokenize(texts[i] for i in rows)
             yield rows, self.autoencoder.encode(**{name: tensor.to(self.device) for name, tensor in tokens.items()})
 

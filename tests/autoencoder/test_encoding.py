@@ -10,7 +10,8 @@ from ladle.autoencoder.encoding import fit_normaliser, store_latents, store_text
 from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.conditioning.source_text import SourceReader
 from ladle.conditioning.store import SourceStore
-from ladle.data.stores import VectorStore, length_order
+from ladle.data.stores import VectorStore, length_batches
+from ladle.errors import UserError
 
 
 def test_rows_are_gathered_in_any_order_with_their_mask() -> None:
@@ -26,7 +27,10 @@ def test_rows_are_gathered_in_any_order_with_their_mask() -> None:
 
 def test_the_longest_texts_come_first() -> None:
     """Batches in this order hold little padding."""
-    assert length_order(["aa", "a", "aaaa", "aaa"]) == [2, 3, 0, 1]
+    assert list(length_batches(["aa", "a", "aaaa", "aaa"], 3)) == [[2, 3, 0], [1]]
+    for wrong in (0, -1):
+        with pytest.raises(UserError, match="it must be at least 1"):
+            list(length_batches(["aa"], wrong))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])

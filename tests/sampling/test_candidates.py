@@ -99,6 +99,13 @@ def test_an_empty_text_has_no_label() -> None:
     assert LabelCheck((), classify).shares(texts, [None] * 4, [0] * 4) == [0.0, 1.0, 1.0, 0.0]
 
 
+def test_texts_without_a_label_are_not_classified() -> None:
+    def refuse(texts: list[str], seeds: list[int]) -> torch.Tensor:
+        raise AssertionError("nothing needs a probability here")
+
+    assert LabelCheck(LABELS, refuse).shares(["a cat", ""], [None, None], [0, 1]) == [1.0, 0.0]
+
+
 def test_the_first_candidate_is_the_samples_own() -> None:
     """One candidate is what one draw gives; the others' seeds stay apart, also those of neighbouring seeds."""
     assert candidate_seeds(7, 1) == [7]

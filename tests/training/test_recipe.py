@@ -280,10 +280,10 @@ def test_an_autoencoders_optimizer_suits_its_start_unless_it_is_given(
 ) -> None:
     """What the user says counts wherever it starts from; the other stages are the same everywhere."""
     training = plan(steps=10, autoencoder={"optimiser": given})
-    for known, how in ((True, from_nothing), (False, from_known)):
-        stage = stage_settings(training, "autoencoder", from_nothing=known, steps=4)
+    for new, how in ((True, from_nothing), (False, from_known)):
+        stage = stage_settings(training, "autoencoder", from_nothing=new, steps=4)
         assert (stage.optimizer, stage.lr) == how
-        assert stage_settings(training, "diffusion", from_nothing=known, steps=6).lr == 1e-3
+        assert stage_settings(training, "diffusion", from_nothing=new, steps=6).lr == 1e-3
 
 
 def test_without_a_budget_there_is_a_default() -> None:

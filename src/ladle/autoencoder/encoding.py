@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.latents import Latents
-from ladle.data.stores import TokenStore, VectorStore, length_order
+from ladle.data.stores import TokenStore, VectorStore, length_batches
 
 
 def store_tokens(autoencoder: TextAutoencoder, texts: Sequence[str]) -> TokenStore:
@@ -30,11 +30,10 @@ def store_texts(
     tokenize: used instead of the backbone's. bf16: several times faster on processors with bf16 units; its error is
     about a hundredth of the vectors.
     """
-    device, order = autoencoder.device, length_order(texts)
+    device = autoencoder.device
     parts: list[Tensor] = [torch.empty(0)] * len(texts)
     num_tokens = 0
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    for rows in length_batches(texts, batch_size):
         tokens = (tokenize or autoencoder.backbone.tokenize)(texts[i] for i in rows)
         num_tokens += int(tokens["attention_mask"].sum())
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):

@@ -25,6 +25,8 @@ SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev
 _SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
 
 Data = RowSource | Mapping[str, RowSource] | None  # rows, or the rows of each split; None: those that the config names
+# Settings of a recipe that describe its own data set, and not a file that replaces it.
+OF_OTHER_DATA = ("id", "subset", "text", "label", "source", "valid_path", "test_path")
 
 
 class DataConfig(Config):
@@ -64,8 +66,7 @@ class DataConfig(Config):
 
     def at(self, path: str) -> Self:
         """This config with a local file or folder as its data. The column names of a hub data set are dropped."""
-        data_of_its_own = ("id", "subset", "text", "label", "source", "valid_path", "test_path")
-        return self.model_copy(update={"path": path} | dict.fromkeys(data_of_its_own))
+        return self.model_copy(update={"path": path} | dict.fromkeys(OF_OTHER_DATA))
 
 
 @dataclass(frozen=True)

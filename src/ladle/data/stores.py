@@ -1,11 +1,12 @@
 """All texts of a set in memory, packed end to end: as token ids, or as vectors."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ladle.errors import UserError
 from ladle.layers import lengths_to_mask
 
 
@@ -34,9 +35,17 @@ class VectorStore:
         return values * mask[..., None], mask
 
 
-def length_order(items: Sequence[Sized]) -> list[int]:
-    """Row numbers from the longest item to the shortest: batches in this order hold little padding."""
-    return sorted(range(len(items)), key=lambda i: -len(items[i]))
+def length_batches(items: Sequence[Sized], batch_size: int) -> Iterator[list[int]]:
+    """Row numbers in batches, from the longest item to the shortest: batches in this order hold little padding.
+
+    Raises:
+        UserError: `batch_size` is below 1.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+    order = sorted(range(len(items)), key=lambda i: -len(items[i]))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
 
 
 def count_cut(tokenizer: Any, texts: Sequence[str], limit: int) -> int:

@@ -1,6 +1,7 @@
 """DenoisingTransformer: reads noised latents and returns one raw prediction for each latent."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -71,7 +72,7 @@ class DenoiserBlock(nn.Module):
         return x + self.cross_attention(self.cross_norm(x), condition.memory, condition.memory_mask)
 
 
-class LatentTransformer(nn.Module):
+class LatentTransformer(nn.Module, ABC):
     """A pre-norm transformer over L latents, with self-conditioning by concatenation and a zero-initialised output."""
 
     no_self_condition: nn.Parameter
@@ -101,9 +102,9 @@ class LatentTransformer(nn.Module):
         x = self.input(with_last_estimate(zt, self.no_self_condition, self_condition, self_condition_mask))
         return self.output(self.norm(self.hidden(x, log_snr.expand(len(zt)), mask, condition)))
 
+    @abstractmethod
     def hidden(self, x: Tensor, log_snr: Tensor, mask: Tensor, condition: Condition) -> Tensor:
         """x [B, L, W], log_snr [B], mask [B, L] -> output of the last block, [B, L, W]."""
-        raise NotImplementedError
 
 
 class DenoisingTransformer(LatentTransformer):

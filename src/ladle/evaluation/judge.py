@@ -121,6 +121,8 @@ class Judge:
             labels, vocabulary = tuple(record["labels"]), tuple(record["vocabulary"])
             settings = {name: record[name] for name in ("kind", "encoder", "real")}
             weight = weights["weight"]
+            if record["format"] > FORMAT:
+                raise ValueError(f"format {record['format']} is newer than this ladle, which reads format {FORMAT}")
             if record["format"] == 1 and len(labels) > 2:  # (written column by column under the shape of rows)
                 weight = weight.ravel().reshape(weight.shape, order="F")
             return cls(labels=labels, vocabulary=vocabulary, weight=weight, bias=weights["bias"], **settings)

@@ -47,7 +47,7 @@ class LabelCheck:
     def shares(self, texts: list[str], labels: list[str | None], seeds: list[int]) -> list[float]:
         """A probability for each text. An empty text has 0. Without a label every other text has 1."""
         shares = [1.0] * len(texts)
-        if self.names:
+        if any(label is not None for label in labels):
             table = self.classify(texts, seeds)
             shares = [
                 1.0 if label is None else float(row[self.names.index(label)])

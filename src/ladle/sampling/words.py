@@ -7,7 +7,7 @@ import torch
 
 from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.latents import Latents
-from ladle.data.stores import length_order
+from ladle.data.stores import length_batches
 from ladle.errors import UserError
 from ladle.layers import lengths_to_mask
 from ladle.sampling.options import SamplingOptions
@@ -43,9 +43,7 @@ def decode_texts(
     check_decoder(autoencoder, decoder)
     device = next(autoencoder.parameters()).device
     texts = [""] * len(latents)
-    order = length_order(latents)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
+    for rows in length_batches(latents, batch_size):
         streams = {} if noise is None else {"noise": SampleNoise.join([noise[row] for row in rows])}
         ids = autoencoder.decode(padded([latents[row] for row in rows]).to(device), decoder, **streams, **how)
         for row, text in zip(rows, autoencoder.backbone.detokenize(ids), strict=True):

@@ -14,7 +14,7 @@ from ladle.autoencoder.reconstruction import KLConfig, ReconstructionConfig
 from ladle.conditioning.config import SourceConfig
 from ladle.config import Config, nearest
 from ladle.data.files import read_toml
-from ladle.data.splits import DataConfig
+from ladle.data.splits import OF_OTHER_DATA, DataConfig
 from ladle.diffusion.loss import DenoisingConfig
 from ladle.diffusion.model import DiffusionConfig
 from ladle.errors import UserError
@@ -23,7 +23,6 @@ from ladle.training.optimiser import OptimiserConfig
 from ladle.training.stages.joint import JointConfig
 
 EXCLUSIVE = {"training.minutes": "steps", "training.steps": "minutes"}
-HUB_KEYS = ("id", "subset", "text", "label", "source")
 
 
 class StageTraining(Config):
@@ -177,7 +176,7 @@ def load_recipe(path: str | Path | None = None, data: str | None = None, sets: l
         given = values.get("data", {})
         if not isinstance(given, dict):
             raise UserError(f"{where}: data is {given!r}; it must be a group of settings, [data]")
-        dropped = HUB_KEYS if given.get("id") else ()
+        dropped = OF_OTHER_DATA if given.get("id") else ()
         values["data"] = {k: v for k, v in given.items() if k not in dropped} | {"path": data}
         values.setdefault("name", Path(data).name.split(".")[0] or "model")
     for item in sets or []:
