@@ -204,23 +204,24 @@ def test_the_first_released_format_still_loads_and_writes_its_sentences() -> Non
 
 
 def test_saving_over_a_model_replaces_all_of_it(model_folder: Path) -> None:
-    """No file of the earlier model stays behind."""
+    """No file of the earlier model stays behind, and the user's own do."""
     (model_folder / "notes").mkdir()
     parts = ModelParts("new", tiny.tiny_autoencoder(parallel=False, seed=5))
     save_parts(parts, model_folder)
-    assert not any((model_folder / name).exists() for name in ("notes", "denoiser", "condition", "parallel_decoder"))
+    assert not any((model_folder / name).exists() for name in ("denoiser", "condition", "parallel_decoder"))
+    assert (model_folder / "notes").is_dir()
     assert_same_tensors(load_parts(model_folder).autoencoder, parts.autoencoder)
 
 
 def test_a_folder_that_holds_no_model_is_never_replaced(parts: ModelParts, tmp_path: Path) -> None:
     """`--output` on the folder of somebody's data does not cost the data."""
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "reviews.csv").write_text("text\nfine\n")
-    with pytest.raises(UserError, match="model.json"):
+    (tmp_path / "data" / "README.md").write_text("about my reviews")
+    with pytest.raises(UserError, match=r"README.md exists, and Ladle did not write it"):
         save_parts(parts, tmp_path / "data")
-    with pytest.raises(UserError, match="a file has that name"):
-        save_parts(parts, tmp_path / "data" / "reviews.csv")
-    assert [path.name for path in tmp_path.rglob("*")] == ["data", "reviews.csv"]
+    with pytest.raises(UserError, match="it is a file"):
+        save_parts(parts, tmp_path / "data" / "README.md")
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "README.md"]
 
 
 def test_a_save_that_fails_leaves_the_earlier_model_and_no_trace(parts: ModelParts, model_folder: Path) -> None:

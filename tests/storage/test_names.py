@@ -29,7 +29,9 @@ def test_a_run_stands_for_its_finished_model(model_folder: Path, tmp_path: Path)
     (tmp_path / "run").mkdir()
     model_folder.rename(tmp_path / "run" / "final")
     assert resolve_model(tmp_path / "run") == tmp_path / "run" / "final"
-    (tmp_path / "run" / "final").rename(tmp_path / "run" / ".final.old")  # killed while a new model was put in place
+    put = tmp_path / "run" / "final" / ".ladle-put" / "files"  # killed while the model was put in place
+    put.mkdir(parents=True)
+    (tmp_path / "run" / "final" / "model.json").rename(put / "model.json")
     assert resolve_model(tmp_path / "run") == tmp_path / "run" / "final"
 
 

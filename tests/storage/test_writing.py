@@ -15,7 +15,15 @@ import pytest
 
 from ladle.data.files import read_lines
 from ladle.errors import LadleError, UserError
-from ladle.storage.writing import atomic_folder, atomic_json, atomic_text, recover_folder, write_atomically, write_rows
+from ladle.storage.writing import (
+    MODEL,
+    atomic_folder,
+    atomic_json,
+    atomic_text,
+    recover_folder,
+    write_atomically,
+    write_rows,
+)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -178,12 +186,13 @@ def test_a_folder_is_made_and_replaced_whole(tmp_path):
     with atomic_folder(path) as folder:
         fill(folder, "1")
         (folder / "only-in-first").write_text("")
-        assert not path.exists() and folder.parent == path.parent
-    with atomic_folder(path) as folder:
+        assert all(name.startswith(".") for name in names_in(path))
+    number = path.stat().st_ino
+    with atomic_folder(path, old=["only-in-first"]) as folder:
         fill(folder, "2")
         assert (path / "sub" / "model.json").read_text() == "1"
     assert (path / "sub" / "model.json").read_text() == "2"
-    assert names_in(path) == ["sub"] and names_in(tmp_path / "run") == ["final"]
+    assert names_in(path) == ["sub"] and names_in(tmp_path / "run") == ["final"] and path.stat().st_ino == number
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), ValueError()])
@@ -203,62 +212,74 @@ def test_a_folder_that_fails_leaves_the_earlier_one_and_nothing_else(tmp_path, e
 
 
 KILLED = """
-import os, sys
+import os, pathlib, sys
 from ladle.storage.writing import atomic_folder
 kill_at = sys.argv[2]
-count = 0
-real = os.rename
-def rename(a, b):
-    global count
-    count += 1
-    if str(count) == kill_at:
-        os.kill(os.getpid(), 9)
-    real(a, b)
-os.rename = rename
-with atomic_folder(sys.argv[1]) as folder:
+count, rename = 0, os.rename
+def killing(real):
+    def call(*given, **options):
+        global count
+        count += bool(count) or real is rename  # from the first change on
+        if str(count) == kill_at:
+            os.kill(os.getpid(), 9)
+        return real(*given, **options)
+    return call
+for name in ("rename", "replace", "unlink"):
+    setattr(os, name, killing(getattr(os, name)))
+with atomic_folder(sys.argv[1], old=("x", "old/x")) as folder:
     (folder / "x").write_text("new")
+    (folder / "y").write_text("new")
 os.kill(os.getpid(), 9)
 """
 
 
-@pytest.mark.parametrize(("kill_at", "kept"), [("1", "earlier"), ("2", "earlier"), ("none", "new")])
-def test_a_kill_at_any_rename_leaves_a_whole_folder_after_recovery(tmp_path, kill_at, kept):
-    """Training is killed at any moment; between the two renames no folder has the name, and the next run must cope."""
+@pytest.mark.parametrize("kill_at", ["1", "2", "3", "4", "none"])
+def test_a_kill_at_any_change_leaves_a_whole_folder_after_recovery(tmp_path, kill_at):
+    """Training is killed at any moment. The first change decides: before it all is old, after it all is new."""
     path = tmp_path / "state"
-    path.mkdir()
-    (path / "x").write_text("earlier")
+    (path / "old").mkdir(parents=True)
+    for name in ("x", "old/x", "mine"):
+        (path / name).write_text("earlier")
     done = subprocess.run([sys.executable, "-c", KILLED, str(path), kill_at], check=False)
     assert done.returncode == -signal.SIGKILL
     recover_folder(path)
-    assert (path / "x").read_text() == kept
-    with atomic_folder(path) as folder:
+    found = {file.name: file.read_text() for file in path.iterdir() if file.is_file()}
+    assert found == {"mine": "earlier"} | ({"x": "earlier"} if kill_at == "1" else {"x": "new", "y": "new"})
+    assert (path / "old").exists() == (kill_at == "1")
+    with atomic_folder(path, old=("x", "y", "old/x")) as folder:
         (folder / "x").write_text("newest")
-    assert (path / "x").read_text() == "newest" and names_in(tmp_path) == ["state"]
+    assert (path / "x").read_text() == "newest" and names_in(path) == ["mine", "x"] and names_in(tmp_path) == ["state"]
 
 
-def test_leftovers_of_a_kill_after_both_renames_are_cleared(tmp_path):
-    for name, text in (("state", "new"), (".state.old", "earlier")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x").write_text(text)
-    recover_folder(tmp_path / "state")
-    assert names_in(tmp_path) == ["state"] and (tmp_path / "state" / "x").read_text() == "new"
+def test_a_stranger_cannot_have_files_deleted_elsewhere(tmp_path):
+    """A downloaded folder may hold what looks like the rest of a killed run."""
+    put = tmp_path / "model" / ".ladle-put"
+    put.mkdir(parents=True)
+    (tmp_path / "mine").write_text("")
+    (put / "commit.json").write_text(json.dumps({"old": ["../mine", str(tmp_path / "mine")]}))
+    recover_folder(tmp_path / "model")
+    assert names_in(tmp_path) == ["mine", "model"] and names_in(tmp_path / "model") == []
 
 
 def test_a_folder_of_the_users_own_is_not_replaced(tmp_path):
-    """`--output ~` must not delete a home."""
+    """`--output ~` must not delete a home, and not one of its files."""
     home = tmp_path / "home"
     home.mkdir()
-    with atomic_folder(home, marker="model.json") as folder:  # empty: may be used
-        (folder / "model.json").write_text("1")
-    with atomic_folder(home, marker="model.json") as folder:
-        (folder / "model.json").write_text("2")
-    assert (home / "model.json").read_text() == "2"
-    (home / "model.json").rename(home / "letters.txt")
-    with pytest.raises(UserError, match=r"holds no model\.json"), atomic_folder(home, marker="model.json"):
+    (home / "letters.txt").write_text("dear")
+    for number in "12":
+        with atomic_folder(home, kind=MODEL) as folder:  # no name that a model has is taken
+            (folder / "model.json").write_text(f'{{"ladle": {number}}}')
+    assert (home / "model.json").read_text() == '{"ladle": 2}' and (home / "letters.txt").read_text() == "dear"
+    (home / "model.json").write_text("{}")
+    with pytest.raises(UserError, match="Ladle did not write it"), atomic_folder(home, kind=MODEL):
         pytest.fail("the block must not run")
-    with pytest.raises(UserError, match="a file has that name"), atomic_folder(home / "letters.txt"):
+    with pytest.raises(UserError, match="it is a file"), atomic_folder(home / "letters.txt"):
         pytest.fail("the block must not run")
-    assert names_in(home) == ["letters.txt"]
+    (home / "deep").write_text("a file of the user's")
+    with pytest.raises(UserError, match=r"deep is in the way"), atomic_folder(home) as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "x").write_text("")
+    assert names_in(home) == ["deep", "letters.txt", "model.json"]
 
 
 # ---------------------------------------------------------------------------------------------------- rows out

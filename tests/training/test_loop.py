@@ -211,8 +211,8 @@ def test_an_interrupt_while_validating_saves_the_step_with_the_trained_weights(t
 
 
 def saved_step(run_dir: Path) -> int:
-    """The step of the newest whole state on disk, also if a kill came between the two renames; 0 when there is none."""
-    for name in ("diffusion", ".diffusion.old"):
+    """The step of the newest whole state on disk, also if it was being put in place; 0 when there is none."""
+    for name in ("diffusion/.ladle-put/files", "diffusion"):
         with contextlib.suppress(FileNotFoundError):
             return json.loads((run_dir / "state" / name / "state.json").read_text())["position"]["step"]
     return 0

@@ -174,12 +174,14 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         StateFolder(tmp_path / "state" / "diffusion", IDENTITY).save(Position(step=1), *make())
 
 
-def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
-    """The earlier state waits under the name that the exchange gave it."""
+def test_a_kill_while_files_are_put_in_place_loses_nothing(tmp_path: Path) -> None:
+    """The rest of the new state waits in a hidden folder."""
     folder = StateFolder(tmp_path / "diffusion", IDENTITY)
     folder.save(Position(step=1), *make())
-    (tmp_path / ".diffusion.tmp").mkdir()
-    shutil.move(folder.path, tmp_path / ".diffusion.old")
+    put = folder.path / ".ladle-put" / "files"
+    put.mkdir(parents=True)
+    for name in ("state.json", "model.safetensors"):
+        shutil.move(folder.path / name, put)
     position = folder.restore(*make())
     assert position is not None
     assert position.step == 1

@@ -22,7 +22,7 @@ from ladle.evaluation.likelihood import TokenRow, negative_log_likelihood
 from ladle.evaluation.scorer import ATTENTION, RECORD, WEIGHTS, read_trained
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
-from ladle.storage.writing import atomic_folder, atomic_json
+from ladle.storage.writing import SCORER, atomic_folder, atomic_json
 
 ACTIVATION = "gelu"  # exact; GPT-2's approximation by tanh differs by 5e-4 at most and makes a step 1.28 times as long
 Given = Sequence[str | None] | None  # for each sample
@@ -84,7 +84,7 @@ class AutoregressiveModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights (safetensors), settings and tokenizer, whole or not at all."""
-        with atomic_folder(folder, marker=RECORD) as new:
+        with atomic_folder(folder, kind=SCORER) as new:
             self.causal.config.save_pretrained(new)
             self.tokenizer.save_pretrained(new / "tokenizer")
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.named_parameters()}

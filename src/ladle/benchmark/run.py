@@ -20,7 +20,8 @@ from ladle.evaluation.evaluate import environment
 from ladle.evaluation.measurement import as_report
 from ladle.evaluation.plots import load_matplotlib
 from ladle.evaluation.samples import read_samples
-from ladle.storage.writing import atomic_json, check_writable, clear_temporaries, write_rows
+from ladle.storage.run_folder import locked
+from ladle.storage.writing import RESULTS, atomic_json, check_folder, clear_temporaries, write_rows
 from ladle.training.plan import in_steps
 from ladle.training.progress import duration, say
 from ladle.training.state import digest
@@ -50,14 +51,15 @@ def run_benchmark(
         The table, OUTPUT/NAME/table.md.
 
     Raises:
-        UserError: a bad suite, bad data, a missing extra, a folder of another suite.
+        UserError: a bad suite, bad data, a missing extra, a folder of another suite, or in use by another process.
     """
     if budget is not None and not 0 < budget < float("inf"):
         raise UserError(f"--budget is {budget}; it must be greater than 0")
     config = load_suite(Path(suite), data)
     folder = Path(output) / config.name
-    check_writable(folder, folder=True)
-    return _Benchmark(config, folder, budget or config.minutes, log).run()
+    check_folder(folder, RESULTS, [data])
+    with locked(folder):
+        return _Benchmark(config, folder, budget or config.minutes, log).run()
 
 
 class _Benchmark:

@@ -20,7 +20,7 @@ from ladle.evaluation.measurement import Measurement, as_report
 from ladle.evaluation.metrics import METRICS
 from ladle.evaluation.samples import gather, read_samples
 from ladle.evaluation.scorer import Scorer
-from ladle.storage.writing import atomic_json
+from ladle.storage.writing import JUDGE, atomic_json, recover_folder
 from ladle.training.state import digest
 
 
@@ -124,7 +124,8 @@ class Scoring:
             # By what it is made from: other rows or another encoder give another judge.
             made_from = digest([[dict(row) for row in part] for part in (rows, self.test)] + [encoder])
             folder = self.folder / "judges" / f"{kind}-{made_from[:8]}"
-            if not folder.exists():
+            recover_folder(folder)
+            if not JUDGE.wrote(folder):
                 judge = fit_rows(rows, kind, encoder)
                 judge.measure(self.test)
                 judge.save(folder)

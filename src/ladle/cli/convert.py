@@ -5,7 +5,6 @@ from pathlib import Path
 from cyclopts import App
 
 from ladle.cli.app import OutputFolder, app
-from ladle.storage.writing import check_writable
 
 convert = App(name="convert", help="Convert models from other code to Ladle models.", sort_key=10)
 app.command(convert)
@@ -29,8 +28,6 @@ def convert_ld4lg(
         backbone: Folder or hub id of the encoder-decoder, for its config and tokenizer. Default: the one in args.json.
         label: Name of a class. Repeat the option for each class, in order. Default: the class numbers.
     """
-    check_writable(output, folder=True)
-
     from ladle.paper.conversion import convert_ld4lg as run_conversion
 
     print(run_conversion(folder, output, autoencoder=autoencoder, backbone=backbone, labels=label or ()))

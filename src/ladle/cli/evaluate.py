@@ -10,7 +10,6 @@ from ladle.cli.app import ColumnNames, File, OutputFile, OutputFolder, app, log
 from ladle.data.files import STDIO
 from ladle.data.rows import counted
 from ladle.errors import UserError
-from ladle.storage.writing import check_writable
 
 
 @app.command(sort_key=5)
@@ -51,9 +50,6 @@ def evaluate(
         model: A Ladle model. Adds its reconstructions of the reference texts: no sample can be better than they are.
         plots: Folder for plots of lengths, and of quality against diversity and memorisation.
     """
-    check_writable(output)
-    check_writable(plots, folder=True)
-
     from ladle.evaluation.evaluate import evaluate as run_evaluation
     from ladle.evaluation.markdown import to_markdown
     from ladle.pipeline import LatentDiffusion
@@ -93,8 +89,6 @@ def fit_scorer(
     """
     if not 0 < minutes < math.inf:
         raise UserError(f"--minutes is {minutes}; it must be greater than 0")
-    check_writable(output, folder=True)
-
     from ladle.baselines.fitting import fit_scorer as run_fitting
 
     loss = run_fitting(data, output, minutes=minutes, text=text, seed=seed, log=log)
@@ -121,8 +115,6 @@ def fit_judge(
         kind: What the judge reads: bigrams (words and pairs of words) or encoder (features of a sentence encoder).
         encoder: Folder or hub id of the sentence encoder, for --kind encoder.
     """
-    check_writable(output, folder=True)
-
     from ladle.evaluation.judge import fit_judge as run_fitting
 
     real = run_fitting(data, output, kind=kind, encoder=encoder, test=test, columns=columns).real

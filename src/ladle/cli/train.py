@@ -10,7 +10,6 @@ from ladle.cli.app import ColumnNames, File, OutputFolder, app, log
 from ladle.data.rows import Columns
 from ladle.data.tables import kind_of
 from ladle.errors import UserError
-from ladle.storage.writing import check_writable
 
 
 @app.command(sort_key=2)
@@ -55,7 +54,6 @@ def train(
     }
     # JSON writes strings and numbers as TOML reads them.
     flags = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items() if value is not None]
-    check_writable(output, folder=True)
 
     from ladle.training.processes import is_main
     from ladle.training.recipe import load_recipe
@@ -64,7 +62,6 @@ def train(
     resolved = load_recipe(recipe, data=data, sets=[*flags, *(settings or [])])
     if output is None:
         output = Path("runs") / resolved.name
-        check_writable(output, folder=True)
     model = run_training(resolved, output, stage=stage, log=log)
     if is_main():
         log(f"done; draw texts with: ladle sample --model {model} -n 8")

@@ -31,7 +31,7 @@ from ladle.evaluation.samples import (
 )
 from ladle.evaluation.scorer import Scorer
 from ladle.evaluation.slots import parse_mr
-from ladle.storage.writing import atomic_json
+from ladle.storage.writing import atomic_json, check_writable
 
 REPORT_FORMAT = 1
 _PACKAGES = ("ladle", "torch", "transformers", "sacrebleu", "mauve-text", "rouge-score", "bert-score")
@@ -90,9 +90,11 @@ def evaluate(
         columns: column names of the reference and training rows.
 
     Raises:
-        UserError: bad input or a missing extra, in one line.
+        UserError: bad input, a missing extra, or an output that is an input, in one line.
         LadleError: the report could not be written.
     """
+    check_writable(output, inputs=(samples, reference, train))
+    check_writable(plots, folder=True)
     judges = [judge] if isinstance(judge, str) else list(judge or ())
     if num_bootstrap < 0:
         raise UserError(f"num_bootstrap is {num_bootstrap}; it must be 0 (no intervals) or more")

@@ -21,7 +21,7 @@ from ladle.errors import UserError, first_line
 from ladle.evaluation.intervals import wilson_interval
 from ladle.evaluation.mauve import Featuriser, shown_name
 from ladle.evaluation.text_stats import is_empty, tokenise
-from ladle.storage.writing import atomic_folder, atomic_json
+from ladle.storage.writing import JUDGE, atomic_folder, atomic_json, check_folder, recover_folder
 
 RECORD, WEIGHTS = "judge.json", "model.safetensors"
 FORMAT = 2  # 1 stored the weights of three labels and more in the wrong order; `Judge.load` mends them
@@ -102,7 +102,7 @@ class Judge:
         """Write settings (JSON) and weights (safetensors), whole or not at all."""
         from safetensors.numpy import save_file
 
-        with atomic_folder(folder, marker=RECORD) as new:
+        with atomic_folder(folder, kind=JUDGE) as new:
             # scikit-learn's weights lie column by column, and safetensors writes the bytes of an array as they lie.
             save_file({"weight": np.ascontiguousarray(self.weight), "bias": self.bias}, new / WEIGHTS)
             record = {name: getattr(self, name) for name in ("kind", "labels", "vocabulary", "encoder", "real")}
@@ -115,6 +115,7 @@ class Judge:
         from safetensors.numpy import load_file
 
         path = Path(folder)
+        recover_folder(path)
         try:
             record = json.loads((path / RECORD).read_text(encoding="utf-8"))
             weights = load_file(path / WEIGHTS)
@@ -151,12 +152,13 @@ def fit_judge(
         columns: column names of both.
 
     Raises:
-        UserError: bad input, fewer than two labels, a missing encoder.
+        UserError: bad input, fewer than two labels, a missing encoder, a folder that holds other things of these names.
     """
     if kind not in get_args(Kind):
         raise UserError(f"unknown kind of judge '{kind}'; allowed are {', '.join(get_args(Kind))}")
     if (kind == "encoder") != (encoder is not None):
         raise UserError("a judge of kind 'encoder' needs --encoder FOLDER; a judge of kind 'bigrams' takes none")
+    check_folder(output, JUDGE, (data, test))
     rows = labelled_rows(data, columns)
     if test is None:
         order = np.random.default_rng(seed).permutation(len(rows))

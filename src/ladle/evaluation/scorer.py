@@ -14,6 +14,7 @@ import numpy as np
 
 from ladle.errors import UserError
 from ladle.evaluation.mauve import NOT_LOADED, loading
+from ladle.storage.writing import recover_folder
 
 # What `ladle fit scorer` writes, beside config.json and tokenizer/. The names of the weights begin with `causal.`.
 RECORD, WEIGHTS = "autoregressive.json", "model.safetensors"
@@ -44,6 +45,7 @@ class Scorer:
         """From a folder that `ladle fit scorer` wrote, or a folder or hub id of a causal language model.
         UserError where there is none."""
         for folder in (Path(name), Path(name) / "final"):  # the model, or its run folder
+            recover_folder(folder)
             if (folder / RECORD).is_file():
                 return _load_own(name, folder)
         from transformers import AutoModelForCausalLM, AutoTokenizer

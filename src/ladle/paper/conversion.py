@@ -24,6 +24,7 @@ from ladle.paper.bottleneck import HEAD_SIZE
 from ladle.sampling.options import SamplingOptions
 from ladle.storage.model_folder import save_parts
 from ladle.storage.parts import ModelParts
+from ladle.storage.writing import MODEL, check_folder, check_writable
 
 Settings = Mapping[str, Any]  # of args.json
 
@@ -103,6 +104,8 @@ def convert_ld4lg(
         UserError: a missing or malformed file, a file with more than tensors and numbers, a network or a schedule that
             Ladle does not have, a wrong number of labels.
     """
+    check_folder(output, MODEL)
+    check_writable(output, folder=True, inputs=(folder, autoencoder, backbone))
     folder = Path(folder)
     args, saved = _read(folder)
     latent_folder = Path(autoencoder or _required(args, "latent_model_path", folder))

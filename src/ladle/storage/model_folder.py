@@ -28,7 +28,17 @@ from ladle.evaluation.judge import Judge
 from ladle.storage.card import model_card
 from ladle.storage.names import RECORD, resolve_model, shipped_models, shipped_names
 from ladle.storage.parts import ModelParts
-from ladle.storage.record import BaseReference, ModelRecord, autoencoder_digest, check_files, hash_files, read_record
+from ladle.storage.record import (
+    AUTOENCODER_PARTS,
+    BACKBONE,
+    BaseReference,
+    ModelRecord,
+    autoencoder_digest,
+    check_files,
+    hash_files,
+    read_record,
+    written_files,
+)
 from ladle.storage.tensors import (
     WEIGHTS,
     fill,
@@ -39,30 +49,29 @@ from ladle.storage.tensors import (
     save_tensors,
     stored,
 )
-from ladle.storage.writing import atomic_folder, atomic_json
+from ladle.storage.writing import MODEL, atomic_folder, atomic_json
 from ladle.version import __version__
 
 CHANGES = "autoencoder_changes.safetensors"
 JUDGE = "judge"
-BACKBONE, SOURCE_ENCODER = ("backbone", "tokenizer"), ("source_encoder", "source_tokenizer")  # model, tokenizer
+SOURCE_ENCODER = ("source_encoder", "source_tokenizer")  # model, tokenizer
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# Folder -> beginnings of the names of the tensors that it holds. A folder without tensors is not written.
-AUTOENCODER_PARTS = {"bottleneck": ("bottleneck.", "normaliser."), "parallel_decoder": ("parallel_decoder.",)}
+# (as AUTOENCODER_PARTS)
 DIFFUSION_PARTS = {"denoiser": ("denoiser.",), "condition": ("condition.", "length.")}
 
 
 def save_parts(
     parts: ModelParts, folder: str | Path, *, dtype: torch.dtype | None = None, base: str | None = None
 ) -> None:
-    """Write a model folder, complete or not at all. An earlier model folder of that name is replaced.
+    """Write a model folder, complete or not at all. The files of an earlier model there are replaced; others stay.
 
     Args:
         dtype: float type of the stored weights: float32 (default), float16 or bfloat16. The normaliser stays float32.
         base: a shipped model. Tensors of the autoencoder that equal the stored tensors of the base are not written.
 
     Raises:
-        UserError: `folder` is a file or a folder without a model; no such `base`, or its backbone or tokenizer differs;
-            a weight is too large for `dtype`.
+        UserError: `folder` is a file, or holds what has a name in a model folder and is none; no such `base`, or its
+            backbone or tokenizer differs; a weight is too large for `dtype`.
         LadleError: the folder could not be written; the earlier folder is not changed.
         TypeError: `info` holds a value that JSON cannot represent.
         ValueError: another dtype.
@@ -73,7 +82,7 @@ def save_parts(
     json.dumps(parts.info)  # before anything is written
     backbone, diffusion, encoder = parts.autoencoder.backbone, parts.diffusion, parts.source_encoder
     reference, changes = (None, {}) if base is None else _changes(parts.autoencoder, base, dtype)
-    with atomic_folder(folder, marker=RECORD) as new:
+    with atomic_folder(folder, kind=MODEL, old=written_files(folder)) as new:
         if reference is None:
             save_language_model(backbone.model, backbone.tokenizer, new, BACKBONE, dtype)
             _save_groups(parts.autoencoder, AUTOENCODER_PARTS, new, dtype)

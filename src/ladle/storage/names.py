@@ -46,8 +46,7 @@ def _local_model(name: str) -> Path | None:
         raise UserError(f"no model given; give a folder, a hub id or a shipped model ({shipped_names()})")
     path, known = Path(name), shipped_models()
     for folder in (path, path / "final"):
-        if not folder.exists():
-            recover_folder(folder)
+        recover_folder(folder)
         if (folder / RECORD).is_file():
             return folder
     if name in known:

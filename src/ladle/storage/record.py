@@ -19,7 +19,10 @@ from ladle.sampling.options import SamplingOptions
 from ladle.storage.names import RECORD
 
 FORMAT: Literal[2] = 2
-AUTOENCODER_FOLDERS = ("backbone", "tokenizer", "bottleneck", "parallel_decoder")
+BACKBONE = ("backbone", "tokenizer")
+# Folder -> beginnings of the names of the tensors that it holds. A folder without tensors is not written.
+AUTOENCODER_PARTS = {"bottleneck": ("bottleneck.", "normaliser."), "parallel_decoder": ("parallel_decoder.",)}
+AUTOENCODER_FOLDERS = (*BACKBONE, *AUTOENCODER_PARTS)
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 
 
@@ -109,6 +112,14 @@ def autoencoder_digest(record: ModelRecord) -> str:
 def hash_files(folder: Path) -> dict[str, str]:
     """sha256 of each file under `folder`, by its path there, sorted."""
     return {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def written_files(folder: str | Path) -> set[str]:
+    """The files of the model in a folder, as its model.json names them, with the card. None if it cannot be read."""
+    try:
+        return {*read_record(folder).files, RECORD, "README.md"}
+    except UserError:
+        return set()
 
 
 def check_files(folder: Path, record: ModelRecord, *, weights: bool) -> None:

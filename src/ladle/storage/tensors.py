@@ -64,11 +64,8 @@ def load_language_model(folder: Path, names: tuple[str, str], kind: Callable[[An
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    """Write tensors, converted by `stored`, to a safetensors file with the permissions of any new file."""
-    path.touch()
-    mode = path.stat().st_mode
+    """Write tensors, converted by `stored`, to a safetensors file."""
     save_file({name: stored(name, tensor, dtype) for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
-    path.chmod(mode)  # safetensors leaves a file that its owner alone may read
 
 
 def stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,8 @@
 """Writes complete files and folders. Ladle writes to the disk only through this module.
 
-Data go to a temporary name beside the target, which is then renamed. So a killed run leaves the earlier file or the new
-one, never a half-written file. `-` is standard output.
+A file goes to a temporary name beside the target, which is then renamed. The files of a folder are gathered in a hidden
+folder inside it, then renamed one by one. So a killed run leaves the earlier files or the new ones, never a mixture and
+never a half-written file. What Ladle did not write stays. `-` is standard output.
 """
 
 import gzip
@@ -16,15 +17,57 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ladle.data.files import STDIO, PathLike
+from ladle.data.files import STDIO, PathLike, known_json
 from ladle.errors import LadleError, UserError
 
 # safetensors reports a full disk by an error type of its own; this is the trace of the system's error in its message.
 _FOREIGN_ERRNO = re.compile(r"(?:os error|code:)\s*(\d+)")
 
 _TEMPORARY = ".tmp-"  # prefix of the names of files that `write_atomically` is still writing
+_NEW, _PUT = ".ladle-new", ".ladle-put"  # in a folder: its next files while they are written; whole, being put in place
+_FILES, _COMMIT = "files", "commit.json"  # in these two: the files; the names of earlier files to delete
+
+
+class Kind(NamedTuple):
+    """A kind of folder that Ladle writes.
+
+    what: for messages. names: all that Ladle writes directly in it. markers: (pattern of files, key of their JSON
+    objects); a file with its key says that Ladle wrote the folder.
+    """
+
+    what: str
+    names: frozenset[str]
+    markers: tuple[tuple[str, str], ...]
+
+    def wrote(self, folder: Path) -> bool:
+        """Whether Ladle wrote a folder of this kind here."""
+        return any(key in known_json(path) for pattern, key in self.markers for path in folder.glob(pattern))
+
+
+MODEL = Kind(
+    "model folder",
+    frozenset({
+        "README.md", "model.json", "backbone", "tokenizer", "bottleneck", "parallel_decoder", "denoiser", "condition",
+        "judge", "source_encoder", "source_tokenizer", "autoencoder_changes.safetensors",
+    }),
+    (("model.json", "ladle"),),
+)  # fmt: skip
+JUDGE = Kind("judge's folder", frozenset({"judge.json", "model.safetensors"}), (("judge.json", "vocabulary"),))
+SCORER = Kind(
+    "scorer's folder",
+    frozenset({"autoregressive.json", "config.json", "model.safetensors", "tokenizer"}),
+    (("autoregressive.json", "config"),),
+)
+RUN = Kind(
+    "run folder",
+    frozenset({
+        "recipe.toml", "config.json", "environment.json", "metrics.jsonl", "samples", "state", "final", "trackers",
+    }),
+    (("environment.json", "ladle"), ("state/*/state.json", "identity")),
+)  # fmt: skip
+RESULTS = Kind("folder of results", frozenset({"results.json", "table.md", "plots"}), (("results.json", "suite"),))
 
 
 def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
@@ -49,7 +92,10 @@ def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
     try:
         with _saying(target):
             real.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()  # with the rights of any new file: safetensors alone gives them to the owner only
+            mode = (real if real.exists() else temporary).stat().st_mode
             write(temporary)
+            temporary.chmod(mode)
             _flush(temporary)
             os.replace(temporary, real)
     finally:
@@ -90,60 +136,91 @@ def atomic_json(path: PathLike, value: Any) -> None:
 
 
 @contextmanager
-def atomic_folder(path: PathLike, *, marker: str | None = None) -> Iterator[Path]:
-    """Yield a new empty folder beside `path`. It replaces `path` when the block ends without an error.
+def atomic_folder(path: PathLike, *, kind: Kind | None = None, old: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield a new empty folder. Its files are put into `path` when the block ends without an error.
 
-    An earlier folder is moved aside, then removed. The names are fixed (`.NAME.tmp`, `.NAME.old`), so the next run
-    removes what a killed run left. `recover_folder` undoes a kill between the two renames. A path may have only one
-    writer at a time.
+    The folder `path` itself stays, and so does everything in it but the files that are replaced and those in `old`. A
+    killed run leaves the earlier files, or the new ones whole once `recover_folder` was called. A path may have only
+    one writer at a time.
 
     Args:
-        marker: a file that an earlier folder must hold to be replaced, such as `model.json`, so that a folder with the
-            user's own files is never deleted by mistake. None replaces any folder. An empty folder is always replaced.
+        kind: refuse a folder as `check_folder` does.
+        old: files that an earlier call wrote. Those that this one does not write are deleted.
 
     Raises:
-        UserError: `path` is a file, or a folder without the marker.
-        LadleError: the folder could not be written (full disk, no permission); the earlier folder is not changed.
+        UserError: `path` is a file; as `check_folder`; a name in it is taken by a folder or a file of another sort.
+        LadleError: the folder could not be written (full disk, no permission); the earlier files are not changed.
     """
     target = Path(os.path.realpath(path))
-    temporary, aside = _beside(target, "tmp"), _beside(target, "old")
-    try:
-        with _saying(Path(path)):
-            recover_folder(target)
-            if target.exists() and not target.is_dir():
-                raise UserError(f"cannot write the folder {target}: a file has that name")
-            if marker is not None and target.exists() and any(target.iterdir()) and not (target / marker).exists():
-                raise UserError(f"{target} exists but holds no {marker}, so it is not replaced; give another folder")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _remove(temporary)
-            temporary.mkdir()
-            yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _flush(file)
-            if not target.exists():
-                os.rename(temporary, target)
-                return
-            os.rename(target, aside)
-            try:
-                os.rename(temporary, target)
-            except BaseException:
-                os.rename(aside, target)
-                raise
-    finally:
-        _remove(temporary)
-        if target.exists():
-            _remove(aside)
+    new = target / _NEW
+    with making(target), _saying(Path(path)):
+        if kind is not None:
+            check_folder(path, kind)
+        if target.exists() and not target.is_dir():
+            raise UserError(f"cannot write into {path}: it is a file; give the name of a folder")
+        target.mkdir(parents=True, exist_ok=True)
+        recover_folder(target)
+        _remove(new)
+        try:
+            (new / _FILES).mkdir(parents=True)
+            yield new / _FILES
+            _commit(target, new, set(old))
+        finally:
+            _remove(new)
+        recover_folder(target)
+
+
+def _commit(target: Path, new: Path, old: set[str]) -> None:
+    """Say that the files in `new` are whole: from here on they are put in place, whatever happens."""
+    names = [path.relative_to(new / _FILES) for path in (new / _FILES).rglob("*") if path.is_file()]
+    old -= {name.as_posix() for name in names}
+    (new / _COMMIT).write_text(json.dumps({"old": sorted(old)}), encoding="utf-8")
+    for name in names:
+        place = target / name
+        in_the_way = next((folder for folder in place.parents if folder.exists() and not folder.is_dir()), None)
+        if in_the_way or place.is_dir():
+            raise UserError(f"{in_the_way or place} is in the way of Ladle's own; move it, or give another folder")
+        mode = (place if place.exists() else new / _COMMIT).stat().st_mode  # else that of any new file
+        (new / _FILES / name).chmod(mode)
+        _flush(new / _FILES / name)
+    _flush(new / _COMMIT)
+    os.rename(new, target / _PUT)
 
 
 def recover_folder(path: PathLike) -> None:
-    """Put the earlier folder back if a run was killed while `atomic_folder` replaced it. Call this before reading."""
+    """Finish what a run was putting into a folder when it was killed. Call this before reading. Raises LadleError if
+    that fails."""
     target = Path(os.path.realpath(path))
-    aside = _beside(target, "old")
-    if target.exists():
-        _remove(aside)
-    elif aside.exists():
-        os.rename(aside, target)
+    put = target / _PUT
+    if not put.is_dir():
+        return
+    with _saying(Path(path)):
+        for file in [file for file in (put / _FILES).rglob("*") if file.is_file()]:
+            place = target / file.relative_to(put / _FILES)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # a second reader may be at it too
+                os.replace(file, place)
+        for name in known_json(put / _COMMIT).get("old", ()):
+            place = target / name
+            if not Path(os.path.realpath(place.parent)).is_relative_to(target):
+                continue  # (a folder may come from a stranger)
+            place.unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                for folder in place.parents[: len(Path(name).parts) - 1]:
+                    folder.rmdir()
+        _remove(put)
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Remove the folders, down to `folder`, that were made in the block and are empty at its end."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty
+            for place in missing:
+                place.rmdir()
 
 
 def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -183,13 +260,20 @@ def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
     return count
 
 
-def check_writable(path: PathLike | None, *, folder: bool = False) -> None:
+def check_writable(path: PathLike | None, *, folder: bool = False, inputs: Iterable[Any] = ()) -> None:
     """Check before the work begins that a file (or a folder and its content) can be written. Leaves no trace. None
     means that nothing will be written.
 
-    Raises UserError: `path` is a folder (a file), or cannot be written.
+    Args:
+        inputs: what the command reads. Only paths are looked at: rows in memory cannot be overwritten.
+
+    Raises UserError: `path` is a folder (a file), cannot be written, or is one of the inputs by any name.
     """
-    if path is None or (os.fspath(path) == STDIO and not folder):
+    if path is None:
+        return
+    if os.fspath(path) == STDIO and not folder:
+        if sys.__stdout__ is None:
+            raise UserError("standard output is closed; give --output FILE")
         return
     target = Path(path)
     if not folder and target.is_dir():
@@ -198,6 +282,12 @@ def check_writable(path: PathLike | None, *, folder: bool = False) -> None:
         raise UserError(f"cannot write into {target}: it is a file; give the name of a folder")
     if target.exists() and not target.is_dir() and not target.is_file():
         return  # a device or a pipe
+    for given in _paths(inputs):
+        if _same(given, target):
+            raise UserError(f"cannot write {target}: the command reads it; give another name")
+        for model in (given, given / "final"):
+            if MODEL.wrote(model) and _name_in(target, model) in MODEL.names:
+                raise UserError(f"cannot write {target}: it belongs to the model; give another name")
     place = target if target.is_dir() else target.parent
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -206,6 +296,41 @@ def check_writable(path: PathLike | None, *, folder: bool = False) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}; give another place") from None
+
+
+def check_folder(path: PathLike, kind: Kind, inputs: Iterable[Any] = ()) -> None:
+    """Check before the work begins that a folder of this kind can be written to `path`.
+
+    Raises UserError: as `check_writable`; something in it has one of the kind's names, but Ladle did not write it; an
+    input lies where Ladle writes.
+    """
+    check_writable(path, folder=True)
+    recover_folder(path)
+    target = Path(path)
+    if target.is_dir() and not kind.wrote(target) and (taken := sorted(kind.names & set(os.listdir(target)))):
+        raise UserError(f"{target / taken[0]} exists, and Ladle did not write it; give another folder than {target}")
+    for given in _paths(inputs):
+        if given.exists() and _name_in(given, target) in kind.names:
+            raise UserError(f"{given} is an input, but {target} is written over it; give another folder")
+
+
+def _paths(inputs: Iterable[Any]) -> list[Path]:
+    """Those of a command's inputs that are paths."""
+    paths = [given for given in inputs if isinstance(given, str | os.PathLike)]
+    return [Path("/dev/stdin" if os.fspath(path) == STDIO else path) for path in paths]
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)  # by any link
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _name_in(path: Path, folder: Path) -> str | None:
+    """The name, directly in `folder`, of what holds `path`; None if it is not in that folder."""
+    real, inside = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    return inside.relative_to(real).parts[0] if real in inside.parents else None
 
 
 @contextmanager
@@ -222,10 +347,6 @@ def _saying(target: Path | str) -> Iterator[None]:
         if found is None:
             raise
         raise LadleError(f"cannot write {target}: {os.strerror(int(found[1]))}") from error
-
-
-def _beside(target: Path, ending: str) -> Path:
-    return target.with_name(f".{target.name}.{ending}")
 
 
 def _flush(path: Path) -> None:

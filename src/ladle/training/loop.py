@@ -78,19 +78,10 @@ def train_stage(
     """
     if not any(parameter.requires_grad for parameter in stage.module.parameters()):
         raise ValueError(f"{stage.name}: no parameter requires a gradient")
-    given = dict(identity or {}) | {"training": config}
-    free = {"training": FREE_SETTINGS}
-    configs = {key: value for key, value in given.items() if isinstance(value, Config)}
-    folder = StateFolder(
-        run_dir / "state" / stage.name,
-        {
-            **given,
-            **{key: value.model_dump(mode="json", exclude=free.get(key)) for key, value in configs.items()},
-            "data.batches": digest(stage.batches(0)),  # dots: beside what `identity` says of data and model
-            **{f"model.{key}": value for key, value in describe_module(stage.module).items()},
-        },
-        {key: type(value).model_construct().model_dump(mode="json") for key, value in configs.items()},
-    )
+    folder = state_folder(stage.name, config, run_dir, identity or {})
+    # (dots: beside what `identity` says of data and model)
+    folder.identity["data.batches"] = digest(stage.batches(0))
+    folder.identity |= {f"model.{key}": value for key, value in describe_module(stage.module).items()}
     with main_first():  # (it mends what a killed run left)
         finished = folder.finished(stage.module)
     if finished is not None:
@@ -99,6 +90,16 @@ def train_stage(
         log(f"{stage.name}: already trained ({position.step} steps, {duration(position.seconds)})")
         return TrainingResult(trained_tensors(stage.module), metrics, position.step, position.seconds)
     return _Training(stage, config, run_dir, folder, log).train()
+
+
+def state_folder(stage: str, config: TrainingConfig, run_dir: Path, identity: Mapping[str, Any]) -> StateFolder:
+    """The folder of a stage's state, which knows the settings and `identity`, but not yet the module and batches."""
+    given = dict(identity) | {"training": config}
+    free = {"training": FREE_SETTINGS}
+    configs = {key: value for key, value in given.items() if isinstance(value, Config)}
+    given |= {key: value.model_dump(mode="json", exclude=free.get(key)) for key, value in configs.items()}
+    defaults = {key: type(value).model_construct().model_dump(mode="json") for key, value in configs.items()}
+    return StateFolder(run_dir / "state" / stage, given, defaults)
 
 
 class _Training:

@@ -1,10 +1,9 @@
 """`ladle train`: makes a plan, runs its stages (or resumes or skips them, by the run folder), and writes the model."""
 
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ladle.autoencoder.transfer import transfer
 from ladle.conditioning.source_text import SourceEncoder, SourceReader, learns_sources
 from ladle.conditioning.store import ConditionStore
 from ladle.config import Config
+from ladle.data.files import known_json
 from ladle.data.row_portions import PerPortion
 from ladle.data.rows import Row, counted
 from ladle.data.splits import Data, Splits, load_splits
@@ -29,8 +29,9 @@ from ladle.evaluation.judge import fit_own
 from ladle.health.recovery import calibrated_shift
 from ladle.storage.model_folder import save_parts
 from ladle.storage.parts import ModelParts
-from ladle.storage.writing import atomic_folder, atomic_json, atomic_text
-from ladle.training.loop import train_stage
+from ladle.storage.run_folder import environment, run_folder
+from ladle.storage.writing import atomic_folder, atomic_json, atomic_text, recover_folder
+from ladle.training.loop import state_folder, train_stage
 from ladle.training.optimiser import TrainingConfig, use_bf16
 from ladle.training.plan import DEFAULT_MINUTES, STAGES, Plan, make_plan
 from ladle.training.processes import is_main, main_first, set_up, several
@@ -76,7 +77,9 @@ def train(
             of train, valid and test.
 
     Raises:
-        UserError: bad data, or a run folder of another recipe. LadleError: the folder cannot be written.
+        UserError: bad data; a run folder of another recipe, or in use by another process; a folder with things of
+            the user's own that have the names above; an input that would be written over. Nothing is changed then.
+        LadleError: the folder cannot be written.
     """
     if stage not in ("all", *STAGES):
         raise UserError(f"unknown stage '{stage}'; allowed are all, {', '.join(STAGES)}")
@@ -86,7 +89,15 @@ def train(
     check_sharding()
     check_trackers(recipe.training.trackers)
     log = log if is_main() else lambda line: None
-    _check_budget(recipe, Path(output))
+    output, start = Path(output), recipe.start
+    inputs = [*(data.values() if isinstance(data, Mapping) else [data]), start, Path(start) / "final"]
+    inputs += [recipe.data.path, recipe.data.valid_path, recipe.data.test_path, recipe.autoencoder.backbone.pretrained]
+    with run_folder(output, inputs) if is_main() else nullcontext():
+        return _train(recipe, output, stage, log, data)
+
+
+def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None) -> Path:
+    _check_budget(recipe, output)
     splits = load_splits(recipe.data, data)
     plan = make_plan(recipe, splits, STAGES[-1] if stage == "all" else stage)
     counts = f"{counted(len(splits.train), 'training text')}, {counted(len(splits.valid), 'held-out text')}"
@@ -94,15 +105,20 @@ def train(
         log(note)
     if len(splits.train) < FEW_ROWS:
         log("warning: these are few texts to learn from; --minutes (training.minutes) makes the training shorter")
-    output = Path(output)
+    assembly = Assembly(plan, splits, output, log)
+    with main_first():  # (it mends what a killed run left)
+        for name, settings in plan.stages.items():
+            known = _identity(assembly, name, plan.recipe.diffusion)
+            later = ("model.", "data.batches", *("diffusion.schedule.shift",) * plan.measures_shift)
+            state_folder(name, settings, output, known).check(later)
     if is_main():
         _describe(plan, output)
-    assembly = Assembly(plan, splits, output, log)
     assembly.reader  # noqa: B018 (a source encoder that cannot be loaded is reported before any training)
     minutes: dict[str, float] = {}
     for name, settings in plan.stages.items():
         built = STAGE_BUILDERS[name](assembly, settings)
-        result = train_stage(built, settings, output, identity=_identity(assembly, name), log=log)
+        identity = _identity(assembly, name, assembly.diffusion.config if name != "autoencoder" else None)
+        result = train_stage(built, settings, output, identity=identity, log=log)
         minutes[name] = round(result.seconds / 60, 2)
     parts = _model(assembly, minutes)
     with main_first():
@@ -121,6 +137,11 @@ class Assembly:
         self.plan, self.splits, self.output, self.log = plan, splits, output, log
         self.recipe, self.training = plan.recipe, plan.recipe.training
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def rows_digest(self) -> str:
+        """A fingerprint of the training rows."""
+        return digest([[row["text"], row.get("label"), row.get("source")] for row in self.splits.train])
 
     # ------------------------------------------------------------------------------------------------ autoencoder
 
@@ -145,11 +166,14 @@ class Assembly:
         from transformers import AutoTokenizer
 
         folder, rows = self.output / "state" / "tokenizer", self.splits.train[:TOKENIZER_ROWS]
+        texts = [text for row in rows for text in (row["text"], row.get("source")) if text]
         with main_first():
-            if not folder.exists():
-                texts = [text for row in rows for text in (row["text"], row.get("source")) if text]
-                with atomic_folder(folder) as temporary:
-                    train_tokenizer(texts, vocab_size).save_pretrained(temporary)
+            recover_folder(folder)
+            made_from = digest([texts, vocab_size])
+            if known_json(folder / "made_from.json").get("made_from") != made_from:
+                with atomic_folder(folder) as new:
+                    train_tokenizer(texts, vocab_size).save_pretrained(new)
+                    atomic_json(new / "made_from.json", {"made_from": made_from})
         return AutoTokenizer.from_pretrained(folder)
 
     @cached_property
@@ -207,10 +231,11 @@ class Assembly:
         if not self.plan.measures_shift:
             return config
         with main_first():
-            if not path.exists():
-                texts = [row["text"] for row in self.splits.valid or self.splits.train]
+            texts = [row["text"] for row in self.splits.valid or self.splits.train]
+            made_from = digest([texts, self.recipe.start, self.recipe.autoencoder.model_dump(mode="json")])
+            if known_json(path).get("made_from") != made_from:
                 shift, half = calibrated_shift(self.finished_autoencoder, texts) or (config.schedule.shift, None)
-                atomic_json(path, {"shift": shift, "half_log_snr": half})
+                atomic_json(path, {"shift": shift, "half_log_snr": half, "made_from": made_from})
                 why = "too little is recovered to measure it" if half is None else f"half is lost at log-SNR {half:.1f}"
                 self.log(f"the noise schedule's shift is {shift:g}: {why}")
         shift = float(json.loads(path.read_text(encoding="utf-8"))["shift"])
@@ -331,21 +356,21 @@ def _model(assembly: Assembly, minutes: dict[str, float]) -> ModelParts:
 
 def _check_budget(recipe: Recipe, output: Path) -> None:
     """Refuse to continue a run with another budget or seed, before the data are read."""
-    config = output / "config.json"
-    if config.exists() and any(output.glob("state/*/state.json")):
-        old, new = json.loads(config.read_text(encoding="utf-8"))["training"], recipe.training.model_dump()
+    old, new = known_json(output / "config.json").get("training"), recipe.training.model_dump()
+    if isinstance(old, dict) and any(output.glob("state/*/state.json")):  # else the stages compare all
         for budget in (old, new):
             budget["minutes"] = budget.get("minutes") or (None if budget.get("steps") else DEFAULT_MINUTES)
         keys = sorted(old.keys() & {"minutes", "steps", "seed"})
         check_identity(output, *({f"training.{key}": budget[key] for key in keys} for budget in (old, new)))
 
 
-def _identity(assembly: Assembly, stage: str) -> dict[str, Any]:
-    """The values, besides its own settings, that a stage depends on. A state with other values is not continued."""
+def _identity(assembly: Assembly, stage: str, diffusion: DiffusionConfig | None) -> dict[str, Any]:
+    """The values, besides its own settings, that a stage depends on. A state with other values is not continued.
+    diffusion: not needed by the autoencoder."""
     recipe, splits, training = assembly.recipe, assembly.splits, assembly.training
     identity: dict[str, Any] = {
         "start": recipe.start,
-        "data.rows": digest([[row["text"], row.get("label"), row.get("source")] for row in splits.train]),
+        "data.rows": assembly.rows_digest,
         "autoencoder": recipe.autoencoder,
         "training.autoencoder": _objective(training.autoencoder, ReconstructionConfig),
         "training.backbone": training.backbone,
@@ -356,7 +381,7 @@ def _identity(assembly: Assembly, stage: str) -> dict[str, Any]:
         identity["own_vocabulary"] = True
     if stage != "autoencoder":
         identity |= {
-            "diffusion": assembly.diffusion.config, "source": recipe.source,
+            "diffusion": diffusion, "source": recipe.source,
             "training.diffusion": _objective(training.diffusion, DenoisingConfig),
         }  # fmt: skip
     if stage == "joint" or (stage == "decoder" and "joint" in assembly.plan.stages):
@@ -382,13 +407,4 @@ def _describe(plan: Plan, output: Path) -> None:
         del group[name]
     atomic_json(output / "config.json", config)
     atomic_text(output / "recipe.toml", to_toml(config))
-    packages = ("ladle", "torch", "transformers", "accelerate", "tokenizers")
-    environment = {"python": platform.python_version(), "platform": platform.platform()}
-    atomic_json(output / "environment.json", environment | {name: _version(name) for name in packages})
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except ImportError:
-        return None
+    atomic_json(output / "environment.json", environment())

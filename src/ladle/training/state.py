@@ -4,7 +4,7 @@ While a stage trains, `state/<stage>/` holds `model.safetensors` (trained parame
 `optimizer.safetensors`, with `keep_best` also `best.safetensors`, and `state.json` (position, settings of the run).
 When the stage is done, it holds only `ema.safetensors` and `state.json`. Random generators are not saved, because each
 batch has its own seed. Frozen parameters are not saved, because they are loaded as at the start. Nothing is pickled.
-The folder is replaced as a whole (`storage.writing.atomic_folder`).
+The files are replaced together (`storage.writing.atomic_folder`).
 """
 
 import hashlib
@@ -30,6 +30,7 @@ from ladle.training.optimiser import OptimiserConfig
 from ladle.training.sharding import like, whole
 
 FORMAT = 1
+FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "best.safetensors")
 Tensors = dict[str, Tensor]
 
 
@@ -60,7 +61,7 @@ class StateFolder:
 
     def __init__(self, path: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         self.path = path
-        self.identity, self.defaults = identity, defaults or {}
+        self.identity, self.defaults = dict(identity), defaults or {}
         self.writes = True  # False in processes that only bring their parts of tensors
 
     def save(
@@ -124,13 +125,22 @@ class StateFolder:
             fill_module(module, self._tensors("ema"))
             return Position(**values["position"]), dict(values["metrics"])
 
+    def check(self, later: tuple[str, ...] = ()) -> None:
+        """Refuse a state of other settings or data before anything is built. `later`: beginnings of the keys that are
+        not known yet.
+
+        Raises:
+            UserError, LadleError: as `restore`.
+        """
+        self._read(later)
+
     def _write(self, values: dict[str, Any], tensors: dict[str, Tensors]) -> None:
         if not self.writes:  # (all processes must take part to make a whole tensor)
             for tensor in (tensor for group in tensors.values() for tensor in group.values()):
                 whole(tensor.detach())
             return
         try:
-            with atomic_folder(self.path) as folder:
+            with atomic_folder(self.path, old=FILES) as folder:
                 for file, group in tensors.items():
                     # Copies: safetensors refuses two names for one memory, and a view would drag its base along.
                     apart = {n: whole(t.detach()).to("cpu", copy=True).contiguous() for n, t in group.items()}
@@ -142,16 +152,19 @@ class StateFolder:
         except LadleError as error:
             raise LadleError(f"{error}; the earlier state is intact: free disk space, run the same command") from error
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self, later: tuple[str, ...] = ()) -> dict[str, Any] | None:
         recover_folder(self.path)
-        if not self.path.exists():
+        if not any((self.path / name).exists() for name in ("state.json", *FILES)):
             return None
         with self._saying_damaged():
             values = json.loads((self.path / "state.json").read_text(encoding="utf-8"))
             found, stored = values["format"], values["identity"]
         if found != FORMAT:
             raise UserError(f"{self.path} has state format {found}; this ladle reads {FORMAT}; give another --output")
-        check_identity(self.path, stored, self.identity, self.defaults)
+        groups = [flatten(group) for group in (stored, self.identity, self.defaults)]
+        check_identity(
+            self.path, *({key: group[key] for key in group if not key.startswith(later)} for group in groups)
+        )
         return values
 
     def _tensors(self, name: str) -> Tensors:

@@ -1,0 +1,88 @@
+"""The folder of a training: only one process at a time trains in it, and a refused command leaves it as it was."""
+
+import json
+import os
+import platform
+import shutil
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ladle.data.files import PathLike, known_json
+from ladle.errors import LadleError, UserError
+from ladle.storage.writing import RUN, atomic_json, check_folder, making
+
+LOCK = ".ladle.lock"
+
+
+@contextmanager
+def run_folder(path: PathLike, inputs: Iterable[Any] = ()) -> Iterator[None]:
+    """Train in the run folder `path`: check it, lock it, and say in environment.json that Ladle made it.
+
+    inputs: what the command reads.
+
+    Raises:
+        UserError: as `check_folder` and `locked`. A new folder is removed if the block raises UserError before a stage
+            has saved its state.
+    """
+    check_folder(path, RUN, inputs)
+    folder = Path(path)
+    with locked(folder):
+        new = not RUN.wrote(folder)
+        if new:
+            atomic_json(folder / "environment.json", environment())
+        try:
+            yield
+        except UserError:
+            if new and not any(folder.glob("state/*/state.json")):
+                for name in RUN.names:  # none of them was there: `check_folder`
+                    shutil.rmtree(folder / name, ignore_errors=True)
+                    (folder / name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def locked(path: PathLike) -> Iterator[None]:
+    """Hold the lock of a folder, which is made if it is missing. The system frees the lock of a process that dies.
+
+    Raises:
+        UserError: another process holds it (the message says which). LadleError: the folder cannot be written.
+    """
+    folder = Path(os.path.realpath(path))
+    file = folder / LOCK
+    lock = FileLock(file)
+    with making(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            holder = known_json(file)
+            who = "process {process} on {host} since {since}".format_map(holder) if holder else "another process"
+            raise UserError(f"{path} is in use by {who}; wait until that ends, or give another --output") from None
+        except OSError as error:
+            raise LadleError(f"cannot write {path}: {error.strerror or error}") from error
+        try:
+            holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M")}
+            file.write_text(json.dumps(holder), encoding="utf-8")
+            yield
+        finally:
+            with suppress(OSError):
+                file.unlink()  # (before the release: a file that was unlocked may be another's already)
+            lock.release()
+
+
+def environment() -> dict[str, str | None]:
+    """The machine and the versions that a model was trained with."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("ladle", "torch", "transformers", "accelerate", "tokenizers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
