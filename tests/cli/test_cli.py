@@ -494,12 +494,15 @@ def test_a_full_disk_under_standard_output_is_one_line(model: Path):
     assert "No space left" in one_line(ended.stderr)
 
 
-def test_interrupting_and_terminating_leave_nothing_behind(model: Path, tmp_path: Path):
-    """Ctrl-C is 130, SIGTERM 143, and the half-written file is gone."""
+def test_interrupting_and_terminating_leave_no_half_written_file(model: Path, tmp_path: Path):
+    """Ctrl-C is 130, SIGTERM 143. The rows drawn so far are kept beside the output, and a line says where."""
+    partial = tmp_path / "out.jsonl.partial"
     for number, expected in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        child = process("sample", "--model", model, "-n", 100_000, "--batch-size", 16, "-o", tmp_path / "out.jsonl")
+        words = ("sample", "--model", model, "-n", 100_000, "--seed", 0, "--batch-size", 16)
+        child = process(*words, "-o", tmp_path / "out.jsonl")
         deadline = time.monotonic() + 60
-        while not list(tmp_path.iterdir()):  # the temporary file: writing has begun
+        before = partial.stat().st_size if partial.exists() else 1000
+        while not (partial.exists() and partial.stat().st_size > before):  # rows are being written
             assert time.monotonic() < deadline
             assert child.poll() is None
             time.sleep(0.05)
@@ -507,7 +510,9 @@ def test_interrupting_and_terminating_leave_nothing_behind(model: Path, tmp_path
         _, err = child.communicate(timeout=60)
         assert child.returncode == expected
         assert "Traceback" not in err
-        assert list(tmp_path.iterdir()) == []
+        count = len(partial.read_text().splitlines()) - 1  # the first line names the command
+        assert f"{count:,} rows are kept in {partial}; the same command goes on from there" in err
+        assert list(tmp_path.iterdir()) == [partial]
 
 
 def test_standard_input_is_read_where_a_dash_is_given(model: Path):

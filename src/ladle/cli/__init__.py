@@ -15,6 +15,7 @@ from ladle.data.files import STDIO
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line on `arguments` (default: the arguments of the process) and return the exit code."""
+    exit_codes.open_closed_streams()
     keep_freed_memory()
     given = sys.argv[1:] if arguments is None else arguments
     words = [DASH if word == STDIO else word for word in given if word != "--debug"]

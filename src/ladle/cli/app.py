@@ -9,7 +9,7 @@ from cyclopts import App, Parameter, Token
 from ladle.data.files import STDIO
 from ladle.data.rows import Columns, Row, counted, read_rows
 from ladle.errors import UserError
-from ladle.storage.writing import write_rows
+from ladle.storage.partial_rows import PartialRows
 from ladle.version import __version__
 
 DASH = "(standard input or output)"  # replaces a lone `-` during parsing: cyclopts would read `-` as an option
@@ -51,9 +51,9 @@ def say_cut(tokenizer: Any, limit: int, texts: Sequence[str], what: str) -> None
         log(f"{cut:,} of {len(texts):,} {what} are longer than the model's {limit} tokens and were cut")
 
 
-def write_and_say(output: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows. Log how many rows were written when the output is a file."""
-    count = write_rows(output, rows)
+def write_and_say(kept: PartialRows, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows after those that are kept. Log how many rows were written when the output is a file."""
+    count, output = kept.write(rows), kept.output
     if output != STDIO:
         log(f"{counted(count, 'row')} written to {output}")
 

@@ -11,7 +11,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
 from cyclopts import CoercionError, CycloptsError
 
@@ -37,8 +37,20 @@ def run(command: Callable[[Sequence[str]], object], words: Sequence[str], *, deb
         code, line = _explain(error, words)
     _settle_output()
     if line:
-        print("ladle: " + " ".join(line.split()), file=sys.stderr)
+        with suppress(OSError):  # (nobody may read that either)
+            print("ladle: " + " ".join(line.split()), file=sys.stderr)
     return code
+
+
+def open_closed_streams() -> None:
+    """Give streams that the shell closed (`>&-`) to the null device. Else the next file gets their numbers, and what
+    anyone prints goes into it."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _explain(error: BaseException, words: Sequence[str]) -> tuple[int, str]:

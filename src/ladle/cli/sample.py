@@ -11,6 +11,7 @@ from ladle.cli.sample_options import Options, given
 from ladle.data.files import STDIO
 from ladle.data.rows import Columns, Row, counted
 from ladle.errors import UserError
+from ladle.storage.partial_rows import PartialRows, partial_rows
 from ladle.storage.writing import check_writable
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**32 - 1
 TEXTS_AT_ONCE = 1024  # texts drawn between two writes: enough to sort them by length, few enough for the memory
+FIRST_TEXTS = 8  # drawn before the first write to standard output, so that its reader need not wait
 
 
 @app.command(sort_key=1)
@@ -55,7 +57,7 @@ def sample(
     """
     check_counts({"--num-samples": num_samples, "--batch-size": batch_size})
     overrides = given(options)
-    check_writable(output)
+    check_writable(output, inputs=(model, source))
     inputs = [Row()] if source is None else read_and_say(source, need=("source",), empty="refuse")
     count = num_samples * len(inputs)
     if seed is not None and not 0 <= seed <= MAX_SEED + 1 - count:
@@ -65,21 +67,26 @@ def sample(
 
     from ladle.pipeline import LatentDiffusion
     from ladle.sampling.request import fresh_seed
+    from ladle.training.state import digest
 
     loaded = LatentDiffusion.from_pretrained(model)
     reader = loaded.parts.reader()
     sources = [row["source"] for row in inputs if "source" in row]
     say_cut(reader.tokenizer, reader.max_tokens, sources, "source texts")
-    first = fresh_seed(count) if seed is None else seed
     draws: list[dict[str, Any]] = []
     for row in inputs:
         own = row.get("label") if loaded.labels else None
         for _ in range(num_samples):
             asked = label[len(draws) % len(label)] if label else own
-            draw: dict[str, Any] = {"seed": first + len(draws), "label": asked}
+            draw: dict[str, Any] = {"seed": len(draws), "label": asked}
             draw |= {"source": row.get("source"), "references": row.get("references")}
             draws.append({name: value for name, value in draw.items() if value is not None})
-    write_and_say(output, _drawn_rows(loaded, draws, batch_size, overrides))
+    how = loaded.parts.sampling.override(**overrides).model_dump(mode="json")
+    command = {"model": loaded.digest, "options": how, "seed": seed, "draws": digest(draws)}
+    with partial_rows(output, command, fresh_seed(count) if seed is None else seed, log=log) as kept:
+        first = kept.remembered
+        draws = [draw | {"seed": first + draw["seed"]} for draw in draws]
+        write_and_say(kept, _drawn_rows(kept, loaded, draws, batch_size, overrides))
     if seed is None:
         seeds = f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
         log(f"{seeds}; --seed {first} draws the same {'text' if count == 1 else 'texts'} again")
@@ -107,43 +114,65 @@ def reconstruct(
         batch_size: Number of texts processed at once. A smaller number needs less memory.
     """
     check_counts({"--batch-size": batch_size})
-    check_writable(output)
+    check_writable(output, inputs=(model, texts))
 
     from ladle.evaluation.overlap import CorpusBleu
     from ladle.pipeline import LatentDiffusion
+    from ladle.training.state import digest
 
     originals = [row["text"] for row in read_and_say(texts, columns=Columns(text))]
     loaded = LatentDiffusion.from_pretrained(model)
     say_cut(loaded.autoencoder.backbone.tokenizer, loaded.max_tokens, originals, "texts")
-    decoded: list[str] = []
+    command = {"model": loaded.digest, "decoder": decoder, "texts": digest(originals)}
+    with partial_rows(output, command, log=log) as kept:
+        decoded = [str(row["reconstruction"]) for row in kept.rows]
 
-    def rows() -> Iterator[Mapping[str, Any]]:
-        with _progress_bar(len(originals)) as bar:
-            for start in range(0, len(originals), TEXTS_AT_ONCE):
-                part = originals[start : start + TEXTS_AT_ONCE]
-                decoded.extend(loaded.reconstruct(part, decoder=decoder, batch_size=batch_size))
-                bar.update(len(part))
-                bar.clear()
-                yield from ({"text": a, "reconstruction": b} for a, b in zip(part, decoded[start:], strict=True))
+        def rows() -> Iterator[Mapping[str, Any]]:
+            begin = len(decoded)
+            with _progress_bar(len(originals)) as bar:
+                for part in _portions(kept, len(originals), batch_size):
+                    given = originals[part.start : part.stop]
+                    texts = loaded.reconstruct(given, decoder=decoder, batch_size=batch_size)
+                    decoded[part.start :] = texts
+                    bar.update(part.stop - bar.n)
+                    bar.clear()
+                    pairs = zip(part, given, texts, strict=True)
+                    yield from ({"text": a, "reconstruction": b} for row, a, b in pairs if row >= begin)
 
-    write_and_say(output, rows())
+        write_and_say(kept, rows())
     exact = sum(a == b for a, b in zip(originals, decoded, strict=True)) / len(originals)
     bleu = CorpusBleu(decoded, [[text] for text in originals]).score
     log(f"{counted(len(originals), 'text')}: BLEU {bleu:.1f}, {exact:.1%} exactly the same")
 
 
-def _drawn_rows(
-    model: "LatentDiffusion", draws: Sequence[Mapping[str, Any]], batch_size: int, overrides: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """Draw texts in the given order and yield their rows. draws: for each text its seed, label and source."""
-    size = max(batch_size, TEXTS_AT_ONCE // model.parts.sampling.override(**overrides).candidates)
-    with _progress_bar(len(draws)) as bar:
-        for start in range(0, len(draws), size):
-            part = draws[start : start + size]
+def _portions(kept: PartialRows, count: int, batch_size: int, largest: int = TEXTS_AT_ONCE) -> Iterator[range]:
+    """Parts of range(count), each four times as large as the one before, from the one that holds the next row. Wherever
+    a command goes on, it has the same parts, and so the same texts to the last bit."""
+    start, size = 0, FIRST_TEXTS if kept.output == STDIO else batch_size
+    while start < count:
+        part = range(start, min(start + size, count))
+        if part.stop > len(kept.rows):
+            yield part
+        start, size = part.stop, max(batch_size, min(4 * size, largest))
 
-            def show(done: int, total: int, start: int = start, count: int = len(part)) -> None:
+
+def _drawn_rows(
+    kept: PartialRows,
+    model: "LatentDiffusion",
+    draws: Sequence[Mapping[str, Any]],
+    batch_size: int,
+    overrides: Mapping[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """Draw texts in the given order and yield the rows that follow those kept. draws: for each text its seed, label and
+    source."""
+    begin, largest = len(kept.rows), TEXTS_AT_ONCE // model.parts.sampling.override(**overrides).candidates
+    with _progress_bar(len(draws)) as bar:
+        for rows in _portions(kept, len(draws), batch_size, largest):
+            part = draws[rows.start : rows.stop]
+
+            def show(done: int, total: int, rows: range = rows) -> None:
                 # Decoding comes after the last step; another round of candidates must not take the bar back.
-                bar.n = max(bar.n, start + count * done // (total + 1))
+                bar.n = max(bar.n, rows.start + len(rows) * done // (total + 1))
                 bar.refresh()
 
             texts = model.generate(
@@ -154,9 +183,10 @@ def _drawn_rows(
                 on_step=None if bar.disable else show,
                 **overrides,
             )
-            bar.n = start + len(part)
+            bar.n = rows.stop
             bar.clear()  # rows may go to the same terminal
-            yield from ({"text": text, **draw, "model": model.digest} for draw, text in zip(part, texts, strict=True))
+            drawn = zip(rows, part, texts, strict=True)
+            yield from ({"text": text, **draw, "model": model.digest} for row, draw, text in drawn if row >= begin)
 
 
 def _progress_bar(total: int) -> Any:

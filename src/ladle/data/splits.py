@@ -20,6 +20,7 @@ from ladle.data.row_portions import Portions
 from ladle.data.rows import Columns, Row, iter_rows, open_table
 from ladle.data.tables import ENDINGS, Table, kind_of
 from ladle.errors import UserError
+from ladle.storage.writing import RUN
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
 _SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
@@ -202,7 +203,8 @@ def _split_paths(path: PathLike) -> dict[str, list[RowSource]]:
     if not folder.is_dir():  # (standard input among them)
         return {"train": [os.fspath(path)]}
     found: dict[str, list[str]] = {}
-    names = sorted(name for name in os.listdir(folder) if kind_of(name) and not name.startswith("."))
+    own = RUN.names if RUN.wrote(folder) else ()  # (a run folder may be its own data folder)
+    names = sorted(name for name in os.listdir(folder) if kind_of(name) and name[0] != "." and name not in own)
     for name in names:
         split = _split_of(name)
         if split is None:

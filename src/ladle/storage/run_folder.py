@@ -48,18 +48,20 @@ def run_folder(path: PathLike, inputs: Iterable[Any] = ()) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: PathLike) -> Iterator[None]:
-    """Hold the lock of a folder, which is made if it is missing. The system frees the lock of a process that dies.
+def locked(path: PathLike, file: Path | None = None) -> Iterator[None]:
+    """Hold the lock of an output. The system frees the lock of a process that dies.
+
+    file: the file that is locked, which is there only meanwhile; by default it is in the folder `path`. The folder that
+    it is in is made if it is missing.
 
     Raises:
         UserError: another process holds it (the message says which). LadleError: the folder cannot be written.
     """
-    folder = Path(os.path.realpath(path))
-    file = folder / LOCK
+    file = file or Path(os.path.realpath(path)) / LOCK
     lock = FileLock(file)
-    with making(folder):
+    with making(file.parent):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         except Timeout:
             holder = known_json(file)

@@ -5,15 +5,19 @@ folder inside it, then renamed one by one. So a killed run leaves the earlier fi
 never a half-written file. What Ladle did not write stays. `-` is standard output.
 """
 
+import _thread
 import gzip
 import json
 import math
 import os
 import re
 import secrets
+import select
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -128,7 +132,7 @@ def atomic_json(path: PathLike, value: Any) -> None:
 
     Raises TypeError if `value` holds a value that JSON cannot represent, else as `write_atomically`.
     """
-    text = _to_json(value, indent=2)
+    text = to_json(value, indent=2)
     if os.fspath(path) == STDIO:
         print(text)
     else:
@@ -230,7 +234,8 @@ def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
     reader sees each row at once. The same rows give the same bytes, compressed or not.
 
     Raises:
-        BrokenPipeError: the reader of standard output has gone. The command line then ends quietly.
+        BrokenPipeError: the reader of standard output has gone, even while `rows` draws the next row. The command line
+            then ends quietly.
         UserError, LadleError: as `write_atomically`.
     """
     count = 0
@@ -238,26 +243,70 @@ def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
     def lines() -> Iterator[bytes]:
         nonlocal count
         for row in rows:
-            yield (_to_json(dict(row)) + "\n").encode("utf-8")
+            yield (to_json(dict(row)) + "\n").encode("utf-8")
             count += 1
 
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            if os.fspath(path).endswith(".gz"):
-                with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
-                    packed.writelines(lines())
-            else:
-                file.writelines(lines())
-
     if os.fspath(path) != STDIO:
-        write_atomically(path, write)
+        write_lines(path, lines())
         return count
-    with _saying("standard output"):
+    with _saying("standard output"), _while_read():
         sys.stdout.flush()
         for line in lines():
             sys.stdout.buffer.write(line)  # bytes, since JSON Lines are UTF-8 whatever the terminal speaks
             sys.stdout.buffer.flush()
     return count
+
+
+def write_lines(path: PathLike, lines: Iterable[bytes]) -> None:
+    """Write lines to a file, whole or not at all. An ending `.gz` compresses. Raises as `write_atomically`."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            if os.fspath(path).endswith(".gz"):
+                with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
+                    packed.writelines(lines)
+            else:
+                file.writelines(lines)
+
+    write_atomically(path, write)
+
+
+@contextmanager
+def _while_read() -> Iterator[None]:
+    """Interrupt the block when the reader of standard output goes, since what is drawn then is for nobody.
+
+    Raises BrokenPipeError then. Works in the main thread, where the system has `poll`.
+    """
+    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # errors, such as that of a pipe without a reader, are always told
+    except (AttributeError, OSError, ValueError):
+        handled = []
+    if not handled or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    done, gone = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            if poll.poll(200):  # milliseconds
+                gone.set()
+                _thread.interrupt_main(handled[0])
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+    except (KeyboardInterrupt, SystemExit):
+        if not gone.is_set():
+            raise
+        raise BrokenPipeError from None
 
 
 def check_writable(path: PathLike | None, *, folder: bool = False, inputs: Iterable[Any] = ()) -> None:
@@ -364,7 +413,8 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON of a value. NaN and infinities become null."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError:

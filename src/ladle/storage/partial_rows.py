@@ -1,0 +1,96 @@
+"""Rows that a command draws one after the other. An interrupted command keeps them, and the same command goes on."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ladle.data.files import STDIO, PathLike
+from ladle.errors import UserError
+from ladle.storage.run_folder import locked
+from ladle.storage.writing import append_text, atomic_text, to_json, write_lines, write_rows
+
+
+class PartialRows:
+    """Rows on their way to an output.
+
+    rows: those that an interrupted run of the same command drew. remembered: what that run was given to remember.
+    """
+
+    def __init__(self, output: PathLike, path: Path | None, command: Mapping[str, Any], remember: Any) -> None:
+        self.output, self.path, self.remembered = output, path, remember
+        self.command = json.loads(to_json(dict(command)))
+        self.rows: list[dict[str, Any]] = []
+        if path is not None and path.exists():
+            head, *self.rows = _whole_lines(path) or [{}]
+            if head.get("command") != self.command:
+                raise UserError(
+                    f"{path} holds rows of another command that was interrupted; run that command again to "
+                    "finish it, or delete that file, or give another --output"
+                )
+            self.remembered = head["remembered"]
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Write `rows`, which follow those in `self.rows`. Returns the number of all. A file gets its name when it is
+        whole. Raises as `write_rows`."""
+        if self.path is None:
+            return write_rows(self.output, rows)
+        head = {"command": self.command, "remembered": self.remembered}
+        atomic_text(self.path, "".join(f"{to_json(row)}\n" for row in (head, *self.rows)))  # (without a cut last line)
+        for row in rows:
+            append_text(self.path, f"{to_json(row)}\n")
+            self.rows.append(dict(row))
+        with open(self.path, "rb") as lines:
+            lines.readline()
+            write_lines(self.output, lines)
+        self.path.unlink()
+        return len(self.rows)
+
+
+@contextmanager
+def partial_rows(
+    output: PathLike, command: Mapping[str, Any], remember: Any = None, *, log: Callable[[str], None]
+) -> Iterator[PartialRows]:
+    """Rows for `output`. A file's rows wait in OUTPUT.partial until all are there.
+
+    Args:
+        command: JSON values on which the rows depend. Only the same command goes on.
+        remember: a JSON value that the same command gets back when it goes on, such as a random seed.
+        log: gets a line when the command goes on, and when it ends early.
+
+    Raises:
+        UserError: rows of another command wait for this output, or another process writes them.
+    """
+    target = Path(os.path.realpath(output))
+    if os.fspath(output) == STDIO or (target.exists() and not target.is_file()):  # (a pipe, a device)
+        yield PartialRows(output, None, command, remember)
+        return
+    path = target.with_name(f"{target.name}.partial")
+    with locked(output, target.with_name(f".{target.name}.lock")):
+        kept = PartialRows(output, path, command, remember)
+        if kept.rows:
+            log(f"{len(kept.rows):,} rows were drawn before, going on from there")
+        try:
+            yield kept
+        except BaseException:
+            if kept.rows and path.exists():
+                log(f"{len(kept.rows):,} rows are kept in {path}; the same command goes on from there")
+            else:
+                path.unlink(missing_ok=True)
+            raise
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file's lines, up to the first line that is cut or damaged."""
+    found: list[dict[str, Any]] = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            value = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            break
+        found.append(value)
+    return found
