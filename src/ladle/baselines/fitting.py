@@ -16,7 +16,6 @@ from ladle.evaluation.likelihood import TokenRow, padded
 from ladle.storage.model_folder import load_parts
 from ladle.storage.names import resolve_model
 from ladle.storage.run_folder import run_folder
-from ladle.storage.writing import RUN, check_folder
 from ladle.training.loop import train_stage
 from ladle.training.optimiser import TrainingConfig
 from ladle.training.progress import say
@@ -45,35 +44,34 @@ def train_autoregressive(
         config: sizes; labels and source are set from the rows.
         settings: budget and other settings for all trainings together; `lr` is replaced.
     """
-    with run_folder(output):
-        labels = tuple(sorted({row["label"] for row in train if "label" in row}))
-        config = config.model_copy(update={"labels": labels, "source": any("source" in row for row in train)})
-        rows = digest([[row["text"], row.get("label"), row.get("source")] for row in train])
-        identity = {"model": config, "data.rows": rows}
+    labels = tuple(sorted({row["label"] for row in train if "label" in row}))
+    config = config.model_copy(update={"labels": labels, "source": any("source" in row for row in train)})
+    rows = digest([[row["text"], row.get("label"), row.get("source")] for row in train])
+    identity = {"model": config, "data.rows": rows}
 
-        def fit(folder: Path, lr: float, share: float, **looks: float) -> tuple[AutoregressiveModel, float]:
-            torch.manual_seed(settings.seed)
-            model = AutoregressiveModel(config, tokenizer)
-            budget: dict[str, Any] = {"minutes": (settings.minutes or 0) * share or None}
-            if settings.steps is not None:
-                budget = {"steps": max(1, round(settings.steps * share)), "minutes": None}
-            own = settings.model_copy(update={"lr": lr, "keep_best": "nll", **budget, **looks})
-            result = train_stage(AutoregressiveStage(model, train, valid, own), own, folder, identity=identity, log=log)
-            seconds.append(result.seconds)
-            return model.eval(), result.metrics["nll"]
+    def fit(folder: Path, lr: float, share: float, **looks: float) -> tuple[AutoregressiveModel, float]:
+        torch.manual_seed(settings.seed)
+        model = AutoregressiveModel(config, tokenizer)
+        budget: dict[str, Any] = {"minutes": (settings.minutes or 0) * share or None}
+        if settings.steps is not None:
+            budget = {"steps": max(1, round(settings.steps * share)), "minutes": None}
+        own = settings.model_copy(update={"lr": lr, "keep_best": "nll", **budget, **looks})
+        result = train_stage(AutoregressiveStage(model, train, valid, own), own, folder, identity=identity, log=log)
+        seconds.append(result.seconds)
+        return model.eval(), result.metrics["nll"]
 
-        seconds: list[float] = []
-        losses: dict[float, float] = {}
-        for lr in learning_rates if len(learning_rates) > 1 else ():
-            # Looks on the way would take more of so short a time than its steps do.
-            looks = {"validate_every": 0.0, "sample_every": 0.0}
-            losses[lr] = fit(output / f"trial-{lr:g}", lr, TRIAL_SHARE, **looks)[1]
-            log(f"autoregressive: learning rate {lr:g} reaches {losses[lr]:.4f} nats per token")
-        best = min(losses, key=losses.__getitem__) if losses else learning_rates[0]
-        model, _ = fit(output, best, 1 - TRIAL_SHARE * len(losses))
-        model.info = {"minutes": round(sum(seconds) / 60, 2), "learning_rate": best, "tried": losses}
-        model.save_pretrained(output / "final")
-        return model
+    seconds: list[float] = []
+    losses: dict[float, float] = {}
+    for lr in learning_rates if len(learning_rates) > 1 else ():
+        # Looks on the way would take more of so short a time than its steps do.
+        looks = {"validate_every": 0.0, "sample_every": 0.0}
+        losses[lr] = fit(output / f"trial-{lr:g}", lr, TRIAL_SHARE, **looks)[1]
+        log(f"autoregressive: learning rate {lr:g} reaches {losses[lr]:.4f} nats per token")
+    best = min(losses, key=losses.__getitem__) if losses else learning_rates[0]
+    model, _ = fit(output, best, 1 - TRIAL_SHARE * len(losses))
+    model.info = {"minutes": round(sum(seconds) / 60, 2), "learning_rate": best, "tried": losses}
+    model.save_pretrained(output / "final")
+    return model
 
 
 def fit_scorer(
@@ -104,18 +102,18 @@ def fit_scorer(
     Raises:
         UserError: bad data, or a folder as in `ladle.training.run.train`.
     """
-    check_folder(output, RUN, [data])
-    splits = load_splits(DataConfig(text=text), data)
-    train, valid = ([Row(text=row["text"]) for row in rows] for rows in (splits.train, splits.valid))
-    for note in splits.notes:
-        log(note)
-    log(f"{counted(len(train), 'training text')}, {counted(len(valid), 'held-out text')}")
-    tokenizer = load_parts(resolve_model("base-en")).autoencoder.backbone.tokenizer
-    settings = autoregressive_settings(minutes=minutes, steps=steps, seed=seed)
-    config = config or AutoregressiveConfig(width=256, num_layers=6, num_heads=4)
-    model = train_autoregressive(config, tokenizer, train, valid, Path(output), settings, log=log)
-    nll, tokens = model.score([row["text"] for row in valid or train[:512]])
-    return float(nll.sum() / tokens.sum())
+    with run_folder(output, [data]):
+        splits = load_splits(DataConfig(text=text), data)
+        train, valid = ([Row(text=row["text"]) for row in rows] for rows in (splits.train, splits.valid))
+        for note in splits.notes:
+            log(note)
+        log(f"{counted(len(train), 'training text')}, {counted(len(valid), 'held-out text')}")
+        tokenizer = load_parts(resolve_model("base-en")).autoencoder.backbone.tokenizer
+        settings = autoregressive_settings(minutes=minutes, steps=steps, seed=seed)
+        config = config or AutoregressiveConfig(width=256, num_layers=6, num_heads=4)
+        model = train_autoregressive(config, tokenizer, train, valid, Path(output), settings, log=log)
+        nll, tokens = model.score([row["text"] for row in valid or train[:512]])
+        return float(nll.sum() / tokens.sum())
 
 
 def autoregressive_settings(**budget: Any) -> TrainingConfig:

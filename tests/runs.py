@@ -1,0 +1,54 @@
+"""A tiny training from the shell or from Python, and what is in a folder before and after."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tiny
+from ladle.training.recipe import Recipe
+
+ROWS = [{"text": text, "label": tiny.LABELS[number % 2]} for number, text in enumerate(tiny.SENTENCES)]
+SETTINGS: dict[str, Any] = {
+    "name": "made",
+    "start": "nothing",
+    "autoencoder": {
+        "max_tokens": 24,
+        "backbone": {"vocab_size": 300, "width": 32, "num_encoder_layers": 1, "num_decoder_layers": 1},
+        "bottleneck": {"latent_dim": 8, "num_layers": 1},
+    },
+    "diffusion": {"denoiser": {"width": 32, "num_layers": 2, "num_skips": 1}, "schedule": {"shift": 2.0}},
+    "training": {
+        "optimiser": {"max_tokens": 400},
+        "steps": 6,
+        "precision": "fp32",
+        "validate_every": 0,
+        "sample_every": 0,
+    },
+    "sampling": {"num_inference_steps": 2},
+}
+
+
+def recipe(data: Path | None = None, **settings: Any) -> Recipe:
+    """A tiny model from nothing, two steps or so to a stage."""
+    values = {"data": {"path": None if data is None else str(data), "valid_fraction": 0.1}} | SETTINGS | settings
+    return Recipe.parse({**values, "training": SETTINGS["training"] | settings.get("training", {})})
+
+
+def write_rows(path: Path, rows: list[dict[str, str]] = ROWS) -> Path:
+    """A JSON Lines file of rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def quiet(line: str) -> None:
+    """A log that nobody reads."""
+
+
+def content(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """The time and the bytes of every file under `folder`."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
