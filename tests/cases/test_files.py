@@ -309,6 +309,22 @@ def test_a_judge_and_a_model_spare_such_names_too(tmp_path: Path) -> None:
     assert runs.content(tmp_path) == before
 
 
+def test_a_scorer_is_not_trained_where_its_model_cannot_be_put(
+    run: Run, finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """`fit scorer` in the folder of a `train`, and a `final` that came after the run began: refused before the work."""
+    output, data = finished
+    before = runs.content(output)
+    refused(
+        run("fit", "scorer", "--data", data, "-o", output), f"{output / 'final' / 'tokenizer'} exists, and Ladle did"
+    )
+    assert runs.content(output) == before
+    train(runs.recipe(data), tmp_path / "run", "autoencoder", runs.quiet)
+    (tmp_path / "run" / "final" / "model.json").write_text("{}")
+    with pytest.raises(UserError, match=r"final.*exists, and Ladle did not write it"):
+        train(runs.recipe(data), tmp_path / "run", log=runs.quiet)
+
+
 def test_a_run_goes_on_from_its_own_recipe(run: Run, finished: tuple[Path, Path]) -> None:
     """`train runs/x/recipe.toml -o runs/x`: those names are the run's."""
     output, _ = finished

@@ -16,6 +16,7 @@ from ladle.evaluation.likelihood import TokenRow, padded
 from ladle.storage.model_folder import load_parts
 from ladle.storage.names import resolve_model
 from ladle.storage.run_folder import run_folder
+from ladle.storage.writing import SCORER
 from ladle.training.loop import train_stage
 from ladle.training.optimiser import TrainingConfig
 from ladle.training.progress import say
@@ -102,7 +103,7 @@ def fit_scorer(
     Raises:
         UserError: bad data, or a folder as in `ladle.training.run.train`.
     """
-    with run_folder(output, [data]):
+    with run_folder(output, [data], SCORER):
         splits = load_splits(DataConfig(text=text), data)
         train, valid = ([Row(text=row["text"]) for row in rows] for rows in (splits.train, splits.valid))
         for note in splits.notes:

@@ -18,6 +18,7 @@ from ladle.pipeline import LatentDiffusion
 from ladle.storage.names import resolve_model
 from ladle.storage.parts import count_parameters
 from ladle.storage.run_folder import run_folder
+from ladle.storage.writing import SCORER
 from ladle.training.recipe import Recipe, merged, parse_recipe, read_recipe
 from ladle.training.run import train
 
@@ -144,7 +145,7 @@ def _train_rival(
     given = {"max_source_tokens": backbone.max_tokens, **system.config}
     config = AutoregressiveConfig.parse({**sizes.model_dump(), **given}, "config")
     settings = autoregressive_settings(minutes=minutes, seed=seed)
-    with run_folder(folder):
+    with run_folder(folder, final=SCORER):
         train_autoregressive(
             config, backbone.tokenizer, splits.train, splits.valid, folder, settings, system.learning_rates, log
         )

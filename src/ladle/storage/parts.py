@@ -52,7 +52,7 @@ class Part(NamedTuple):
 
 
 def list_parts(parts: ModelParts) -> Iterator[Part]:
-    """The autoencoder's parts, then those of the diffusion model if there is one."""
+    """The autoencoder's parts, the reader of sources if it is another model, those of the diffusion model if any."""
     autoencoder, diffusion = parts.autoencoder, parts.diffusion
     backbone, config = autoencoder.backbone, autoencoder.config
     bottleneck = config.bottleneck
@@ -65,6 +65,9 @@ def list_parts(parts: ModelParts) -> Iterator[Part]:
     if autoencoder.parallel_decoder is not None:
         layers = f"layers: {config.parallel_layers}"
         yield Part("parallel decoder", "parallel_decoder", layers, autoencoder.parallel_decoder)
+    if parts.source_encoder is not None:
+        reader = parts.source_encoder.model
+        yield Part("source encoder", "source_encoder", type(reader).__name__, reader)
     if diffusion is None:
         return
     network, condition = diffusion.config.denoiser, diffusion.condition.config
@@ -79,5 +82,5 @@ def list_parts(parts: ModelParts) -> Iterator[Part]:
 
 
 def count_parameters(parts: ModelParts) -> int:
-    """Number of parameters of the autoencoder and of the diffusion model if there is one."""
+    """Number of parameters of all parts."""
     return sum(part.num_parameters for part in list_parts(parts))

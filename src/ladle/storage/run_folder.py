@@ -16,16 +16,16 @@ from filelock import FileLock, Timeout
 
 from ladle.data.files import PathLike, known_json
 from ladle.errors import LadleError, UserError
-from ladle.storage.writing import RUN, atomic_json, check_folder, making
+from ladle.storage.writing import MODEL, RUN, Kind, atomic_json, check_folder, making
 
 LOCK = ".ladle.lock"
 
 
 @contextmanager
-def run_folder(path: PathLike, inputs: Iterable[Any] = ()) -> Iterator[None]:
+def run_folder(path: PathLike, inputs: Iterable[Any] = (), final: Kind = MODEL) -> Iterator[None]:
     """Train in the run folder `path`: check it, lock it, and say in environment.json that Ladle made it.
 
-    inputs: what the command reads.
+    inputs: what the command reads. final: what its folder `final` will be.
 
     Raises:
         UserError: as `check_folder` and `locked`. A new folder is removed if the block raises UserError before a stage
@@ -33,6 +33,7 @@ def run_folder(path: PathLike, inputs: Iterable[Any] = ()) -> Iterator[None]:
     """
     check_folder(path, RUN, inputs)
     folder = Path(path)
+    check_folder(folder / "final", final)
     with locked(folder):
         new = not RUN.wrote(folder)
         if new:

@@ -37,11 +37,10 @@ _FILES, _COMMIT = "files", "commit.json"  # in these two: the files; the names o
 class Kind(NamedTuple):
     """A kind of folder that Ladle writes.
 
-    what: for messages. names: all that Ladle writes directly in it. markers: (pattern of files, key of their JSON
-    objects); a file with its key says that Ladle wrote the folder.
+    names: all that Ladle writes directly in it. markers: (pattern of files, key of their JSON objects); a file with its
+    key says that Ladle wrote the folder.
     """
 
-    what: str
     names: frozenset[str]
     markers: tuple[tuple[str, str], ...]
 
@@ -51,27 +50,24 @@ class Kind(NamedTuple):
 
 
 MODEL = Kind(
-    "model folder",
     frozenset({
         "README.md", "model.json", "backbone", "tokenizer", "bottleneck", "parallel_decoder", "denoiser", "condition",
         "judge", "source_encoder", "source_tokenizer", "autoencoder_changes.safetensors",
     }),
     (("model.json", "ladle"),),
 )  # fmt: skip
-JUDGE = Kind("judge's folder", frozenset({"judge.json", "model.safetensors"}), (("judge.json", "vocabulary"),))
+JUDGE = Kind(frozenset({"judge.json", "model.safetensors"}), (("judge.json", "vocabulary"),))
 SCORER = Kind(
-    "scorer's folder",
     frozenset({"autoregressive.json", "config.json", "model.safetensors", "tokenizer"}),
     (("autoregressive.json", "config"),),
 )
 RUN = Kind(
-    "run folder",
     frozenset({
         "recipe.toml", "config.json", "environment.json", "metrics.jsonl", "samples", "state", "final", "trackers",
     }),
     (("environment.json", "ladle"), ("state/*/state.json", "identity")),
 )  # fmt: skip
-RESULTS = Kind("folder of results", frozenset({"results.json", "table.md", "plots"}), (("results.json", "suite"),))
+RESULTS = Kind(frozenset({"results.json", "table.md", "plots"}), (("results.json", "suite"),))
 
 
 def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
