@@ -535,7 +535,6 @@ def test_case_closed_streams_do_no_harm(model: Path, tmp_path: Path) -> None:
     ladle = f"'{sys.executable}' -m ladle"
     cases = (
         (f"{ladle} sample --model '{model}' >&-", 2, "ladle: standard output is closed; give --output FILE\n"),
-        (f"{ladle} evaluate - -o - >&-", 2, "ladle: standard output is closed; give --output FILE\n"),
         (f"{ladle} reconstruct - --model '{model}' <&-", 2, "ladle: standard input is empty\n"),
         (f"{ladle} --help >&- <&-", 0, ""),
         (f"{ladle} sample -n 0 --model x 2>&-", 2, ""),
@@ -550,6 +549,13 @@ def test_case_closed_streams_do_no_harm(model: Path, tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------- data and run in one folder
+
+
+def test_rows_and_reports_for_a_closed_standard_output_are_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every verb that writes data to it says so before it works."""
+    monkeypatch.setattr(sys, "__stdout__", None)
+    for words in (["evaluate", "x"], ["reconstruct", "x"], ["inspect", "--health", "--model", NOWHERE, "--data", "x"]):
+        refused(run(*words, "-o", "-"), "standard output is closed; give --output FILE")
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "mine.jsonl"])

@@ -55,7 +55,7 @@ def started(ready: Any, call: Callable[..., None], given: tuple[Any, ...]) -> No
 
 
 def train_tiny(folder: str) -> None:
-    every_step = {"save_every_seconds": 0, "steps": 15, "sample_every": 0.5}
+    every_step = {"save_every_seconds": 0, "steps": 10, "sample_every": 0.5}
     train(runs.recipe(training=every_step), folder, log=runs.quiet, data=runs.ROWS)
 
 

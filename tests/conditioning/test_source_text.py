@@ -17,7 +17,7 @@ from ladle.errors import UserError
 from ladle.pipeline import LatentDiffusion
 from ladle.sampling.request import Conditions, Request
 from ladle.storage.model_folder import load_parts, save_parts
-from ladle.storage.parts import ModelParts
+from ladle.storage.parts import ModelParts, list_parts
 from ladle.training.optimiser import TrainingConfig
 from ladle.training.stages.autoencoder import AutoencoderStage
 
@@ -77,6 +77,7 @@ def test_a_model_with_its_own_source_encoder_is_complete(tmp_path: Path) -> None
     texts = ["the cat", "an owl hid"]
     expected, actual = (p.reader().read(p.reader().tokenize(texts))[0] for p in (parts, again))
     assert torch.equal(expected, actual)
+    assert "source encoder" in [part.name for part in list_parts(again)]
     model = LatentDiffusion(again)
     conditions = Conditions(Request([0, 0], [None, None], texts), model.diffusion, again.reader()).batch([0, 1])
     diffusion = again.diffusion
