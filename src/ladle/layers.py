@@ -121,14 +121,3 @@ def sinusoids(num_positions: int, width: int, scale: float = 0.3) -> Tensor:
 def lengths_to_mask(lengths: Tensor, size: int) -> Tensor:
     """lengths [B] (integers) -> mask [B, size], True at the first `lengths[b]` places of row b."""
     return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
-
-
-def with_last_estimate(zt: Tensor, absent: Tensor, last: Tensor | None, rows: Tensor | None) -> Tensor:
-    """zt [B, L, D] and the last z0_hat, concatenated to [B, L, 2D]. `absent` [D] replaces z0_hat if there is none, or
-    in rows where `rows` [B] is False."""
-    previous = absent.expand_as(zt)
-    if last is not None:
-        previous = last.to(zt)
-        if rows is not None:
-            previous = torch.where(rows[:, None, None], previous, absent.to(zt))
-    return torch.cat([zt, previous], dim=-1)

@@ -31,6 +31,10 @@ class TensorGroup:
 
         return replace(self, **{name: moved(value) for name, value in vars(self).items()})
 
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        """Some rows of all tensors."""
+        return replace(self, **{name: None if x is None else x[rows] for name, x in vars(self).items()})
+
 
 @dataclass(frozen=True)
 class RawCondition(TensorGroup):
@@ -41,16 +45,13 @@ class RawCondition(TensorGroup):
     source: Tensor | None = None
     source_mask: Tensor | None = None
 
-    @property
-    def given(self) -> bool:
-        """Whether any row has a label or a source."""
-        return any(bool(rows.any()) for rows in self._given())
-
     def given_rows(self, batch: int) -> Tensor:
         """Which of the `batch` rows have a label or a source, bool [B] on the CPU."""
         given = torch.zeros(batch, dtype=torch.bool)
-        for rows in self._given():
-            given |= rows.cpu()
+        if self.label_ids is not None:
+            given |= self.label_ids.cpu() >= 0
+        if self.source_mask is not None:
+            given |= self.source_mask.any(1).cpu()
         return given
 
     def and_without(self) -> "RawCondition":
@@ -61,25 +62,14 @@ class RawCondition(TensorGroup):
         mask = torch.cat([self.source_mask, torch.zeros_like(self.source_mask)])
         return RawCondition(label, self.source.repeat(2, 1, 1), mask)
 
-    def _given(self) -> list[Tensor]:
-        """Which rows have a label, and which have a source: bool [B] each. A condition that no row has is left out."""
-        label = [] if self.label_ids is None else [self.label_ids >= 0]
-        return label + ([] if self.source_mask is None else [self.source_mask.any(1)])
-
-    def __getitem__(self, rows: Tensor | slice) -> "RawCondition":
-        return RawCondition(*(None if x is None else x[rows] for x in (self.label_ids, self.source, self.source_mask)))
-
 
 @dataclass(frozen=True)
-class Condition:
+class Condition(TensorGroup):
     """The input of the denoiser: an optional vector [B, W], an optional memory [B, M, W] with its mask [B, M]."""
 
     vector: Tensor | None = None
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
-
-    def __getitem__(self, rows: Tensor | slice) -> "Condition":
-        return Condition(*(None if x is None else x[rows] for x in (self.vector, self.memory, self.memory_mask)))
 
 
 class ConditionEncoder(nn.Module):

@@ -202,7 +202,7 @@ class DenoisingLoss(nn.Module):
         if not len(rows):
             return None
         denoiser = self.model.denoiser
-        part = Level(level.log_snr[rows], level.alpha[rows], level.sigma[rows])
+        part = Level(*(x[rows] for x in level))
         was_training = denoiser.training
         denoiser.eval()
         estimate = self.model.denoise(mask[rows], condition[rows])(zt[rows], part)

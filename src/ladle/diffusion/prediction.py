@@ -11,9 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ladle.config import nearest
 from ladle.diffusion.schedule import Level
-from ladle.errors import UserError
 
 
 class Prediction(NamedTuple):
@@ -52,46 +50,22 @@ PREDICTIONS: dict[str, Prediction] = {
 
 
 def target(prediction: str, z0: Tensor, eps: Tensor, level: Level) -> Tensor:
-    """The training target of a network with this `prediction` for `add_noise(z0, eps, level)`.
-
-    Raises:
-        UserError: `prediction` is not one of PREDICTIONS.
-    """
-    return _named(prediction).target(z0, eps, level.expand(z0))
+    """The training target of a network with this `prediction` for `add_noise(z0, eps, level)`."""
+    return PREDICTIONS[prediction].target(z0, eps, level.expand(z0))
 
 
 def to_z0(prediction: str, output: Tensor, zt: Tensor, level: Level) -> Tensor:
-    """The estimate z0_hat in a network's raw `output` for `zt`: the inverse of `target`.
-
-    Raises:
-        UserError: `prediction` is not one of PREDICTIONS.
-    """
-    return _named(prediction).to_z0(output, zt, level.expand(zt))
+    """The estimate z0_hat in a network's raw `output` for `zt`: the inverse of `target`."""
+    return PREDICTIONS[prediction].to_z0(output, zt, level.expand(zt))
 
 
 def output_scale(prediction: str, level: Level) -> Tensor:
     """How far a network's raw output moves when z0_hat moves by one unit, in level's shape. An error of z0_hat becomes
-    an error of the output that is so many times as large.
-
-    Raises:
-        UserError: `prediction` is not one of PREDICTIONS.
-    """
-    return _named(prediction).scale(level)
+    an error of the output that is so many times as large."""
+    return PREDICTIONS[prediction].scale(level)
 
 
 def add_noise(z0: Tensor, eps: Tensor, level: Level) -> Tensor:
     """zt = alpha * z0 + sigma * eps."""
     level = level.expand(z0)
     return level.alpha * z0 + level.sigma * eps
-
-
-def eps_from_z0(zt: Tensor, z0_hat: Tensor, level: Level) -> Tensor:
-    """The noise that is in `zt` if `z0_hat` is the clean latent."""
-    level = level.expand(zt)
-    return (zt - level.alpha * z0_hat) / level.sigma
-
-
-def _named(prediction: str) -> Prediction:
-    if prediction not in PREDICTIONS:
-        raise UserError(f"unknown prediction '{prediction}': {nearest(prediction, list(PREDICTIONS))}")
-    return PREDICTIONS[prediction]

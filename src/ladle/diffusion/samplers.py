@@ -9,6 +9,7 @@ a schedule clamped at log_snr 15 the last sigma is 5e-4, and that is z0 for ever
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -67,35 +68,41 @@ def _advance(
     return zs.to(zt.dtype)
 
 
-def ddim(
+def solve(
     denoise: Denoise,
     zt: Tensor,
     levels: Sequence[Level],
     *,
     noise: Noise | None = None,
     callback: Callback | None = None,
+    eta: float = 0.0,
+    order: int = 1,
 ) -> Tensor:
-    """Deterministic, first order (Song et al., arXiv 2010.02502). Euler's method on the flow path."""
-    z0_hat = None
+    """One evaluation a step. `eta` scales the noise: 0 is deterministic, 1 is the reverse SDE.
+
+    Order 2 extrapolates z0_hat linearly in log_snr to the middle of the step, from its values at the last two levels
+    (DPM-Solver++(2M), arXiv 2211.01095). The first and the last step stay of first order. The first has no history. On
+    a grid even in time the last is many times longer than the step before it, and extrapolation over it can cost more
+    than all of DDIM's error (tested). A single step of lower order does not change the order of the whole.
+    """
+    z0_hat: Tensor | None = None
+    h_prev: Tensor | None = None
     for step, (level, next_level) in enumerate(pairwise(levels)):
-        z0_hat = denoise(zt, level, z0_hat).to(zt.dtype)
+        z0_prev, z0_hat = z0_hat, denoise(zt, level, z0_hat).to(zt.dtype)
         if callback is not None:
             callback(step, zt, z0_hat)
-        zt = _advance(zt, z0_hat, level, next_level)
+        h, estimate = (next_level.log_snr - level.log_snr) / 2, z0_hat
+        # (h_prev is 0 where the schedule clamps.)
+        if order == 2 and z0_prev is not None and h_prev is not None and h_prev != 0 and step < len(levels) - 2:
+            estimate = z0_hat + h / (2 * h_prev) * (z0_hat - z0_prev)
+        zt, h_prev = _advance(zt, estimate, level, next_level, eta, noise), h
     return zt
 
 
-def ddpm(
-    denoise: Denoise, zt: Tensor, levels: Sequence[Level], *, noise: Noise, callback: Callback | None = None
-) -> Tensor:
-    """Ancestral: every step draws from q(zs | zt, z0_hat) (Ho et al., arXiv 2006.11239). First order, the paper's."""
-    z0_hat = None
-    for step, (level, next_level) in enumerate(pairwise(levels)):
-        z0_hat = denoise(zt, level, z0_hat).to(zt.dtype)
-        if callback is not None:
-            callback(step, zt, z0_hat)
-        zt = _advance(zt, z0_hat, level, next_level, eta=1.0, noise=noise)
-    return zt
+ddpm = partial(solve, eta=1.0)  # ancestral: every step draws from q(zs | zt, z0_hat) (arXiv 2006.11239); the paper's
+ddim = partial(solve)  # (arXiv 2010.02502); Euler's method on the flow path
+dpmpp_2m = partial(solve, order=2)
+dpmpp_2m_sde = partial(solve, eta=1.0, order=2)
 
 
 def heun(
@@ -120,59 +127,6 @@ def heun(
         predicted = _advance(zt, z0_start, level, next_level)
         z0_hat = denoise(predicted, next_level, z0_start).to(zt.dtype)
         zt = _advance(zt, (z0_start + z0_hat) / 2, level, next_level)
-    return zt
-
-
-def dpmpp_2m(
-    denoise: Denoise,
-    zt: Tensor,
-    levels: Sequence[Level],
-    *,
-    noise: Noise | None = None,
-    callback: Callback | None = None,
-) -> Tensor:
-    """Deterministic, second order, one evaluation a step: DPM-Solver++(2M) (arXiv 2211.01095)."""
-    return _multistep(denoise, zt, levels, 0.0, None, callback)
-
-
-def dpmpp_2m_sde(
-    denoise: Denoise,
-    zt: Tensor,
-    levels: Sequence[Level],
-    *,
-    noise: Noise,
-    callback: Callback | None = None,
-    eta: float = 1.0,
-) -> Tensor:
-    """Stochastic DPM-Solver++(2M). `eta` scales the noise: 1 is the reverse SDE, 0 is dpmpp_2m."""
-    return _multistep(denoise, zt, levels, eta, noise, callback)
-
-
-def _multistep(
-    denoise: Denoise,
-    zt: Tensor,
-    levels: Sequence[Level],
-    eta: float,
-    noise: Noise | None,
-    callback: Callback | None,
-) -> Tensor:
-    """Extrapolate z0_hat linearly in log_snr to the middle of the step, from its values at the last two levels.
-
-    The first and the last step are of first order. The first has no history. On a grid even in time the last is many
-    times longer than the step before it, and extrapolation over it can cost more than all of DDIM's error (tested). A
-    single step of lower order does not change the order of the whole.
-    """
-    z0_hat: Tensor | None = None
-    h_prev: Tensor | None = None
-    for step, (level, next_level) in enumerate(pairwise(levels)):
-        z0_prev, z0_hat = z0_hat, denoise(zt, level, z0_hat).to(zt.dtype)
-        if callback is not None:
-            callback(step, zt, z0_hat)
-        h, estimate = (next_level.log_snr - level.log_snr) / 2, z0_hat
-        # (h_prev is 0 where the schedule clamps.)
-        if z0_prev is not None and h_prev is not None and h_prev != 0 and step < len(levels) - 2:
-            estimate = z0_hat + h / (2 * h_prev) * (z0_hat - z0_prev)
-        zt, h_prev = _advance(zt, estimate, level, next_level, eta, noise), h
     return zt
 
 

@@ -35,7 +35,7 @@ def guided_at_once(denoise_both: Denoise, guidance_scale: float) -> Denoise:
         return torch.cat([x, x])
 
     def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
-        both = level if level.log_snr.ndim == 0 else Level(*map(twice, (level.log_snr, level.alpha, level.sigma)))
+        both = level if level.log_snr.ndim == 0 else Level(*map(twice, level))
         bound, free = denoise_both(twice(zt), both, None if z0_prev is None else twice(z0_prev)).chunk(2)
         return free + guidance_scale * (bound - free)
 

@@ -68,7 +68,7 @@ def noised_estimate(
     zt = add_noise(z0, noise, level)
     denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, len(z0)))
     previous = denoise(zt, level)
-    if raw.given and guidance_scale != 1:
+    if guidance_scale != 1 and raw.given_rows(len(z0)).any():
         denoise = guided(denoise, diffusion.denoise(mask, diffusion.condition.null(len(z0))), guidance_scale)
     return denoise(zt, level, previous)
 
