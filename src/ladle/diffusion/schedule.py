@@ -47,28 +47,17 @@ class Level(NamedTuple):
         return Level(*(append_dims(x, like.ndim) for x in self))
 
 
-Path = Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-def _variance_preserving(log_snr: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha^2 + sigma^2 = 1 (DDPM, the paper)."""
-    return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
-
-
-def _rectified_flow(log_snr: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha + sigma = 1 (flow matching). Each from its own sigmoid: 1 - alpha would cancel near clean."""
-    return (log_snr / 2).sigmoid(), (-log_snr / 2).sigmoid()
-
-
-PATHS: dict[str, Path] = {
-    "variance_preserving": _variance_preserving,
-    "rectified_flow": _rectified_flow,
+PATHS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    # alpha^2 + sigma^2 = 1 (DDPM, the paper).
+    "variance_preserving": lambda log_snr: (log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()),
+    # alpha + sigma = 1 (flow matching). Each from its own sigmoid: 1 - alpha would cancel near clean.
+    "rectified_flow": lambda log_snr: ((log_snr / 2).sigmoid(), (-log_snr / 2).sigmoid()),
 }
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A noise schedule: `log_snr(t)`, non-increasing on [0, 1], and the name of the path that splits it.
+    """A noise schedule: `log_snr(t)`, non-increasing on [0, 1], and the name in PATHS of the path that splits it.
 
     `log_snr` keeps the shape of t and computes in t's dtype, float32 at least.
     """
@@ -150,11 +139,7 @@ _KINDS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 
 
 def sampling_levels(
-    schedule: Schedule,
-    num_steps: int,
-    grid: str = "time",
-    dtype: torch.dtype = torch.float32,
-    stop_time: float = 0.0,
+    schedule: Schedule, num_steps: int, grid: str = "time", dtype: torch.dtype = torch.float32, stop_time: float = 0.0
 ) -> list[Level]:
     """The `num_steps + 1` scalar levels that a sampler visits, from noise (t = 1) to clean (t = 0).
 

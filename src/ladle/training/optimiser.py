@@ -56,7 +56,7 @@ class OptimiserConfig(Config):
 class LoopConfig(Config):
     """The budget and the loop's other settings."""
 
-    minutes: float | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Minutes for all stages together. 15 if neither minutes nor steps are given."""
     steps: int | None = Field(None, gt=0)
     """Optimiser steps for all stages together, instead of minutes."""

@@ -16,7 +16,7 @@ from ladle.sampling.draw import draw_latents, draw_lengths
 from ladle.sampling.options import SamplingOptions
 from ladle.seeding import SampleNoise
 from ladle.training.optimiser import TrainingConfig
-from ladle.training.stages.common import mean_metrics
+from ladle.training.stages.interface import mean_metrics
 
 NUM_SAMPLES = 32
 NUM_LENGTH_ROWS = 256

@@ -29,8 +29,8 @@ from ladle.diffusion.loss import DenoisingLoss, DiffusionBatch
 from ladle.errors import LadleError
 from ladle.sampling.options import SamplingOptions
 from ladle.training.optimiser import TrainingConfig
-from ladle.training.stages.common import mean_metrics
 from ladle.training.stages.diffusion import NUM_SAMPLES, drawn_texts
+from ladle.training.stages.interface import mean_metrics
 
 NUM_LENGTH_ROWS = 64  # fewer than over cached latents: their sources are encoded at every step
 WARMUP_STEEPNESS = 10.0
