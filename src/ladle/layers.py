@@ -79,9 +79,9 @@ def _heads(x: Tensor, num_heads: int, gain: Tensor | None) -> Tensor:
     return x if gain is None else F.rms_norm(x, x.shape[-1:], gain.to(x))
 
 
-def feed_forward(width: int, expansion: int = 4) -> nn.Sequential:
+def feed_forward(width: int) -> nn.Sequential:
     """The two-layer GELU network of a block."""
-    return nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
@@ -95,16 +95,14 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
 class Block(nn.Module):
     """A pre-norm transformer block. With `memory_width` it has cross-attention between its two halves."""
 
-    def __init__(
-        self, width: int, num_heads: int, memory_width: int | None = None, expansion: int = 4, qk_norm: bool = False
-    ):
+    def __init__(self, width: int, num_heads: int, memory_width: int | None = None, qk_norm: bool = False):
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
         self.attention = Attention(width, num_heads, qk_norm=qk_norm)
         self.cross_norm = nn.LayerNorm(width) if memory_width else None
         self.cross_attention = Attention(width, num_heads, memory_width) if memory_width else None
         self.feed_norm = nn.LayerNorm(width)
-        self.feed = feed_forward(width, expansion)
+        self.feed = feed_forward(width)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, memory: Tensor | None = None, memory_mask: Tensor | None = None

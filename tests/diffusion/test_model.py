@@ -1,6 +1,7 @@
 """The diffusion model: its loss, its `Denoise` function, and that it learns distributions that are known."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,12 +24,10 @@ def build(*, dim: int = 3, max_latents: int = 4, condition: dict[str, Any] | Non
     torch.manual_seed(0)
     denoiser = {"width": 32, "num_layers": 2, "num_skips": 1, "num_heads": 2}
     return LatentDiffusionModel(
+        SimpleNamespace(latent_dim=dim, max_latents=max_latents, fixed_length=True),
         DiffusionConfig.parse({"denoiser": denoiser, "schedule": {"shift": 1.0}} | settings),  # two channels, not 64
         ConditionConfig.parse(condition or {}),
-        latent_dim=dim,
-        max_latents=max_latents,
         source_dim=4,
-        fixed_length=True,
     )
 
 

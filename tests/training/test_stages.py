@@ -148,7 +148,11 @@ def test_an_epoch_holds_every_row_once_and_looking_changes_nothing(name: str) ->
         stage = AutoencoderStage(autoencoder, in_every_epoch(ROWS), ROWS[:9], SETTINGS, ReconstructionConfig())
         texts = texts + list(dict.fromkeys(row["source"] for row in ROWS))  # the encoder has to know them too
     else:
-        stage = diffusion_stage(autoencoder) if name == "diffusion" else decoder_stage(autoencoder, None)
+        stage = (
+            diffusion_stage(autoencoder)
+            if name == "diffusion"
+            else decoder_stage(autoencoder, tiny.tiny_diffusion(autoencoder))
+        )
     batches = stage.batches(3)
     assert sorted(row for batch in batches for row in batch) == list(range(len(texts)))
     assert batches == stage.batches(3)

@@ -108,17 +108,10 @@ def solve(
     return zt
 
 
-ddpm = partial(solve, eta=1.0)  # ancestral: every step draws from q(zs | zt, z0_hat) (arXiv 2006.11239); the paper's
-ddim = partial(solve)  # (arXiv 2010.02502); Euler's method on the flow path
-heun = partial(solve, second_order="heun")
-dpmpp_2m = partial(solve, second_order="multistep")
-dpmpp_2m_sde = partial(solve, eta=1.0, second_order="multistep")
-
-
 SAMPLERS: dict[str, Sampler] = {
-    "ddpm": ddpm,
-    "ddim": ddim,
-    "heun": heun,
-    "dpmpp_2m": dpmpp_2m,
-    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "ddpm": partial(solve, eta=1.0),  # ancestral: draws from q(zs | zt, z0_hat) (arXiv 2006.11239); the paper's
+    "ddim": partial(solve),  # (arXiv 2010.02502); Euler's method on the flow path
+    "heun": partial(solve, second_order="heun"),
+    "dpmpp_2m": partial(solve, second_order="multistep"),
+    "dpmpp_2m_sde": partial(solve, eta=1.0, second_order="multistep"),
 }
