@@ -12,7 +12,6 @@ from ladle.diffusion.schedule import (
     Level,
     Schedule,
     ScheduleConfig,
-    append_dims,
     build_schedule,
     sampling_levels,
 )
@@ -127,9 +126,7 @@ def test_levels_broadcast_per_sample_and_scalars_stay_scalars():
     scaled = level.expand(zt).alpha * zt
     for row, alpha in zip(scaled, level.alpha, strict=True):
         assert torch.equal(row, alpha * torch.ones(3, 3))
-    assert append_dims(torch.tensor(0.5), 3).shape == ()
-    with pytest.raises(ValueError, match="3 axes against 2"):
-        append_dims(zt, 2)
+    assert build_schedule(ScheduleConfig()).level(torch.tensor(0.5)).expand(zt).alpha.shape == ()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -115,10 +115,6 @@ class ConditionEncoder(nn.Module):
                 vector = pooled if vector is None else vector + pooled
         return Condition(vector, memory, mask)
 
-    def null(self, batch: int) -> Condition:
-        """The condition of `batch` samples that have none."""
-        return self.encode(RawCondition(), batch)
-
     def drop(self, raw: RawCondition, drop_prob: float) -> RawCondition:
         """Drop each condition of each sample with probability `drop_prob` (torch's global generator)."""
         if raw.label_ids is not None:

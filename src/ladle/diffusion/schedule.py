@@ -17,20 +17,6 @@ from torch import Tensor
 from ladle.config import Config
 
 
-def append_dims(x: Tensor, ndim: int) -> Tensor:
-    """Append axes of size one until `x` has `ndim` axes: [B] becomes [B, 1, 1], so that it scales a [B, L, D].
-
-    A scalar stays a scalar: it broadcasts as it is, takes no part in dtype promotion, and may stay on the CPU
-    while the latents are on another device.
-
-    Raises:
-        ValueError: `x` already has more than `ndim` axes.
-    """
-    if x.ndim > ndim:
-        raise ValueError(f"cannot broadcast {x.ndim} axes against {ndim}")
-    return x if x.ndim == 0 else x.reshape(x.shape + (1,) * (ndim - x.ndim))
-
-
 class Level(NamedTuple):
     """One amount of noise: three tensors of one shape, scalars () for a whole batch or [B], one per sample."""
 
@@ -43,8 +29,9 @@ class Level(NamedTuple):
         return Level(*(x.to(device) for x in self))
 
     def expand(self, like: Tensor) -> "Level":
-        """The same level, shaped to broadcast against `like` ([B, L, D], say). Dtype and device are kept."""
-        return Level(*(append_dims(x, like.ndim) for x in self))
+        """The same level, shaped to broadcast against `like` ([B, L, D], say). Dtype and device are kept. Scalars stay
+        scalars: they take no part in dtype promotion, and may be on the CPU while the latents are on another device."""
+        return self if self.log_snr.ndim == 0 else Level(*(x.reshape(-1, *[1] * (like.ndim - 1)) for x in self))
 
 
 PATHS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {

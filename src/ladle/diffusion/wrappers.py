@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ladle.diffusion.samplers import Denoise
-from ladle.diffusion.schedule import Level, append_dims
+from ladle.diffusion.schedule import Level
 
 
 def guided(denoise_conditional: Denoise, denoise_unconditional: Denoise, guidance_scale: float) -> Denoise:
@@ -49,7 +49,7 @@ def inpainted(denoise: Denoise, known_z0: Tensor, mask: Tensor) -> Denoise:
     `known_z0`, so the denoiser always sees them at the right noise level. Use it with position-aligned latents only: a
     Perceiver's positions are not places in the text.
     """
-    mask = append_dims(mask, known_z0.ndim)
+    mask = mask if mask.ndim == known_z0.ndim else mask[..., None]
 
     def denoise_inpainted(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
         return known_z0.where(mask, denoise(zt, level, z0_prev))

@@ -69,7 +69,8 @@ def noised_estimate(
     denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, len(z0)))
     previous = denoise(zt, level)
     if guidance_scale != 1 and raw.given_rows(len(z0)).any():
-        denoise = guided(denoise, diffusion.denoise(mask, diffusion.condition.null(len(z0))), guidance_scale)
+        nothing = diffusion.condition.encode(RawCondition(), len(z0))
+        denoise = guided(denoise, diffusion.denoise(mask, nothing), guidance_scale)
     return denoise(zt, level, previous)
 
 
