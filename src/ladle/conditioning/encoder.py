@@ -4,7 +4,7 @@ Training drops each condition of some samples, so that one model samples with an
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,11 @@ LABEL_STD = 0.2
 
 @dataclass(frozen=True)
 class TensorGroup:
-    """A group of tensors. Each field is a tensor, a dict of tensors, another group or None."""
+    """A group of tensors. Each field is a tensor or None."""
 
     def to(self, device: torch.device | str, **options: bool) -> Self:
         """All tensors on `device`."""
-
-        def moved(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {name: moved(tensor) for name, tensor in value.items()}
-            return None if value is None else value.to(device)
-
-        return replace(self, **{name: moved(value) for name, value in vars(self).items()})
+        return replace(self, **{name: None if x is None else x.to(device) for name, x in vars(self).items()})
 
     def __getitem__(self, rows: Tensor | slice) -> Self:
         """Some rows of all tensors."""

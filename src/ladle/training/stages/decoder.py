@@ -77,9 +77,8 @@ class DecoderStage:
         tokens, latents, conditions = self.valid
 
         def metrics(rows: Tensor) -> dict[str, Tensor | float]:
-            batch = to_device(tokens.gather(rows), self.module)
-            of_latents = diffusion_batch(latents, conditions, rows, rows[:1])
-            return self.loss((batch, of_latents.to(self.module.device)))[1]
+            batch = tokens.gather(rows), diffusion_batch(latents, conditions, rows, rows[:1])
+            return self.loss(to_device(batch, self.module))[1]
 
         return mean_metrics(len(tokens.lengths), 64, metrics)
 

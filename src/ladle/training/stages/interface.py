@@ -70,10 +70,11 @@ def set_modes(module: nn.Module) -> None:
             part.eval()
 
 
-def to_device(batch: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+def to_device(batch: Any, module: nn.Module) -> Any:
     """The tensors of a batch on the device of the module."""
-    device = next(module.parameters()).device
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    from accelerate.utils import send_to_device
+
+    return send_to_device(batch, next(module.parameters()).device)
 
 
 def mean_metrics(count: int, size: int, metrics_of: Callable[[Tensor], Mapping[str, Any]]) -> dict[str, float]:

@@ -10,7 +10,7 @@ error changes (`training.diffusion.times = "adaptive"`), and latents stay near t
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ladle.autoencoder.encoding import store_tokens
 from ladle.autoencoder.reconstruction import ReconstructionConfig, noised_decoding_loss, training_latents
-from ladle.conditioning.encoder import RawCondition, TensorGroup
+from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
 from ladle.config import Config
 from ladle.data.batching import epoch_batches
@@ -30,7 +30,7 @@ from ladle.errors import LadleError
 from ladle.sampling.options import SamplingOptions
 from ladle.training.optimiser import TrainingConfig
 from ladle.training.stages.diffusion import NUM_SAMPLES, drawn_texts
-from ladle.training.stages.interface import mean_metrics
+from ladle.training.stages.interface import mean_metrics, to_device
 
 NUM_LENGTH_ROWS = 64  # fewer than over cached latents: their sources are encoded at every step
 WARMUP_STEEPNESS = 10.0
@@ -63,8 +63,7 @@ class JointConfig(Config):
         return self.encoder_scale / (1 + math.exp(-WARMUP_STEEPNESS * (progress / self.encoder_warmup - 1)))
 
 
-@dataclass(frozen=True)
-class JointBatch(TensorGroup):
+class JointBatch(NamedTuple):
     """tokens: input_ids and attention_mask, [B, S]. condition: its sources are token ids [B, M], not yet read.
     lengths: [R] numbers of latents of other rows, with their conditions `length_condition`."""
 
@@ -192,7 +191,7 @@ class JointStage:
         latents = []
 
         def metrics_of(rows: Tensor) -> dict[str, Tensor | float]:
-            batch = self.valid_rows.batch(rows, rows).to(self.module.best.device)
+            batch = to_device(self.valid_rows.batch(rows, rows), self.module)
             found = self.module.loss(batch)[1]
             z0 = self.module.autoencoder.encode(**batch.tokens)
             latents.append(z0.values.float()[z0.mask])
