@@ -18,12 +18,12 @@ def stream(seeds, shapes):
 
 def test_a_sample_depends_on_its_own_seed_only():
     """Alone, in a batch, in another order, in another split: the same numbers, bit for bit."""
-    together = stream([3, 1, 4, 15], [5, 7])
-    reordered = stream([15, 4, 1, 3], [5, 7])
+    together = stream([3, 1, 4, 15], [(5, 7)] * 4)
+    reordered = stream([15, 4, 1, 3], [(5, 7)] * 4)
     for draw, back in zip(together, reordered, strict=True):
         assert torch.equal(draw, back.flip(0))
     for row, seed in enumerate([3, 1, 4, 15]):
-        for draw, alone in zip(together, stream([seed], [5, 7]), strict=True):
+        for draw, alone in zip(together, stream([seed], [(5, 7)]), strict=True):
             assert torch.equal(draw[row], alone[0])
     assert not torch.equal(together[0][0], together[0][1])
     assert not torch.equal(together[0], together[2])
@@ -35,7 +35,7 @@ def test_padding_costs_no_random_numbers():
     padded = stream(list(lengths), list(lengths.values()))
     assert padded[0].shape == (3, 11, 5)
     for row, (seed, shape) in enumerate(lengths.items()):
-        alone = stream([seed], shape)
+        alone = stream([seed], [shape])
         assert torch.equal(padded[1][row], alone[1][0])
         for draw in (0, 2):
             assert torch.equal(padded[draw][row, : shape[0]], alone[draw][0])
@@ -46,10 +46,10 @@ def test_equal_seeds_give_equal_rows_and_global_state_plays_no_part():
     """Nor may drawing disturb the program's own generator."""
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first = stream([5, 5], [4])
+    first = stream([5, 5], [(4,)] * 2)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
-    second = stream(np.array([5, 5]), [4])
+    second = stream(np.array([5, 5]), [(4,)] * 2)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert torch.equal(first[0][0], first[0][1])
 
@@ -58,7 +58,7 @@ def test_neighbouring_seeds_are_standard_normal_and_unrelated():
     """`--seed 0 -n 1000` uses seeds 0 to 999: across them, the first numbers must look like independent draws."""
     count = 4000
     noise = SampleNoise(range(count))
-    first, uniform = noise.normal([16]).double(), noise.uniform().double()
+    first, uniform = noise.normal([(16,)] * count).double(), noise.uniform().double()
     bound = 5 / math.sqrt(count)
     assert first.mean(0).abs().max() < bound
     assert (first.var(0) - 1).abs().max() < bound * math.sqrt(2)
@@ -70,8 +70,8 @@ def test_neighbouring_seeds_are_standard_normal_and_unrelated():
 def test_scalars_and_devices():
     """One number a sample is a shape too; tensors arrive where they were asked for."""
     noise = SampleNoise([1, 2], device="meta")
-    assert noise.normal([]).shape == (2,)
-    assert noise.normal([3]).device.type == noise.uniform().device.type == "meta"
+    assert noise.normal([()] * 2).shape == (2,)
+    assert noise.normal([(3,)] * 2).device.type == noise.uniform().device.type == "meta"
     assert len(noise) == 2
 
 

@@ -134,14 +134,8 @@ def tiny_diffusion(
     config = DiffusionConfig.parse({"denoiser": {"width": 32, "num_layers": 2, "num_skips": 1} | denoiser})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        diffusion = LatentDiffusionModel(
-            config,
-            condition,
-            latent_dim=autoencoder.latent_dim,
-            max_latents=max_latents or autoencoder.max_latents,
-            source_dim=SourceReader(autoencoder, condition).dim,
-            fixed_length=autoencoder.fixed_length,
-        ).eval()
+        source_dim = SourceReader(autoencoder, condition).dim
+        diffusion = LatentDiffusionModel(autoencoder, config, condition, source_dim, max_latents).eval()
         torch.nn.init.normal_(diffusion.denoiser.output.weight, std=0.2)
     return diffusion
 

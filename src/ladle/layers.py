@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ladle.errors import UserError
 
+Gains = tuple[Tensor | None, Tensor | None]  # of the RMS norms of queries and keys, [K] each
+
 
 class Attention(nn.Module):
     """Multi-head attention of `x` over itself or over `memory`.
@@ -38,44 +40,48 @@ class Attention(nn.Module):
         super().__init__()
         if width % num_heads:
             raise UserError(f"num_heads is {num_heads}; it must divide the width, {width}")
-        self.num_heads, self.head_size = num_heads, width // num_heads
+        self.num_heads, head_size = num_heads, width // num_heads
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(memory_width or width, 2 * width, bias=False)
         self.output = nn.Linear(width, width, bias=bias)
         self.dropout = dropout
-        self.query_gain = nn.Parameter(torch.ones(self.head_size)) if qk_norm else None
-        self.key_gain = nn.Parameter(torch.ones(self.head_size)) if qk_norm else None
+        self.query_gain = nn.Parameter(torch.ones(head_size)) if qk_norm else None
+        self.key_gain = nn.Parameter(torch.ones(head_size)) if qk_norm else None
 
     def forward(self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """x [B, Q, W], memory [B, N, memory_width] (x itself when None), mask [B, N], True where a key may be read."""
-        memory = x if memory is None else memory
-        q_BHQK = self._heads(self.query(x))
-        k_BHNK, v_BHNK = (self._heads(part) for part in self.key_value(memory).chunk(2, dim=-1))
-        if self.query_gain is not None and self.key_gain is not None:
-            q_BHQK = F.rms_norm(q_BHQK, (self.head_size,), self.query_gain.to(q_BHQK))
-            k_BHNK = F.rms_norm(k_BHNK, (self.head_size,), self.key_gain.to(k_BHNK))
-        mixed = attend(q_BHQK, k_BHNK, v_BHNK, mask, self.dropout if self.training else 0.0)
-        return self.output(mixed.transpose(1, 2).flatten(2))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
+        keys_values = self.key_value(x if memory is None else memory)
+        gains, dropout = (self.query_gain, self.key_gain), self.dropout if self.training else 0.0
+        return self.output(attend(self.query(x), keys_values, mask, self.num_heads, gains, dropout))
 
 
-def attend(q_BHQK: Tensor, k_BHNK: Tensor, v_BHNK: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
-    """softmax(q k / sqrt(K)) v, [B, H, Q, K]. mask [B, N], True where a key may be read. dropout: of the weights."""
+def attend(
+    queries: Tensor, keys_values: Tensor, mask: Tensor | None, num_heads: int, gains: Gains, dropout: float = 0.0
+) -> Tensor:
+    """softmax(q k / sqrt(K)) v of every head, [B, Q, W]. queries [B, Q, W], keys_values [B, N, 2 W]. mask [B, N], True
+    where a key may be read. dropout: of the weights."""
+    keys, values = keys_values.chunk(2, dim=-1)
+    parts = zip((queries, keys, values), (*gains, None), strict=True)
+    q_BHQK, k_BHNK, v_BHNK = (_heads(x, num_heads, gain) for x, gain in parts)
     allowed = None if mask is None else mask[:, None, None, :]
     if q_BHQK.is_cuda:
-        return F.scaled_dot_product_attention(q_BHQK, k_BHNK, v_BHNK, attn_mask=allowed, dropout_p=dropout)
-    # Torch's fused kernel is several times slower backward on a CPU at these lengths (benchmarks/LOG.md).
-    scores = (q_BHQK * q_BHQK.shape[-1] ** -0.5) @ k_BHNK.transpose(-1, -2)
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
-    return F.dropout(scores.softmax(-1).to(v_BHNK.dtype), dropout) @ v_BHNK
+        mixed = F.scaled_dot_product_attention(q_BHQK, k_BHNK, v_BHNK, attn_mask=allowed, dropout_p=dropout)
+    else:  # Torch's fused kernel is several times slower backward on a CPU at these lengths (benchmarks/LOG.md).
+        scores = (q_BHQK * q_BHQK.shape[-1] ** -0.5) @ k_BHNK.transpose(-1, -2)
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+        mixed = F.dropout(scores.softmax(-1).to(v_BHNK.dtype), dropout) @ v_BHNK
+    return mixed.transpose(1, 2).flatten(2)
 
 
-def feed_forward(width: int, expansion: int = 4) -> nn.Sequential:
+def _heads(x: Tensor, num_heads: int, gain: Tensor | None) -> Tensor:
+    x = x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return x if gain is None else F.rms_norm(x, x.shape[-1:], gain.to(x))
+
+
+def feed_forward(width: int) -> nn.Sequential:
     """The two-layer GELU network of a block."""
-    return nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
@@ -89,16 +95,14 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
 class Block(nn.Module):
     """A pre-norm transformer block. With `memory_width` it has cross-attention between its two halves."""
 
-    def __init__(
-        self, width: int, num_heads: int, memory_width: int | None = None, expansion: int = 4, qk_norm: bool = False
-    ):
+    def __init__(self, width: int, num_heads: int, memory_width: int | None = None, qk_norm: bool = False):
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
         self.attention = Attention(width, num_heads, qk_norm=qk_norm)
         self.cross_norm = nn.LayerNorm(width) if memory_width else None
         self.cross_attention = Attention(width, num_heads, memory_width) if memory_width else None
         self.feed_norm = nn.LayerNorm(width)
-        self.feed = feed_forward(width, expansion)
+        self.feed = feed_forward(width)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, memory: Tensor | None = None, memory_mask: Tensor | None = None
@@ -121,14 +125,3 @@ def sinusoids(num_positions: int, width: int, scale: float = 0.3) -> Tensor:
 def lengths_to_mask(lengths: Tensor, size: int) -> Tensor:
     """lengths [B] (integers) -> mask [B, size], True at the first `lengths[b]` places of row b."""
     return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
-
-
-def with_last_estimate(zt: Tensor, absent: Tensor, last: Tensor | None, rows: Tensor | None) -> Tensor:
-    """zt [B, L, D] and the last z0_hat, concatenated to [B, L, 2D]. `absent` [D] replaces z0_hat if there is none, or
-    in rows where `rows` [B] is False."""
-    previous = absent.expand_as(zt)
-    if last is not None:
-        previous = last.to(zt)
-        if rows is not None:
-            previous = torch.where(rows[:, None, None], previous, absent.to(zt))
-    return torch.cat([zt, previous], dim=-1)

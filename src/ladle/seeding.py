@@ -47,19 +47,15 @@ class SampleNoise:
     def __len__(self) -> int:
         return len(self._generators)
 
-    def normal(self, shape: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-        """Standard normal float32, [B, *shape]: each sample's next numbers.
+    def normal(self, shapes: Sequence[Sequence[int]]) -> Tensor:
+        """Standard normal float32, [B, *largest]: each sample's next numbers, with zeros behind its own part.
 
-        `shape` is one shape for all (a sequence of ints) or one per sample (a sequence of B shapes of equal length);
-        then [B, *largest], with zeros behind each sample's own part. Where lengths differ within a batch, give each
-        sample its own: numbers drawn for padding would make a sample depend on its neighbours.
+        shapes: one per sample. Where lengths differ within a batch, give each sample its own: numbers drawn for padding
+        would make a sample depend on its neighbours.
 
         Raises:
             ValueError: as many shapes as samples are needed, all with the same number of axes.
         """
-        sizes = tuple(size for size in shape if isinstance(size, int))
-        own_shapes = [tuple(own) for own in shape if not isinstance(own, int)]
-        shapes: list[tuple[int, ...]] = own_shapes or [sizes] * len(self)
         if len(shapes) != len(self) or len({len(own) for own in shapes}) != 1:
             raise ValueError(f"shapes are {shapes}; give {len(self)} shapes with equal numbers of axes")
         largest = [max(axis) for axis in zip(*shapes, strict=True)]

@@ -102,7 +102,7 @@ def test_the_null_condition_is_what_is_learnt_when_all_is_dropped(num_layers: in
     """Unconditional sampling and guidance use `null`; training knows only what `drop` leaves."""
     encoder = build(num_layers=num_layers)
     dropped = encoder.encode(encoder.drop(raw(), 1.0), 4)
-    null = encoder.null(4)
+    null = encoder.encode(RawCondition(), 4)
     torch.testing.assert_close(dropped.vector, null.vector)
     torch.testing.assert_close(seen(dropped), seen(null), atol=1e-5, rtol=1e-4)
 
@@ -132,7 +132,7 @@ def test_rows_with_their_condition_and_once_more_without() -> None:
     encoder, whole = build(), raw()
     for given in (whole, RawCondition(whole.label_ids), RawCondition(None, whole.source, whole.source_mask)):
         both = encoder.encode(given.and_without(), 8)
-        for part, same in ((both[:4], encoder.encode(given, 4)), (both[4:], encoder.null(4))):
+        for part, same in ((both[:4], encoder.encode(given, 4)), (both[4:], encoder.encode(RawCondition(), 4))):
             torch.testing.assert_close(part.vector, same.vector, atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(seen(part), seen(same), atol=1e-5, rtol=1e-4)
 

@@ -34,10 +34,7 @@ def parts_with_encoder(folder: Path) -> ModelParts:
     reader = SourceReader(parts.autoencoder, condition, parts.source_encoder)
     given = parts.diffusion
     assert given is not None
-    parts.diffusion = LatentDiffusionModel(
-        given.config, condition, latent_dim=parts.autoencoder.latent_dim, max_latents=parts.autoencoder.max_latents,
-        source_dim=reader.dim,
-    ).eval()  # fmt: skip
+    parts.diffusion = LatentDiffusionModel(parts.autoencoder, given.config, condition, reader.dim).eval()
     torch.nn.init.normal_(parts.diffusion.denoiser.output.weight, std=0.2)
     return parts
 

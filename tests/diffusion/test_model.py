@@ -1,6 +1,7 @@
 """The diffusion model: its loss, its `Denoise` function, and that it learns distributions that are known."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,12 +24,10 @@ def build(*, dim: int = 3, max_latents: int = 4, condition: dict[str, Any] | Non
     torch.manual_seed(0)
     denoiser = {"width": 32, "num_layers": 2, "num_skips": 1, "num_heads": 2}
     return LatentDiffusionModel(
+        SimpleNamespace(latent_dim=dim, max_latents=max_latents, fixed_length=True),
         DiffusionConfig.parse({"denoiser": denoiser, "schedule": {"shift": 1.0}} | settings),  # two channels, not 64
         ConditionConfig.parse(condition or {}),
-        latent_dim=dim,
-        max_latents=max_latents,
         source_dim=4,
-        fixed_length=True,
     )
 
 
@@ -62,7 +61,7 @@ def test_a_new_model_starts_from_v_equal_to_zero() -> None:
     model = build()
     level = model.schedule.level(torch.tensor(0.4))
     zt, mask = torch.randn(2, 4, 3), torch.ones(2, 4, dtype=torch.bool)
-    z0_hat = model.denoise(mask, model.condition.null(2))(zt, level)
+    z0_hat = model.denoise(mask, model.condition.encode(RawCondition(), 2))(zt, level)
     torch.testing.assert_close(z0_hat, level.alpha * zt)
     loss, _ = denoising(model)(a_batch(torch.randn(2000, 4, 3)))
     assert loss.item() == pytest.approx(1.0, abs=0.05)
@@ -127,7 +126,7 @@ def test_without_self_conditioning_the_last_estimate_is_not_read() -> None:
         for parameter in model.denoiser.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
         level = model.schedule.level(torch.tensor(0.5))
-        denoise = model.denoise(mask, model.condition.null(2))
+        denoise = model.denoise(mask, model.condition.encode(RawCondition(), 2))
         zt = torch.randn(2, 4, 3)
         assert torch.allclose(denoise(zt, level, torch.randn(2, 4, 3)), denoise(zt, level)) is same
 
@@ -143,7 +142,7 @@ def test_what_is_trained_is_what_is_read_back(prediction: str) -> None:
         model.denoiser.output.bias.fill_(0.7)
     mask = torch.tensor([[True] * 4, [True] * 2 + [False] * 2])
     level, zt = model.schedule.level(torch.tensor([0.3, 0.6])), torch.randn(2, 4, 3)
-    z0_hat = model.denoise(mask, model.condition.null(2))(zt, level)
+    z0_hat = model.denoise(mask, model.condition.encode(RawCondition(), 2))(zt, level)
     torch.testing.assert_close(z0_hat, to_z0(prediction, torch.full_like(zt, 0.7), zt, level) * mask[..., None])
     assert not z0_hat[~mask].any()
     if prediction == "x0":
@@ -215,7 +214,7 @@ def sample(model: LatentDiffusionModel, raw: RawCondition, rows: int, scale: flo
     mask = torch.ones(rows, 1, dtype=torch.bool)
     denoise = model.denoise(mask, model.condition.encode(raw, rows))
     if scale != 1:
-        denoise = guided(denoise, model.denoise(mask, model.condition.null(rows)), scale)
+        denoise = guided(denoise, model.denoise(mask, model.condition.encode(RawCondition(), rows)), scale)
     levels = sampling_levels(model.schedule, 20)
     zt = levels[0].sigma * torch.randn(rows, 1, 2)
     return SAMPLERS[sampler](denoise, zt, levels, noise=lambda: torch.randn(rows, 1, 2))[:, 0]

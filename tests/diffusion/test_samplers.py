@@ -11,13 +11,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from ladle.diffusion.samplers import SAMPLERS, ddim, dpmpp_2m, dpmpp_2m_sde, heun
+from ladle.diffusion.samplers import SAMPLERS
 from ladle.diffusion.schedule import PATHS as OWN_PATHS
 from ladle.diffusion.schedule import Schedule, ScheduleConfig, build_schedule, sampling_levels
 
 PATHS = [*OWN_PATHS, "variance_exploding"]  # the last by a fixture
 pytestmark = pytest.mark.usefixtures("exploding_path")
 
+ddim, heun, dpmpp_2m, dpmpp_2m_sde = (SAMPLERS[name] for name in ("ddim", "heun", "dpmpp_2m", "dpmpp_2m_sde"))
 DETERMINISTIC = ["ddim", "heun", "dpmpp_2m"]
 STOCHASTIC = ["ddpm", "dpmpp_2m_sde"]
 ORDERS = {"ddim": 1, "heun": 2, "dpmpp_2m": 2}

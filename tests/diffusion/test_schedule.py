@@ -12,11 +12,11 @@ from ladle.diffusion.schedule import (
     Level,
     Schedule,
     ScheduleConfig,
-    append_dims,
     build_schedule,
     sampling_levels,
 )
 from ladle.errors import UserError
+from ladle.sampling.options import SamplingOptions
 
 KINDS = ["cosine", "linear", "sigmoid", "sqrt", "flow"]
 times = st.floats(0, 1, allow_nan=False)
@@ -126,9 +126,7 @@ def test_levels_broadcast_per_sample_and_scalars_stay_scalars():
     scaled = level.expand(zt).alpha * zt
     for row, alpha in zip(scaled, level.alpha, strict=True):
         assert torch.equal(row, alpha * torch.ones(3, 3))
-    assert append_dims(torch.tensor(0.5), 3).shape == ()
-    with pytest.raises(ValueError, match="3 axes against 2"):
-        append_dims(zt, 2)
+    assert build_schedule(ScheduleConfig()).level(torch.tensor(0.5)).expand(zt).alpha.shape == ()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,33 +150,29 @@ def test_sampling_levels_run_from_noise_to_clean(kind, grid):
 
 def test_wrong_settings_are_refused_in_one_line():
     """A user meets these through a recipe or a flag."""
-    schedule = build_schedule(ScheduleConfig())
-    with pytest.raises(UserError, match="0 sampling steps given; at least 1"):
-        sampling_levels(schedule, 0)
-    with pytest.raises(UserError, match="did you mean 'log_snr'"):
-        sampling_levels(schedule, 5, "logsnr")
-    with pytest.raises(UserError, match="did you mean 'rectified_flow'"):
-        Schedule(schedule.log_snr, "rectified")
     for bad in ({"shift": 0.0}, {"shift": float("inf")}, {"kind": "tangent"}, {"shfit": 2.0}):
         with pytest.raises(UserError):
             ScheduleConfig.parse(bad)
+    for name, value in (("num_inference_steps", 0), ("grid", "logsnr")):
+        with pytest.raises(UserError, match=name):
+            SamplingOptions().override(**{name: value})
 
 
 def test_a_logit_normal_grid_has_the_quantiles_of_its_times():
-    """Of logits N(.5, .8^2): by the mean and spread of many, and no time under the stop."""
+    """Of logits N(0, 1): by the mean and spread of many, and no time under the stop."""
     schedule = build_schedule(ScheduleConfig(kind="flow"), log_snr_max=100.0)
 
     def times(num_steps, stop_time=0.0):
-        levels = sampling_levels(schedule, num_steps, "logit_normal", torch.float64, stop_time, 0.5, 0.8)
+        levels = sampling_levels(schedule, num_steps, "logit_normal", torch.float64, stop_time)
         return (-torch.stack([level.log_snr for level in levels]) / 2).sigmoid()  # flow: log_snr = -2 logit(t)
 
     logits = times(4000)[1:-1].logit()
-    assert float(logits.mean()) == pytest.approx(0.5, abs=1e-3)
-    assert float(logits.std()) == pytest.approx(0.8, abs=5e-3)
+    assert float(logits.mean()) == pytest.approx(0.0, abs=1e-3)
+    assert float(logits.std()) == pytest.approx(1.0, abs=5e-3)
     stopped = times(400, 0.4)
     assert float(stopped[-2]) == pytest.approx(0.4, abs=1e-9)
     generator = torch.Generator().manual_seed(0)
-    drawn = (0.5 + 0.8 * torch.randn(200_000, generator=generator, dtype=torch.float64)).sigmoid()
+    drawn = torch.randn(200_000, generator=generator, dtype=torch.float64).sigmoid()
     assert float(stopped[200]) == pytest.approx(float(drawn[drawn > 0.4].quantile(0.5)), abs=3e-3)
 
 

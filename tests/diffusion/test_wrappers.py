@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ladle.diffusion.prediction import add_noise
-from ladle.diffusion.samplers import SAMPLERS, dpmpp_2m_sde
+from ladle.diffusion.samplers import SAMPLERS
 from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule, sampling_levels
 from ladle.diffusion.wrappers import guided, guided_at_once, inpainted
 
@@ -112,7 +112,7 @@ def test_guidance_in_one_call_is_guidance_in_two():
 def test_guidance_above_one_pushes_away_from_the_other_classes():
     """What it is for: no sample of another class, at the price of spread and place."""
     levels, zt = sampling_levels(SCHEDULE, 60), start(2000)
-    z0 = dpmpp_2m_sde(guided(conditional(1), unconditional, 3.0), zt, levels, noise=noise(zt))
+    z0 = SAMPLERS["dpmpp_2m_sde"](guided(conditional(1), unconditional, 3.0), zt, levels, noise=noise(zt))
     assert (nearest_class(z0) == 1).all()
     others = MEANS[[0, 2]].mean(0)
     assert (z0.mean(0) - others).norm() > (MEANS[1] - others).norm() + 0.05

@@ -156,10 +156,7 @@ def whole(name: str) -> tuple[Recipe, TextAutoencoder, LatentDiffusionModel, Sou
     labels = ("World", "Sports", "Business", "Sci/Tech") if task_of(name) == "class" else ()
     condition = ConditionConfig(labels=labels, source=recipe.source if task_of(name) == "source" else None)
     reader = SourceReader(autoencoder, condition)
-    diffusion = LatentDiffusionModel(
-        recipe.diffusion, condition, latent_dim=64, max_latents=autoencoder.max_latents, source_dim=reader.dim,
-        fixed_length=True,
-    )  # fmt: skip
+    diffusion = LatentDiffusionModel(autoencoder, recipe.diffusion, condition, reader.dim)
     return recipe, autoencoder, diffusion, reader
 
 

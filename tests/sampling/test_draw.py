@@ -190,7 +190,7 @@ def test_an_estimate_is_what_the_sampler_would_decode() -> None:
     z0, mask, raw = torch.randn(2, 4, model.latent_dim), torch.ones(2, 4, dtype=torch.bool), RawCondition(LABELS[:2])
     level, noise = model.schedule.level(torch.tensor([0.3, 0.7])), torch.randn(2, 4, model.latent_dim)
     zt = add_noise(z0, noise, level)
-    given, free = (model.denoise(mask, c) for c in (model.condition.encode(raw, 2), model.condition.null(2)))
+    given, free = (model.denoise(mask, model.condition.encode(c, 2)) for c in (raw, RawCondition()))
     before = given(zt, level)
     one, other = given(zt, level, before), free(zt, level, before)
     with torch.no_grad():

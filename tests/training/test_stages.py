@@ -45,9 +45,7 @@ def diffusion_stage(autoencoder: TextAutoencoder) -> DiffusionStage:
     )
 
 
-def decoder_stage(
-    autoencoder: TextAutoencoder, model: LatentDiffusionModel | None, latent_noise: float = 0.7
-) -> DecoderStage:
+def decoder_stage(autoencoder: TextAutoencoder, model: LatentDiffusionModel, latent_noise: float = 0.7) -> DecoderStage:
     config = tiny.tiny_diffusion(autoencoder).condition.config
     tokens = store_tokens(autoencoder, tiny.SENTENCES)
     valid = (store_tokens(autoencoder, tiny.SENTENCES[:9]), *stores(autoencoder, config, ROWS[:9]))
@@ -150,7 +148,11 @@ def test_an_epoch_holds_every_row_once_and_looking_changes_nothing(name: str) ->
         stage = AutoencoderStage(autoencoder, in_every_epoch(ROWS), ROWS[:9], SETTINGS, ReconstructionConfig())
         texts = texts + list(dict.fromkeys(row["source"] for row in ROWS))  # the encoder has to know them too
     else:
-        stage = diffusion_stage(autoencoder) if name == "diffusion" else decoder_stage(autoencoder, None)
+        stage = (
+            diffusion_stage(autoencoder)
+            if name == "diffusion"
+            else decoder_stage(autoencoder, tiny.tiny_diffusion(autoencoder))
+        )
     batches = stage.batches(3)
     assert sorted(row for batch in batches for row in batch) == list(range(len(texts)))
     assert batches == stage.batches(3)
@@ -279,10 +281,11 @@ def test_estimates_are_guided_as_in_sampling() -> None:
     )
 
 
-def test_without_a_prior_all_texts_come_from_noised_latents() -> None:
+def test_without_estimates_all_texts_come_from_noised_latents() -> None:
     """Up to latent_noise, each text at its own scale."""
     autoencoder = tiny.tiny_autoencoder()
-    stage = decoder_stage(autoencoder, None)
+    stage = decoder_stage(autoencoder, tiny.tiny_diffusion(autoencoder))
+    stage.estimated_share = 0.0
     _, latents = stage.load(stage.batches(0)[0])
     torch.manual_seed(0)
     scales = torch.cat([(stage._corrupted(latents) - latents.z0).flatten(1).std(1) for _ in range(40)])
@@ -297,9 +300,9 @@ def test_the_decoder_gets_better_at_latents_that_are_wrong() -> None:
     tokens = store_tokens(autoencoder, memorised.EIGHT)
     given = stores(autoencoder, ConditionConfig(), rows)
     objective = ReconstructionConfig(latent_noise=2.0)
-    stage = DecoderStage(
-        autoencoder, None, in_every_epoch((tokens, *given)), (tokens, *given), SETTINGS, objective, drop_prob=0.1
-    )
+    train, diffusion = in_every_epoch((tokens, *given)), tiny.tiny_diffusion(autoencoder)
+    stage = DecoderStage(autoencoder, diffusion, train, (tokens, *given), SETTINGS, objective, drop_prob=0.1)
+    stage.estimated_share = 0.0
 
     def loss() -> float:
         torch.manual_seed(0)

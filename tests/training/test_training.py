@@ -480,7 +480,7 @@ def test_a_source_that_a_prior_does_not_know_begins_by_adding_nothing_and_labels
     source = {"source": torch.randn(2, 3, autoencoder.backbone.width), "source_mask": torch.ones(2, 3) > 0}
     zt, mask = torch.randn(1, 4, autoencoder.latent_dim).repeat(2, 1, 1), torch.ones(2, 4, dtype=torch.bool)
     level = prior.schedule.level(torch.tensor(0.5))
-    expected = prior.denoise(mask, prior.condition.null(2))(zt, level)
+    expected = prior.denoise(mask, prior.condition.encode(RawCondition(), 2))(zt, level)
     for raw in (RawCondition(torch.tensor([-1, -1]), **source), RawCondition()):
         found = diffusion.denoise(mask, diffusion.condition.encode(raw, 2))(zt, level)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

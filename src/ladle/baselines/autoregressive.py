@@ -163,18 +163,16 @@ class AutoregressiveModel(nn.Module):
             UserError: a label that the model was not trained with.
         """
         given = sorted({source for source in sources if source is not None})
-        encoded: dict[str | None, list[int]] = {None: []}
-        if given:
-            ids = self.tokenizer(given, truncation=True, max_length=self.config.max_source_tokens)["input_ids"]
-            encoded |= dict(zip(given, ids, strict=True))
+        cut = {"truncation": True, "max_length": self.config.max_source_tokens}
+        ids = self.tokenizer(given, **cut)["input_ids"] if given else []
+        encoded: dict[str | None, list[int]] = {None: [], **dict(zip(given, ids, strict=True))}
         names = self.config.labels
         for label in labels:
             if label is not None and label not in names:
                 raise UserError(f"unknown label '{label}': {nearest(label, list(names))}")
-        before: dict[str | None, list[int]] = {None: []}
-        before |= {name: [self.separator + 1 + i] for i, name in enumerate(names)}
+        before: dict[str | None, list[int]] = {name: [self.separator + 1 + i] for i, name in enumerate(names)}
         pairs = zip(labels, sources, strict=True)
-        return [[*before[label], *encoded[source], self.separator] for label, source in pairs]
+        return [[*before.get(label, []), *encoded[source], self.separator] for label, source in pairs]
 
     def _continue(
         self, prefixes: list[list[int]], noise: SampleNoise, top_p: float, temperature: float

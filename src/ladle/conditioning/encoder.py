@@ -4,7 +4,7 @@ Training drops each condition of some samples, so that one model samples with an
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,15 @@ LABEL_STD = 0.2
 
 @dataclass(frozen=True)
 class TensorGroup:
-    """A group of tensors. Each field is a tensor, a dict of tensors, another group or None."""
+    """A group of tensors. Each field is a tensor or None."""
 
     def to(self, device: torch.device | str, **options: bool) -> Self:
         """All tensors on `device`."""
+        return replace(self, **{name: None if x is None else x.to(device) for name, x in vars(self).items()})
 
-        def moved(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {name: moved(tensor) for name, tensor in value.items()}
-            return None if value is None else value.to(device)
-
-        return replace(self, **{name: moved(value) for name, value in vars(self).items()})
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        """Some rows of all tensors."""
+        return replace(self, **{name: None if x is None else x[rows] for name, x in vars(self).items()})
 
 
 @dataclass(frozen=True)
@@ -41,16 +39,13 @@ class RawCondition(TensorGroup):
     source: Tensor | None = None
     source_mask: Tensor | None = None
 
-    @property
-    def given(self) -> bool:
-        """Whether any row has a label or a source."""
-        return any(bool(rows.any()) for rows in self._given())
-
     def given_rows(self, batch: int) -> Tensor:
         """Which of the `batch` rows have a label or a source, bool [B] on the CPU."""
         given = torch.zeros(batch, dtype=torch.bool)
-        for rows in self._given():
-            given |= rows.cpu()
+        if self.label_ids is not None:
+            given |= self.label_ids.cpu() >= 0
+        if self.source_mask is not None:
+            given |= self.source_mask.any(1).cpu()
         return given
 
     def and_without(self) -> "RawCondition":
@@ -61,25 +56,14 @@ class RawCondition(TensorGroup):
         mask = torch.cat([self.source_mask, torch.zeros_like(self.source_mask)])
         return RawCondition(label, self.source.repeat(2, 1, 1), mask)
 
-    def _given(self) -> list[Tensor]:
-        """Which rows have a label, and which have a source: bool [B] each. A condition that no row has is left out."""
-        label = [] if self.label_ids is None else [self.label_ids >= 0]
-        return label + ([] if self.source_mask is None else [self.source_mask.any(1)])
-
-    def __getitem__(self, rows: Tensor | slice) -> "RawCondition":
-        return RawCondition(*(None if x is None else x[rows] for x in (self.label_ids, self.source, self.source_mask)))
-
 
 @dataclass(frozen=True)
-class Condition:
+class Condition(TensorGroup):
     """The input of the denoiser: an optional vector [B, W], an optional memory [B, M, W] with its mask [B, M]."""
 
     vector: Tensor | None = None
     memory: Tensor | None = None
     memory_mask: Tensor | None = None
-
-    def __getitem__(self, rows: Tensor | slice) -> "Condition":
-        return Condition(*(None if x is None else x[rows] for x in (self.vector, self.memory, self.memory_mask)))
 
 
 class ConditionEncoder(nn.Module):
@@ -124,10 +108,6 @@ class ConditionEncoder(nn.Module):
                 pooled = self.pool((memory * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
                 vector = pooled if vector is None else vector + pooled
         return Condition(vector, memory, mask)
-
-    def null(self, batch: int) -> Condition:
-        """The condition of `batch` samples that have none."""
-        return self.encode(RawCondition(), batch)
 
     def drop(self, raw: RawCondition, drop_prob: float) -> RawCondition:
         """Drop each condition of each sample with probability `drop_prob` (torch's global generator)."""

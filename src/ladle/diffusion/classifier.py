@@ -18,13 +18,7 @@ LOG_SNR_RANGE = (-7.0, 1.0)
 NUM_LEVELS = 8
 
 
-def log_evidence(
-    denoise: Denoise,
-    schedule: Schedule,
-    z0: Tensor,
-    draws: Sequence[Tensor],
-    log_snr_range: tuple[float, float] = LOG_SNR_RANGE,
-) -> Tensor:
+def log_evidence(denoise: Denoise, schedule: Schedule, z0: Tensor, draws: Sequence[Tensor]) -> Tensor:
     """log p(z0 | condition) in nats, [B], up to a constant that all conditions of a row share: minus half of the
     integral of SNR * |z0 - z0_hat|^2 over log-SNR (Kingma et al., arXiv 2107.00630, section 5.1), by the midpoint rule.
 
@@ -35,9 +29,9 @@ def log_evidence(
         denoise: with the condition; zero outside the mask.
         schedule: its path decides how noise is added to z0.
         z0: [B, L, D], zero outside the mask.
-        draws: standard normal noise like z0, one per level. The levels are evenly spaced in `log_snr_range`.
+        draws: standard normal noise like z0, one per level. The levels are evenly spaced in LOG_SNR_RANGE.
     """
-    low, high = log_snr_range
+    low, high = LOG_SNR_RANGE
     width = (high - low) / len(draws)
     total = z0.new_zeros(len(z0))
     for i, eps in enumerate(draws):

@@ -13,6 +13,7 @@ from ladle.conditioning.encoder import RawCondition
 from ladle.layers import zero_linear
 
 WIDTH = 256  # of the network's hidden layer
+RARE = 0.002  # lengths less probable than this are never drawn, since a network gives every length some probability
 
 
 class LengthModel(nn.Module):
@@ -47,18 +48,15 @@ class LengthModel(nn.Module):
         return F.cross_entropy(self(raw, len(lengths)).float(), lengths - 1)
 
     @torch.no_grad()
-    def sample(
-        self, raw: RawCondition, uniform: Tensor, truncate: float = 0.002, temperature: float | Tensor = 1.0
-    ) -> Tensor:
+    def sample(self, raw: RawCondition, uniform: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
         """Inverse of the cumulative distribution at uniform [B] in [0, 1) -> numbers of latents [B].
 
-        truncate: lengths less probable than this are never drawn, since a network gives every length some probability.
         temperature: one value, or [B]. Below 1, common lengths become more common; 0 takes the most common length.
         """
         logits = self(raw, len(uniform)).float()
         scale = torch.as_tensor(temperature, device=logits.device).clamp_min(1e-4).reshape(-1, 1)
         probabilities = (logits / scale).softmax(-1)
-        rare = probabilities < truncate
+        rare = probabilities < RARE
         probabilities = probabilities.masked_fill(rare & ~rare.all(-1, keepdim=True), 0.0)
         cumulative = probabilities.double().cumsum(-1)
         wanted = uniform.to(cumulative)[:, None] * cumulative[:, -1:]

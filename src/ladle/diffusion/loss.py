@@ -5,21 +5,19 @@ prediction, in which an error of z0_hat is `output_scale` times as large.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ladle.conditioning.encoder import Condition, RawCondition, TensorGroup
+from ladle.conditioning.encoder import Condition, RawCondition
 from ladle.config import Config
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.prediction import add_noise, output_scale, target, to_z0
 from ladle.diffusion.schedule import Level
 
-HUBER_DELTA = 1.0  # in standard deviations of the target: v of unit latents has one of 1
 MIN_SNR_GAMMA = 5.0
 SIGMOID_BIAS = 2.0
 SELF_CONDITION_PROB = 0.5  # share of the texts that show the network its own first estimate (arXiv 2208.04202)
@@ -127,15 +125,15 @@ WEIGHTINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": lambda log_snr: (SIGMOID_BIAS - log_snr).sigmoid() * log_snr.exp(),
 }
 
+# In standard deviations of the target: v of unit latents has one of 1.
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l2": lambda output, wanted: (output - wanted).square(),
     "l1": lambda output, wanted: (output - wanted).abs(),
-    "huber": lambda output, wanted: F.huber_loss(output, wanted, reduction="none", delta=HUBER_DELTA),
+    "huber": lambda output, wanted: F.huber_loss(output, wanted, reduction="none"),
 }
 
 
-@dataclass(frozen=True)
-class DiffusionBatch(TensorGroup):
+class DiffusionBatch(NamedTuple):
     """Latents z0 [B, L, D] with mask [B, L], and their conditions.
 
     The length model learns from other rows, because the rows of one batch have nearly the same length.
@@ -167,7 +165,8 @@ class DenoisingLoss(nn.Module):
         z0, mask, rows = batch.z0, batch.mask, len(batch.z0)
         condition = model.condition.encode(model.condition.drop(batch.condition, config.drop_prob), rows)
         adaptive = self.adaptive_times if self.training else None
-        t = draw_times(config if self.training else UNIFORM_TIMES, rows, z0.device, adaptive, progress)
+        times = config if self.training else DenoisingConfig(times="uniform")
+        t = draw_times(times, rows, z0.device, adaptive, progress)
         level = model.schedule.level(t)
         eps = torch.randn_like(z0)
         zt = add_noise(z0, eps, level)
@@ -202,12 +201,9 @@ class DenoisingLoss(nn.Module):
         if not len(rows):
             return None
         denoiser = self.model.denoiser
-        part = Level(level.log_snr[rows], level.alpha[rows], level.sigma[rows])
+        part = Level(*(x[rows] for x in level))
         was_training = denoiser.training
         denoiser.eval()
         estimate = self.model.denoise(mask[rows], condition[rows])(zt[rows], part)
         denoiser.train(was_training)
         return torch.zeros_like(zt).index_copy(0, rows, estimate.to(zt))
-
-
-UNIFORM_TIMES = DenoisingConfig(times="uniform")

@@ -1,7 +1,7 @@
 """The diffusion model: schedule, denoiser, conditions and length model, and its `Denoise` function."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Tag
@@ -43,41 +43,31 @@ class LatentDiffusionModel(nn.Module):
     """Denoiser, condition encoder and length model: p(number of latents, z0 | condition).
 
     Args:
+        autoencoder: gives the latents. If all texts have equally many (Perceiver), there is no length model.
         config, condition: the settings of the model and of its conditions.
-        latent_dim: D. max_latents: largest number of latents of a text. source_dim: C of the source's memory.
-        fixed_length: all texts have `max_latents` latents (Perceiver), so there is no length model.
+        source_dim: C of the source's memory.
+        max_latents: largest number of latents of a text; None for that of the autoencoder.
     """
 
     def __init__(
         self,
+        autoencoder: TextAutoencoder,
         config: DiffusionConfig,
         condition: ConditionConfig,
-        *,
-        latent_dim: int,
-        max_latents: int,
         source_dim: int,
-        fixed_length: bool = False,
+        max_latents: int | None = None,
     ):
         super().__init__()
         network = config.denoiser
-        self.config, self.latent_dim, self.max_latents = config, latent_dim, max_latents
+        self.config, self.latent_dim = config, autoencoder.latent_dim
+        self.max_latents = autoencoder.max_latents if max_latents is None else max_latents
         self.schedule = build_schedule(config.schedule)
         self.condition = ConditionEncoder(condition, network.width, source_dim, network.num_heads)
         reads_vector = bool(condition.labels) or (condition.source is not None and not condition.source.plain)
         self.denoiser = DENOISERS[network.kind](
-            network, latent_dim, max_latents, condition.source is not None, reads_vector
+            network, self.latent_dim, self.max_latents, condition.source is not None, reads_vector
         )
-        self.length = None if fixed_length else LengthModel(condition, source_dim, max_latents)
-
-    @classmethod
-    def of_autoencoder(
-        cls, autoencoder: TextAutoencoder, config: DiffusionConfig, condition: ConditionConfig, source_dim: int
-    ) -> Self:
-        """A new diffusion model for the latents of `autoencoder`."""
-        return cls(
-            config, condition, latent_dim=autoencoder.latent_dim, max_latents=autoencoder.max_latents,
-            source_dim=source_dim, fixed_length=autoencoder.fixed_length,
-        )  # fmt: skip
+        self.length = None if autoencoder.fixed_length else LengthModel(condition, source_dim, self.max_latents)
 
     @property
     def device(self) -> torch.device:

@@ -1,97 +1,48 @@
 """What does the network's output mean? There are four predictions, each a linear change of coordinates from z0.
 
-`PREDICTIONS` maps a name to the training target and to its exact inverse. No other file needs to know which prediction
-a network makes. Levels are () or [B]. z0, zt, eps and outputs share one shape, usually [B, L, D]. The formulas hold on
-every path: none assumes alpha^2 + sigma^2 = 1.
+`PREDICTIONS` has the two factors of each. No other file needs to know which prediction a network makes. Levels are ()
+or [B]. z0, zt, eps and outputs share one shape, usually [B, L, D]. The formulas hold on every path: none assumes
+alpha^2 + sigma^2 = 1.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from ladle.config import nearest
 from ladle.diffusion.schedule import Level
-from ladle.errors import UserError
 
-
-class Prediction(NamedTuple):
-    """target(z0, eps, level): what the network learns. to_z0(output, zt, level): z0_hat from its output. scale(level):
-    how far the output moves when z0_hat moves by one unit."""
-
-    target: Callable[[Tensor, Tensor, Level], Tensor]
-    to_z0: Callable[[Tensor, Tensor, Level], Tensor]
-    scale: Callable[[Level], Tensor]
-
-
-PREDICTIONS: dict[str, Prediction] = {
-    # v = alpha eps - sigma z0 (Salimans and Ho, arXiv 2202.00512): well scaled at both ends of the path.
-    "v": Prediction(
-        target=lambda z0, eps, level: level.alpha * eps - level.sigma * z0,
-        to_z0=lambda v, zt, level: (level.alpha * zt - level.sigma * v) / (level.alpha**2 + level.sigma**2),
-        scale=lambda level: (level.alpha**2 + level.sigma**2) / level.sigma,
-    ),
-    "x0": Prediction(
-        target=lambda z0, eps, level: z0,
-        to_z0=lambda z0_hat, zt, level: z0_hat,
-        scale=lambda level: torch.ones_like(level.sigma),
-    ),
-    "eps": Prediction(
-        target=lambda z0, eps, level: eps,
-        to_z0=lambda eps, zt, level: (zt - level.sigma * eps) / level.alpha,
-        scale=lambda level: level.alpha / level.sigma,
-    ),
-    # The velocity d zt / dt of the rectified flow, where t runs from clean to noise.
-    "flow": Prediction(
-        target=lambda z0, eps, level: eps - z0,
-        to_z0=lambda u, zt, level: (zt - level.sigma * u) / (level.alpha + level.sigma),
-        scale=lambda level: (level.alpha + level.sigma) / level.sigma,
-    ),
+# name -> the factors (a, b) at a level: the network learns a z0 + b eps.
+PREDICTIONS: dict[str, Callable[[Level], tuple[Tensor | float, Tensor | float]]] = {
+    "v": lambda level: (-level.sigma, level.alpha),  # (arXiv 2202.00512) well scaled at both ends of the path
+    "x0": lambda level: (1.0, 0.0),
+    "eps": lambda level: (0.0, 1.0),
+    "flow": lambda level: (-1.0, 1.0),  # the velocity d zt / dt of the rectified flow; t runs from clean to noise
 }
 
 
 def target(prediction: str, z0: Tensor, eps: Tensor, level: Level) -> Tensor:
-    """The training target of a network with this `prediction` for `add_noise(z0, eps, level)`.
-
-    Raises:
-        UserError: `prediction` is not one of PREDICTIONS.
-    """
-    return _named(prediction).target(z0, eps, level.expand(z0))
+    """The training target of a network with this `prediction` for `add_noise(z0, eps, level)`."""
+    a, b = PREDICTIONS[prediction](level.expand(z0))
+    return a * z0 + b * eps
 
 
 def to_z0(prediction: str, output: Tensor, zt: Tensor, level: Level) -> Tensor:
-    """The estimate z0_hat in a network's raw `output` for `zt`: the inverse of `target`.
-
-    Raises:
-        UserError: `prediction` is not one of PREDICTIONS.
-    """
-    return _named(prediction).to_z0(output, zt, level.expand(zt))
+    """The estimate z0_hat in a network's raw `output` for `zt`: the inverse of `target`."""
+    if prediction == "x0":  # (also by the formula, but for rounding)
+        return output
+    level = level.expand(zt)
+    a, b = PREDICTIONS[prediction](level)
+    return (b * zt - level.sigma * output) / (level.alpha * b - level.sigma * a)
 
 
 def output_scale(prediction: str, level: Level) -> Tensor:
     """How far a network's raw output moves when z0_hat moves by one unit, in level's shape. An error of z0_hat becomes
-    an error of the output that is so many times as large.
-
-    Raises:
-        UserError: `prediction` is not one of PREDICTIONS.
-    """
-    return _named(prediction).scale(level)
+    an error of the output that is so many times as large."""
+    a, b = PREDICTIONS[prediction](level)
+    return (level.alpha * b - level.sigma * a).abs() / level.sigma
 
 
 def add_noise(z0: Tensor, eps: Tensor, level: Level) -> Tensor:
     """zt = alpha * z0 + sigma * eps."""
     level = level.expand(z0)
     return level.alpha * z0 + level.sigma * eps
-
-
-def eps_from_z0(zt: Tensor, z0_hat: Tensor, level: Level) -> Tensor:
-    """The noise that is in `zt` if `z0_hat` is the clean latent."""
-    level = level.expand(zt)
-    return (zt - level.alpha * z0_hat) / level.sigma
-
-
-def _named(prediction: str) -> Prediction:
-    if prediction not in PREDICTIONS:
-        raise UserError(f"unknown prediction '{prediction}': {nearest(prediction, list(PREDICTIONS))}")
-    return PREDICTIONS[prediction]

@@ -9,8 +9,9 @@ a schedule clamped at log_snr 15 the last sigma is 5e-4, and that is z0 for ever
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -60,107 +61,35 @@ def _advance(
     h = (next_level.log_snr - level.log_snr) / 2
     zs = next_level.sigma / level.sigma * torch.exp(-eta * h) * zt
     zs = zs - next_level.alpha * torch.expm1(-(1 + eta) * h) * z0_hat
-    if noise is not None and eta > 0:
+    if eta > 0:
+        assert noise is not None, "a stochastic sampler needs noise"
         if h < 0:
             raise ValueError("a stochastic sampler cannot step from clean to noise; give levels of rising log_snr")
         zs = zs + next_level.sigma * torch.sqrt(-torch.expm1(-2 * eta * h)) * noise()
     return zs.to(zt.dtype)
 
 
-def ddim(
+def solve(
     denoise: Denoise,
     zt: Tensor,
     levels: Sequence[Level],
     *,
     noise: Noise | None = None,
     callback: Callback | None = None,
+    eta: float = 0.0,
+    second_order: Literal["multistep", "heun"] | None = None,
 ) -> Tensor:
-    """Deterministic, first order (Song et al., arXiv 2010.02502). Euler's method on the flow path."""
-    z0_hat = None
-    for step, (level, next_level) in enumerate(pairwise(levels)):
-        z0_hat = denoise(zt, level, z0_hat).to(zt.dtype)
-        if callback is not None:
-            callback(step, zt, z0_hat)
-        zt = _advance(zt, z0_hat, level, next_level)
-    return zt
+    """Every step with z0_hat of its start. `eta` scales the noise: 0 is deterministic, 1 is the reverse SDE.
 
+    second_order: `multistep` extrapolates z0_hat linearly in log_snr to the middle of the step, from its values at the
+    last two levels (DPM-Solver++(2M), arXiv 2211.01095). The first and the last step stay of first order. The first has
+    no history. On a grid even in time the last is many times longer than the step before it, and extrapolation over it
+    can cost more than all of DDIM's error (tested). One step of lower order does not change the order of the whole.
 
-def ddpm(
-    denoise: Denoise, zt: Tensor, levels: Sequence[Level], *, noise: Noise, callback: Callback | None = None
-) -> Tensor:
-    """Ancestral: every step draws from q(zs | zt, z0_hat) (Ho et al., arXiv 2006.11239). First order, the paper's."""
-    z0_hat = None
-    for step, (level, next_level) in enumerate(pairwise(levels)):
-        z0_hat = denoise(zt, level, z0_hat).to(zt.dtype)
-        if callback is not None:
-            callback(step, zt, z0_hat)
-        zt = _advance(zt, z0_hat, level, next_level, eta=1.0, noise=noise)
-    return zt
-
-
-def heun(
-    denoise: Denoise,
-    zt: Tensor,
-    levels: Sequence[Level],
-    *,
-    noise: Noise | None = None,
-    callback: Callback | None = None,
-) -> Tensor:
-    """Deterministic, second order, two evaluations a step: DDIM, then again with the mean of z0_hat at both ends.
-
-    This is DPM-Solver++(2S) at r = 1 (arXiv 2211.01095): Heun's method for a z0_hat that varies slowly. Karras et al.
-    average the slope d(zt / alpha) / d(sigma / alpha) instead. That is also of order 2, but from log_snr -15 it begins
-    with steps of a thousand standard deviations, and with few steps its error is many times larger.
-    """
-    z0_hat = None
-    for step, (level, next_level) in enumerate(pairwise(levels)):
-        z0_start = denoise(zt, level, z0_hat).to(zt.dtype)
-        if callback is not None:
-            callback(step, zt, z0_start)
-        predicted = _advance(zt, z0_start, level, next_level)
-        z0_hat = denoise(predicted, next_level, z0_start).to(zt.dtype)
-        zt = _advance(zt, (z0_start + z0_hat) / 2, level, next_level)
-    return zt
-
-
-def dpmpp_2m(
-    denoise: Denoise,
-    zt: Tensor,
-    levels: Sequence[Level],
-    *,
-    noise: Noise | None = None,
-    callback: Callback | None = None,
-) -> Tensor:
-    """Deterministic, second order, one evaluation a step: DPM-Solver++(2M) (arXiv 2211.01095)."""
-    return _multistep(denoise, zt, levels, 0.0, None, callback)
-
-
-def dpmpp_2m_sde(
-    denoise: Denoise,
-    zt: Tensor,
-    levels: Sequence[Level],
-    *,
-    noise: Noise,
-    callback: Callback | None = None,
-    eta: float = 1.0,
-) -> Tensor:
-    """Stochastic DPM-Solver++(2M). `eta` scales the noise: 1 is the reverse SDE, 0 is dpmpp_2m."""
-    return _multistep(denoise, zt, levels, eta, noise, callback)
-
-
-def _multistep(
-    denoise: Denoise,
-    zt: Tensor,
-    levels: Sequence[Level],
-    eta: float,
-    noise: Noise | None,
-    callback: Callback | None,
-) -> Tensor:
-    """Extrapolate z0_hat linearly in log_snr to the middle of the step, from its values at the last two levels.
-
-    The first and the last step are of first order. The first has no history. On a grid even in time the last is many
-    times longer than the step before it, and extrapolation over it can cost more than all of DDIM's error (tested). A
-    single step of lower order does not change the order of the whole.
+    `heun` evaluates twice a step: it repeats the step with the mean of z0_hat at both ends. This is DPM-Solver++(2S) at
+    r = 1 (arXiv 2211.01095): Heun's method for a z0_hat that varies slowly. Karras et al. average the slope
+    d(zt / alpha) / d(sigma / alpha) instead. That is also of order 2, but from log_snr -15 it begins with steps of a
+    thousand standard deviations, and with few steps its error is many times larger.
     """
     z0_hat: Tensor | None = None
     h_prev: Tensor | None = None
@@ -169,17 +98,20 @@ def _multistep(
         if callback is not None:
             callback(step, zt, z0_hat)
         h, estimate = (next_level.log_snr - level.log_snr) / 2, z0_hat
+        if second_order == "heun":
+            z0_hat = denoise(_advance(zt, estimate, level, next_level), next_level, estimate).to(zt.dtype)
+            estimate = (estimate + z0_hat) / 2
         # (h_prev is 0 where the schedule clamps.)
-        if z0_prev is not None and h_prev is not None and h_prev != 0 and step < len(levels) - 2:
+        elif second_order and h_prev and z0_prev is not None and step < len(levels) - 2:
             estimate = z0_hat + h / (2 * h_prev) * (z0_hat - z0_prev)
         zt, h_prev = _advance(zt, estimate, level, next_level, eta, noise), h
     return zt
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "ddpm": ddpm,
-    "ddim": ddim,
-    "heun": heun,
-    "dpmpp_2m": dpmpp_2m,
-    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "ddpm": partial(solve, eta=1.0),  # ancestral: draws from q(zs | zt, z0_hat) (arXiv 2006.11239); the paper's
+    "ddim": partial(solve),  # (arXiv 2010.02502); Euler's method on the flow path
+    "heun": partial(solve, second_order="heun"),
+    "dpmpp_2m": partial(solve, second_order="multistep"),
+    "dpmpp_2m_sde": partial(solve, eta=1.0, second_order="multistep"),
 }

@@ -8,32 +8,16 @@ Beware when reading papers: DPM-Solver's lambda is half our log_snr, and flow ma
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ladle.config import Config, nearest
-from ladle.errors import UserError
+from ladle.config import Config
 
 
-def append_dims(x: Tensor, ndim: int) -> Tensor:
-    """Append axes of size one until `x` has `ndim` axes: [B] becomes [B, 1, 1], so that it scales a [B, L, D].
-
-    A scalar stays a scalar: it broadcasts as it is, takes no part in dtype promotion, and may stay on the CPU
-    while the latents are on another device.
-
-    Raises:
-        ValueError: `x` already has more than `ndim` axes.
-    """
-    if x.ndim > ndim:
-        raise ValueError(f"cannot broadcast {x.ndim} axes against {ndim}")
-    return x if x.ndim == 0 else x.reshape(x.shape + (1,) * (ndim - x.ndim))
-
-
-@dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """One amount of noise: three tensors of one shape, scalars () for a whole batch or [B], one per sample."""
 
     log_snr: Tensor
@@ -42,48 +26,31 @@ class Level:
 
     def to(self, device: torch.device | str) -> "Level":
         """The same level on `device`."""
-        return Level(self.log_snr.to(device), self.alpha.to(device), self.sigma.to(device))
+        return Level(*(x.to(device) for x in self))
 
     def expand(self, like: Tensor) -> "Level":
-        """The same level, shaped to broadcast against `like` ([B, L, D], say). Dtype and device are kept."""
-        return Level(*(append_dims(x, like.ndim) for x in (self.log_snr, self.alpha, self.sigma)))
+        """The same level, shaped to broadcast against `like` ([B, L, D], say). Dtype and device are kept. Scalars stay
+        scalars: they take no part in dtype promotion, and may be on the CPU while the latents are on another device."""
+        return self if self.log_snr.ndim == 0 else Level(*(x.reshape(-1, *[1] * (like.ndim - 1)) for x in self))
 
 
-Path = Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-def _variance_preserving(log_snr: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha^2 + sigma^2 = 1 (DDPM, the paper)."""
-    return log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
-
-
-def _rectified_flow(log_snr: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha + sigma = 1 (flow matching). Each from its own sigmoid: 1 - alpha would cancel near clean."""
-    return (log_snr / 2).sigmoid(), (-log_snr / 2).sigmoid()
-
-
-PATHS: dict[str, Path] = {
-    "variance_preserving": _variance_preserving,
-    "rectified_flow": _rectified_flow,
+PATHS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    # alpha^2 + sigma^2 = 1 (DDPM, the paper).
+    "variance_preserving": lambda log_snr: (log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()),
+    # alpha + sigma = 1 (flow matching). Each from its own sigmoid: 1 - alpha would cancel near clean.
+    "rectified_flow": lambda log_snr: ((log_snr / 2).sigmoid(), (-log_snr / 2).sigmoid()),
 }
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A noise schedule: `log_snr(t)`, non-increasing on [0, 1], and the name of the path that splits it.
+    """A noise schedule: `log_snr(t)`, non-increasing on [0, 1], and the name in PATHS of the path that splits it.
 
     `log_snr` keeps the shape of t and computes in t's dtype, float32 at least.
-
-    Raises:
-        UserError: `path` is not one of PATHS.
     """
 
     log_snr: Callable[[Tensor], Tensor]
     path: str
-
-    def __post_init__(self) -> None:
-        if self.path not in PATHS:
-            raise UserError(f"unknown path '{self.path}'; {nearest(self.path, list(PATHS))}")
 
     def level(self, t: Tensor) -> Level:
         """The level at time `t` in [0, 1], of shape () or [B]."""
@@ -158,39 +125,22 @@ _KINDS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 }
 
 
-GRIDS = ("time", "log_snr", "logit_normal")
-
-
 def sampling_levels(
-    schedule: Schedule,
-    num_steps: int,
-    grid: str = "time",
-    dtype: torch.dtype = torch.float32,
-    stop_time: float = 0.0,
-    time_mean: float = 0.0,
-    time_std: float = 1.0,
+    schedule: Schedule, num_steps: int, grid: str = "time", dtype: torch.dtype = torch.float32, stop_time: float = 0.0
 ) -> list[Level]:
     """The `num_steps + 1` scalar levels that a sampler visits, from noise (t = 1) to clean (t = 0).
 
     `grid` is the scale on which levels are evenly spaced: "time", "log_snr", or the quantiles of t whose logit is
-    N(time_mean, time_std^2) ("logit_normal": the times at which a denoiser was trained, so most steps are where it
-    learnt most). Levels are computed in float64 on the CPU and returned in `dtype`. With `stop_time` the steps cover
-    t = 1 to `stop_time`, and one more step goes straight to t = 0. It returns the estimate of z0 made at `stop_time`:
-    the mean over all that is still possible, and the decoder makes the choice.
-
-    Raises:
-        UserError: fewer than one step, or an unknown grid.
+    N(0, 1) ("logit_normal": times that a denoiser may be trained at, so most steps are where it learnt most). Levels
+    are computed in float64 on the CPU and returned in `dtype`. With `stop_time` the steps cover t = 1 to `stop_time`,
+    and one more step goes straight to t = 0. It returns the estimate of z0 made at `stop_time`: the mean over all that
+    is still possible, and the decoder makes the choice.
     """
-    if num_steps < 1:
-        raise UserError(f"{num_steps} sampling steps given; at least 1 is needed")
-    if grid not in GRIDS:
-        raise UserError(f"unknown grid '{grid}': {nearest(grid, list(GRIDS))}")
     share = torch.linspace(0, 1, num_steps if stop_time else num_steps + 1, dtype=torch.float64)
     stop = torch.tensor(stop_time, dtype=torch.float64)
     times = 1 - (1 - stop) * share
     if grid == "logit_normal":
-        last = torch.special.ndtr((stop.logit() - time_mean) / time_std)
-        times = (time_mean + time_std * torch.special.ndtri(1 - (1 - last) * share)).sigmoid()
+        times = torch.special.ndtri(1 - (1 - torch.special.ndtr(stop.logit())) * share).sigmoid()
     log_snr = schedule.log_snr(times)
     if grid == "log_snr":
         ends = schedule.log_snr(torch.stack([torch.ones_like(stop), stop]))
@@ -198,5 +148,4 @@ def sampling_levels(
     if stop_time:
         log_snr = torch.cat([log_snr, schedule.log_snr(torch.zeros(1, dtype=torch.float64))])
     levels = schedule.level_from_log_snr(log_snr)
-    columns = zip(levels.log_snr.to(dtype), levels.alpha.to(dtype), levels.sigma.to(dtype), strict=True)
-    return [Level(*column) for column in columns]
+    return [Level(*level) for level in zip(*(x.to(dtype) for x in levels), strict=True)]

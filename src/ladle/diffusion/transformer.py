@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ladle.conditioning.encoder import Condition
 from ladle.config import Config
-from ladle.layers import Attention, feed_forward, sinusoids, with_last_estimate, zero_linear
+from ladle.layers import Attention, feed_forward, sinusoids, zero_linear
 
 CROSS_EVERY = 2  # one in so many blocks reads the condition's memory
 
@@ -99,7 +99,12 @@ class LatentTransformer(nn.Module, ABC):
             self_condition: [B, L, D], the last z0_hat; None for none.
             self_condition_mask: [B] bool, rows for which `self_condition` counts (all when None).
         """
-        x = self.input(with_last_estimate(zt, self.no_self_condition, self_condition, self_condition_mask))
+        previous = self.no_self_condition.expand_as(zt)
+        if self_condition is not None:
+            previous = self_condition.to(zt)
+            if self_condition_mask is not None:
+                previous = torch.where(self_condition_mask[:, None, None], previous, self.no_self_condition.to(zt))
+        x = self.input(torch.cat([zt, previous], dim=-1))
         return self.output(self.norm(self.hidden(x, log_snr.expand(len(zt)), mask, condition)))
 
     @abstractmethod

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ladle.diffusion.samplers import Denoise
-from ladle.diffusion.schedule import Level, append_dims
+from ladle.diffusion.schedule import Level
 
 
 def guided(denoise_conditional: Denoise, denoise_unconditional: Denoise, guidance_scale: float) -> Denoise:
@@ -35,7 +35,7 @@ def guided_at_once(denoise_both: Denoise, guidance_scale: float) -> Denoise:
         return torch.cat([x, x])
 
     def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
-        both = level if level.log_snr.ndim == 0 else Level(*map(twice, (level.log_snr, level.alpha, level.sigma)))
+        both = level if level.log_snr.ndim == 0 else Level(*map(twice, level))
         bound, free = denoise_both(twice(zt), both, None if z0_prev is None else twice(z0_prev)).chunk(2)
         return free + guidance_scale * (bound - free)
 
@@ -49,7 +49,7 @@ def inpainted(denoise: Denoise, known_z0: Tensor, mask: Tensor) -> Denoise:
     `known_z0`, so the denoiser always sees them at the right noise level. Use it with position-aligned latents only: a
     Perceiver's positions are not places in the text.
     """
-    mask = append_dims(mask, known_z0.ndim)
+    mask = mask if mask.ndim == known_z0.ndim else mask[..., None]
 
     def denoise_inpainted(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
         return known_z0.where(mask, denoise(zt, level, z0_prev))

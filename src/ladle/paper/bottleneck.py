@@ -13,7 +13,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ladle.config import Config
-from ladle.errors import UserError
 from ladle.layers import Block, attend, feed_forward
 
 HEAD_SIZE = 64  # channels of an attention head
@@ -34,8 +33,6 @@ class ResamplerLayer(nn.Module):
 
     def __init__(self, width: int, latent_dim: int, num_heads: int):
         super().__init__()
-        if width % num_heads:
-            raise UserError(f"num_heads is {num_heads}; it must divide the width, {width}")
         self.num_heads = num_heads
         self.states_norm, self.latents_norm = nn.LayerNorm(width), nn.LayerNorm(latent_dim)
         self.query = nn.Linear(latent_dim, width, bias=False)
@@ -49,16 +46,9 @@ class ResamplerLayer(nn.Module):
         """states [B, S, W], latents [B, L, D], mask [B, S + L]."""
         own = self.latents_norm(latents)
         keys_values = torch.cat([self.key_value(self.states_norm(states)), self.latent_key_value(own)], dim=1)
-        k_BHNK, v_BHNK = (self._heads(part) for part in keys_values.chunk(2, dim=-1))
-        q_BHQK = self._heads(self.query(own))
-        q_BHQK = F.rms_norm(q_BHQK, q_BHQK.shape[-1:], self.query_gain.to(q_BHQK))
-        k_BHNK = F.rms_norm(k_BHNK, k_BHNK.shape[-1:], self.key_gain.to(k_BHNK))
-        mixed = attend(q_BHQK, k_BHNK, v_BHNK, mask)
-        latents = latents + self.output(mixed.transpose(1, 2).flatten(2))
+        mixed = attend(self.query(own), keys_values, mask, self.num_heads, (self.query_gain, self.key_gain))
+        latents = latents + self.output(mixed)
         return latents + self.feed(self.feed_norm(latents))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 class PaperBottleneck(nn.Module):

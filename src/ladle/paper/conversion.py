@@ -178,7 +178,7 @@ def _diffusion(
     })  # fmt: skip
     plain = SourceConfig(plain=True, max_tokens=max(autoencoder.backbone.max_tokens, 1))
     condition = ConditionConfig(labels=names, source=plain if source else None)
-    diffusion = LatentDiffusionModel.of_autoencoder(autoencoder, config, condition, autoencoder.backbone.width)
+    diffusion = LatentDiffusionModel(autoencoder, config, condition, autoencoder.backbone.width)
     found = _renamed(network, DENOISER | _layers(depth, source), folder)
     found["denoiser.positions.weight"] = found["denoiser.positions.weight"][: autoencoder.max_latents]
     for name in ("denoiser.no_self_condition", "condition.no_source"):

@@ -80,22 +80,20 @@ def soundest(request: Request, options: SamplingOptions, draw: Draw, score: Scor
 def first_with_label(request: Request, options: SamplingOptions, draw: Draw, check: LabelCheck) -> list[Sample]:
     """Each sample's first candidate that matches its label, else the one with the highest probability of the label.
     Later candidates are drawn only for samples that still need one."""
-    kept: dict[int, Sample] = {}
-    best = [-1.0] * len(request)
+    kept: dict[int, tuple[float, Sample]] = {}
     waiting = list(range(len(request)))
     for number in range(options.candidates):
         part = request.part(waiting)
         drawn = [own[0] for own in draw(part, [number])]
         shares = check.shares([one.text for one in drawn], part.labels, part.seeds)
         for row, one, share in zip(waiting, drawn, shares, strict=True):
-            if share > best[row]:
-                best[row] = share
+            if row not in kept or share > kept[row][0]:
                 seed, label, source = request.seeds[row], request.labels[row], request.sources[row]
-                kept[row] = Sample(one.text, seed, label, source, one.latents, share)
-        waiting = [row for row in waiting if best[row] < options.label_confidence]
+                kept[row] = share, Sample(one.text, seed, label, source, one.latents, share)
+        waiting = [row for row in waiting if kept[row][0] < options.label_confidence]
         if not waiting:
             break
-    return [kept[row] for row in range(len(request))]
+    return [kept[row][1] for row in range(len(request))]
 
 
 def candidate_seeds(seed: int, count: int) -> list[int]:

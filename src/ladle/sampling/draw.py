@@ -55,12 +55,12 @@ def draw_latents(
     scale = torch.where(raw.given_rows(batch), options.conditional.noise_scale, options.unconditional.noise_scale)
     scale = scale[:, None, None].to(device)
     # Without any condition both denoisers would be the same.
-    if options.guidance_scale != 1 and raw.given:
+    if options.guidance_scale != 1 and raw.given_rows(batch).any():
         both = diffusion.denoise(mask.repeat(2, 1), diffusion.condition.encode(raw.and_without(), 2 * batch))
         denoise = guided_at_once(both, options.guidance_scale)
     else:
         denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, batch))
-    stop_time = (options.conditional if raw.given else options.unconditional).stop_time
+    stop_time = (options.conditional if raw.given_rows(batch).any() else options.unconditional).stop_time
     levels = sampling_levels(diffusion.schedule, options.num_inference_steps, options.grid, stop_time=stop_time)
     levels = [level.to(device) for level in levels]
     z0 = SAMPLERS[options.sampler](

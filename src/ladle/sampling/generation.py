@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.sampling.candidates import Candidate, LabelCheck, candidate_seeds, first_with_label, soundest
@@ -75,10 +76,13 @@ def _draw_candidates(
     every = [one for own in candidates for one in own]
     conditions = Conditions(request, writer.diffusion, writer.reader)
 
+    def given(batch: Sequence[Candidate]) -> tuple[RawCondition, SampleNoise]:
+        """Conditions and random streams. Each stream continues from its present position."""
+        return conditions.batch([one.sample for one in batch]), SampleNoise.join([one.noise for one in batch])
+
     # Lengths.
     for batch in _batches(every, writer.batch_size):
-        raw = conditions.batch([one.sample for one in batch])
-        lengths = draw_lengths(writer.diffusion, raw, _streams(batch), options)
+        lengths = draw_lengths(writer.diffusion, *given(batch), options)
         for one, length in zip(batch, lengths.tolist(), strict=True):
             one.length = length
     # Short texts are reconstructed better than long texts. Candidates that are compared by reconstruction get the same
@@ -95,9 +99,8 @@ def _draw_candidates(
     batches = [batch for group in groups for batch in _batches(group, writer.batch_size)]
     steps.total += len(batches) * options.num_inference_steps
     for batch in batches:
-        raw = conditions.batch([one.sample for one in batch])
         lengths = torch.tensor([one.length for one in batch])
-        z0 = draw_latents(writer.diffusion, raw, _streams(batch), lengths, options, steps.step)
+        z0 = draw_latents(writer.diffusion, *given(batch), lengths, options, steps.step)
         for one, values in zip(batch, z0.values.cpu(), strict=True):
             one.latents = values[: one.length]
 
@@ -125,8 +128,3 @@ class _Steps:
 
 def _batches(candidates: list[Candidate], size: int) -> Iterator[list[Candidate]]:
     return (candidates[start : start + size] for start in range(0, len(candidates), size))
-
-
-def _streams(candidates: list[Candidate]) -> SampleNoise:
-    """The random streams of all candidates together. Each continues from its present position."""
-    return SampleNoise.join([one.noise for one in candidates])

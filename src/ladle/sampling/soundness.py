@@ -68,8 +68,9 @@ def noised_estimate(
     zt = add_noise(z0, noise, level)
     denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, len(z0)))
     previous = denoise(zt, level)
-    if raw.given and guidance_scale != 1:
-        denoise = guided(denoise, diffusion.denoise(mask, diffusion.condition.null(len(z0))), guidance_scale)
+    if guidance_scale != 1 and raw.given_rows(len(z0)).any():
+        nothing = diffusion.condition.encode(RawCondition(), len(z0))
+        denoise = guided(denoise, diffusion.denoise(mask, nothing), guidance_scale)
     return denoise(zt, level, previous)
 
 

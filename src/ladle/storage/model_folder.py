@@ -214,13 +214,9 @@ def _load_diffusion(
     if record.diffusion is None:
         return None
     with _saying_unfit(folder):
+        source_dim = SourceReader(autoencoder, record.condition, source_encoder).dim
         diffusion = LatentDiffusionModel(
-            record.diffusion,
-            record.condition,
-            latent_dim=autoencoder.latent_dim,
-            max_latents=autoencoder.max_latents if record.max_latents is None else record.max_latents,
-            source_dim=SourceReader(autoencoder, record.condition, source_encoder).dim,
-            fixed_length=autoencoder.fixed_length,
+            autoencoder, record.diffusion, record.condition, source_dim, record.max_latents
         ).eval()
     _load_groups(diffusion, DIFFUSION_PARTS, folder)
     return diffusion

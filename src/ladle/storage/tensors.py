@@ -102,12 +102,11 @@ def fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Pat
                 f"{path}: tensor '{name}' has shape {list(tensor.shape)}, "
                 f"but the model in {RECORD} needs {list(targets[name].shape)}"
             )
+        targets[name].copy_(tensor)
     filled = {id(targets[name]) for name in tensors}
     for name, target in targets.items():
         if id(target) not in filled:
             raise UserError(f"{path}: tensor '{name}' is missing; copy or download the model folder again")
-    for name, tensor in tensors.items():
-        targets[name].copy_(tensor)
 
 
 def live_tensors(module: nn.Module) -> dict[str, Tensor]:

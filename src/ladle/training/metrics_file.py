@@ -42,10 +42,9 @@ class Record:
             kept = []
             for line in lines:
                 owner = _stage_of(line)
-                if owner == stage and self.num_rows < num_rows:
-                    kept.append(line)
-                    self.num_rows += 1
-                elif owner not in (stage, None):
+                own = owner == stage and self.num_rows < num_rows
+                self.num_rows += own
+                if own or owner not in (stage, None):
                     kept.append(line)
             if kept != lines:
                 atomic_text(self._path, "".join(kept))
@@ -58,7 +57,7 @@ class Record:
         """Append a row; NaN and infinities become null."""
         if not self._writes:
             return
-        row = {"stage": self._stage} | {key: _plain(value) for key, value in values.items()}
+        row = json.loads(json.dumps({"stage": self._stage, **values}), parse_constant=lambda name: None)
         append_text(self._path, json.dumps(row) + "\n")
         self.num_rows += 1
         numbers = {name: value for name, value in flatten(values, "/").items() if isinstance(value, int | float)}
@@ -81,11 +80,3 @@ def _stage_of(line: str) -> str | None:
         return str(json.loads(line)["stage"]) if line.endswith("\n") else None
     except (ValueError, TypeError, KeyError):
         return None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from ladle.config import Config
@@ -53,49 +53,54 @@ class OptimiserConfig(Config):
         return betas
 
 
-class TrainingConfig(OptimiserConfig):
-    """All settings of the loop for one training."""
+class LoopConfig(Config):
+    """The budget and the loop's other settings."""
 
-    steps: int | None = Field(None, ge=1)
-    """The budget in optimiser steps. Give either steps or minutes."""
-    minutes: float | None = Field(None, gt=0, validate_default=True)
-    """The budget in minutes of this loop (with its validations and samples), over all runs together."""
-    lr: float = Field(5e-4, gt=0)
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    cooldown: float = Field(0.2, gt=0, le=1)
-    max_tokens: int = Field(4096, ge=1)
+    minutes: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Minutes for all stages together. 15 if neither minutes nor steps are given."""
+    steps: int | None = Field(None, gt=0)
+    """Optimiser steps for all stages together, instead of minutes."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Random seed of the training."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Precision of matrix products. Weights are always float32. `auto` is bf16 if the processor computes it fast, else
     fp32."""
     save_every_seconds: float = Field(45, ge=0)
-    """Seconds between two saved states."""
-    validate_every: float = Field(0.1, ge=0)
-    """Time between two validations: up to 1 a share of the budget, above 1 seconds. 0: validate only at the end."""
-    sample_every: float = Field(0.1, ge=0)
-    """Time between two sets of samples, as for `validate_every`."""
-    seed: int = Field(0, ge=0, lt=2**32)
-    """Random seed of the training."""
+    """Seconds between two saved states of an unfinished training."""
+    validate_every: float = Field(0.2, ge=0)
+    """Time between two validations: up to 1 it is a share of the stage's budget, above 1 it is in seconds. 0: validate
+    only at the end."""
+    sample_every: float = Field(0.25, ge=0)
+    """Time between two sets of written samples, as for `validate_every`."""
     trackers: tuple[str, ...] = ()
-    """Trackers that also get the rows of metrics.jsonl: `tensorboard`, `wandb` and others, by accelerate's names."""
+    """Tracking services that receive the same numbers as metrics.jsonl: `tensorboard`, `wandb` and others, by
+    accelerate's names."""
+
+
+class TrainingConfig(LoopConfig, OptimiserConfig):
+    """All settings of the loop for one training. Its budget is that of this loop alone, with its validations and
+    samples, over all runs together."""
+
+    steps: int | None = Field(None, ge=1)
+    lr: float = Field(5e-4, gt=0)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    cooldown: float = Field(0.2, gt=0, le=1)
+    max_tokens: int = Field(4096, ge=1)
+    validate_every: float = Field(0.1, ge=0)
+    sample_every: float = Field(0.1, ge=0)
     keep_best: str | None = None
     """A validation metric. The result is the averaged weights with its lowest value, instead of the last ones."""
     patience: int | None = Field(None, ge=1)
     """With `keep_best`: end after this number of validations in a row without a new lowest value."""
 
-    @field_validator("patience")
-    @classmethod
-    def _patience_for_something(cls, patience: int | None, info: ValidationInfo) -> int | None:
-        if patience is not None and info.data.get("keep_best") is None:
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if (self.minutes is None) == (self.steps is None):
+            which = "one of them" if self.minutes is None else "not both"
+            raise ValueError(f"give either steps or minutes, {which}")
+        if self.patience is not None and self.keep_best is None:
             raise ValueError("patience needs keep_best, the name of a validation metric")
-        return patience
-
-    @field_validator("minutes")
-    @classmethod
-    def _one_budget(cls, minutes: float | None, info: ValidationInfo) -> float | None:
-        steps = info.data.get("steps", 0)  # absent: its own error is reported
-        if steps != 0 and (minutes is None) == (steps is None):
-            raise ValueError("give either steps or minutes, " + ("one of them" if minutes is None else "not both"))
-        return minutes
+        return self
 
 
 LR_SCHEDULES: dict[str, Callable[[float, float], float]] = {  # of the share used up and the cooldown

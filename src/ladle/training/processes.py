@@ -56,26 +56,20 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true in any process."""
-        if self.count == 1:
-            return flag
-        return bool(self.worst(torch.tensor(float(flag), device=self.device)))
+        return flag if self.count == 1 else bool(self.worst(torch.tensor(float(flag), device=self.device)))
 
     def of_main(self, value: Any) -> Any:
         """The first process's value, in all of them."""
-        if self.count == 1:
-            return value
-        box = [value]
-        torch.distributed.broadcast_object_list(box, src=0)
-        return box[0]
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([value])[0]
 
     def together(self, values: dict[str, list[float]]) -> dict[str, list[float]]:
         """Lists of numbers by name, joined over all processes."""
-        if self.count == 1:
-            return values
-        parts: list[Any] = [None] * self.count
-        torch.distributed.all_gather_object(parts, values)
+        from accelerate.utils import gather_object
+
         found: dict[str, list[float]] = {}
-        for part in parts:
+        for part in gather_object([values]):
             for name, numbers in part.items():
                 found.setdefault(name, []).extend(numbers)
         return found

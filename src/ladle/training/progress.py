@@ -90,18 +90,16 @@ def collapse_warnings(texts: Sequence[str]) -> list[str]:
     """
     if not texts:
         return []
-    share = sample_statistics(texts)
-    warnings = []
-    if share["empty"] > 0.2:
-        warnings.append(f"{share['empty']:.0%} of {len(texts)} samples are empty")
-    if share["distinct"] < 0.5:
-        warnings.append(f"only {share['distinct']:.0%} of {len(texts)} samples are distinct")
-    if share["most_common"] > 0.2 and share["most_common"] * len(texts) > 2:
-        text = next(t for t, _ in Counter(t.strip() for t in texts).most_common() if t)
-        warnings.append(f"{share['most_common']:.0%} of {len(texts)} samples are the same text: {text[:60]!r}")
-    if share["repetition"] > 0.6:
-        warnings.append(f"samples repeat themselves: one word makes up {share['repetition']:.0%} of a text")
-    return warnings
+    share, count = sample_statistics(texts), len(texts)
+    text = next((t for t, _ in Counter(t.strip() for t in texts).most_common() if t), "")
+    same, repetition = share["most_common"], share["repetition"]
+    limits = {
+        f"{share['empty']:.0%} of {count} samples are empty": share["empty"] > 0.2,
+        f"only {share['distinct']:.0%} of {count} samples are distinct": share["distinct"] < 0.5,
+        f"{same:.0%} of {count} samples are the same text: {text[:60]!r}": same > 0.2 and same * count > 2,
+        f"samples repeat themselves: one word makes up {repetition:.0%} of a text": repetition > 0.6,
+    }
+    return [line for line, is_passed in limits.items() if is_passed]
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,7 +19,7 @@ from ladle.diffusion.loss import DenoisingConfig
 from ladle.diffusion.model import DiffusionConfig
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
-from ladle.training.optimiser import OptimiserConfig
+from ladle.training.optimiser import LoopConfig, OptimiserConfig
 from ladle.training.stages.joint import JointConfig
 
 EXCLUSIVE = {"training.minutes": "steps", "training.steps": "minutes"}
@@ -73,30 +73,11 @@ class DecoderTraining(StageTraining):
         return times
 
 
-class TrainingPlanConfig(Config):
+class TrainingPlanConfig(LoopConfig):
     """The budget of all stages together, and the settings that they share."""
 
-    minutes: float | None = Field(None, gt=0)
-    """Minutes for all stages together. 15 if neither minutes nor steps are given."""
-    steps: int | None = Field(None, gt=0)
-    """Optimiser steps for all stages together, instead of minutes."""
-    seed: int = Field(0, ge=0, lt=2**32)
-    """Random seed of the training."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Precision of matrix products. Weights are always float32. `auto` is bf16 if the processor computes it fast, else
-    fp32."""
     backbone: Trained = "none"
     """The trained part of a pre-trained backbone: `none`, its `decoder`, or `all`. A new backbone is always trained."""
-    save_every_seconds: float = Field(45, ge=0)
-    """Seconds between two saved states of an unfinished training."""
-    validate_every: float = Field(0.2, ge=0)
-    """Time between two validations: up to 1 it is a share of the stage's budget, above 1 it is in seconds. 0: validate
-    only at the end."""
-    sample_every: float = Field(0.25, ge=0)
-    """Time between two sets of written samples, as for `validate_every`."""
-    trackers: tuple[str, ...] = ()
-    """Tracking services that receive the same numbers as metrics.jsonl: `tensorboard`, `wandb` and others, by
-    accelerate's names."""
     optimiser: OptimiserConfig = OptimiserConfig()
     autoencoder: AutoencoderTraining = AutoencoderTraining()
     diffusion: DiffusionTraining = DiffusionTraining()

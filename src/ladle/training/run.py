@@ -213,7 +213,7 @@ class Assembly:
         autoencoder, plan = self.finished_autoencoder, self.plan
         config = self._diffusion_config()
         torch.manual_seed(self.training.seed)
-        diffusion = LatentDiffusionModel.of_autoencoder(autoencoder, config, plan.condition, self.reader.dim)
+        diffusion = LatentDiffusionModel(autoencoder, config, plan.condition, self.reader.dim)
         diffusion.to(self.device)
         if plan.start.denoiser is not None:
             start_from(plan.start.denoiser, diffusion)

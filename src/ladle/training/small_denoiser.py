@@ -32,7 +32,7 @@ def fit_small_denoiser(
     config = DiffusionConfig.model_validate({"denoiser": {"width": 256, "num_layers": 4, "num_skips": 1}})
     condition = ConditionConfig()
     torch.manual_seed(seed)
-    model = LatentDiffusionModel.of_autoencoder(autoencoder, config, condition, autoencoder.backbone.width)
+    model = LatentDiffusionModel(autoencoder, config, condition, autoencoder.backbone.width)
     model.to(autoencoder.device)
     plan = TrainingPlanConfig(validate_every=0, sample_every=0, seed=seed)
     settings = stage_settings(plan, "diffusion", from_nothing=True, minutes=minutes)

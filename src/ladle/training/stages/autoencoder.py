@@ -13,8 +13,8 @@ from ladle.data.row_portions import PerPortion
 from ladle.data.rows import Row
 from ladle.data.stores import TokenStore
 from ladle.training.optimiser import TrainingConfig
-from ladle.training.stages.common import mean_metrics, to_device
 from ladle.training.stages.diffusion import NUM_SAMPLES
+from ladle.training.stages.interface import mean_metrics, to_device
 
 
 class AutoencoderStage:

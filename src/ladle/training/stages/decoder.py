@@ -16,8 +16,8 @@ from ladle.diffusion.loss import DiffusionBatch
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.sampling.soundness import noised_estimate
 from ladle.training.optimiser import TrainingConfig
-from ladle.training.stages.common import mean_metrics, to_device
 from ladle.training.stages.diffusion import diffusion_batch
+from ladle.training.stages.interface import mean_metrics, to_device
 
 
 class DecoderStage:
@@ -38,7 +38,7 @@ class DecoderStage:
     def __init__(
         self,
         autoencoder: TextAutoencoder,
-        diffusion: LatentDiffusionModel | None,
+        diffusion: LatentDiffusionModel,
         train: Callable[[int], tuple[TokenStore, VectorStore, ConditionStore]],
         valid: tuple[TokenStore, VectorStore, ConditionStore],
         settings: TrainingConfig,
@@ -48,7 +48,8 @@ class DecoderStage:
         guidance_scale: float = 1.0,
         times: tuple[float, float] = (0.4, 0.8),
     ):
-        self.module, self.diffusion, self.settings, self.objective = autoencoder, diffusion, settings, objective
+        self.module, self.settings, self.objective = autoencoder, settings, objective
+        self.diffusion = diffusion.eval().requires_grad_(False)
         self.drop_prob, self.guidance_scale, self.times = drop_prob, guidance_scale, times
         self._train, self.valid = train, valid
         self.tokens, self.latents, self.conditions = train(0)
@@ -56,8 +57,6 @@ class DecoderStage:
         autoencoder.requires_grad_(False)
         for part in parts:
             part.requires_grad_(True)
-        if diffusion is not None:
-            diffusion.eval().requires_grad_(False)
 
     def batches(self, epoch: int) -> list[list[int]]:
         self.tokens, self.latents, self.conditions = self._train(epoch)
@@ -78,9 +77,8 @@ class DecoderStage:
         tokens, latents, conditions = self.valid
 
         def metrics(rows: Tensor) -> dict[str, Tensor | float]:
-            batch = to_device(tokens.gather(rows), self.module)
-            of_latents = diffusion_batch(latents, conditions, rows, rows[:1])
-            return self.loss((batch, of_latents.to(self.module.device)))[1]
+            batch = tokens.gather(rows), diffusion_batch(latents, conditions, rows, rows[:1])
+            return self.loss(to_device(batch, self.module))[1]
 
         return mean_metrics(len(tokens.lengths), 64, metrics)
 
@@ -92,8 +90,6 @@ class DecoderStage:
         z0, mask = batch.z0, batch.mask
         scales = self.objective.latent_noise * torch.rand(len(z0), 1, 1, device=z0.device)
         noised = z0 + scales * torch.randn_like(z0)
-        if self.diffusion is None:
-            return noised
         self.diffusion.to(z0.device)
         chosen = (torch.rand(len(z0), device=z0.device) < self.estimated_share).nonzero()[:, 0]
         if not len(chosen):
@@ -103,7 +99,6 @@ class DecoderStage:
 
     def _estimated(self, z0: Tensor, mask: Tensor, raw: RawCondition) -> Tensor:
         """The estimates that a sampler would return at random levels, with guidance and self-conditioning."""
-        assert self.diffusion is not None
         raw = self.diffusion.condition.drop(raw, self.drop_prob)
         low, high = self.times
         level = self.diffusion.schedule.level(low + (high - low) * torch.rand(len(z0), device=z0.device))

@@ -16,7 +16,7 @@ from ladle.sampling.draw import draw_latents, draw_lengths
 from ladle.sampling.options import SamplingOptions
 from ladle.seeding import SampleNoise
 from ladle.training.optimiser import TrainingConfig
-from ladle.training.stages.common import mean_metrics
+from ladle.training.stages.interface import mean_metrics, to_device
 
 NUM_SAMPLES = 32
 NUM_LENGTH_ROWS = 256
@@ -67,7 +67,7 @@ class DiffusionStage:
 
     def validate(self) -> dict[str, float]:
         def metrics(rows: Tensor) -> dict[str, Tensor]:
-            return self.module(diffusion_batch(*self.valid, rows, rows).to(self.module.model.device))[1]
+            return self.module(to_device(diffusion_batch(*self.valid, rows, rows), self.module))[1]
 
         return mean_metrics(min(1024, len(self.valid[0])), 128, metrics)
 

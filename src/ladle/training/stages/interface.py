@@ -1,6 +1,6 @@
-"""The interface between loop and stage, and a stage's loss in the form of a module, as accelerate needs it."""
+"""The interface between loop and stage, a stage's loss in the form of a module, and what several stages share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -45,7 +45,7 @@ class Stage(Protocol):
 
 
 class Objective(nn.Module):
-    """A stage's loss as a module's forward, in the run's precision.
+    """A stage's loss as a module's forward, as accelerate needs it, in the run's precision.
 
     touch_all: give every parameter a gradient at every step, as sharding needs it.
     """
@@ -68,3 +68,19 @@ def set_modes(module: nn.Module) -> None:
         parameters = list(part.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             part.eval()
+
+
+def to_device(batch: Any, module: nn.Module) -> Any:
+    """The tensors of a batch on the device of the module."""
+    from accelerate.utils import send_to_device
+
+    return send_to_device(batch, next(module.parameters()).device)
+
+
+def mean_metrics(count: int, size: int, metrics_of: Callable[[Tensor], Mapping[str, Any]]) -> dict[str, float]:
+    """Mean metrics over `count` held-out rows. `metrics_of` gives the metrics of up to `size` rows [B] at a time."""
+    sums: dict[str, float] = {}
+    for rows in torch.arange(count).split(size):
+        for name, value in metrics_of(rows).items():
+            sums[name] = sums.get(name, 0.0) + float(value) * len(rows)
+    return {name: total / count for name, total in sums.items() if name != "num_tokens"}

@@ -10,7 +10,7 @@ error changes (`training.diffusion.times = "adaptive"`), and latents stay near t
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ladle.autoencoder.encoding import store_tokens
 from ladle.autoencoder.reconstruction import ReconstructionConfig, noised_decoding_loss, training_latents
-from ladle.conditioning.encoder import RawCondition, TensorGroup
+from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
 from ladle.config import Config
 from ladle.data.batching import epoch_batches
@@ -29,8 +29,8 @@ from ladle.diffusion.loss import DenoisingLoss, DiffusionBatch
 from ladle.errors import LadleError
 from ladle.sampling.options import SamplingOptions
 from ladle.training.optimiser import TrainingConfig
-from ladle.training.stages.common import mean_metrics
 from ladle.training.stages.diffusion import NUM_SAMPLES, drawn_texts
+from ladle.training.stages.interface import mean_metrics, to_device
 
 NUM_LENGTH_ROWS = 64  # fewer than over cached latents: their sources are encoded at every step
 WARMUP_STEEPNESS = 10.0
@@ -63,25 +63,14 @@ class JointConfig(Config):
         return self.encoder_scale / (1 + math.exp(-WARMUP_STEEPNESS * (progress / self.encoder_warmup - 1)))
 
 
-@dataclass(frozen=True)
-class TokenCondition(TensorGroup):
-    """label_ids: [B] or None. sources: tokens of the rows' sources, [B, M], if the model reads sources. with_source:
-    [B], which rows have a source."""
-
-    label_ids: Tensor | None = None
-    sources: dict[str, Tensor] | None = None
-    with_source: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class JointBatch(TensorGroup):
-    """tokens: input_ids and attention_mask, [B, S]. condition: its `sources` are tokens, not yet encoded. lengths: [R]
-    numbers of latents of other rows, with their conditions `length_condition`."""
+class JointBatch(NamedTuple):
+    """tokens: input_ids and attention_mask, [B, S]. condition: its sources are token ids [B, M], not yet read.
+    lengths: [R] numbers of latents of other rows, with their conditions `length_condition`."""
 
     tokens: dict[str, Tensor]
-    condition: TokenCondition
+    condition: RawCondition
     lengths: Tensor
-    length_condition: TokenCondition
+    length_condition: RawCondition
 
 
 class JointRows:
@@ -98,12 +87,13 @@ class JointRows:
             self.with_source = torch.tensor([bool(source) for source in sources])
             self.sources = TokenStore(reader.tokenizer, [source or "" for source in sources], reader.max_tokens)
 
-    def condition(self, rows: Tensor) -> TokenCondition:
-        """rows [B] -> their conditions."""
+    def condition(self, rows: Tensor) -> RawCondition:
+        """rows [B] -> their conditions, with token ids in the place of the sources' memory."""
         ids = None if self.label_ids is None else self.label_ids[rows]
         if self.sources is None or self.with_source is None:
-            return TokenCondition(ids)
-        return TokenCondition(ids, self.sources.gather(rows), self.with_source[rows])
+            return RawCondition(ids)
+        tokens = self.sources.gather(rows)
+        return RawCondition(ids, tokens["input_ids"], tokens["attention_mask"] & self.with_source[rows, None])
 
     def batch(self, rows: Tensor, length_rows: Tensor) -> JointBatch:
         """rows [B] -> their batch. The length model learns from `length_rows`."""
@@ -148,12 +138,13 @@ class JointModel(nn.Module):
         return loss, {**of_decoders, **metrics, **of_diffusion, "encoder_share": share}
 
     @torch.no_grad()
-    def encoded(self, condition: TokenCondition) -> RawCondition:
+    def encoded(self, raw: RawCondition) -> RawCondition:
         """Conditions with sources as the encoder reads them now. No gradient of theirs reaches the encoder."""
-        if condition.sources is None or condition.with_source is None:
-            return RawCondition(condition.label_ids)
-        memory, mask = self.reader.read(condition.sources)
-        return RawCondition(condition.label_ids, memory.float(), mask & condition.with_source[:, None])
+        if raw.source is None or raw.source_mask is None:
+            return raw
+        readable = raw.source_mask | (torch.arange(raw.source.shape[1], device=raw.source.device) == 0)
+        memory, mask = self.reader.read({"input_ids": raw.source, "attention_mask": readable})
+        return RawCondition(raw.label_ids, memory.float(), mask & raw.source_mask.any(1, keepdim=True))
 
 
 class JointStage:
@@ -200,7 +191,7 @@ class JointStage:
         latents = []
 
         def metrics_of(rows: Tensor) -> dict[str, Tensor | float]:
-            batch = self.valid_rows.batch(rows, rows).to(self.module.best.device)
+            batch = to_device(self.valid_rows.batch(rows, rows), self.module)
             found = self.module.loss(batch)[1]
             z0 = self.module.autoencoder.encode(**batch.tokens)
             latents.append(z0.values.float()[z0.mask])
