@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from ladle.evaluation import metrics, references, text_stats
+from ladle.evaluation.intervals import Resampling
 from ladle.evaluation.judge import Judge
-from ladle.evaluation.metrics import METRICS, Resampling, Score
+from ladle.evaluation.metrics import METRICS, Score
 
 TRAIN = ["the cat sat on the mat today", "a dog ran in the park"]
 TEXTS = ["the cat sat on the mat today", "A dog ran in the park!", "", "a new text about nothing much", "short"]
@@ -47,6 +48,12 @@ class LengthFeatures:
         return {"name": "lengths"}
 
 
+def score_label_true(texts, name):
+    """All texts were to be long."""
+    judge = LengthJudge()
+    return metrics.score_label_true(judge.accuracy(texts, ["long"] * len(texts)), judge, name)
+
+
 MEASURES = {
     "empty": lambda texts: metrics.score_empty(texts, RESAMPLING),
     "distinct": lambda texts: metrics.score_distinct(texts, RESAMPLING),
@@ -71,8 +78,8 @@ MEASURES = {
     "length": lambda texts: metrics.score_length(texts, RESAMPLING),
     "length_distance": lambda texts: metrics.score_length_distance(texts, TRAIN, RESAMPLING),
     "perplexity": lambda texts: metrics.score_perplexity(texts, WordScorer(), RESAMPLING),
-    "label_true": lambda texts: metrics.score_label_true(texts, ["long"] * len(texts), LengthJudge()),
-    "label_true_2": lambda texts: metrics.score_label_true(texts, ["long"] * len(texts), LengthJudge(), "label_true_2"),
+    "label_true": lambda texts: score_label_true(texts, "label_true"),
+    "label_true_2": lambda texts: score_label_true(texts, "label_true_2"),
     "frechet": lambda texts: metrics.score_frechet(texts, TRAIN, LengthFeatures()),
 }
 

@@ -15,10 +15,11 @@ from ladle.data.in_memory import RowSource
 from ladle.data.rows import Columns, read_rows
 from ladle.errors import UserError
 from ladle.evaluation.bertscore import load_bert_score
+from ladle.evaluation.intervals import Resampling
 from ladle.evaluation.judge import Judge
 from ladle.evaluation.mauve import Featuriser, load_mauve
 from ladle.evaluation.measurement import JUDGED, Measurement, as_report
-from ladle.evaluation.metrics import Resampling, package_version
+from ladle.evaluation.metrics import package_version
 from ladle.evaluation.novelty import load_rapidfuzz
 from ladle.evaluation.overlap import load_rouge
 from ladle.evaluation.plots import load_matplotlib, plot_report

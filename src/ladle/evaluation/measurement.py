@@ -12,9 +12,10 @@ from functools import cached_property
 from typing import Any
 
 from ladle.evaluation import metrics, references, text_stats
+from ladle.evaluation.intervals import DEFAULT, Resampling
 from ladle.evaluation.judge import Judge
 from ladle.evaluation.mauve import MIN_TEXTS, Featuriser
-from ladle.evaluation.metrics import DEFAULT, Resampling, Score
+from ladle.evaluation.metrics import Score
 from ladle.evaluation.samples import (
     Reference,
     Sample,
@@ -80,11 +81,11 @@ class Measurement:
                 missing = len(samples) - len(known)
                 self.warn(f"{missing} of {len(samples)} samples have an input without references; BLEU leaves them out")
             keys = [str(sample.source) for sample in known]
-            row |= self._against_references([s.text for s in known], [answers[key] for key in keys], keys, grouped=True)
-        labelled = [sample for sample in samples if sample.label is not None]
+            row |= self._against_references([s.text for s in known], [answers[key] for key in keys], keys)
+        labelled = [(sample.text, sample.label) for sample in samples if sample.label is not None]
         for name, judge in zip(JUDGED, self.judges, strict=False):
-            labels = [str(sample.label) for sample in labelled]
-            row |= named(metrics.score_label_true([s.text for s in labelled], labels, judge, name))
+            accuracy = judge.accuracy(*zip(*labelled, strict=True)) if labelled else judge.accuracy([], [])
+            row |= named(metrics.score_label_true(accuracy, judge, name))
         split = self.split(samples)
         if split is not None:
             chosen = random.Random(self.resampling.seed).sample(texts, len(split.against))
@@ -112,7 +113,7 @@ class Measurement:
             rows["shuffled"] = self._control(mixed[0], mixed[1], split)
         for name, judge in zip(JUDGED, self.judges, strict=False):
             if judge.real:  # on real rows held out when the judge was trained
-                rows["reference"] |= named(metrics.label_true_score(judge.real, judge, name))
+                rows["reference"] |= named(metrics.score_label_true(judge.real, judge, name))
         if self.train:
             replayed = generator.sample(list(self.train), min(count, len(self.train)))
             again = generator.sample(list(self.train), min(len(split.shown), len(self.train))) if split else []
@@ -210,10 +211,10 @@ class Measurement:
         return named(Score("mauve_by_label", mean, sum(score.n for score in scores.values()), details=details))
 
     def _against_references(
-        self, texts: Sequence[str], answers: Sequence[Sequence[str]], sources: Sequence[str], grouped: bool
+        self, texts: Sequence[str], answers: Sequence[Sequence[str]], sources: Sequence[str]
     ) -> Row:
-        """grouped: texts of one source are resampled together."""
-        options: dict[str, Any] = {"resampling": self.resampling, "groups": sources if grouped else None}
+        """Texts of one source are resampled together."""
+        options: dict[str, Any] = {"resampling": self.resampling, "groups": sources}
         scores = [
             references.score_bleu(texts, answers, **options),
             references.score_chrf(texts, answers, **options),
@@ -234,7 +235,7 @@ class Measurement:
         if not several:
             return {}
         firsts, others = zip(*((texts[0], texts[1:]) for texts in several.values()), strict=True)
-        row = self._against_references(firsts, others, list(several), grouped=False)
+        row = self._against_references(firsts, others, list(several))
         draws = max((len(group) for group in draws_by_source(samples).values()), default=0)
         full = [texts[:draws] for texts in several.values() if len(texts) >= draws]
         if draws > 1 and full:
