@@ -20,7 +20,6 @@ from ladle.evaluation import metrics, slots
 from ladle.evaluation.evaluate import environment
 from ladle.evaluation.intervals import Resampling
 from ladle.evaluation.markdown import format_percent, format_score
-from ladle.evaluation.references import score_bleu
 from ladle.evaluation.samples import read_reference, read_samples
 from ladle.storage.writing import atomic_json
 
@@ -80,7 +79,7 @@ def score_system(draws: Texts, references: Texts, resampling: Resampling) -> dic
     """All figures of one row of the table."""
     keys = [source for source, texts in draws.items() for _ in texts]
     texts = [text for group in draws.values() for text in group]
-    bleu = score_bleu(texts, [references[key] for key in keys], resampling, groups=keys)
+    bleu = metrics.score_corpus("bleu", texts, [references[key] for key in keys], resampling, groups=keys)
     row = {
         "texts": len(texts),
         "bleu": bleu.to_dict(),

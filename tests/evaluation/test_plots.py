@@ -56,7 +56,9 @@ def test_settings_go_from_left_to_right_and_long_falls_are_logarithmic(
 ) -> None:
     """Whatever order they are given in; a curve that falls by little keeps an even axis."""
     drawn: list[Any] = []
-    monkeypatch.setattr(load_matplotlib(), "close", lambda figure: drawn.extend(figure.axes))
+    figure = load_matplotlib()
+    save = figure.savefig
+    monkeypatch.setattr(figure, "savefig", lambda self, *to, **how: drawn.extend(self.axes) or save(self, *to, **how))
     plot_frontier({"ladle": [Point("b", 0.5, 0.7), Point("a", 0.2, 0.8)]}, "div", "mauve", tmp_path / "x.png")
     plot_curves({"rival": [(1.0, 900.0), (2.0, 80.0)]}, "minutes", "perplexity", tmp_path / "y.png")
     plot_curves({"rival": [(1.0, 900.0), (2.0, 100.0)]}, "minutes", "perplexity", tmp_path / "z.png")

@@ -12,7 +12,7 @@ from ladle.benchmark.results import write_results
 from ladle.benchmark.scoring import Scoring
 from ladle.benchmark.speed import measured_speed, settings_to_time
 from ladle.benchmark.suite import SuiteConfig, load_suite
-from ladle.benchmark.systems import Condition, Draws, LadleSystem, System, recipe_of, trained
+from ladle.benchmark.systems import Condition, LadleSystem, System, draws_for, recipe_of, trained
 from ladle.data.files import PathLike, known_json
 from ladle.data.splits import load_splits
 from ladle.errors import UserError
@@ -169,11 +169,11 @@ class _Benchmark:
             return known["row"]
         if known.get("drawn") != drawn or not path.exists():
             start = time.monotonic()
-            draws = Draws.of(self.conditions[seed], seed * SEEDS_APART)
+            draws = draws_for(self.conditions[seed], seed * SEEDS_APART)
             texts = system.draw(draws, values, BATCH)
             write_rows(path, [
                 {"text": text, "seed": own} | {k: v for k, v in (("label", label), ("source", source)) if v}
-                for text, own, label, source in zip(texts, draws.seeds, draws.label, draws.source, strict=True)
+                for text, own, label, source in zip(texts, *draws.values(), strict=True)
             ])  # fmt: skip
             atomic_json(scores, {"drawn": drawn})
             self.log(f"{name}, {setting}, seed {seed}: {len(texts):,} texts in {duration(time.monotonic() - start)}")

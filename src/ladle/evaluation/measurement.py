@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ladle.evaluation import metrics, references, text_stats
+from ladle.evaluation import metrics, text_stats
 from ladle.evaluation.intervals import DEFAULT, Resampling
 from ladle.evaluation.judge import Judge
 from ladle.evaluation.mauve import MIN_TEXTS, Featuriser
@@ -82,10 +82,10 @@ class Measurement:
                 self.warn(f"{missing} of {len(samples)} samples have an input without references; BLEU leaves them out")
             keys = [str(sample.source) for sample in known]
             row |= self._against_references([s.text for s in known], [answers[key] for key in keys], keys)
-        labelled = [(sample.text, sample.label) for sample in samples if sample.label is not None]
+        labelled = [sample for sample in samples if sample.label is not None]
+        ours, labels = [sample.text for sample in labelled], [str(sample.label) for sample in labelled]
         for name, judge in zip(JUDGED, self.judges, strict=False):
-            accuracy = judge.accuracy(*zip(*labelled, strict=True)) if labelled else judge.accuracy([], [])
-            row |= named(metrics.score_label_true(accuracy, judge, name))
+            row |= named(metrics.score_label_true(judge.accuracy(ours, labels), judge, name))
         split = self.split(samples)
         if split is not None:
             chosen = random.Random(self.resampling.seed).sample(texts, len(split.against))
@@ -122,8 +122,8 @@ class Measurement:
             different = list(dict.fromkeys([*beside, *shown]))
             decoded = dict(zip(different, reconstruct(different), strict=True))
             made, made_shown = ([decoded[text] for text in texts] for texts in (beside, shown))
-            rows["ceiling"] = self._control(made, made_shown, split)
-            rows["ceiling"] |= named(references.score_bleu(made, [[text] for text in beside], self.resampling))
+            bleu = metrics.score_corpus("bleu", made, [[text] for text in beside], self.resampling)
+            rows["ceiling"] = self._control(made, made_shown, split) | named(bleu)
         return {name: row for name, row in rows.items() if row}
 
     def split(self, samples: Sequence[Sample]) -> Split | None:
@@ -162,9 +162,7 @@ class Measurement:
         """The metrics that need no texts but the training texts. audit: find each text's neighbours among them."""
         scores = [
             metrics.score_empty(texts, self.resampling),
-            metrics.score_distinct(texts, self.resampling),
-            metrics.score_div(texts, self.resampling),
-            *metrics.scores_of_ngrams(texts, self.resampling),
+            *metrics.scores_of_variety(texts, self.resampling),
             metrics.score_self_bleu(texts, self.resampling),
             metrics.score_length(texts, self.resampling),
         ]
@@ -215,16 +213,13 @@ class Measurement:
     ) -> Row:
         """Texts of one source are resampled together."""
         options: dict[str, Any] = {"resampling": self.resampling, "groups": sources}
-        scores = [
-            references.score_bleu(texts, answers, **options),
-            references.score_chrf(texts, answers, **options),
-        ]
+        scores = [metrics.score_corpus(name, texts, answers, **options) for name in ("bleu", "chrf")]
         if self.rouge:
-            scores += references.scores_of_rouge(texts, answers, **options)
+            scores += metrics.scores_of_rouge(texts, answers, **options)
         if self.bertscore_encoder is not None:
-            scores.append(references.score_bertscore(texts, answers, self.bertscore_encoder, **options))
+            scores.append(metrics.score_bertscore(texts, answers, self.bertscore_encoder, **options))
         if self.slots:
-            scores += references.scores_of_slots(texts, sources, self.resampling)
+            scores += metrics.scores_of_slots(texts, sources, self.resampling)
         return named(*scores)
 
     def _first_against_others(self, samples: Sequence[Sample]) -> Row:

@@ -32,7 +32,6 @@ class _CorpusScore:
             raise ValueError(f"{len(hypotheses)} texts but {len(references)} lists of references")
         if not all(references):
             raise ValueError("every text needs at least one reference")
-        self.references = references
         self._metric = getattr(metrics, self.kind)()
         # sacreBLEU's public functions give the sum of these alone; a resample needs them one by one.
         streams = list(zip_longest(*references))  # None where a text has fewer

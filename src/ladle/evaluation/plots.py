@@ -112,13 +112,11 @@ def plot_curves(
 
 
 def load_matplotlib() -> Any:
-    """matplotlib's pyplot, drawing into files. Raises UserError where the extra is not installed."""
+    """matplotlib's `Figure`, which draws into files. Raises UserError where the extra is not installed."""
     with from_extra("plots need", "plots", "matplotlib"):
-        import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+        import matplotlib.figure
 
-    return plt
+        return matplotlib.figure.Figure
 
 
 def _colours(names: Mapping[str, Any]) -> list[str]:
@@ -135,13 +133,10 @@ def _drawing(
     path: PathLike, x_label: str, y_label: str, size: tuple[float, float] = (6, 3.6), legend_size: int | None = 8
 ) -> Iterator[Any]:
     """Axes to draw on; what was drawn is written to `path`."""
-    plt = load_matplotlib()
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
-    try:
-        yield axes
-        axes.set(xlabel=x_label, ylabel=y_label)
-        axes.legend(frameon=False, fontsize=legend_size)
-        axes.spines[["top", "right"]].set_visible(False)
-        write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
-    finally:
-        plt.close(figure)
+    figure = load_matplotlib()(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    yield axes
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.legend(frameon=False, fontsize=legend_size)
+    axes.spines[["top", "right"]].set_visible(False)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
