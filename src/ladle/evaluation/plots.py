@@ -17,7 +17,6 @@ from ladle.storage.writing import check_writable, write_atomically
 
 QUALITY = ("mauve", "perplexity", "bleu")  # the first that is known is the frontier's height
 BESIDE = ("div", "copies", "mem")
-LOGARITHMIC = ("perplexity",)
 COLOURS = ("#0b6e99", "#d9730d", "#448361", "#9065b0", "#c14c8a", "#6b5b4c", "#337ea9", "#cb912f")
 GREY = "#787774"
 CONTROLS = {"reference": "#000000", "shuffled": "#b0afab", "training": GREY, "ceiling": "#55534e"}
@@ -73,7 +72,7 @@ def plot_frontier(
         for (name, points), colour in zip(systems.items(), _colours(systems), strict=True):
             if points:
                 _draw_system(axes, name, points, colour)
-        if y in LOGARITHMIC:
+        if y == "perplexity":
             axes.set_yscale("log")
         if title:
             axes.set_title(title, fontsize=10)
