@@ -17,8 +17,8 @@ from ladle.data.files import PathLike, known_json
 from ladle.data.splits import load_splits
 from ladle.errors import UserError
 from ladle.evaluation.evaluate import environment
+from ladle.evaluation.extras import load_extra
 from ladle.evaluation.measurement import as_report
-from ladle.evaluation.plots import load_matplotlib
 from ladle.evaluation.samples import read_samples
 from ladle.storage.writing import atomic_json, check_writable, clear_temporaries, write_rows
 from ladle.training.plan import in_steps
@@ -63,7 +63,7 @@ def run_benchmark(
 class _Benchmark:
     def __init__(self, suite: SuiteConfig, folder: Path, minutes: float, log: Callable[[str], None]):
         self.suite, self.folder, self.minutes, self.log = suite, folder, minutes, log
-        load_matplotlib()  # a missing extra is reported before the work, not after
+        load_extra("matplotlib")  # a missing extra is reported before the work, not after
         self.splits = load_splits(suite.data)
         for note in self.splits.notes:
             log(note)

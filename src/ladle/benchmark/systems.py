@@ -11,7 +11,7 @@ from ladle.config import nearest
 from ladle.data.splits import Splits
 from ladle.errors import UserError
 from ladle.evaluation.mauve import weights_digest
-from ladle.evaluation.overlap import CorpusBleu
+from ladle.evaluation.overlap import CorpusScore
 from ladle.evaluation.scorer import RECORD
 from ladle.pipeline import LatentDiffusion
 from ladle.storage.names import resolve_model
@@ -53,7 +53,7 @@ class LadleSystem:
 
     def reconstruction(self, texts: Sequence[str]) -> float:
         """BLEU (0 to 100) of `texts` through the autoencoder. No sample can be better than this."""
-        return float(CorpusBleu(self.model.reconstruct(texts), [[text] for text in texts]).score)
+        return float(CorpusScore(self.model.reconstruct(texts), [[text] for text in texts]).score)
 
 
 class AutoregressiveSystem:

@@ -109,7 +109,7 @@ def reconstruct(
     check_counts({"--batch-size": batch_size})
     check_writable(output)
 
-    from ladle.evaluation.overlap import CorpusBleu
+    from ladle.evaluation.overlap import CorpusScore
     from ladle.pipeline import LatentDiffusion
 
     originals = [row["text"] for row in read_and_say(texts, columns=Columns(text))]
@@ -128,7 +128,7 @@ def reconstruct(
 
     write_and_say(output, rows())
     exact = sum(a == b for a, b in zip(originals, decoded, strict=True)) / len(originals)
-    bleu = CorpusBleu(decoded, [[text] for text in originals]).score
+    bleu = CorpusScore(decoded, [[text] for text in originals]).score
     log(f"{counted(len(originals), 'text')}: BLEU {bleu:.1f}, {exact:.1%} exactly the same")
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ladle.errors import UserError, first_line, from_extra
+from ladle.errors import UserError, first_line
+from ladle.evaluation.extras import load_extra
 
 MIN_TEXTS = 500  # with fewer texts MAUVE depends more on its clustering than on the texts
 NOT_LOADED = (OSError, ValueError, KeyError)  # what transformers raises
@@ -138,7 +139,7 @@ def mauve_scores(features: np.ndarray, reference: np.ndarray, *, seeds: Sequence
         return [0.0 for _ in seeds]
     if np.ptp(np.concatenate([features, reference]), axis=0).max() == 0:
         return [1.0 for _ in seeds]
-    compute = load_mauve()
+    compute = load_extra("mauve").compute_mauve
     with _faiss_quiet():
         return [float(compute(p_features=reference, q_features=features, seed=seed).mauve) for seed in seeds]
 
@@ -166,13 +167,6 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     covariance = centred.T @ centred / max(len(x) - 1, 1)
     values, vectors = np.linalg.eigh(covariance)
     return x.mean(axis=0), (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-
-
-def load_mauve() -> Any:
-    """mauve-text's `compute_mauve`. Raises UserError where the extra is not installed."""
-    with from_extra("MAUVE needs", "mauve", "mauve-text, GPL-3.0"):
-        from mauve import compute_mauve
-    return compute_mauve
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ladle.evaluation import bertscore, novelty, slots, text_stats
 from ladle.evaluation.intervals import DEFAULT, Resampling, ratio_of_sums, sum_by_group, wilson_interval
 from ladle.evaluation.judge import Judge
 from ladle.evaluation.mauve import Featuriser, frechet_distance, mauve_scores
-from ladle.evaluation.overlap import SELF_BLEU_TEXTS, CorpusBleu, CorpusChrf, rouge_scores, self_bleu_scores
+from ladle.evaluation.overlap import SELF_BLEU_TEXTS, CorpusScore, rouge_scores, self_bleu_scores
 from ladle.evaluation.scorer import Scorer, perplexity
 
 Texts = Sequence[str]
@@ -226,7 +226,7 @@ def score_corpus(
     name: str, texts: Texts, references: Sequence[Texts], resampling: Resampling = DEFAULT, *, groups: Groups = None
 ) -> Score:
     """Corpus BLEU (`bleu`) or corpus chrF2 (`chrf`)."""
-    corpus = (CorpusBleu if name == "bleu" else CorpusChrf)(texts, references, groups)
+    corpus = CorpusScore(texts, references, groups, name.upper())
     counts = [len(row) for row in references]
     details = {
         "signature": corpus.signature,

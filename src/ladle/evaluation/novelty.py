@@ -6,11 +6,10 @@ Neither score should be driven to zero: held-out text has neighbours in the trai
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ladle.errors import from_extra
+from ladle.evaluation.extras import load_extra
 from ladle.evaluation.text_stats import tokenise
 
 CHUNK = 64  # samples compared at once: 64 x 100,000 distances are 26 MB
@@ -68,8 +67,8 @@ def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[np.nda
 
     Every pair is compared (rapidfuzz); case and spaces count.
     """
-    cdist, Levenshtein = load_rapidfuzz()
-    options = {"scorer": Levenshtein.normalized_similarity, "dtype": np.float32, "workers": -1}
+    cdist, distances = load_extra("rapidfuzz.process").cdist, load_extra("rapidfuzz.distance")
+    options = {"scorer": distances.Levenshtein.normalized_similarity, "dtype": np.float32, "workers": -1}
     similarity, index = _best(len(texts), len(training), lambda part: cdist(list(texts[part]), training, **options))
     empty = np.array([not text.strip() for text in texts], dtype=bool)
     similarity[empty], index[empty] = 0.0, -1
@@ -84,14 +83,6 @@ def _best(num: int, num_training: int, compared: Callable[[slice], np.ndarray]) 
         table = compared(part)
         similarity[part], index[part] = table.max(axis=1), table.argmax(axis=1)
     return similarity, index
-
-
-def load_rapidfuzz() -> tuple[Any, Any]:
-    """rapidfuzz's `cdist` and its Levenshtein distance. Raises UserError where the extra is not installed."""
-    with from_extra("the novelty audit needs", "evaluation", "rapidfuzz"):
-        from rapidfuzz.distance import Levenshtein
-        from rapidfuzz.process import cdist
-    return cdist, Levenshtein
 
 
 def longest_spans(texts: Sequence[Sequence[str]], training: Sequence[Sequence[str]]) -> list[tuple[int, int]]:

@@ -3,28 +3,31 @@
 from collections.abc import Sequence
 from itertools import zip_longest
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from ladle.errors import from_extra
+from ladle.evaluation.extras import load_extra
 from ladle.evaluation.intervals import sum_by_group
 from ladle.evaluation.text_stats import words_of
 
 SELF_BLEU_TEXTS = 200  # self-BLEU takes the square of this many comparisons
 
 
-class _CorpusScore:
-    """A score of sacreBLEU's, 0 to 100, of `hypotheses`, each against its own list of references (their number may
-    vary). No texts: 0.
+class CorpusScore:
+    """sacreBLEU's corpus BLEU or, with kind `CHRF`, its chrF2 (Popovic 2015), 0 to 100, of `hypotheses`, each against its
+    own list of references (their number may vary). No texts: 0. Empty texts count: they shorten the output and bring
+    the brevity penalty.
 
     `groups`: rows of one group (the draws of one input) stay together when rows are resampled; None: every row alone.
     """
 
-    kind: ClassVar[str]  # of sacreBLEU's metrics
-
     def __init__(
-        self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], groups: Sequence[Any] | None = None
+        self,
+        hypotheses: Sequence[str],
+        references: Sequence[Sequence[str]],
+        groups: Sequence[Any] | None = None,
+        kind: str = "BLEU",
     ):
         from sacrebleu import metrics
 
@@ -32,7 +35,7 @@ class _CorpusScore:
             raise ValueError(f"{len(hypotheses)} texts but {len(references)} lists of references")
         if not all(references):
             raise ValueError("every text needs at least one reference")
-        self._metric = getattr(metrics, self.kind)()
+        self._metric = getattr(metrics, kind)()
         # sacreBLEU's public functions give the sum of these alone; a resample needs them one by one.
         streams = list(zip_longest(*references))  # None where a text has fewer
         counts = self._metric._extract_corpus_statistics(hypotheses, streams) if hypotheses else np.zeros((0, 1))
@@ -46,18 +49,6 @@ class _CorpusScore:
         return float(self._metric._compute_score_from_stats(self._counts[indices].sum(axis=0).tolist()).score)
 
 
-class CorpusBleu(_CorpusScore):
-    """Corpus BLEU. Empty texts count: they shorten the output and bring the brevity penalty."""
-
-    kind = "BLEU"
-
-
-class CorpusChrf(_CorpusScore):
-    """Corpus chrF2 (Popovic 2015)."""
-
-    kind = "CHRF"
-
-
 ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
@@ -67,19 +58,13 @@ def rouge_scores(texts: Sequence[str], references: Sequence[Sequence[str]]) -> n
     Words are runs of letters, marks and digits of any script (rouge-score itself knows only ASCII), in lower case and
     without stemming. An empty text scores 0. Raises UserError if the extra is not installed.
     """
-    scorer = load_rouge()(list(ROUGE), tokenizer=SimpleNamespace(tokenize=words_of))
+    module = load_extra("rouge_score.rouge_scorer")
+    scorer = module.RougeScorer(list(ROUGE), tokenizer=SimpleNamespace(tokenize=words_of))
     scores = np.zeros((len(texts), len(ROUGE)))
     for row, (text, answers) in enumerate(zip(texts, references, strict=True)):
         found = [scorer.score(answer, text) for answer in answers]
         scores[row] = [max(score[name].fmeasure for score in found) for name in ROUGE]
     return scores
-
-
-def load_rouge() -> Any:
-    """rouge-score's scorer. Raises UserError where the extra is not installed."""
-    with from_extra("ROUGE needs", "evaluation", "rouge-score"):
-        from rouge_score.rouge_scorer import RougeScorer
-    return RougeScorer
 
 
 def self_bleu_scores(texts: Sequence[str], *, max_texts: int = SELF_BLEU_TEXTS, seed: int = 0) -> list[float]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ladle.data.files import PathLike
-from ladle.errors import from_extra
 from ladle.evaluation import text_stats
+from ladle.evaluation.extras import load_extra
 from ladle.evaluation.metrics import METRICS
 from ladle.storage.writing import check_writable, write_atomically
 
@@ -110,14 +110,6 @@ def plot_curves(
             axes.set_yscale("log")
 
 
-def load_matplotlib() -> Any:
-    """matplotlib's `Figure`, which draws into files. Raises UserError where the extra is not installed."""
-    with from_extra("plots need", "plots", "matplotlib"):
-        import matplotlib.figure
-
-        return matplotlib.figure.Figure
-
-
 def _colours(names: Mapping[str, Any]) -> list[str]:
     own = itertools.cycle(COLOURS)
     return [CONTROLS[name] if name in CONTROLS else next(own) for name in names]
@@ -132,7 +124,7 @@ def _drawing(
     path: PathLike, x_label: str, y_label: str, size: tuple[float, float] = (6, 3.6), legend_size: int | None = 8
 ) -> Iterator[Any]:
     """Axes to draw on; what was drawn is written to `path`."""
-    figure = load_matplotlib()(figsize=size, layout="constrained")
+    figure = load_extra("matplotlib.figure").Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     yield axes
     axes.set(xlabel=x_label, ylabel=y_label)
