@@ -15,9 +15,9 @@ SELF_BLEU_TEXTS = 200  # self-BLEU takes the square of this many comparisons
 
 
 class CorpusScore:
-    """sacreBLEU's corpus BLEU or, with kind `CHRF`, its chrF2 (Popovic 2015), 0 to 100, of `hypotheses`, each against its
-    own list of references (their number may vary). No texts: 0. Empty texts count: they shorten the output and bring
-    the brevity penalty.
+    """sacreBLEU's corpus BLEU or, with kind `CHRF`, its chrF2 (Popovic 2015), 0 to 100, of `hypotheses`, each against
+    its own list of references (their number may vary). No texts: 0. Empty texts count: they shorten the output and
+    bring the brevity penalty.
 
     `groups`: rows of one group (the draws of one input) stay together when rows are resampled; None: every row alone.
     """
