@@ -26,7 +26,7 @@ class Resampling:
 
     def bootstrap(self, statistic: Statistic, num_rows: int) -> Interval | None:
         """The 95 % percentile interval, by drawing rows with replacement. (Efron and Tibshirani 1993, chapter 13.)"""
-        if num_rows < 2 or not self.num_bootstrap:
+        if num_rows < 2 or self.num_bootstrap < 1:
             return None
         generator = np.random.default_rng(self.seed)
         values = [statistic(generator.integers(num_rows, size=num_rows)) for _ in range(self.num_bootstrap)]
