@@ -38,13 +38,13 @@ def channel_spectrum(vectors: Tensor) -> Spectrum:
     shares = shares / shares.sum()
     entropy = -(shares * shares.clamp_min(1e-30).log()).sum()
     summed = shares.cumsum(0)
-    channels = {"mean": mean, "std": std, "kurtosis": kurtosis}
+    by_channel = {"mean": mean, "std": std, "kurtosis": kurtosis}
     return Spectrum(
         channels=vectors.shape[1],
         effective_rank=float(entropy.exp()),
         half=int((summed < 0.5).sum()) + 1,
         most=int((summed < 0.9).sum()) + 1,
-        **{name: (float(values.min()), float(values.max())) for name, values in channels.items()},
+        **{name: (float(values.min()), float(values.max())) for name, values in by_channel.items()},
     )
 
 
