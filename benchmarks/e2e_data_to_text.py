@@ -18,8 +18,8 @@ from typing import Any
 from ladle.errors import LadleError, UserError
 from ladle.evaluation import metrics, slots
 from ladle.evaluation.evaluate import environment
+from ladle.evaluation.intervals import Resampling
 from ladle.evaluation.markdown import format_percent, format_score
-from ladle.evaluation.references import score_bleu
 from ladle.evaluation.samples import read_reference, read_samples
 from ladle.storage.writing import atomic_json
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
     test = read_reference(given.test)
     references: Texts = test.texts
-    resampling = metrics.Resampling(given.num_bootstrap)
+    resampling = Resampling(given.num_bootstrap)
     rows = {name_of(path): score_system(read_draws(path, references), references, resampling) for path in given.samples}
     several = {source: texts for source, texts in references.items() if len(texts) > 1}
     rows["human"] = score_system(
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         resampling,
     ) | score_slots(references, resampling)
     rows["template"] = score_system(
-        {source: [slots.template(slots.parse_mr(source))] for source in references}, references, resampling
+        {source: [template(slots.parse_mr(source))] for source in references}, references, resampling
     )
     result = {
         "test": {"path": Path(given.test).name, "inputs": len(references), "references": len(test)},
@@ -75,11 +75,11 @@ def read_draws(path: str, references: Texts) -> dict[str, list[str]]:
     return draws
 
 
-def score_system(draws: Texts, references: Texts, resampling: metrics.Resampling) -> dict[str, Any]:
+def score_system(draws: Texts, references: Texts, resampling: Resampling) -> dict[str, Any]:
     """All figures of one row of the table."""
     keys = [source for source, texts in draws.items() for _ in texts]
     texts = [text for group in draws.values() for text in group]
-    bleu = score_bleu(texts, [references[key] for key in keys], resampling, groups=keys)
+    bleu = metrics.score_corpus("bleu", texts, [references[key] for key in keys], resampling, groups=keys)
     row = {
         "texts": len(texts),
         "bleu": bleu.to_dict(),
@@ -91,12 +91,11 @@ def score_system(draws: Texts, references: Texts, resampling: metrics.Resampling
     return row | score_slots(draws, resampling)
 
 
-def score_slots(draws: Texts, resampling: metrics.Resampling) -> dict[str, Any]:
+def score_slots(draws: Texts, resampling: Resampling) -> dict[str, Any]:
     """Slots said, wrong additions and faultless texts."""
     keys = [source for source, texts in draws.items() for _ in texts]
     scores = [slots.score(text, slots.parse_mr(source)) for source, texts in draws.items() for text in texts]
-    summary = slots.summarise(scores, keys, num_bootstrap=resampling.num_bootstrap, seed=resampling.seed)
-    return {"slots": summary}
+    return {"slots": slots.summarise(scores, keys, resampling)}
 
 
 def to_markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -111,6 +110,22 @@ def to_markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
         div, length = format_score(row.get("div_per_input")), row["length"]["value"]
         lines.append(f"| {name} | {row['texts']} | {format_score(row['bleu'])} | {shares} | {div} | {length:.1f} |")
     return "\n".join(lines)
+
+
+def template(mr: Mapping[str, str]) -> str:
+    """The text of an E2E input by simple rules. It must score 100 % said and no wrong addition."""
+    price = mr.get("priceRange", "")
+    price = {"cheap": "cheap", "moderate": "moderately priced", "high": "high priced"}.get(price, price)
+    kind = " ".join(filter(None, [price if "£" not in price else "", mr.get("food", ""), mr.get("eatType", "place")]))
+    article = "an" if kind[0] in "AEIO" else "a"
+    text = f"{mr.get('name', 'There')} is {article} {kind}"
+    text += f" near {mr['near']}" if "near" in mr else ""
+    text += {"city centre": " in the city centre", "riverside": " in the riverside area"}.get(mr.get("area", ""), "")
+    text += f". The price range is {price}" if "£" in price else ""
+    text += f". It has a customer rating of {mr['customer rating']}" if "customer rating" in mr else ""
+    family = {"yes": ". It is family-friendly", "no": ". It is not family-friendly"}
+    text += family.get(mr.get("familyFriendly", ""), "")
+    return text + "."
 
 
 def name_of(path: str) -> str:

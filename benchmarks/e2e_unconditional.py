@@ -111,8 +111,7 @@ def score_texts(
         metrics.score_copies(texts, train_texts),
         metrics.score_mem(texts, training),
         metrics.score_empty(texts),
-        metrics.score_distinct(texts),
-        metrics.score_div(texts),
+        *metrics.scores_of_variety(texts),
         metrics.score_length(texts),
         metrics.score_length_distance(texts, against),
     ]

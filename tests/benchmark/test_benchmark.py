@@ -103,7 +103,7 @@ def test_trainings_of_several_seeds_take_turns(tmp_path: Path, monkeypatch: pyte
     draw = LadleSystem.draw
 
     def noted(self: LadleSystem, draws: Draws, *rest: Any) -> list[str]:
-        drawn.append((self.folder.parent.name, draws.seeds[0]))
+        drawn.append((self.folder.parent.name, draws["seeds"][0]))
         return draw(self, draws, *rest)
 
     monkeypatch.setattr(LadleSystem, "draw", noted)

@@ -33,7 +33,8 @@ def write(path, rows):
 
 def test_data_to_text_puts_human_and_template_beside(tmp_path, capsys):
     """Samples that are the references score 100, the template says every slot, a silent system none."""
-    references = {source: [slots.template(slots.parse_mr(source)), "It is a place to eat."] for source in INPUTS}
+    script = load("e2e_data_to_text")
+    references = {s: [script.template(slots.parse_mr(s)), "It is a place to eat."] for s in INPUTS}
     test = write(
         tmp_path / "test.jsonl",
         [{"source": source, "target": texts[0], "references": texts} for source, texts in references.items()],
@@ -41,7 +42,6 @@ def test_data_to_text_puts_human_and_template_beside(tmp_path, capsys):
     copied = write(tmp_path / "copied.jsonl", [{"text": t, "source": s} for s, ts in references.items() for t in ts])
     silent = write(tmp_path / "silent.jsonl", [{"text": "", "source": source} for source in INPUTS])
     output = tmp_path / "result.json"
-    script = load("e2e_data_to_text")
     script.main(["--samples", copied, silent, "--test", test, "-o", str(output), "--num-bootstrap", "20"])
     rows = json.loads(output.read_text(encoding="utf-8"))["rows"]
     assert list(rows) == ["copied", "silent", "human", "template"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from ladle.evaluation.frechet import frechet_distance
+from ladle.evaluation.mauve import frechet_distance
 
 
 def samples(seed: int, count: int = 400, channels: int = 6) -> np.ndarray:

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from ladle.evaluation import metrics, references, text_stats
+from ladle.evaluation import metrics, text_stats
+from ladle.evaluation.intervals import Resampling
 from ladle.evaluation.judge import Judge
-from ladle.evaluation.metrics import METRICS, Resampling, Score
+from ladle.evaluation.metrics import METRICS, Score
 
 TRAIN = ["the cat sat on the mat today", "a dog ran in the park"]
 TEXTS = ["the cat sat on the mat today", "A dog ran in the park!", "", "a new text about nothing much", "short"]
@@ -47,13 +48,19 @@ class LengthFeatures:
         return {"name": "lengths"}
 
 
+def score_label_true(texts, name):
+    """All texts were to be long."""
+    judge = LengthJudge()
+    return metrics.score_label_true(judge.accuracy(texts, ["long"] * len(texts)), judge, name)
+
+
 MEASURES = {
     "empty": lambda texts: metrics.score_empty(texts, RESAMPLING),
-    "distinct": lambda texts: metrics.score_distinct(texts, RESAMPLING),
-    "div": lambda texts: metrics.score_div(texts, RESAMPLING),
-    "distinct_1": lambda texts: metrics.scores_of_ngrams(texts, RESAMPLING)[0],
-    "distinct_2": lambda texts: metrics.scores_of_ngrams(texts, RESAMPLING)[1],
-    "entropy": lambda texts: metrics.scores_of_ngrams(texts, RESAMPLING)[2],
+    "distinct": lambda texts: metrics.scores_of_variety(texts, RESAMPLING)[0],
+    "div": lambda texts: metrics.scores_of_variety(texts, RESAMPLING)[1],
+    "distinct_1": lambda texts: metrics.scores_of_variety(texts, RESAMPLING)[2],
+    "distinct_2": lambda texts: metrics.scores_of_variety(texts, RESAMPLING)[3],
+    "entropy": lambda texts: metrics.scores_of_variety(texts, RESAMPLING)[4],
     "div_per_input": lambda texts: metrics.score_div_per_input([texts] if texts else [], RESAMPLING),
     "self_bleu": lambda texts: metrics.score_self_bleu(texts, RESAMPLING),
     "mem": lambda texts: metrics.score_mem(texts, text_stats.ngram_set(TRAIN), RESAMPLING),
@@ -61,18 +68,18 @@ MEASURES = {
     "nearest": lambda texts: metrics.scores_of_audit(texts, TRAIN, RESAMPLING)[0],
     "span": lambda texts: metrics.scores_of_audit(texts, TRAIN, RESAMPLING)[1],
     "meaning": lambda texts: metrics.score_meaning(texts, TRAIN, LengthFeatures(), RESAMPLING),
-    "bleu": lambda texts: references.score_bleu(texts, [TRAIN for _ in texts], RESAMPLING),
-    "chrf": lambda texts: references.score_chrf(texts, [TRAIN for _ in texts], RESAMPLING),
-    "rouge_1": lambda texts: references.scores_of_rouge(texts, [TRAIN for _ in texts], RESAMPLING)[0],
-    "rouge_2": lambda texts: references.scores_of_rouge(texts, [TRAIN for _ in texts], RESAMPLING)[1],
-    "rouge_l": lambda texts: references.scores_of_rouge(texts, [TRAIN for _ in texts], RESAMPLING)[2],
-    "slots_said": lambda texts: references.scores_of_slots(texts, [MR for _ in texts], RESAMPLING)[0],
-    "slots_wrong": lambda texts: references.scores_of_slots(texts, [MR for _ in texts], RESAMPLING)[1],
+    "bleu": lambda texts: metrics.score_corpus("bleu", texts, [TRAIN for _ in texts], RESAMPLING),
+    "chrf": lambda texts: metrics.score_corpus("chrf", texts, [TRAIN for _ in texts], RESAMPLING),
+    "rouge_1": lambda texts: metrics.scores_of_rouge(texts, [TRAIN for _ in texts], RESAMPLING)[0],
+    "rouge_2": lambda texts: metrics.scores_of_rouge(texts, [TRAIN for _ in texts], RESAMPLING)[1],
+    "rouge_l": lambda texts: metrics.scores_of_rouge(texts, [TRAIN for _ in texts], RESAMPLING)[2],
+    "slots_said": lambda texts: metrics.scores_of_slots(texts, [MR for _ in texts], RESAMPLING)[0],
+    "slots_wrong": lambda texts: metrics.scores_of_slots(texts, [MR for _ in texts], RESAMPLING)[1],
     "length": lambda texts: metrics.score_length(texts, RESAMPLING),
     "length_distance": lambda texts: metrics.score_length_distance(texts, TRAIN, RESAMPLING),
     "perplexity": lambda texts: metrics.score_perplexity(texts, WordScorer(), RESAMPLING),
-    "label_true": lambda texts: metrics.score_label_true(texts, ["long"] * len(texts), LengthJudge()),
-    "label_true_2": lambda texts: metrics.score_label_true(texts, ["long"] * len(texts), LengthJudge(), "label_true_2"),
+    "label_true": lambda texts: score_label_true(texts, "label_true"),
+    "label_true_2": lambda texts: score_label_true(texts, "label_true_2"),
     "frechet": lambda texts: metrics.score_frechet(texts, TRAIN, LengthFeatures()),
 }
 
@@ -123,8 +130,8 @@ def test_values_of_a_known_set():
 def test_intervals_can_be_left_out():
     """num_bootstrap = 0 is for those who want the figures fast."""
     quick = Resampling(num_bootstrap=0)
-    assert references.score_bleu(TEXTS, [TRAIN] * 5, quick).interval is None
-    assert metrics.score_div(TEXTS, quick).to_dict()["interval"] is None
+    assert metrics.score_corpus("bleu", TEXTS, [TRAIN] * 5, quick).interval is None
+    assert metrics.scores_of_variety(TEXTS, quick)[1].to_dict()["interval"] is None
     assert metrics.score_empty(TEXTS, quick).to_dict()["interval_method"] is None
 
 

@@ -5,7 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from ladle.evaluation.novelty import audit, longest_spans, nearest_texts, summary
+from ladle.evaluation.metrics import scores_of_audit
+from ladle.evaluation.novelty import audit, longest_spans, nearest_texts
 
 TRAINING = ["the cat sat on the mat", "a dog ran to the sea", "two owls met at noon in the old barn"]
 
@@ -57,12 +58,12 @@ def test_copies_come_first_in_the_summary_and_nothing_is_dropped() -> None:
     assert [row.text for row in rows] == texts
     assert rows[1].similarity == 1.0 and rows[1].span_share == 1.0
     assert rows[3].span == "the cat sat on" and rows[3].num_span_words == 4
-    table = summary(rows, worst=2)
-    assert table["n"] == 4
-    assert [row["text"] for row in table["worst"]] == [texts[1], texts[3]]
-    assert table["similarity"]["mean"] == pytest.approx(np.mean([row.similarity for row in rows]))
+    nearest, _ = scores_of_audit(texts, TRAINING)
+    assert nearest.n == 4
+    assert [row["text"] for row in nearest.details["worst"]] == [texts[1], texts[3], texts[0], texts[2]]
+    assert nearest.details["mean"] == nearest.value == pytest.approx(np.mean([row.similarity for row in rows]))
 
 
 def test_without_training_texts_everything_is_new() -> None:
     assert audit(["a b"], [])[0].similarity == 0.0
-    assert summary([])["similarity"] == {"mean": 0.0}
+    assert scores_of_audit([], [])[0].details == {"mean": 0.0, "worst": []}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
-from ladle.evaluation.overlap import CorpusBleu, CorpusChrf, rouge_scores, self_bleu_scores
+from ladle.evaluation.overlap import CorpusScore, rouge_scores, self_bleu_scores
 
 TEXTS = ["the cat sat on the mat .", "a dog ran in the park", "it rains again today"]
 REFERENCES = [["the cat sat on a mat .", "a cat is on the mat ."], ["a dog ran through the park"], ["it rains today"]]
@@ -13,7 +13,7 @@ REFERENCES = [["the cat sat on a mat .", "a cat is on the mat ."], ["a dog ran t
 def test_corpus_bleu_is_sacrebleus():
     """With an equal number of references sacreBLEU's plain call is the oracle."""
     padded = [[row[0] for row in REFERENCES]]
-    bleu = CorpusBleu(TEXTS, [[row[0]] for row in REFERENCES])
+    bleu = CorpusScore(TEXTS, [[row[0]] for row in REFERENCES])
     assert bleu.score == pytest.approx(BLEU().corpus_score(TEXTS, padded).score)
     assert "nrefs:1|" in bleu.signature
 
@@ -21,42 +21,42 @@ def test_corpus_bleu_is_sacrebleus():
 def test_references_may_vary_in_number():
     """A reference given twice is no new reference: padding with copies must be the same score."""
     padded = [[row[0] for row in REFERENCES], [row[-1] for row in REFERENCES]]
-    bleu = CorpusBleu(TEXTS, REFERENCES)
+    bleu = CorpusScore(TEXTS, REFERENCES)
     assert bleu.score == pytest.approx(BLEU().corpus_score(TEXTS, padded).score)
     assert "nrefs:var|" in bleu.signature
 
 
 def test_the_statistics_that_are_resampled_give_the_score():
     """All rows once is the score itself; else the interval would be of something else."""
-    bleu = CorpusBleu(TEXTS, REFERENCES)
+    bleu = CorpusScore(TEXTS, REFERENCES)
     assert bleu.score_of(np.arange(bleu.num_groups)) == pytest.approx(bleu.score)
-    two = CorpusBleu([TEXTS[0], TEXTS[2]], [REFERENCES[0], REFERENCES[2]])
+    two = CorpusScore([TEXTS[0], TEXTS[2]], [REFERENCES[0], REFERENCES[2]])
     assert bleu.score_of(np.array([0, 2])) == pytest.approx(two.score)
 
 
 def test_draws_of_one_input_are_resampled_together():
     """Draws of an input are not independent rows: taken as such the interval would be too narrow."""
-    bleu = CorpusBleu(TEXTS, REFERENCES, groups=["x", "y", "x"])
+    bleu = CorpusScore(TEXTS, REFERENCES, groups=["x", "y", "x"])
     assert bleu.num_groups == 2
     assert bleu.score_of(np.array([0])) == pytest.approx(
-        CorpusBleu([TEXTS[0], TEXTS[2]], [REFERENCES[0], REFERENCES[2]]).score
+        CorpusScore([TEXTS[0], TEXTS[2]], [REFERENCES[0], REFERENCES[2]]).score
     )
 
 
 def test_an_empty_text_lowers_bleu():
     """Never dropped: the corpus gets shorter and the brevity penalty bites."""
-    with_empty = CorpusBleu([TEXTS[0], TEXTS[1], ""], REFERENCES).score
-    assert 0 < with_empty < CorpusBleu(TEXTS, REFERENCES).score
-    assert CorpusBleu(["", ""], REFERENCES[:2]).score == 0
-    assert CorpusBleu([], []).score == 0
+    with_empty = CorpusScore([TEXTS[0], TEXTS[1], ""], REFERENCES).score
+    assert 0 < with_empty < CorpusScore(TEXTS, REFERENCES).score
+    assert CorpusScore(["", ""], REFERENCES[:2]).score == 0
+    assert CorpusScore([], []).score == 0
 
 
 def test_a_text_without_reference_is_refused():
     """Silently scoring it 0, or leaving it out, would both be wrong."""
     with pytest.raises(ValueError, match="at least one reference"):
-        CorpusBleu(["a"], [[]])
+        CorpusScore(["a"], [[]])
     with pytest.raises(ValueError, match="1 texts but 0"):
-        CorpusBleu(["a"], [])
+        CorpusScore(["a"], [])
 
 
 def test_self_bleu_of_alike_and_of_unlike_texts():
@@ -83,10 +83,10 @@ def test_chrf_and_its_resamples_are_sacrebleus_own() -> None:
     streams = [[row[i] if i < len(row) else None for row in references] for i in range(2)]
     expected = CHRF().corpus_score(texts, streams).score
     for groups in (None, ["a", "a", "b", "a"]):
-        chrf = CorpusChrf(texts, references, groups)
+        chrf = CorpusScore(texts, references, groups, "CHRF")
         assert chrf.score == pytest.approx(expected)
         assert chrf.score_of(np.arange(chrf.num_groups)) == pytest.approx(expected)
-    assert CorpusChrf([], []).score == 0
+    assert CorpusScore([], [], kind="CHRF").score == 0
 
 
 def test_rouge_is_the_packages_own_on_english_and_knows_other_scripts() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from ladle.errors import UserError
 from ladle.evaluation.evaluate import evaluate
-from ladle.evaluation.plots import Point, load_matplotlib, plot_curves, plot_frontier
+from ladle.evaluation.extras import load_extra
+from ladle.evaluation.plots import Point, plot_curves, plot_frontier
 from ladle.storage.writing import write_rows
 
 pytest.importorskip("matplotlib", reason="plots need the extra 'plots'")
@@ -56,7 +57,9 @@ def test_settings_go_from_left_to_right_and_long_falls_are_logarithmic(
 ) -> None:
     """Whatever order they are given in; a curve that falls by little keeps an even axis."""
     drawn: list[Any] = []
-    monkeypatch.setattr(load_matplotlib(), "close", lambda figure: drawn.extend(figure.axes))
+    figure = load_extra("matplotlib.figure").Figure
+    save = figure.savefig
+    monkeypatch.setattr(figure, "savefig", lambda self, *to, **how: drawn.extend(self.axes) or save(self, *to, **how))
     plot_frontier({"ladle": [Point("b", 0.5, 0.7), Point("a", 0.2, 0.8)]}, "div", "mauve", tmp_path / "x.png")
     plot_curves({"rival": [(1.0, 900.0), (2.0, 80.0)]}, "minutes", "perplexity", tmp_path / "y.png")
     plot_curves({"rival": [(1.0, 900.0), (2.0, 100.0)]}, "minutes", "perplexity", tmp_path / "z.png")
@@ -68,6 +71,6 @@ def test_without_the_extra_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     """It names what to install, before any work."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"ladle\[plots\]"):
-        load_matplotlib()
+        load_extra("matplotlib.figure")
     with pytest.raises(UserError, match=r"ladle\[plots\]"):
         evaluate(tmp_path / "nothing.jsonl", plots=tmp_path / "plots")

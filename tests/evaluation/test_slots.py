@@ -5,9 +5,13 @@ import itertools
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_benchmarks import load
 
 from ladle.errors import UserError
 from ladle.evaluation import slots
+from ladle.evaluation.intervals import Resampling
+
+template = load("e2e_data_to_text").template
 
 VALUES = {
     "name": ["The Rice Boat", "Zizzi", "The Twenty Two", "Browns Cambridge", "Chez Nobody"],
@@ -49,7 +53,7 @@ def test_inputs_are_parsed_and_malformed_ones_refused():
 @given(inputs)
 def test_the_template_says_everything_and_adds_nothing(mr):
     """METHOD section 6: the table is good when a plain template scores 100 %."""
-    score = slots.score(slots.template(mr), mr)
+    score = slots.score(template(mr), mr)
     assert set(score.said) == set(mr)
     assert score.missing == ()
     assert score.wrong == ()
@@ -60,7 +64,7 @@ def test_the_template_says_everything_and_adds_nothing(mr):
 def test_a_dropped_slot_is_missing(mr, data):
     """A template that leaves a slot out must lose exactly that slot."""
     slot = data.draw(st.sampled_from(sorted(mr)))
-    text = slots.template({key: value for key, value in mr.items() if key != slot})
+    text = template({key: value for key, value in mr.items() if key != slot})
     score = slots.score(text, mr)
     assert score.missing == (slot,)
     assert score.wrong == ()
@@ -77,7 +81,7 @@ def test_a_dropped_slot_is_missing(mr, data):
 )
 def test_a_swapped_value_is_missing_and_an_addition(slot, value, other):
     """Every other value of every slot, said in place of the right one."""
-    score = slots.score(slots.template({**FULL, slot: other}), {**FULL, slot: value})
+    score = slots.score(template({**FULL, slot: other}), {**FULL, slot: value})
     assert score.missing == (slot,)
     # "restaurant" is what people call any of these places: never an addition; a name of no table cannot be seen.
     unseen = other in ("restaurant", "Chez Nobody")
@@ -88,7 +92,7 @@ def test_a_swapped_value_is_missing_and_an_addition(slot, value, other):
 def test_an_added_slot_is_an_addition(slot):
     """The input has no such slot; the text says one."""
     mr = {key: value for key, value in FULL.items() if key != slot}
-    score = slots.score(slots.template(FULL), mr)
+    score = slots.score(template(FULL), mr)
     assert score.missing == ()
     assert [wrong for wrong, _ in score.wrong] == [slot]
 
@@ -163,24 +167,21 @@ def test_summary_counts_slots_and_holds_draws_together():
     """Shares are per slot; the interval resamples inputs, not draws."""
     mr = {"name": "Zizzi", "food": "French", "area": "riverside", "eatType": "pub"}
     scores = [
-        slots.score(slots.template(mr), mr),
+        slots.score(template(mr), mr),
         slots.score("Zizzi is a French pub in the city centre.", mr),
     ]
-    summary = slots.summarise(scores, ["a", "a"], num_bootstrap=50)
+    summary = slots.summarise(scores, ["a", "a"], Resampling(50))
     assert summary["said"]["value"] == pytest.approx(7 / 8)
     assert summary["wrong"]["value"] == pytest.approx(1 / 8)
     assert summary["faultless"]["value"] == pytest.approx(1 / 2)
     assert summary["wrong_by_slot"] == {"area": 1}
     assert summary["said"]["interval"] is None  # one input only
-    assert slots.summarise(scores, num_bootstrap=50)["said"]["interval"] is not None
+    assert slots.summarise(scores, resampling=Resampling(50))["said"]["interval"] is not None
     nothing = slots.summarise([])
     assert (nothing["said"]["value"], nothing["wrong"]["value"], nothing["faultless"]["value"]) == (0, 1, 0)
 
 
-def test_a_table_of_ones_own_can_be_loaded(tmp_path):
-    """Other data sets need other words; the form of the file is the contract."""
-    path = tmp_path / "slots.toml"
-    path.write_text(
-        '[[phrase]]\nvalues = { "colour" = ["red"] }\npatterns = ["scarlet"]\n\n[names]\n', encoding="utf-8"
-    )
-    assert slots.SlotTable.load(path).score("A scarlet door.", {"colour": "red"}).said == ("colour",)
+def test_a_table_of_ones_own_is_no_more_than_phrases_and_names():
+    """Other data sets need other words."""
+    table = slots.SlotTable([{"values": {"colour": ["red"]}, "patterns": ["scarlet"]}], {})
+    assert table.score("A scarlet door.", {"colour": "red"}).said == ("colour",)

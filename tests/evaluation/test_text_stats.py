@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ladle.evaluation import text_stats
+from ladle.evaluation import metrics, text_stats
 
 
 def test_div_is_the_papers_product():
     """arXiv 2212.09462: product over n = 2..4 of unique over total n-grams, counted over the whole set."""
-    texts = ["a b c d", "a b c e"]
+    texts = ["abcd", "abce"]  # a letter is a token
     # 2-grams: ab bc cd ab bc ce -> 4 of 6; 3-grams: abc bcd abc bce -> 3 of 4; 4-grams: 2 of 2.
     assert text_stats.diversity(texts) == pytest.approx(4 / 6 * 3 / 4 * 1)
     assert text_stats.diversity(texts * 2) == pytest.approx(4 / 12 * 3 / 8 * 2 / 4)
@@ -18,9 +18,13 @@ def test_div_is_the_papers_product():
 
 def test_div_leaves_out_orders_that_no_text_reaches():
     """A set of two-word texts has no 4-grams; 0/0 must not decide its score."""
-    assert text_stats.diversity(["a b", "a b", "c d"]) == pytest.approx(2 / 3)
+    assert text_stats.diversity(["ab", "ab", "cd"]) == pytest.approx(2 / 3)
     assert text_stats.diversity(["a", ""]) == 0
     assert text_stats.diversity([]) == 0
+
+
+def memorised_share(texts, training):
+    return metrics.score_mem(texts, text_stats.ngram_set(training)).value
 
 
 def test_mem_counts_generated_fourgrams_that_training_holds():
@@ -28,10 +32,10 @@ def test_mem_counts_generated_fourgrams_that_training_holds():
     training = ["the cat sat on the mat", "short"]
     # the cat sat on: yes; cat sat on a: no; sat on a mat: no; then one text that is all training text (3 of 3).
     texts = ["the cat sat on a mat", "the cat sat on the mat", "", "two words"]
-    assert text_stats.memorised_share(texts, training) == pytest.approx((1 + 3) / (3 + 3))
-    assert text_stats.memorised_share(["", "a"], training) == 0
-    assert text_stats.memorised_share([], training) == 0
-    assert text_stats.memorised_share(texts, []) == 0
+    assert memorised_share(texts, training) == pytest.approx((1 + 3) / (3 + 3))
+    assert memorised_share(["", "a"], training) == 0
+    assert memorised_share([], training) == 0
+    assert memorised_share(texts, []) == 0
 
 
 def test_copies_are_found_without_case_spaces_and_punctuation():
@@ -45,9 +49,9 @@ def test_copies_are_found_without_case_spaces_and_punctuation():
 def test_empty_and_distinct_keep_empty_texts_in_the_count():
     """Dropping empty generations is a known way to flatter a model."""
     texts = ["", "  \n", "a", "a ", "b"]
-    assert text_stats.empty_share(texts) == pytest.approx(2 / 5)
+    assert metrics.score_empty(texts).value == pytest.approx(2 / 5)
     assert text_stats.distinct_share(texts) == pytest.approx(3 / 5)
-    assert text_stats.empty_share([]) == 1
+    assert metrics.score_empty([]).value == 1
     assert text_stats.distinct_share([]) == 0
 
 

@@ -12,13 +12,13 @@ from ladle.benchmark.results import write_results
 from ladle.benchmark.scoring import Scoring
 from ladle.benchmark.speed import measured_speed, settings_to_time
 from ladle.benchmark.suite import SuiteConfig, load_suite
-from ladle.benchmark.systems import Condition, Draws, LadleSystem, System, recipe_of, trained
+from ladle.benchmark.systems import Condition, LadleSystem, System, draws_for, recipe_of, trained
 from ladle.data.files import PathLike, known_json
 from ladle.data.splits import load_splits
 from ladle.errors import UserError
 from ladle.evaluation.evaluate import environment
+from ladle.evaluation.extras import load_extra
 from ladle.evaluation.measurement import as_report
-from ladle.evaluation.plots import load_matplotlib
 from ladle.evaluation.samples import read_samples
 from ladle.storage.run_folder import locked
 from ladle.storage.writing import RESULTS, atomic_json, check_folder, clear_temporaries, write_rows
@@ -65,7 +65,7 @@ def run_benchmark(
 class _Benchmark:
     def __init__(self, suite: SuiteConfig, folder: Path, minutes: float, log: Callable[[str], None]):
         self.suite, self.folder, self.minutes, self.log = suite, folder, minutes, log
-        load_matplotlib()  # a missing extra is reported before the work, not after
+        load_extra("matplotlib")  # a missing extra is reported before the work, not after
         self.splits = load_splits(suite.data)
         for note in self.splits.notes:
             log(note)
@@ -171,11 +171,11 @@ class _Benchmark:
             return known["row"]
         if known.get("drawn") != drawn or not path.exists():
             start = time.monotonic()
-            draws = Draws.of(self.conditions[seed], seed * SEEDS_APART)
+            draws = draws_for(self.conditions[seed], seed * SEEDS_APART)
             texts = system.draw(draws, values, BATCH)
             write_rows(path, [
                 {"text": text, "seed": own} | {k: v for k, v in (("label", label), ("source", source)) if v}
-                for text, own, label, source in zip(texts, draws.seeds, draws.label, draws.source, strict=True)
+                for text, own, label, source in zip(texts, *draws.values(), strict=True)
             ])  # fmt: skip
             atomic_json(scores, {"drawn": drawn})
             self.log(f"{name}, {setting}, seed {seed}: {len(texts):,} texts in {duration(time.monotonic() - start)}")

@@ -14,8 +14,9 @@ from ladle.data.files import known_json
 from ladle.data.rows import Row, read_rows
 from ladle.data.splits import Splits
 from ladle.errors import UserError
+from ladle.evaluation.extras import load_extra
 from ladle.evaluation.judge import Judge, fit_rows
-from ladle.evaluation.mauve import Featuriser, load_mauve
+from ladle.evaluation.mauve import Featuriser
 from ladle.evaluation.measurement import Measurement, as_report
 from ladle.evaluation.metrics import METRICS
 from ladle.evaluation.samples import gather, read_samples
@@ -38,7 +39,7 @@ class Scoring:
         self.suite, self.splits, self.test, self.folder, self.log = suite, splits, splits.test, folder, log
         self.encoder = resolve_encoder(suite.metrics.mauve_encoder)
         if self.encoder is not None:
-            load_mauve()
+            load_extra("mauve")
         if suite.metrics.other_path is not None:
             self.other_rows  # noqa: B018
 

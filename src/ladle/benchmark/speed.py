@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ladle.benchmark.suite import SuiteConfig
-from ladle.benchmark.systems import Condition, Draws, LadleSystem, Log, System
+from ladle.benchmark.systems import Condition, LadleSystem, Log, System, draws_for
 from ladle.data.files import known_json
 from ladle.storage.writing import atomic_json
 from ladle.training.state import digest
@@ -44,7 +44,7 @@ def measured_speed(
         rounds: dict[tuple[str, str], list[float]] = {(name, setting): [] for name, setting, _ in runs}
         for number in range(-1, config.rounds):  # the first warms up
             for name, setting, values in runs:
-                draws = Draws.of(repeated, (number + 1) * count)
+                draws = draws_for(repeated, (number + 1) * count)
                 start = time.perf_counter()
                 texts = systems[name].draw(draws, values, batch_size)
                 seconds = time.perf_counter() - start

@@ -1,7 +1,6 @@
 """The compared systems. Each trains on the suite's rows and draws texts for the same seeds and conditions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from ladle.config import nearest
 from ladle.data.splits import Splits
 from ladle.errors import UserError
 from ladle.evaluation.mauve import weights_digest
-from ladle.evaluation.overlap import CorpusBleu
+from ladle.evaluation.overlap import CorpusScore
 from ladle.evaluation.scorer import RECORD
 from ladle.pipeline import LatentDiffusion
 from ladle.storage.names import resolve_model
@@ -24,21 +23,13 @@ from ladle.training.run import train
 
 Log = Callable[[str], None]
 Condition = tuple[str | None, str | None]  # label, source
+Draws = dict[str, Any]  # arguments of `generate` with a value for each text
 
 
-@dataclass(frozen=True)
-class Draws:
-    """N texts to draw: the seed, the label and the source of each."""
-
-    seeds: Sequence[int]
-    label: Sequence[str | None]
-    source: Sequence[str | None]
-
-    @classmethod
-    def of(cls, conditions: Sequence[Condition], first_seed: int) -> "Draws":
-        """One draw for each condition, with seeds that count up from `first_seed`."""
-        labels, sources = zip(*conditions, strict=True)
-        return cls(range(first_seed, first_seed + len(conditions)), labels, sources)
+def draws_for(conditions: Sequence[Condition], first_seed: int) -> Draws:
+    """One text to draw for each condition, with seeds that count up from `first_seed`: `seeds`, `label`, `source`."""
+    labels, sources = zip(*conditions, strict=True)
+    return {"seeds": range(first_seed, first_seed + len(conditions)), "label": labels, "source": sources}
 
 
 class LadleSystem:
@@ -60,11 +51,11 @@ class LadleSystem:
 
     def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
         """One text a seed. As `LatentDiffusion.generate`, by any name of `SamplingOptions`."""
-        return self.model.generate(**vars(draws), batch_size=batch_size, **settings)
+        return self.model.generate(**draws, batch_size=batch_size, **settings)
 
     def reconstruction(self, texts: Sequence[str]) -> float:
         """BLEU (0 to 100) of `texts` through the autoencoder. No sample can be better than this."""
-        return float(CorpusBleu(self.model.reconstruct(texts), [[text] for text in texts]).score)
+        return float(CorpusScore(self.model.reconstruct(texts), [[text] for text in texts]).score)
 
 
 class AutoregressiveSystem:
@@ -85,7 +76,7 @@ class AutoregressiveSystem:
         for key in settings:
             if key not in ("top_p", "temperature"):
                 raise UserError(f"unknown setting '{key}' of the rival: {nearest(key, ['top_p', 'temperature'])}")
-        return self.model.generate(**vars(draws), batch_size=batch_size, **settings)
+        return self.model.generate(**draws, batch_size=batch_size, **settings)
 
 
 System = LadleSystem | AutoregressiveSystem

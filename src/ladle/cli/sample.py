@@ -116,7 +116,7 @@ def reconstruct(
     check_counts({"--batch-size": batch_size})
     check_writable(output, inputs=(model, texts))
 
-    from ladle.evaluation.overlap import CorpusBleu
+    from ladle.evaluation.overlap import CorpusScore
     from ladle.pipeline import LatentDiffusion
     from ladle.training.state import digest
 
@@ -141,7 +141,7 @@ def reconstruct(
 
         write_and_say(kept, rows())
     exact = sum(a == b for a, b in zip(originals, decoded, strict=True)) / len(originals)
-    bleu = CorpusBleu(decoded, [[text] for text in originals]).score
+    bleu = CorpusScore(decoded, [[text] for text in originals]).score
     log(f"{counted(len(originals), 'text')}: BLEU {bleu:.1f}, {exact:.1%} exactly the same")
 
 

@@ -5,11 +5,10 @@ applies the sorting again, instead of the inverse.)
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from ladle.errors import from_extra
+from ladle.evaluation.extras import load_extra
 from ladle.evaluation.mauve import loading
 
 BATCH = 64
@@ -18,14 +17,13 @@ BATCH = 64
 def bert_scores(texts: Sequence[str], references: Sequence[Sequence[str]], encoder: str) -> np.ndarray:
     """F1 of each text against its best reference [N]. An empty text scores 0. No rescaling, no idf.
     encoder: folder or hub id. Raises UserError: no such encoder, or the extra is not installed."""
-    score, _ = load_bert_score()
     values = np.zeros(len(texts))
     # The package fails on empty texts.
     known = {row: [answer for answer in references[row] if answer.strip()] for row, t in enumerate(texts) if t.strip()}
     rows = [row for row, answers in known.items() if answers]
     if rows:
         options = {"model_type": encoder, "num_layers": layer(encoder), "batch_size": BATCH}
-        _, _, f1 = score([texts[row] for row in rows], [known[row] for row in rows], **options)
+        _, _, f1 = load_extra("bert_score").score([texts[row] for row in rows], [known[row] for row in rows], **options)
         values[rows] = f1.numpy()
     return values
 
@@ -35,16 +33,8 @@ def layer(encoder: str) -> int:
     model that the package does not know. Raises UserError: no such encoder."""
     from transformers import AutoConfig
 
-    _, best = load_bert_score()
+    best = load_extra("bert_score.utils").model2layers
     if encoder in best:
         return int(best[encoder])
     with loading("encoder", encoder):
         return int(AutoConfig.from_pretrained(encoder).num_hidden_layers)
-
-
-def load_bert_score() -> tuple[Any, dict[str, int]]:
-    """bert-score's `score`, and the best layer of the models that it knows. UserError without the extra."""
-    with from_extra("BERTScore needs", "bertscore", "bert-score"):
-        from bert_score import score
-        from bert_score.utils import model2layers
-    return score, model2layers

@@ -14,14 +14,13 @@ from ladle.data.files import PathLike, name_of
 from ladle.data.in_memory import RowSource
 from ladle.data.rows import Columns, read_rows
 from ladle.errors import UserError
-from ladle.evaluation.bertscore import load_bert_score
+from ladle.evaluation.extras import load_extra
+from ladle.evaluation.intervals import Resampling
 from ladle.evaluation.judge import Judge
-from ladle.evaluation.mauve import Featuriser, load_mauve
+from ladle.evaluation.mauve import Featuriser
 from ladle.evaluation.measurement import JUDGED, Measurement, as_report
-from ladle.evaluation.metrics import Resampling, package_version
-from ladle.evaluation.novelty import load_rapidfuzz
-from ladle.evaluation.overlap import load_rouge
-from ladle.evaluation.plots import load_matplotlib, plot_report
+from ladle.evaluation.metrics import package_version
+from ladle.evaluation.plots import plot_report
 from ladle.evaluation.samples import (
     Sample,
     draws_by_source,
@@ -107,16 +106,10 @@ def evaluate(
     if model is not None and reference is None:
         raise UserError("the autoencoder's ceiling needs reference texts; give a reference file")
     # A missing extra is reported before the work, not after.
-    if mauve_encoder is not None:
-        load_mauve()
-    if novelty:
-        load_rapidfuzz()
-    if rouge:
-        load_rouge()
-    if bertscore_encoder is not None:
-        load_bert_score()
-    if plots is not None:
-        load_matplotlib()
+    wanted = {"mauve": mauve_encoder, "rapidfuzz": novelty or None, "rouge_score": rouge or None}
+    for package, setting in (wanted | {"bert_score": bertscore_encoder, "matplotlib": plots}).items():
+        if setting is not None:
+            load_extra(package)
     sampled = read_samples(samples)
     if len(sampled) < 2:
         raise UserError(f"{_shown(samples)} has one sample; diversity and distances need two or more")

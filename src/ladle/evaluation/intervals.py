@@ -6,6 +6,7 @@ distances between sets). They get the jackknife, which only leaves rows out.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,31 +16,38 @@ Statistic = Callable[[np.ndarray], float]
 _NORMAL_95 = 1.959964
 
 
-def bootstrap_interval(
-    statistic: Statistic, num_rows: int, *, num_resamples: int = 1000, seed: int = 0, level: float = 0.95
-) -> Interval | None:
-    """The percentile bootstrap interval of `statistic(indices)`, where `indices` is an int array [num_rows] drawn with
-    replacement. None for fewer than two rows or no resamples. (Efron and Tibshirani 1993, chapter 13.)"""
-    if num_rows < 2 or num_resamples < 1:
-        return None
-    generator = np.random.default_rng(seed)
-    values = [statistic(generator.integers(num_rows, size=num_rows)) for _ in range(num_resamples)]
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made: `num_bootstrap` resamples (0: no intervals at all) and a seed. `statistic(indices)` is
+    the figure of the rows `indices`, an int array. Fewer than two rows have no interval."""
+
+    num_bootstrap: int = 1000
+    seed: int = 0
+
+    def bootstrap(self, statistic: Statistic, num_rows: int) -> Interval | None:
+        """The 95 % percentile interval, by drawing rows with replacement. (Efron and Tibshirani 1993, chapter 13.)"""
+        if num_rows < 2 or self.num_bootstrap < 1:
+            return None
+        generator = np.random.default_rng(self.seed)
+        values = [statistic(generator.integers(num_rows, size=num_rows)) for _ in range(self.num_bootstrap)]
+        low, high = np.quantile(values, [0.025, 0.975])
+        return float(low), float(high)
+
+    def jackknife(self, statistic: Statistic, num_rows: int) -> Interval | None:
+        """The 95 % interval by leaving out one of twenty random groups at a time: the value on all rows plus and minus
+        1.96 standard errors. (Shao and Tu 1995, section 2.3.)"""
+        if num_rows < 2 or not self.num_bootstrap:
+            return None
+        order = np.random.default_rng(self.seed).permutation(num_rows)
+        groups = np.array_split(order, min(20, num_rows))
+        values = np.array([statistic(np.sort(np.setdiff1d(order, group))) for group in groups])
+        count = len(groups)
+        error = float(np.sqrt((count - 1) / count * np.sum((values - values.mean()) ** 2)))
+        value = statistic(np.arange(num_rows))
+        return value - _NORMAL_95 * error, value + _NORMAL_95 * error
 
 
-def jackknife_interval(statistic: Statistic, num_rows: int, *, num_groups: int = 20, seed: int = 0) -> Interval | None:
-    """The 95 % interval of `statistic(indices)` by leaving out one of `num_groups` random groups at a time: the value
-    on all rows plus and minus 1.96 standard errors. None for fewer than two rows. (Shao and Tu 1995, section 2.3.)"""
-    if num_rows < 2:
-        return None
-    order = np.random.default_rng(seed).permutation(num_rows)
-    groups = np.array_split(order, min(num_groups, num_rows))
-    values = np.array([statistic(np.sort(np.setdiff1d(order, group))) for group in groups])
-    count = len(groups)
-    error = float(np.sqrt((count - 1) / count * np.sum((values - values.mean()) ** 2)))
-    value = statistic(np.arange(num_rows))
-    return value - _NORMAL_95 * error, value + _NORMAL_95 * error
+DEFAULT = Resampling()
 
 
 def sum_by_group(values: np.ndarray, groups: Sequence[Any] | None) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""MAUVE (Pillutla et al. 2021, arXiv 2102.01454) on the features of a named model. Needs the extra `ladle[mauve]`.
+"""MAUVE (Pillutla et al. 2021, arXiv 2102.01454; needs the extra `ladle[mauve]`) and the Frechet distance, on the
+features of a named model.
 
 The package mauve-text computes the divergence. The features are computed here, because the package takes only GPT-2 and
 drops empty texts. Figures of different featurisers cannot be compared, so every report names the featuriser.
@@ -16,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ladle.errors import UserError, first_line, from_extra
+from ladle.errors import UserError, first_line
+from ladle.evaluation.extras import load_extra
 
 MIN_TEXTS = 500  # with fewer texts MAUVE depends more on its clustering than on the texts
 NOT_LOADED = (OSError, ValueError, KeyError)  # what transformers raises
@@ -137,16 +139,34 @@ def mauve_scores(features: np.ndarray, reference: np.ndarray, *, seeds: Sequence
         return [0.0 for _ in seeds]
     if np.ptp(np.concatenate([features, reference]), axis=0).max() == 0:
         return [1.0 for _ in seeds]
-    compute = load_mauve()
+    compute = load_extra("mauve").compute_mauve
     with _faiss_quiet():
         return [float(compute(p_features=reference, q_features=features, seed=seed).mauve) for seed in seeds]
 
 
-def load_mauve() -> Any:
-    """mauve-text's `compute_mauve`. Raises UserError where the extra is not installed."""
-    with from_extra("MAUVE needs", "mauve", "mauve-text, GPL-3.0"):
-        from mauve import compute_mauve
-    return compute_mauve
+def frechet_distance(features: np.ndarray, reference: np.ndarray) -> float:
+    """The Frechet distance between two sets of features [N, C] and [R, C], each taken for a Gaussian (arXiv 1706.08500;
+    for text: arXiv 1806.04936): |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)), in squared units of the features.
+
+    Few texts and many channels bias the distance upwards, so compare only sets of the same size. A set of fewer than
+    two texts has covariance zero. An empty set is infinitely far.
+    """
+    if not len(features) or not len(reference):
+        return float("inf")
+    (mean, root), (other_mean, other_root) = (_moments(part) for part in (features, reference))
+    # tr (C C')^(1/2) is the sum of the singular values of C^(1/2) C'^(1/2); the roots are symmetric.
+    mixed = np.linalg.svd(root @ other_root, compute_uv=False).sum()
+    spread = np.square(root).sum() + np.square(other_root).sum() - 2 * mixed
+    return float(np.square(mean - other_mean).sum() + max(spread, 0.0))
+
+
+def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [C] and the symmetric root of the covariance [C, C], in float64."""
+    x = np.asarray(features, dtype=np.float64)
+    centred = x - x.mean(axis=0)
+    covariance = centred.T @ centred / max(len(x) - 1, 1)
+    values, vectors = np.linalg.eigh(covariance)
+    return x.mean(axis=0), (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
 
 
 @contextmanager

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ladle.evaluation import metrics, references, text_stats
+from ladle.evaluation import metrics, text_stats
+from ladle.evaluation.intervals import DEFAULT, Resampling
 from ladle.evaluation.judge import Judge
 from ladle.evaluation.mauve import MIN_TEXTS, Featuriser
-from ladle.evaluation.metrics import DEFAULT, Resampling, Score
+from ladle.evaluation.metrics import Score
 from ladle.evaluation.samples import (
     Reference,
     Sample,
@@ -80,11 +81,11 @@ class Measurement:
                 missing = len(samples) - len(known)
                 self.warn(f"{missing} of {len(samples)} samples have an input without references; BLEU leaves them out")
             keys = [str(sample.source) for sample in known]
-            row |= self._against_references([s.text for s in known], [answers[key] for key in keys], keys, grouped=True)
+            row |= self._against_references([s.text for s in known], [answers[key] for key in keys], keys)
         labelled = [sample for sample in samples if sample.label is not None]
+        ours, labels = [sample.text for sample in labelled], [str(sample.label) for sample in labelled]
         for name, judge in zip(JUDGED, self.judges, strict=False):
-            labels = [str(sample.label) for sample in labelled]
-            row |= named(metrics.score_label_true([s.text for s in labelled], labels, judge, name))
+            row |= named(metrics.score_label_true(judge.accuracy(ours, labels), judge, name))
         split = self.split(samples)
         if split is not None:
             chosen = random.Random(self.resampling.seed).sample(texts, len(split.against))
@@ -112,7 +113,7 @@ class Measurement:
             rows["shuffled"] = self._control(mixed[0], mixed[1], split)
         for name, judge in zip(JUDGED, self.judges, strict=False):
             if judge.real:  # on real rows held out when the judge was trained
-                rows["reference"] |= named(metrics.label_true_score(judge.real, judge, name))
+                rows["reference"] |= named(metrics.score_label_true(judge.real, judge, name))
         if self.train:
             replayed = generator.sample(list(self.train), min(count, len(self.train)))
             again = generator.sample(list(self.train), min(len(split.shown), len(self.train))) if split else []
@@ -121,8 +122,8 @@ class Measurement:
             different = list(dict.fromkeys([*beside, *shown]))
             decoded = dict(zip(different, reconstruct(different), strict=True))
             made, made_shown = ([decoded[text] for text in texts] for texts in (beside, shown))
-            rows["ceiling"] = self._control(made, made_shown, split)
-            rows["ceiling"] |= named(references.score_bleu(made, [[text] for text in beside], self.resampling))
+            bleu = metrics.score_corpus("bleu", made, [[text] for text in beside], self.resampling)
+            rows["ceiling"] = self._control(made, made_shown, split) | named(bleu)
         return {name: row for name, row in rows.items() if row}
 
     def split(self, samples: Sequence[Sample]) -> Split | None:
@@ -161,9 +162,7 @@ class Measurement:
         """The metrics that need no texts but the training texts. audit: find each text's neighbours among them."""
         scores = [
             metrics.score_empty(texts, self.resampling),
-            metrics.score_distinct(texts, self.resampling),
-            metrics.score_div(texts, self.resampling),
-            *metrics.scores_of_ngrams(texts, self.resampling),
+            *metrics.scores_of_variety(texts, self.resampling),
             metrics.score_self_bleu(texts, self.resampling),
             metrics.score_length(texts, self.resampling),
         ]
@@ -210,20 +209,17 @@ class Measurement:
         return named(Score("mauve_by_label", mean, sum(score.n for score in scores.values()), details=details))
 
     def _against_references(
-        self, texts: Sequence[str], answers: Sequence[Sequence[str]], sources: Sequence[str], grouped: bool
+        self, texts: Sequence[str], answers: Sequence[Sequence[str]], sources: Sequence[str]
     ) -> Row:
-        """grouped: texts of one source are resampled together."""
-        options: dict[str, Any] = {"resampling": self.resampling, "groups": sources if grouped else None}
-        scores = [
-            references.score_bleu(texts, answers, **options),
-            references.score_chrf(texts, answers, **options),
-        ]
+        """Texts of one source are resampled together."""
+        options: dict[str, Any] = {"resampling": self.resampling, "groups": sources}
+        scores = [metrics.score_corpus(name, texts, answers, **options) for name in ("bleu", "chrf")]
         if self.rouge:
-            scores += references.scores_of_rouge(texts, answers, **options)
+            scores += metrics.scores_of_rouge(texts, answers, **options)
         if self.bertscore_encoder is not None:
-            scores.append(references.score_bertscore(texts, answers, self.bertscore_encoder, **options))
+            scores.append(metrics.score_bertscore(texts, answers, self.bertscore_encoder, **options))
         if self.slots:
-            scores += references.scores_of_slots(texts, sources, self.resampling)
+            scores += metrics.scores_of_slots(texts, sources, self.resampling)
         return named(*scores)
 
     def _first_against_others(self, samples: Sequence[Sample]) -> Row:
@@ -234,7 +230,7 @@ class Measurement:
         if not several:
             return {}
         firsts, others = zip(*((texts[0], texts[1:]) for texts in several.values()), strict=True)
-        row = self._against_references(firsts, others, list(several), grouped=False)
+        row = self._against_references(firsts, others, list(several))
         draws = max((len(group) for group in draws_by_source(samples).values()), default=0)
         full = [texts[:draws] for texts in several.values() if len(texts) >= draws]
         if draws > 1 and full:

@@ -6,7 +6,7 @@ that moves figures raises the version: scores of different versions are not comp
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
@@ -14,15 +14,16 @@ from typing import Any, Literal
 import numpy as np
 
 from ladle.errors import UserError
-from ladle.evaluation import intervals, novelty, text_stats
-from ladle.evaluation.frechet import frechet_distance
-from ladle.evaluation.intervals import Interval, Statistic
+from ladle.evaluation import bertscore, novelty, slots, text_stats
+from ladle.evaluation.intervals import DEFAULT, Resampling, ratio_of_sums, sum_by_group, wilson_interval
 from ladle.evaluation.judge import Judge
-from ladle.evaluation.mauve import Featuriser, mauve_scores
-from ladle.evaluation.overlap import SELF_BLEU_TEXTS, self_bleu_scores
+from ladle.evaluation.mauve import Featuriser, frechet_distance, mauve_scores
+from ladle.evaluation.overlap import SELF_BLEU_TEXTS, CorpusScore, rouge_scores, self_bleu_scores
 from ladle.evaluation.scorer import Scorer, perplexity
 
-Direction = Literal["higher", "lower", "as the reference"]
+Texts = Sequence[str]
+Groups = Sequence[Any] | None
+BY_INPUT = "bootstrap over inputs"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Metric:
 
     name: str
     version: int
-    direction: Direction
+    direction: Literal["higher", "lower", "as the reference"]
     says: str
     empty_text: str
     no_texts: float | None
@@ -100,102 +101,69 @@ _METRICS = (
 METRICS = {metric.name: metric for metric in _METRICS}
 
 
-@dataclass(frozen=True)
-class Resampling:
-    """How intervals are made: `num_bootstrap` resamples (0: no intervals at all) and a seed."""
-
-    num_bootstrap: int = 1000
-    seed: int = 0
-
-    def bootstrap(self, statistic: Statistic, num_rows: int) -> Interval | None:
-        """`intervals.bootstrap_interval` by these settings."""
-        return intervals.bootstrap_interval(statistic, num_rows, num_resamples=self.num_bootstrap, seed=self.seed)
-
-    def jackknife(self, statistic: Statistic, num_rows: int) -> Interval | None:
-        """`intervals.jackknife_interval`, or None where no intervals are wanted."""
-        return intervals.jackknife_interval(statistic, num_rows, seed=self.seed) if self.num_bootstrap else None
-
-
-DEFAULT = Resampling()
-
-
-def score_empty(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
+def score_empty(texts: Texts, resampling: Resampling = DEFAULT) -> Score:
     """Share of empty texts."""
     flags = np.array([text_stats.is_empty(text) for text in texts], dtype=bool)
     return _share("empty", flags, resampling, no_texts=1.0)
 
 
-def score_distinct(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
-    """Share of different texts."""
-    return _of_set("distinct", text_stats.distinct_share, list(texts), resampling, most=1.0)
-
-
-def score_div(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
-    """Div of the whole set; depends on the number of texts."""
+def scores_of_variety(texts: Texts, resampling: Resampling = DEFAULT) -> list[Score]:
+    """The share of different texts, Div, distinct-1, distinct-2 and the entropy of the 4-grams. Each is of the whole
+    set and depends on the number of texts."""
     tokens = [text_stats.tokenise(text) for text in texts]
-    return _of_set("div", text_stats.diversity_of_tokens, tokens, resampling, most=1.0)
+    return [
+        _of_set("distinct", text_stats.distinct_share, list(texts), resampling, most=1.0),
+        _of_set("div", text_stats.diversity, tokens, resampling, most=1.0),
+        _of_set("distinct_1", partial(text_stats.distinct_ngrams, order=1), tokens, resampling),
+        _of_set("distinct_2", partial(text_stats.distinct_ngrams, order=2), tokens, resampling),
+        _of_set("entropy", text_stats.entropy, tokens, resampling),
+    ]
 
 
-def scores_of_ngrams(texts: Sequence[str], resampling: Resampling = DEFAULT) -> tuple[Score, Score, Score]:
-    """distinct-1, distinct-2 and the entropy of the 4-grams, each of the whole set."""
-    tokens = [text_stats.tokenise(text) for text in texts]
-    distinct = text_stats.distinct_ngrams_of_tokens
-    return (
-        _of_set("distinct_1", partial(distinct, order=1), tokens, resampling),
-        _of_set("distinct_2", partial(distinct, order=2), tokens, resampling),
-        _of_set("entropy", text_stats.entropy_of_tokens, tokens, resampling),
-    )
-
-
-def score_div_per_input(draws: Sequence[Sequence[str]], resampling: Resampling = DEFAULT) -> Score:
+def score_div_per_input(draws: Sequence[Texts], resampling: Resampling = DEFAULT) -> Score:
     """Mean over inputs of the Div of an input's draws. Inputs with one draw are left out."""
-    several = [texts for texts in draws if len(texts) > 1]
+    several = [[text_stats.tokenise(text) for text in texts] for texts in draws if len(texts) > 1]
     counts = [len(texts) for texts in several] or [0]
     details = {"draws_per_input": [min(counts), max(counts)]}
-    score = mean_score("div_per_input", [text_stats.diversity(texts) for texts in several], resampling, details)
-    return replace(score, method="bootstrap over inputs")
+    values = [text_stats.diversity(texts) for texts in several]
+    return mean_score("div_per_input", values, resampling, details, BY_INPUT)
 
 
-def score_self_bleu(
-    texts: Sequence[str], resampling: Resampling = DEFAULT, *, max_texts: int = SELF_BLEU_TEXTS
-) -> Score:
+def score_self_bleu(texts: Texts, resampling: Resampling = DEFAULT) -> Score:
     """Mean sentence BLEU of each text of a subset against the rest of it; depends on the subset's size, `n`."""
-    values = self_bleu_scores(texts, max_texts=max_texts, seed=resampling.seed)
+    values = self_bleu_scores(texts, seed=resampling.seed)
     details = {"library": f"sacrebleu {package_version('sacrebleu')}", "drawn_from": len(texts)}
-    score = mean_score("self_bleu", values, resampling, details)
-    return replace(score, n=min(len(texts), max_texts), method="bootstrap over the texts' scores")
+    score = mean_score("self_bleu", values, resampling, details, "bootstrap over the texts' scores")
+    return replace(score, n=min(len(texts), SELF_BLEU_TEXTS))
 
 
-def score_mem(texts: Sequence[str], training: set[tuple[str, ...]], resampling: Resampling = DEFAULT) -> Score:
+def score_mem(texts: Texts, training: set[tuple[str, ...]], resampling: Resampling = DEFAULT) -> Score:
     """Mem. `training`: `text_stats.ngram_set` of the training text."""
-    share = intervals.ratio_of_sums(np.stack(text_stats.memorised_ngrams(texts, training), axis=1))
+    share = ratio_of_sums(np.stack(text_stats.memorised_ngrams(texts, training), axis=1))
     interval = resampling.bootstrap(share, len(texts))
     return Score("mem", share(np.arange(len(texts))), len(texts), interval, "bootstrap")
 
 
-def score_copies(texts: Sequence[str], training: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
+def score_copies(texts: Texts, training: Texts, resampling: Resampling = DEFAULT) -> Score:
     """Share of texts equal to a training row without case, spaces and punctuation."""
     score = _share("copies", text_stats.is_copy(texts, training), resampling)
     return replace(score, details={"compared": "without case, spaces and punctuation"})
 
 
-def scores_of_audit(
-    texts: Sequence[str], training: Sequence[str], resampling: Resampling = DEFAULT
-) -> tuple[Score, Score]:
+def scores_of_audit(texts: Texts, training: Texts, resampling: Resampling = DEFAULT) -> tuple[Score, Score]:
     """The novelty audit's two means: `nearest` (edit distance) and `span` (longest run of words that a training text
     holds). `details` hold quantiles and, for `nearest`, the worst twenty. Raises UserError without the extra."""
     rows = novelty.audit(texts, training)
-    about = novelty.summary(rows)
-    nearest, spans = [row.similarity for row in rows], [row.span_share for row in rows]
+    nearest, spans = (np.array([getattr(row, name) for row in rows]) for name in ("similarity", "span_share"))
+    order = sorted(rows, key=lambda row: (-row.similarity, -row.span_share))
+    details = {**novelty.spread_of(nearest), "worst": [asdict(row) for row in order[: novelty.WORST]]}
     return (
-        mean_score("nearest", nearest, resampling, about["similarity"] | {"worst": about["worst"]}),
-        mean_score("span", spans, resampling, about["span_share"]),
+        mean_score("nearest", nearest, resampling, details),
+        mean_score("span", spans, resampling, novelty.spread_of(spans)),
     )
 
 
-def score_meaning(
-    texts: Sequence[str], training: Sequence[str], featuriser: Featuriser, resampling: Resampling = DEFAULT
-) -> Score:
+def score_meaning(texts: Texts, training: Texts, featuriser: Featuriser, resampling: Resampling = DEFAULT) -> Score:
     """Mean cosine between a text's features and those of the nearest training text. `details` hold quantiles and the
     worst twenty."""
     similarity, nearest = novelty.nearest_in_features(featuriser.features(texts), featuriser.features(training))
@@ -206,16 +174,21 @@ def score_meaning(
 
 
 def mean_score(
-    name: str, values: Sequence[float] | np.ndarray, resampling: Resampling, details: dict[str, Any] | None = None
+    name: str,
+    values: Sequence[float] | np.ndarray,
+    resampling: Resampling,
+    details: dict[str, Any] | None = None,
+    method: str = "bootstrap",
+    groups: Groups = None,
 ) -> Score:
-    """The mean of one number per text; 0 for no texts."""
-    array = np.array(values)
-    value = float(array.mean()) if len(array) else 0.0
-    interval = resampling.bootstrap(lambda rows: float(array[rows].mean()), len(array))
-    return Score(name, value, len(array), interval, "bootstrap", details or {})
+    """The mean of one number per text; 0 for no texts. Texts of one group are resampled together."""
+    parts = sum_by_group(np.stack([values, np.ones(len(values))], axis=1), groups)
+    value = float(np.mean(values)) if len(values) else 0.0
+    interval = resampling.bootstrap(ratio_of_sums(parts), len(parts))
+    return Score(name, value, len(values), interval, method, details or {})
 
 
-def score_length(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
+def score_length(texts: Texts, resampling: Resampling = DEFAULT) -> Score:
     """Mean number of words, with standard deviation and quantiles."""
     lengths = text_stats.lengths(texts)
     known = lengths if len(lengths) else np.zeros(1)
@@ -223,15 +196,15 @@ def score_length(texts: Sequence[str], resampling: Resampling = DEFAULT) -> Scor
     return mean_score("length", lengths, resampling, {"sd": float(known.std()), "quantiles": quantiles})
 
 
-def score_length_distance(texts: Sequence[str], reference: Sequence[str], resampling: Resampling = DEFAULT) -> Score:
+def score_length_distance(texts: Texts, reference: Texts, resampling: Resampling = DEFAULT) -> Score:
     """Wasserstein distance of the lengths to those of the reference texts, in words."""
     theirs = text_stats.lengths(reference)
     lengths = text_stats.lengths(texts).tolist()
-    score = _of_set("length_distance", lambda ours: text_stats.wasserstein(ours, theirs), lengths, resampling)
+    score = _of_set("length_distance", partial(text_stats.wasserstein, other=theirs), lengths, resampling)
     return replace(score, details={"reference_texts": len(reference)})
 
 
-def score_perplexity(texts: Sequence[str], scorer: Scorer, resampling: Resampling = DEFAULT) -> Score:
+def score_perplexity(texts: Texts, scorer: Scorer, resampling: Resampling = DEFAULT) -> Score:
     """exp of the mean nats per token over all texts."""
     nll, tokens = scorer.score(texts or [""])
     interval = resampling.bootstrap(lambda rows: perplexity(nll[rows], tokens[rows]), len(texts))
@@ -239,19 +212,64 @@ def score_perplexity(texts: Sequence[str], scorer: Scorer, resampling: Resamplin
     return Score("perplexity", perplexity(nll, tokens), len(texts), interval, "bootstrap", details)
 
 
-def score_label_true(texts: Sequence[str], labels: Sequence[str], judge: Judge, name: str = "label_true") -> Score:
-    """Share of texts to which the judge gives the label that they were made with. Every text has a label. Raises
-    UserError for a label that the judge does not know."""
-    return label_true_score(judge.accuracy(texts, labels), judge, name)
-
-
-def label_true_score(accuracy: Mapping[str, Any], judge: Judge, name: str = "label_true") -> Score:
-    """The result of `Judge.accuracy` as a score."""
+def score_label_true(accuracy: Mapping[str, Any], judge: Judge, name: str = "label_true") -> Score:
+    """Share of texts to which the judge gives the label that they were made with: the result of `Judge.accuracy`."""
     details = {"judge": judge.describe(), "by_label": accuracy["by_label"]}
     return Score(name, accuracy["value"], accuracy["n"], accuracy["interval"], "Wilson", details)
 
 
-def score_mauve(texts: Sequence[str], reference: Sequence[str], featuriser: Featuriser, *, seeds: int = 3) -> Score:
+# --------------------------------------------------------------------------------- against the references of each text
+# `groups` is the input of each text, so that the draws of one input are resampled together.
+
+
+def score_corpus(
+    name: str, texts: Texts, references: Sequence[Texts], resampling: Resampling = DEFAULT, *, groups: Groups = None
+) -> Score:
+    """Corpus BLEU (`bleu`) or corpus chrF2 (`chrf`)."""
+    corpus = CorpusScore(texts, references, groups, name.upper())
+    counts = [len(row) for row in references]
+    details = {
+        "signature": corpus.signature,
+        "inputs": corpus.num_groups,
+        "references_per_text": float(np.mean(counts)) if counts else 0.0,
+    }
+    interval = resampling.bootstrap(corpus.score_of, corpus.num_groups)
+    return Score(name, corpus.score, len(texts), interval, BY_INPUT, details)
+
+
+def scores_of_rouge(
+    texts: Texts, references: Sequence[Texts], resampling: Resampling = DEFAULT, *, groups: Groups = None
+) -> tuple[Score, ...]:
+    """ROUGE-1, -2 and -L F1, 0 to 100, means over the texts. UserError where the extra is not installed."""
+    columns = zip(("rouge_1", "rouge_2", "rouge_l"), 100 * rouge_scores(texts, references).T, strict=True)
+    return tuple(mean_score(name, values, resampling, None, BY_INPUT, groups) for name, values in columns)
+
+
+def score_bertscore(
+    texts: Texts, references: Sequence[Texts], encoder: str, resampling: Resampling = DEFAULT, *, groups: Groups = None
+) -> Score:
+    """BERTScore F1, 0 to 100, mean over the texts. UserError: no such encoder, or the extra is not installed."""
+    values = 100 * bertscore.bert_scores(texts, references, encoder)
+    details = {"encoder": encoder, "layer": bertscore.layer(encoder)}
+    return mean_score("bertscore", values, resampling, details, BY_INPUT, groups)
+
+
+def scores_of_slots(texts: Texts, sources: Texts, resampling: Resampling = DEFAULT) -> tuple[Score, Score]:
+    """Slots said and wrong additions, by the table of aliases for E2E. Sources are E2E's meaning representations."""
+    found = [slots.score(text, slots.parse_mr(source)) for text, source in zip(texts, sources, strict=True)]
+    summary = slots.summarise(found, sources, resampling)
+    details = {"faultless": summary["faultless"], "wrong_by_slot": summary["wrong_by_slot"]}
+    said, wrong = summary["said"], summary["wrong"]
+    return (
+        Score("slots_said", said["value"], len(texts), said["interval"], BY_INPUT, details),
+        Score("slots_wrong", wrong["value"], len(texts), wrong["interval"], BY_INPUT),
+    )
+
+
+# --------------------------------------------------------------------------------------------- against other texts
+
+
+def score_mauve(texts: Texts, reference: Texts, featuriser: Featuriser, *, seeds: int = 3) -> Score:
     """MAUVE, mean over `seeds` clusterings. There is no interval: `details` holds each seed's value and their spread.
 
     Raises:
@@ -271,7 +289,7 @@ def score_mauve(texts: Sequence[str], reference: Sequence[str], featuriser: Feat
     return Score("mauve", float(np.mean(values)), len(texts), details=details)
 
 
-def score_frechet(texts: Sequence[str], reference: Sequence[str], featuriser: Featuriser) -> Score:
+def score_frechet(texts: Texts, reference: Texts, featuriser: Featuriser) -> Score:
     """Frechet distance of the features of two sets. No interval: a resample repeats rows, which moves the distance."""
     value = frechet_distance(featuriser.features(texts or [""]), featuriser.features(reference))
     details = {"featuriser": featuriser.describe(), "reference_texts": len(reference)}
@@ -280,7 +298,7 @@ def score_frechet(texts: Sequence[str], reference: Sequence[str], featuriser: Fe
 
 def _share(name: str, flags: np.ndarray, resampling: Resampling, no_texts: float = 0.0) -> Score:
     value = float(flags.mean()) if len(flags) else no_texts
-    interval = intervals.wilson_interval(int(flags.sum()), len(flags)) if resampling.num_bootstrap else None
+    interval = wilson_interval(int(flags.sum()), len(flags)) if resampling.num_bootstrap else None
     return Score(name, value, len(flags), interval, "Wilson")
 
 

@@ -3,15 +3,13 @@
 Neither score should be driven to zero: held-out text has neighbours in the training text too, so compare with it.
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from ladle.errors import from_extra
+from ladle.evaluation.extras import load_extra
 from ladle.evaluation.text_stats import tokenise
 
 CHUNK = 64  # samples compared at once: 64 x 100,000 distances are 26 MB
@@ -47,18 +45,6 @@ def audit(texts: Sequence[str], training: Sequence[str]) -> list[Neighbour]:
     return rows
 
 
-def summary(rows: Sequence[Neighbour], worst: int = WORST) -> dict[str, Any]:
-    """Means and quantiles over the samples, and the `worst` samples, nearest first."""
-    similarity, share = (np.array([getattr(row, name) for row in rows]) for name in ("similarity", "span_share"))
-    order = sorted(rows, key=lambda row: (-row.similarity, -row.span_share))
-    return {
-        "n": len(rows),
-        "similarity": spread_of(similarity),
-        "span_share": spread_of(share),
-        "worst": [asdict(row) for row in order[:worst]],
-    }
-
-
 def spread_of(values: np.ndarray) -> dict[str, float]:
     """Mean and upper quantiles of one number a text."""
     if not len(values):
@@ -81,8 +67,8 @@ def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[np.nda
 
     Every pair is compared (rapidfuzz); case and spaces count.
     """
-    cdist, Levenshtein = load_rapidfuzz()
-    options = {"scorer": Levenshtein.normalized_similarity, "dtype": np.float32, "workers": -1}
+    cdist, distances = load_extra("rapidfuzz.process").cdist, load_extra("rapidfuzz.distance")
+    options = {"scorer": distances.Levenshtein.normalized_similarity, "dtype": np.float32, "workers": -1}
     similarity, index = _best(len(texts), len(training), lambda part: cdist(list(texts[part]), training, **options))
     empty = np.array([not text.strip() for text in texts], dtype=bool)
     similarity[empty], index[empty] = 0.0, -1
@@ -99,14 +85,6 @@ def _best(num: int, num_training: int, compared: Callable[[slice], np.ndarray]) 
     return similarity, index
 
 
-def load_rapidfuzz() -> tuple[Any, Any]:
-    """rapidfuzz's `cdist` and its Levenshtein distance. Raises UserError where the extra is not installed."""
-    with from_extra("the novelty audit needs", "evaluation", "rapidfuzz"):
-        from rapidfuzz.distance import Levenshtein
-        from rapidfuzz.process import cdist
-    return cdist, Levenshtein
-
-
 def longest_spans(texts: Sequence[Sequence[str]], training: Sequence[Sequence[str]]) -> list[tuple[int, int]]:
     """For each list of words, the longest run that occurs in a training list: (start, length); (0, 0) if none.
 
@@ -115,9 +93,9 @@ def longest_spans(texts: Sequence[Sequence[str]], training: Sequence[Sequence[st
     generator = np.random.default_rng(0)
     codes: dict[str, np.uint64] = defaultdict(lambda: generator.integers(1, 2**63, dtype=np.uint64))
     spans = [(0, 0)] * len(texts)
-    for length, (ours, theirs) in enumerate(zip(_runs(texts, codes), _runs(training, codes), strict=False), start=1):
-        hashes, owners, starts = ours
-        found = np.isin(hashes, theirs[0])
+    both = zip(_runs(texts, codes), _runs(training, codes), strict=False)
+    for length, ((hashes, owners, starts), (known, *_)) in enumerate(both, start=1):
+        found = np.isin(hashes, known)
         if not found.any():
             break
         # The first run of this length in each text.
@@ -127,22 +105,17 @@ def longest_spans(texts: Sequence[Sequence[str]], training: Sequence[Sequence[st
     return spans
 
 
-def _runs(
-    rows: Sequence[Sequence[str]], codes: Mapping[str, np.uint64]
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _runs(rows: Sequence[Sequence[str]], codes: Mapping[str, np.uint64]) -> Iterator[tuple[np.ndarray, ...]]:
     """For one word, two words, ...: the hashes of all runs of that length, the row of each run, and its start there.
 
     No run crosses the border of a row. The hashes of n words are computed from those of n - 1.
     """
     words = np.array([codes[word] for row in rows for word in row], dtype=np.uint64)
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    owner = np.repeat(np.arange(len(rows)), lengths)
-    start = np.arange(len(words)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    left = np.repeat(lengths, lengths) - start  # words from here to the end of the row
+    owner = np.array([index for index, row in enumerate(rows) for _ in row], dtype=int)
+    start = np.array([place for row in rows for place in range(len(row))], dtype=int)
     hashes = np.zeros_like(words)
-    for length in itertools.count():
-        shifted = np.zeros_like(words)
-        shifted[: len(words) - length] = words[length:]
-        hashes = hashes * _BASE + shifted  # modulo 2^64
-        whole = left > length
-        yield hashes[whole], owner[whole], start[whole]
+    for length in range(len(words) + 1):
+        count = len(words) - length
+        hashes = hashes[:count] * _BASE + words[length:]  # modulo 2^64
+        whole = owner[:count] == owner[length:]
+        yield hashes[whole], owner[:count][whole], start[:count][whole]

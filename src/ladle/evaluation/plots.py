@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from ladle.data.files import PathLike
-from ladle.errors import from_extra
 from ladle.evaluation import text_stats
+from ladle.evaluation.extras import load_extra
 from ladle.evaluation.metrics import METRICS
 from ladle.storage.writing import write_atomically
 
 QUALITY = ("mauve", "perplexity", "bleu")  # the first that is known is the frontier's height
 BESIDE = ("div", "copies", "mem")
-LOGARITHMIC = ("perplexity",)
 COLOURS = ("#0b6e99", "#d9730d", "#448361", "#9065b0", "#c14c8a", "#6b5b4c", "#337ea9", "#cb912f")
 GREY = "#787774"
 CONTROLS = {"reference": "#000000", "shuffled": "#b0afab", "training": GREY, "ceiling": "#55534e"}
@@ -72,7 +71,7 @@ def plot_frontier(
         for (name, points), colour in zip(systems.items(), _colours(systems), strict=True):
             if points:
                 _draw_system(axes, name, points, colour)
-        if y in LOGARITHMIC:
+        if y == "perplexity":
             axes.set_yscale("log")
         if title:
             axes.set_title(title, fontsize=10)
@@ -110,16 +109,6 @@ def plot_curves(
             axes.set_yscale("log")
 
 
-def load_matplotlib() -> Any:
-    """matplotlib's pyplot, drawing into files. Raises UserError where the extra is not installed."""
-    with from_extra("plots need", "plots", "matplotlib"):
-        import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
 def _colours(names: Mapping[str, Any]) -> list[str]:
     own = itertools.cycle(COLOURS)
     return [CONTROLS[name] if name in CONTROLS else next(own) for name in names]
@@ -134,13 +123,10 @@ def _drawing(
     path: PathLike, x_label: str, y_label: str, size: tuple[float, float] = (6, 3.6), legend_size: int | None = 8
 ) -> Iterator[Any]:
     """Axes to draw on; what was drawn is written to `path`."""
-    plt = load_matplotlib()
-    figure, axes = plt.subplots(figsize=size, layout="constrained")
-    try:
-        yield axes
-        axes.set(xlabel=x_label, ylabel=y_label)
-        axes.legend(frameon=False, fontsize=legend_size)
-        axes.spines[["top", "right"]].set_visible(False)
-        write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
-    finally:
-        plt.close(figure)
+    figure = load_extra("matplotlib.figure").Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    yield axes
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.legend(frameon=False, fontsize=legend_size)
+    axes.spines[["top", "right"]].set_visible(False)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))

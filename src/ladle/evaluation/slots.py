@@ -16,13 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ladle.errors import UserError
-from ladle.evaluation.intervals import bootstrap_interval, ratio_of_sums, sum_by_group
+from ladle.evaluation.intervals import DEFAULT, Resampling, ratio_of_sums, sum_by_group
 
 _SLOT = re.compile(r"\s*([^\[\],]+?)\s*\[([^\[\]]*)\]\s*(?:,|$)")
 _NUMBERS = {
@@ -83,7 +82,7 @@ def normalise(text: str) -> str:
 
 
 class SlotTable:
-    """The phrases of a table, compiled. `SlotTable.load()` reads the one that ships with Ladle."""
+    """The phrases of a table, compiled. `phrases` and `names` are as in `e2e_slots.toml`."""
 
     def __init__(self, phrases: Sequence[Mapping[str, Any]], names: Mapping[str, Sequence[str]]):
         entries = list(phrases)
@@ -96,13 +95,6 @@ class SlotTable:
             values = frozenset((slot, value) for slot, allowed in entry["values"].items() for value in allowed)
             mention = Mention("", frozenset(entry["values"]), values, entry.get("generic", False))
             self._phrases += [(re.compile(rf"(?<!\S)(?:{pattern})(?!\S)"), mention) for pattern in entry["patterns"]]
-
-    @classmethod
-    def load(cls, path: str | Path | None = None) -> "SlotTable":
-        """Read a table. `path`: a TOML file of the same form; None is the one for E2E."""
-        source = resources.files("ladle.evaluation") / "e2e_slots.toml" if path is None else Path(path)
-        content = tomllib.loads(source.read_text(encoding="utf-8"))
-        return cls(content["phrase"], content["names"])
 
     def mentions(self, text: str, mr: Mapping[str, str] | None = None) -> list[Mention]:
         """All phrases found in `text`, in order. Of two that overlap the longer counts. Names in `mr` are found too."""
@@ -145,7 +137,8 @@ class SlotTable:
 @cache
 def default_table() -> SlotTable:
     """The table for E2E, read once."""
-    return SlotTable.load()
+    content = tomllib.loads(resources.files("ladle.evaluation").joinpath("e2e_slots.toml").read_text(encoding="utf-8"))
+    return SlotTable(content["phrase"], content["names"])
 
 
 def score(text: str, mr: Mapping[str, str]) -> SlotScore:
@@ -154,7 +147,7 @@ def score(text: str, mr: Mapping[str, str]) -> SlotScore:
 
 
 def summarise(
-    scores: Sequence[SlotScore], groups: Sequence[Any] | None = None, *, num_bootstrap: int = 1000, seed: int = 0
+    scores: Sequence[SlotScore], groups: Sequence[Any] | None = None, resampling: Resampling = DEFAULT
 ) -> dict[str, Any]:
     """Shares over all texts with 95 % bootstrap intervals: `said` and `wrong` per slot of the inputs, `faultless` per
     text (nothing missing, nothing added). `wrong_by_slot` counts. `groups`: the input of each text; draws of one input
@@ -165,7 +158,7 @@ def summarise(
 
     def share(top: int, bottom: int, nothing: float = 0.0) -> dict[str, Any]:
         ratio = ratio_of_sums(summed[:, [top, bottom]], nothing)
-        interval = bootstrap_interval(ratio, len(summed), num_resamples=num_bootstrap, seed=seed)
+        interval = resampling.bootstrap(ratio, len(summed))
         return {"value": ratio(np.arange(len(summed))), "interval": interval and list(interval)}
 
     return {
@@ -177,19 +170,3 @@ def summarise(
         "missing_by_slot": dict(Counter(slot for s in scores for slot in s.missing)),
         "wrong_by_slot": dict(Counter(slot for s in scores for slot, _ in s.wrong)),
     }
-
-
-def template(mr: Mapping[str, str]) -> str:
-    """The text of an E2E input by simple rules. It must score 100 % said and no wrong addition."""
-    price = mr.get("priceRange", "")
-    price = {"cheap": "cheap", "moderate": "moderately priced", "high": "high priced"}.get(price, price)
-    kind = " ".join(filter(None, [price if "£" not in price else "", mr.get("food", ""), mr.get("eatType", "place")]))
-    article = "an" if kind[0] in "AEIO" else "a"
-    text = f"{mr.get('name', 'There')} is {article} {kind}"
-    text += f" near {mr['near']}" if "near" in mr else ""
-    text += {"city centre": " in the city centre", "riverside": " in the riverside area"}.get(mr.get("area", ""), "")
-    text += f". The price range is {price}" if "£" in price else ""
-    text += f". It has a customer rating of {mr['customer rating']}" if "customer rating" in mr else ""
-    family = {"yes": ". It is family-friendly", "no": ". It is not family-friendly"}
-    text += family.get(mr.get("familyFriendly", ""), "")
-    return text + "."

@@ -4,6 +4,7 @@ All functions are pure, take lists of strings and are defined for empty texts an
 one without a character other than white space. It is never dropped: it counts in every denominator over texts.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -49,43 +50,30 @@ def _all_ngrams(rows: Iterable[Sequence[str]], order: int) -> list[tuple[str, ..
     return [gram for row in rows for gram in ngrams(row, order)]
 
 
-def empty_share(texts: Sequence[str]) -> float:
-    """Share of empty texts, 0 to 1. No texts: 1."""
-    return sum(map(is_empty, texts)) / len(texts) if texts else 1.0
-
-
 def distinct_share(texts: Sequence[str]) -> float:
     """Number of different texts over number of texts, 0 to 1. White space at the ends and its amount are ignored. All
     empty texts count as one text. No texts: 0."""
     return len({" ".join(text.split()) for text in texts}) / len(texts) if texts else 0.0
 
 
-def diversity(texts: Sequence[str]) -> float:
+def diversity(rows: Sequence[Sequence[str]]) -> float:
     """Div of the paper (arXiv 2212.09462): the product over n = 2..4 of unique over total n-grams of the whole set.
 
-    Div falls with the number of texts, so compare only sets of the same size. An order n is left out if no text is long
-    enough. If no order is left (no texts, or only empty or one-word texts), Div is 0.
+    rows: the tokens of each text. Div falls with the number of texts, so compare only sets of the same size. An order n
+    is left out if no text is long enough. If no order is left (no texts, or only empty or one-word texts), Div is 0.
     """
-    return diversity_of_tokens([tokenise(text) for text in texts])
+    shares = [share for order in (2, 3, 4) if (share := distinct_ngrams(rows, order))]
+    return math.prod(shares) if shares else 0.0
 
 
-def diversity_of_tokens(rows: Sequence[Sequence[str]]) -> float:
-    """`diversity` of texts that are already tokens."""
-    product, reached = 1.0, False
-    for order in (2, 3, 4):
-        if grams := _all_ngrams(rows, order):
-            product, reached = product * len(set(grams)) / len(grams), True
-    return product if reached else 0.0
-
-
-def distinct_ngrams_of_tokens(rows: Iterable[Sequence[str]], order: int) -> float:
+def distinct_ngrams(rows: Iterable[Sequence[str]], order: int) -> float:
     """distinct-n (Li et al. 2016, arXiv 1510.03055): unique over total n-grams of the whole set. It falls with the
     number of texts. No n-gram at all: 0."""
     grams = _all_ngrams(rows, order)
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def entropy_of_tokens(rows: Iterable[Sequence[str]]) -> float:
+def entropy(rows: Iterable[Sequence[str]]) -> float:
     """Shannon entropy, in nats, of the set's n-grams (Zhang et al. 2018, arXiv 1809.05972: Ent-4). It grows with the
     number of n-grams, to the log of that number if all differ. No n-gram at all: 0."""
     counts = np.array(list(Counter(_all_ngrams(rows, 4)).values()), dtype=float)
@@ -105,13 +93,6 @@ def memorised_ngrams(texts: Sequence[str], training: set[tuple[str, ...]]) -> tu
     rows = [ngrams(tokenise(text), 4) for text in texts]
     found = np.array([sum(gram in training for gram in row) for row in rows], dtype=int)
     return found, np.array([len(row) for row in rows], dtype=int)
-
-
-def memorised_share(texts: Sequence[str], training: Sequence[str]) -> float:
-    """Mem of the paper (arXiv 2212.09462): the share of generated 4-grams that the training text holds. Shorter texts
-    have none and do not count. No 4-gram at all: 0."""
-    found, total = memorised_ngrams(texts, ngram_set(training))
-    return float(found.sum() / total.sum()) if total.sum() else 0.0
 
 
 def is_copy(texts: Sequence[str], training: Iterable[str]) -> np.ndarray:

@@ -11,7 +11,7 @@ from ladle.data.splits import DataConfig, load_splits
 from ladle.data.stores import VectorStore
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError
-from ladle.evaluation.overlap import CorpusBleu
+from ladle.evaluation.overlap import CorpusScore
 from ladle.health.geometry import channel_spectrum, midpoint_distances
 from ladle.health.recovery import accuracy, half_recovery, recovery_curve
 from ladle.health.report import Health, advice
@@ -69,7 +69,7 @@ def check_health(
     half = half_recovery([(row.log_snr, row.decoder) for row in recovery], clean)
     spectrum = channel_spectrum(known.vectors[:200_000].float())
     decoded = model.reconstruct(measured)
-    bleu = CorpusBleu(decoded, [[text] for text in measured]).score
+    bleu = CorpusScore(decoded, [[text] for text in measured]).score
     exact = sum(a == b for a, b in zip(decoded, measured, strict=True)) / len(measured)
     health = Health(
         texts=len(measured),

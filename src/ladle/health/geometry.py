@@ -38,17 +38,14 @@ def channel_spectrum(vectors: Tensor) -> Spectrum:
     shares = shares / shares.sum()
     entropy = -(shares * shares.clamp_min(1e-30).log()).sum()
     summed = shares.cumsum(0)
-
-    def ends(values: Tensor) -> tuple[float, float]:
-        return float(values.min()), float(values.max())
-
+    by_channel = {"mean": mean, "std": std, "kurtosis": kurtosis}
     return Spectrum(
         channels=vectors.shape[1],
         effective_rank=float(entropy.exp()),
         half=int((summed < 0.5).sum()) + 1,
         most=int((summed < 0.9).sum()) + 1,
-        mean=ends(mean), std=ends(std), kurtosis=ends(kurtosis),
-    )  # fmt: skip
+        **{name: (float(values.min()), float(values.max())) for name, values in by_channel.items()},
+    )
 
 
 def midpoint_distances(known: Tensor, held_out: Tensor, seed: int = 0) -> dict[str, float]:
