@@ -477,7 +477,7 @@ def test_case_rows_already_drawn_are_kept(
             else:
                 code, _, err = run(*words, "-o", output)
                 assert code == 130
-                assert f"\n{rows} rows are kept in {partial}; the same command goes on from there\n" in f"\n{err}"
+                assert f"\n{rows} rows kept in {partial}; the same command goes on from there\n" in f"\n{err}"
         assert len(partial.read_text().splitlines()) == rows + 1
         assert output.read_bytes() == b"earlier"
     with open(partial, "a") as file:
@@ -486,7 +486,7 @@ def test_case_rows_already_drawn_are_kept(
         "sample", "-n", 48, "--seed", 3, "--model", model, "-o", output
     ), "")  # fmt: skip
     code, _, err = run(*words, "-o", output)
-    assert code == 0 and "20 rows were drawn before, going on from there" in err
+    assert code == 0 and "20 rows drawn before; going on from there" in err
     assert output.read_bytes() == whole.read_bytes()
     assert err.splitlines()[-1] == said.splitlines()[-1].replace("whole.", "out.")
     assert not partial.exists() and not list(tmp_path.glob(".*"))

@@ -151,7 +151,7 @@ def _portions(kept: PartialRows, count: int, batch_size: int, largest: int = TEX
     start, size = 0, FIRST_TEXTS if kept.output == STDIO else batch_size
     while start < count:
         part = range(start, min(start + size, count))
-        if part.stop > len(kept.rows):
+        if part.stop > kept.count:
             yield part
         start, size = part.stop, max(batch_size, min(4 * size, largest))
 
@@ -165,7 +165,7 @@ def _drawn_rows(
 ) -> Iterator[dict[str, Any]]:
     """Draw texts in the given order and yield the rows that follow those kept. draws: for each text its seed, label and
     source."""
-    begin, largest = len(kept.rows), TEXTS_AT_ONCE // model.parts.sampling.override(**overrides).candidates
+    begin, largest = kept.count, TEXTS_AT_ONCE // model.parts.sampling.override(**overrides).candidates
     with _progress_bar(len(draws)) as bar:
         for rows in _portions(kept, len(draws), batch_size, largest):
             part = draws[rows.start : rows.stop]
