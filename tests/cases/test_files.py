@@ -114,10 +114,24 @@ def test_case_standard_input_and_the_files_of_a_model_are_inputs_too(
     assert "the command reads it" in child.communicate()[1]
     assert child.returncode == 2
     before = runs.content(model)
-    for name in ("model.json", "denoiser/model.safetensors"):
-        refused(run("sample", "--model", model, "-o", model / name), "it belongs to the model")
-    refused(run("reconstruct", rows, "--model", model, "-o", model / "README.md"), "it belongs to the model")
+    for name in ("model.json", "denoiser/model.safetensors", "README.md"):
+        for words in (["sample", "--model", model], ["reconstruct", rows], ["evaluate", rows]):
+            refused(run(*words, "-o", model / name), f"Ladle made {model}, and this is a part of it")
+    refused(run("fit", "judge", "--data", rows, "-o", model / "judge"), f"Ladle made {model}, and this is a part of it")
     assert runs.content(model) == before
+
+
+def test_case_the_files_of_a_run_are_no_place_for_samples(run: Run, finished: tuple[Path, Path]) -> None:
+    """Case A: `sample -o runs/x/config.json`; beside them, and among the run's samples, there is room."""
+    output, data = finished
+    before = runs.content(output)
+    for name in ("config.json", "metrics.jsonl", "state/diffusion/state.json", "final/model.json"):
+        refused(run("sample", "--model", output, "-o", output / name), "and this is a part of it; give another name")
+    assert runs.content(output) == before
+    for name in ("mine.jsonl", "samples/mine.jsonl", "final/mine.jsonl"):
+        assert run("sample", "--model", output, "-o", output / name)[0] == 0
+    train(runs.recipe(data), output, log=runs.quiet)
+    assert (output / "samples" / "mine.jsonl").exists() and (output / "final" / "mine.jsonl").exists()
 
 
 def test_case_a_training_does_not_write_over_its_data(tmp_path: Path, finished: tuple[Path, Path]) -> None:
@@ -369,6 +383,14 @@ def test_case_of_two_trainings_in_one_folder_the_second_is_refused(
     assert not (tmp_path / "run" / LOCK).exists()
 
 
+def test_two_commands_do_not_write_one_output_at_once(run: Run, tmp_path: Path, model: Path) -> None:
+    """Their rows would be mixed in the file where they wait."""
+    output = tmp_path / "out.jsonl"
+    with locked(output, tmp_path / ".out.jsonl.lock"):
+        refused(run("sample", "--model", model, "-o", output), f"{output} is in use by process {os.getpid()} on ")
+    assert run("sample", "--model", model, "-o", output)[0] == 0 and os.listdir(tmp_path) == ["out.jsonl"]
+
+
 def test_two_threads_are_two_as_well(tmp_path: Path) -> None:
     """A notebook may start two trainings."""
     with locked(tmp_path / "run"):
@@ -455,7 +477,7 @@ def test_case_rows_already_drawn_are_kept(
             else:
                 code, _, err = run(*words, "-o", output)
                 assert code == 130
-                assert f"\n{rows} rows are kept in {partial}; the same command goes on from there\n" in f"\n{err}"
+                assert f"\n{rows} rows kept in {partial}; the same command goes on from there\n" in f"\n{err}"
         assert len(partial.read_text().splitlines()) == rows + 1
         assert output.read_bytes() == b"earlier"
     with open(partial, "a") as file:
@@ -464,7 +486,7 @@ def test_case_rows_already_drawn_are_kept(
         "sample", "-n", 48, "--seed", 3, "--model", model, "-o", output
     ), "")  # fmt: skip
     code, _, err = run(*words, "-o", output)
-    assert code == 0 and "20 rows were drawn before, going on from there" in err
+    assert code == 0 and "20 rows drawn before; going on from there" in err
     assert output.read_bytes() == whole.read_bytes()
     assert err.splitlines()[-1] == said.splitlines()[-1].replace("whole.", "out.")
     assert not partial.exists() and not list(tmp_path.glob(".*"))

@@ -45,6 +45,8 @@ def kill_after(seconds: float, call: Callable[..., None], *given: Any) -> tuple[
 
 
 def started(ready: Any, call: Callable[..., None], given: tuple[Any, ...]) -> None:
+    import warmed  # noqa: F401 (the server may have been started by other tests, without it)
+
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     ready.set()

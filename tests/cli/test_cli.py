@@ -511,7 +511,7 @@ def test_interrupting_and_terminating_leave_no_half_written_file(model: Path, tm
         assert child.returncode == expected
         assert "Traceback" not in err
         count = len(partial.read_text().splitlines()) - 1  # the first line names the command
-        assert f"{count:,} rows are kept in {partial}; the same command goes on from there" in err
+        assert f"{count:,} rows kept in {partial}; the same command goes on from there" in err
         assert list(tmp_path.iterdir()) == [partial]
 
 

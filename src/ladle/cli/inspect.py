@@ -42,7 +42,7 @@ def inspect(
         raise UserError("--health needs texts; give --data FILE")
     if not 0 <= minutes < math.inf:
         raise UserError(f"--minutes is {minutes}; it must be 0 or more")
-    check_writable(output, inputs=(model, data))
+    check_writable(output, inputs=(data,))
 
     from ladle.health.check import check_model_health
     from ladle.health.report import describe_health

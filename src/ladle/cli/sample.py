@@ -57,7 +57,7 @@ def sample(
     """
     check_counts({"--num-samples": num_samples, "--batch-size": batch_size})
     overrides = given(options)
-    check_writable(output, inputs=(model, source))
+    check_writable(output, inputs=(source,))
     inputs = [Row()] if source is None else read_and_say(source, need=("source",), empty="refuse")
     count = num_samples * len(inputs)
     if seed is not None and not 0 <= seed <= MAX_SEED + 1 - count:
@@ -114,7 +114,7 @@ def reconstruct(
         batch_size: Number of texts processed at once. A smaller number needs less memory.
     """
     check_counts({"--batch-size": batch_size})
-    check_writable(output, inputs=(model, texts))
+    check_writable(output, inputs=(texts,))
 
     from ladle.evaluation.overlap import CorpusScore
     from ladle.pipeline import LatentDiffusion
@@ -151,7 +151,7 @@ def _portions(kept: PartialRows, count: int, batch_size: int, largest: int = TEX
     start, size = 0, FIRST_TEXTS if kept.output == STDIO else batch_size
     while start < count:
         part = range(start, min(start + size, count))
-        if part.stop > len(kept.rows):
+        if part.stop > kept.count:
             yield part
         start, size = part.stop, max(batch_size, min(4 * size, largest))
 
@@ -165,7 +165,7 @@ def _drawn_rows(
 ) -> Iterator[dict[str, Any]]:
     """Draw texts in the given order and yield the rows that follow those kept. draws: for each text its seed, label and
     source."""
-    begin, largest = len(kept.rows), TEXTS_AT_ONCE // model.parts.sampling.override(**overrides).candidates
+    begin, largest = kept.count, TEXTS_AT_ONCE // model.parts.sampling.override(**overrides).candidates
     with _progress_bar(len(draws)) as bar:
         for rows in _portions(kept, len(draws), batch_size, largest):
             part = draws[rows.start : rows.stop]

@@ -104,8 +104,9 @@ def convert_ld4lg(
         UserError: a missing or malformed file, a file with more than tensors and numbers, a network or a schedule that
             Ladle does not have, a wrong number of labels.
     """
-    check_folder(output, MODEL)
-    check_writable(output, folder=True, inputs=(folder, autoencoder, backbone))
+    inputs = (folder, autoencoder, backbone)
+    check_folder(output, MODEL, inputs)
+    check_writable(output, folder=True, inputs=inputs)
     folder = Path(folder)
     args, saved = _read(folder)
     latent_folder = Path(autoencoder or _required(args, "latent_model_path", folder))

@@ -9,7 +9,7 @@ from torch import Tensor
 from ladle.storage.model_folder import CHANGES, load_parts
 from ladle.storage.names import resolve_model
 from ladle.storage.parts import ModelParts, count_parameters, list_parts
-from ladle.storage.record import ModelRecord, model_digest, read_record
+from ladle.storage.record import ModelRecord, model_digest, read_record, written_files
 
 _LABEL_WIDTH = 20
 _LABELS_SHOWN = 12
@@ -48,7 +48,8 @@ def _part_rows(parts: ModelParts, record: ModelRecord, folder: Path) -> Iterator
         yield part.name, part.what, count, stored if part.folder else ""
     if (folder / CHANGES).is_file():
         yield "changes", "of the base's autoencoder", "", _megabytes(_size(folder / CHANGES))
-    yield "whole", "", f"{count_parameters(parts):,}", _megabytes(_size(folder))
+    size = sum(_size(folder / name) for name in written_files(folder))  # (without what others put there)
+    yield "whole", "", f"{count_parameters(parts):,}", _megabytes(size)
 
 
 def _text_fields(parts: ModelParts) -> Iterator[tuple[str, str]]:

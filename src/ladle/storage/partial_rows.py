@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ladle.data.files import STDIO, PathLike
+from ladle.data.rows import counted
 from ladle.errors import UserError
 from ladle.storage.run_folder import locked
 from ladle.storage.writing import append_text, atomic_text, to_json, write_lines, write_rows
@@ -17,6 +18,7 @@ class PartialRows:
     """Rows on their way to an output.
 
     rows: those that an interrupted run of the same command drew. remembered: what that run was given to remember.
+    count: of the rows that are kept so far.
     """
 
     def __init__(self, output: PathLike, path: Path | None, command: Mapping[str, Any], remember: Any) -> None:
@@ -31,6 +33,7 @@ class PartialRows:
                     "finish it, or delete that file, or give another --output"
                 )
             self.remembered = head["remembered"]
+        self.count = len(self.rows)
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Write `rows`, which follow those in `self.rows`. Returns the number of all. A file gets its name when it is
@@ -41,12 +44,12 @@ class PartialRows:
         atomic_text(self.path, "".join(f"{to_json(row)}\n" for row in (head, *self.rows)))  # (without a cut last line)
         for row in rows:
             append_text(self.path, f"{to_json(row)}\n")
-            self.rows.append(dict(row))
+            self.count += 1
         with open(self.path, "rb") as lines:
             lines.readline()
             write_lines(self.output, lines)
         self.path.unlink()
-        return len(self.rows)
+        return self.count
 
 
 @contextmanager
@@ -71,12 +74,12 @@ def partial_rows(
     with locked(output, target.with_name(f".{target.name}.lock")):
         kept = PartialRows(output, path, command, remember)
         if kept.rows:
-            log(f"{len(kept.rows):,} rows were drawn before, going on from there")
+            log(f"{counted(kept.count, 'row')} drawn before; going on from there")
         try:
             yield kept
         except BaseException:
-            if kept.rows and path.exists():
-                log(f"{len(kept.rows):,} rows are kept in {path}; the same command goes on from there")
+            if kept.count and path.exists():
+                log(f"{counted(kept.count, 'row')} kept in {path}; the same command goes on from there")
             else:
                 path.unlink(missing_ok=True)
             raise

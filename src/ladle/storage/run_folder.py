@@ -72,7 +72,8 @@ def locked(path: PathLike, file: Path | None = None) -> Iterator[None]:
             raise LadleError(f"cannot write {path}: {error.strerror or error}") from error
         try:
             holder = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M")}
-            file.write_text(json.dumps(holder), encoding="utf-8")
+            with suppress(OSError):
+                file.write_text(json.dumps(holder), encoding="utf-8")
             yield
         finally:
             with suppress(OSError):

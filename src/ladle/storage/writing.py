@@ -67,6 +67,8 @@ RUN = Kind(
     }),
     (("environment.json", "ladle"), ("state/*/state.json", "identity")),
 )  # fmt: skip
+# What no other output may replace. (Users may put their samples beside the run's own.)
+_PARTS = ((MODEL, MODEL.names), (RUN, RUN.names - {"samples", "trackers", "final"}))
 RESULTS = Kind(frozenset({"results.json", "table.md", "plots"}), (("results.json", "suite"),))
 
 
@@ -312,7 +314,8 @@ def check_writable(path: PathLike | None, *, folder: bool = False, inputs: Itera
     Args:
         inputs: what the command reads. Only paths are looked at: rows in memory cannot be overwritten.
 
-    Raises UserError: `path` is a folder (a file), cannot be written, or is one of the inputs by any name.
+    Raises UserError: `path` is a folder (a file), cannot be written, is one of the inputs by any name, or is a part of
+    a model or of a run.
     """
     if path is None:
         return
@@ -330,9 +333,12 @@ def check_writable(path: PathLike | None, *, folder: bool = False, inputs: Itera
     for given in _paths(inputs):
         if _same(given, target):
             raise UserError(f"cannot write {target}: the command reads it; give another name")
-        for model in (given, given / "final"):
-            if MODEL.wrote(model) and _name_in(target, model) in MODEL.names:
-                raise UserError(f"cannot write {target}: it belongs to the model; give another name")
+    for kind, names in _PARTS:
+        for whole in Path(os.path.realpath(target)).parents[:3]:
+            if _name_in(target, whole) in names and kind.wrote(whole):
+                raise UserError(
+                    f"cannot write {target}: Ladle made {whole}, and this is a part of it; give another name"
+                )
     place = target if target.is_dir() else target.parent
     while not place.exists() and place != place.parent:
         place = place.parent
