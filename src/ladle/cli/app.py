@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter, Token
 
+from ladle.data.columns import Columns
 from ladle.data.files import STDIO
-from ladle.data.rows import Columns, Row, counted, read_rows
+from ladle.data.rows import Row, counted, read_rows
 from ladle.errors import UserError
 from ladle.storage.writing import write_rows
 from ladle.version import __version__

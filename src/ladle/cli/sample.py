@@ -8,8 +8,9 @@ from cyclopts import Parameter
 
 from ladle.cli.app import Decoder, File, OutputFile, app, check_counts, log, read_and_say, say_cut, write_and_say
 from ladle.cli.sample_options import Options, given
+from ladle.data.columns import Columns
 from ladle.data.files import STDIO
-from ladle.data.rows import Columns, Row, counted
+from ladle.data.rows import Row, counted
 from ladle.errors import UserError
 from ladle.storage.writing import check_writable
 

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
+from ladle.data.columns import Columns
 from ladle.data.files import PathLike, name_of
 from ladle.data.in_memory import RowSource
-from ladle.data.rows import Columns, read_rows
+from ladle.data.rows import read_rows
 from ladle.errors import UserError
 from ladle.evaluation.bertscore import load_bert_score
 from ladle.evaluation.judge import Judge

@@ -14,9 +14,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ladle.data.columns import Columns
 from ladle.data.files import PathLike
 from ladle.data.in_memory import RowSource
-from ladle.data.rows import Columns, Row, read_rows
+from ladle.data.rows import Row, read_rows
 from ladle.errors import UserError, first_line
 from ladle.evaluation.intervals import wilson_interval
 from ladle.evaluation.mauve import Featuriser, shown_name

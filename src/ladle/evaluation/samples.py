@@ -4,8 +4,9 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ladle.data.columns import Columns
 from ladle.data.in_memory import RowSource
-from ladle.data.rows import Columns, Row, read_rows
+from ladle.data.rows import Row, read_rows
 
 Groups = list[list[str]]  # texts by input
 
