@@ -1,10 +1,11 @@
 """Which column of a file is which: by the names that are given, else by usual names whose contents fit."""
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from ladle.config import nearest
 from ladle.data.labels import spell_label
@@ -38,6 +39,12 @@ class Columns:
     references: str | None = None
 
     option: ClassVar[str] = "--{}"  # of the command line, for messages
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> Self:
+        """The names that a model's `info` holds."""
+        known = info.get("columns")
+        return cls(**{k: v for k, v in known.items() if k in vars(cls())}) if isinstance(known, Mapping) else cls()
 
     def ask(self, what: What, value: str = "COLUMN") -> str:
         """How to name a column, for messages."""
@@ -161,8 +168,8 @@ def resolve(
             why = "" if trust or table.plain or (what in need and what != "text") else _unfit(what, looks[name], looks)
             if not why:
                 return name
-            remedy = columns.ask(what, name)
-            remarks.append(f"{table.name}: the column '{name}' is not the {what}: {why}; to take it: {remedy}")
+            remedy = "" if what == "references" else f"; to take it: {columns.ask(what, shlex.quote(name))}"
+            remarks.append(f"{table.name}: the column '{name}' is not taken for the {what}: {why}{remedy}")
         return names[0] if late and what != "text" and not tried else None
 
     text, label = choose("text", "text", "target"), choose("label", "label")

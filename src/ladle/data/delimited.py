@@ -57,7 +57,7 @@ def read_delimited(name: str, lines: Iterator[str], names: frozenset[str], *, ts
     headless = _is_data(cells, [cells for _, cells in start[1:]], names)
     if headless:
         columns = [str(place) for place in range(1, len(cells) + 1)]
-        form = ", ".join(filter(None, [form, "no header: the columns are numbered"]))
+        form = ", ".join(filter(None, [form, "it has no header, so the columns are numbered"]))
     else:
         next(rows)
         columns = [cell.strip() for cell in cells]
@@ -98,13 +98,15 @@ def _way_of(sample: list[str], first: str, whole: bool, tsv: bool) -> tuple[Read
     """How the file is written: the first way in which all rows have the same number of cells, the larger the better."""
     ways: list[tuple[str, Callable[..., Cells], dict[str, Any]]] = [
         ("", _quoted, {}),
-        ("a blank before each quote", _quoted, {"skipinitialspace": True}),
+        ("blanks before quotes are dropped", _quoted, {"skipinitialspace": True}),
     ]
     escapes = {mark for line in sample for mark in re.findall(r"\\(.)", line)}
     if '"' in escapes:
-        ways.append(('quotes written as \\"', _unescaped, {}))
+        ways.append(('quotes in cells are written \\"', _unescaped, {}))
     if escapes & {*MARKS}:
-        ways.append(("backslashes before delimiters", _quoted, {"escapechar": "\\", "quoting": csv.QUOTE_NONE}))
+        ways.append(
+            ("delimiters in cells stand behind backslashes", _quoted, {"escapechar": "\\", "quoting": csv.QUOTE_NONE})
+        )
     if tsv and not first.startswith('"'):  # else quotes are quoted there too
         ways.insert(0, ("", _unquoted, {}))
     marks = "\t" if tsv else MARKS
@@ -113,11 +115,13 @@ def _way_of(sample: list[str], first: str, whole: bool, tsv: bool) -> tuple[Read
         widths = {mark: _width(read(sample), whole) for mark, read in reads.items()}
         best = max(marks, key=widths.__getitem__)
         if widths[best] > 1 or (widths[best] == 1 and not any(mark in first for mark in marks)):
-            form = f"cells between '{best}'" if best in ";|" else ""
+            form = f"its cells are divided by '{best}'" if best in ";|" else ""
             return reads[best], ", ".join(filter(None, [form, said]))
     mark = next((mark for mark in marks if mark in first), None)
     if mark is None and not any(line.startswith('"') for line in sample):
-        return lambda lines: ((n, [line.rstrip("\r\n")]) for n, line in enumerate(lines, 1)), "one column, whole lines"
+        return lambda lines: (
+            (n, [line.rstrip("\r\n")]) for n, line in enumerate(lines, 1)
+        ), "it has one column, and each line is a cell"
     way = _unquoted if ways[0][1] is _unquoted else _quoted
     return lambda lines: way(lines, mark or marks[0]), ""  # the error, where there is one, is in that way's words
 

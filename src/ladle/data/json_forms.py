@@ -38,7 +38,11 @@ def json_records(name: str, lines: Iterator[str]) -> tuple[Records, bool, str]:
     text = "".join(chain(start, lines))
     values = list(_values(name, text))
     if len(values) > 1:
-        return ((number, _object(value, f"{name}:{number}")) for number, value in values), True, "objects in turn"
+        return (
+            ((number, _object(value, f"{name}:{number}")) for number, value in values),
+            True,
+            "objects one after another",
+        )
     begin, value = values[0]
     found, form = _rows_of(name, value)
     if found == [value]:
@@ -84,7 +88,7 @@ def _rows_of(name: str, value: Any) -> tuple[list[Any], str]:
     """The rows of a whole document, and its form."""
     if isinstance(value, list):
         texts = bool(value) and all(isinstance(item, str) for item in value)
-        return ([{"text": text} for text in value], "texts") if texts else (value, "")
+        return ([{"text": text} for text in value], "a list of texts") if texts else (value, "")
     if not isinstance(value, dict) or not value:
         return [value], ""
     parts = list(value.values())
@@ -93,17 +97,17 @@ def _rows_of(name: str, value: Any) -> tuple[list[Any], str]:
         raise UserError(f"{name}:1: several lists of rows, {', '.join(lists)}; write each into a file of its own")
     if lists:
         key, rows = lists.popitem()
-        return rows, f"the list '{key}'"
+        return rows, f"rows from the list '{key}'"
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
-        return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]], "columns and data"
+        return [dict(zip(value["columns"], row, strict=False)) for row in value["data"]], "rows from columns and data"
     if all(isinstance(part, list) for part in parts) and len({len(part) for part in parts}) == 1:
-        return [dict(zip(value, row, strict=True)) for row in zip(*parts, strict=True)], "columns"
+        return [dict(zip(value, row, strict=True)) for row in zip(*parts, strict=True)], "rows from columns"
     if all(isinstance(part, dict) for part in parts):
         if all(key.isdecimal() for key in value):
             return parts, "rows by number"
         if all(key.isdecimal() for part in parts for key in part):
             keys = dict.fromkeys(chain.from_iterable(parts))
-            return [{name: part.get(key) for name, part in value.items()} for key in keys], "columns"
+            return [{name: part.get(key) for name, part in value.items()} for key in keys], "rows from columns"
     return [value], ""
 
 

@@ -6,11 +6,12 @@ the same errors. A row is a dict with `text` and, if the data have them, `label`
 """
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from ladle.data.columns import COLUMN_NAMES, Columns, Profile, is_missing, resolve
 from ladle.data.in_memory import RowSource, rows_table
@@ -77,6 +78,11 @@ class Taken:
             columns = ", ".join(f"{what} '{name}'" for what, name in other.columns.given().items())
             self.remarks.append(f"{other.table.name}: its columns are {columns}, other than before")
 
+    @property
+    def found(self) -> Columns:
+        """The columns that the file has."""
+        return Columns(**{what: name for what, name in self.columns.given().items() if name in self.looks})
+
     def as_hints(self) -> Columns:
         """The same columns, for other files of the same data: a usual name that was left aside is so there too."""
         found = {name.lower() for name in self.looks}
@@ -99,13 +105,19 @@ class Taken:
         if self.labels:
             lines.append(f"{name}: label is column '{names.label}': {_classes(self.labels)}")
         elif not self.table.plain:
-            others = [look for look in self.looks.values() if look.name not in vars(names).values()]
-            offered = (
-                f"{names.ask('label', look.name)} would use its {counted(look.classes, 'value')} ({look.examples(2)})"
-                for look in [look for look in others if look.could_be_labels and look.classes > 1][:3]
-            )
-            lines.append("; ".join([f"{name}: no labels", *offered]))
+            lines.append("; ".join([f"{name}: no labels", *self.offers()]))
         return lines
+
+    def offers(self) -> list[str]:
+        """The columns that could be labels."""
+        taken = vars(self.columns).values()
+        found = [look for look in self.looks.values() if look.could_be_labels and look.classes > 1]
+        return [
+            f"{self.columns.ask('label', shlex.quote(name))} would use its {classes} values ({examples})"
+            for name, classes, examples in [(x.name, x.classes, x.examples(2)) for x in found if x.name not in taken][
+                :3
+            ]
+        ]
 
     def notes(self, *, labels: bool = True) -> list[str]:
         """What the user must know about the rows: those left out, and labels from which little can be learnt."""
@@ -178,6 +190,16 @@ def read_rows(
     return rows
 
 
+def read_and_tell(source: RowSource, columns: Columns | None, log: Callable[[str], None], **options: Any) -> list[Row]:
+    """`read_rows`, with what was taken and the notes told to `log`."""
+    taken: list[str] = []
+    notes: list[str] = []
+    rows = read_rows(source, columns, taken=taken, notes=notes, **options)
+    for line in (*taken, *notes):
+        log(line)
+    return rows
+
+
 def open_table(source: RowSource, columns: Columns, name: str = "data") -> Table:
     """The records of a file, or of rows in memory, which error messages call `name`. The column names show whether a
     file has a header."""
@@ -220,7 +242,9 @@ def iter_rows(
     if not read.rows:
         lost = next(iter(dropped), need[0])
         what = f"rows: {dropped.total():,}, {lost} column: '{getattr(names, lost) or lost}'"
-        hint = f"; name the label column with {columns.ask('label')}" if lost == "label" and not columns.label else ""
+        hint = ""
+        if lost == "label" and not columns.label:
+            hint = "; " + ("; ".join(read.offers()) or f"name the label column with {columns.ask('label')}")
         raise UserError(f"{table.name} has no rows with {_LACKING[lost][0]} ({what}){hint}")
 
 

@@ -69,6 +69,11 @@ class DataConfig(Config):
         """The column names."""
         return Columns(self.text, self.label, self.source, self.references)
 
+    @classmethod
+    def of(cls, columns: Columns | None) -> Self:
+        """A config with these columns."""
+        return cls(**vars(columns or Columns()))
+
     def at(self, path: str) -> Self:
         """This config with a local file or folder as its data. The column names of a hub data set are dropped."""
         return self.model_copy(update={"path": path} | dict.fromkeys(OF_OTHER_DATA))
@@ -117,7 +122,7 @@ def load_splits(config: DataConfig, data: Data = None, hints: Columns = Columns(
     train, valid = (train, parts["valid"]) if "valid" in parts else _split_off(train, config, notes)
     # (Of a source whose rows are held out, those that are too many are not trained on either.)
     valid = _limited("valid", valid, config.max_valid_rows, "max_valid_rows", notes)
-    return Splits(train, valid, parts.get("test", []), notes, None, read.lines(), read.columns)
+    return Splits(train, valid, parts.get("test", []), notes, None, read.lines(), read.found)
 
 
 def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str], hints: Columns) -> Splits:
@@ -154,7 +159,7 @@ def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str
     valid = _limited("valid", parts.get("valid", held_out), config.max_valid_rows, "max_valid_rows", notes)
     notes.append(f"train: {len(train):,} rows at a time, the next portion in each epoch (rows_in_memory)")
     # (A copy: later portions may hold out more.)
-    return Splits(train, list(valid), parts.get("test", []), notes, portions, taken, first.columns)
+    return Splits(train, list(valid), parts.get("test", []), notes, portions, taken, first.found)
 
 
 def _tables(config: DataConfig, data: Data, notes: list[str]) -> dict[str, Iterator[Table]]:

@@ -104,7 +104,7 @@ def read_table(path: PathLike, header_names: frozenset[str] = frozenset()) -> Ta
             return Table(
                 name, ((n, {"text": line}) for n, line in enumerate(lines, 1)), ["text"], form="; ".join(forms)
             )
-    return Table(name, records, columns, by_line, headless, "; ".join([*forms, f"read as {form}"] if form else forms))
+    return Table(name, records, columns, by_line, headless, "; ".join([*forms, *([form] if form else [])]))
 
 
 def _sniff(line: str, header_names: frozenset[str]) -> str:

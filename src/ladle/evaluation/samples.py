@@ -42,13 +42,12 @@ def read_samples(source: RowSource) -> list[Sample]:
 
 
 def read_reference(source: RowSource, columns: Columns | None = None) -> Reference:
-    """Held-out rows, grouped by source. The texts of an input are its `references`, or the texts of its rows. Raises
-    UserError as `read_rows`."""
+    """Held-out rows, grouped by source, as `gather` does. Raises UserError as `read_rows`."""
     return gather(read_rows(source, columns, name="reference"))
 
 
 def gather(rows: Sequence[Row]) -> Reference:
-    """As `read_reference`, for rows that have been read."""
+    """Rows grouped by source. The texts of an input are its `references`, or the texts of its rows."""
     texts: dict[str, list[str]] = {}
     labels: dict[str, str] = {}
     for index, row in enumerate(rows):
