@@ -14,7 +14,7 @@ from ladle.errors import UserError
 
 COLUMN_NAMES = frozenset({"text", "target", "source", "label"})  # read when no column is named
 CLEARLY = 3  # times as many words as every other column of texts: the text
-MAX_CLASSES = 200
+MAX_CLASSES = 200  # that a model can have
 _SHOWN = 8
 _NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # Thai to Chinese
 

@@ -21,6 +21,7 @@ from ladle.errors import UserError
 
 _LOOK_AT = 1000  # records looked at to learn what the columns of a file hold
 _CLASSES_SHOWN = 8
+_OFFERED = 20  # classes at most; a column with more is hardly one of labels
 
 Need = Literal["text", "source", "label"]
 Empty = Literal["drop", "keep", "refuse"]
@@ -111,7 +112,7 @@ class Taken:
     def offers(self) -> list[str]:
         """The columns that could be labels."""
         taken = vars(self.columns).values()
-        found = [look for look in self.looks.values() if look.could_be_labels and look.classes > 1]
+        found = [look for look in self.looks.values() if look.could_be_labels and 1 < look.classes <= _OFFERED]
         return [
             f"{self.columns.ask('label', shlex.quote(name))} would use its {classes} values ({examples})"
             for name, classes, examples in [(x.name, x.classes, x.examples(2)) for x in found if x.name not in taken][

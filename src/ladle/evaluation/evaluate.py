@@ -201,8 +201,8 @@ def _real_rows(
         )
         return (
             gather(valid),
-            known,
-            [f"{said} of it are the reference here, the other {len(known):,} the training rows"],
+            texts,
+            [f"{said} of it are the reference here, the other {len(texts):,} the training rows"],
         )
     rows, training = (
         None if data is None else read_and_tell(data, columns, log, hints=lambda: hints, name=name)
