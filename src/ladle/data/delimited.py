@@ -50,9 +50,9 @@ def read_delimited(name: str, lines: Iterator[str], names: frozenset[str], *, ts
     whole = size <= _SAMPLE
     first = next(line for line in sample if line.strip())
     read, form = _way_of(sample, first, whole, tsv)
-    table = ((number, cells) for number, cells in read(chain(sample, lines)) if any(cell.strip() for cell in cells))
-    start = list(islice(_told(name, table), _LOOK_AT))
-    rows = chain(start, _told(name, table))
+    table = _told(name, read(chain(sample, lines)))
+    start = list(islice(table, _LOOK_AT))
+    rows = chain(start, table)
     number, cells = start[0]
     headless = _is_data(cells, [cells for _, cells in start[1:]], names)
     if headless:
@@ -76,19 +76,21 @@ def _even(name: str, rows: Cells, width: int) -> Cells:
 
 
 def _told(name: str, rows: Cells) -> Cells:
-    """The same, with errors of the csv module in the words of what a person sees. `csv.Error` ends with the line."""
+    """The rows that are not blank, with errors of the csv module in the words of what a person sees."""
     try:
-        yield from rows
+        yield from ((number, cells) for number, cells in rows if any(cell.strip() for cell in cells))
     except _MalformedError as error:
         raise UserError(f"{name}:{error.line}: malformed CSV ({error})") from None
 
 
 class _MalformedError(Exception):
-    def __init__(self, line: int, error: csv.Error):
+    def __init__(self, line: int, last: int, error: csv.Error):
         said, self.line = str(error), line
         why = "a cell goes on after its closing quote; a quote inside a quoted cell must stand twice"
         if "end of data" in said:
             why = f"the quote that opens in line {line} is never closed"
+        elif last > line:
+            why = f"a quote that opens in line {line} is closed in line {last}, inside a cell; is one missing?"
         elif "new-line" in said:
             why = "a line break of another kind (\\r) stands in a cell without quotes"
         super().__init__(why)
@@ -102,7 +104,7 @@ def _way_of(sample: list[str], first: str, whole: bool, tsv: bool) -> tuple[Read
     ]
     escapes = {mark for line in sample for mark in re.findall(r"\\(.)", line)}
     if '"' in escapes:
-        ways.append(('quotes in cells are written \\"', _unescaped, {}))
+        ways.insert(0, ('quotes in cells are written \\"', _unescaped, {}))  # (fails where quotes stand twice)
     if escapes & {*MARKS}:
         ways.append(
             ("delimiters in cells stand behind backslashes", _quoted, {"escapechar": "\\", "quoting": csv.QUOTE_NONE})
@@ -149,13 +151,15 @@ def _quoted(lines: Iterable[str], delimiter: str, **options: Any) -> Cells:
             yield start, row
             start = reader.line_num + 1
     except csv.Error as error:
-        raise _MalformedError(start, error) from None
+        raise _MalformedError(start, reader.line_num, error) from None
 
 
 def _unescaped(lines: Iterable[str], delimiter: str) -> Cells:
     r"""With \" for a quote and \\ for a backslash; other backslashes are themselves."""
-    double = {'"': '""', "\\": "\\"}
-    return _quoted((re.sub(r'\\(["\\])', lambda match: double[match[1]], line) for line in lines), delimiter)
+    marks = {'"': "\0", "\\": "\\"}  # (no line holds a NUL)
+    marked = (re.sub(r'\\(["\\])', lambda match: marks[match[1]], line) for line in lines)
+    for number, cells in _quoted(marked, delimiter):
+        yield number, [cell.replace("\0", '"') for cell in cells]
 
 
 def _unquoted(lines: Iterable[str], delimiter: str) -> Cells:
