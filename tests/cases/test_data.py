@@ -420,7 +420,7 @@ def test_what_a_person_sees_in_a_broken_table(tmp_path: Path):
         assert re.search(says, message_of(read_rows, put(tmp_path / "a.csv", content)))
     latin = "text\n" + "Plain.\n" * 5 + "Un café noir.\n"
     message = message_of(read_rows, put(tmp_path / "latin.csv", latin.encode("cp1252")))
-    assert ":7: not UTF-8 text" in message and 'save it as "CSV UTF-8"' in message and "after 'Un caf'" in message
+    assert ":7: not UTF-8 text" in message and 'save it as "CSV UTF-8"' in message and "comes after 'Un caf'" in message
 
 
 # ------------------------------------------------------------------------------------------- JSON as people have it

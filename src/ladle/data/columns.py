@@ -16,6 +16,7 @@ COLUMN_NAMES = frozenset({"text", "target", "source", "label"})  # read when no 
 CLEARLY = 3  # times as many words as every other column of texts: the text
 MAX_CLASSES = 200  # that a model can have
 _SHOWN = 8
+_WORD = re.compile(r"\S*[^\W\d_]\S*")
 _NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # Thai to Chinese
 
 What = Literal["text", "label", "source", "references"]
@@ -77,7 +78,7 @@ class Profile(NamedTuple):
     def could_be_labels(self) -> bool:
         """Whether the values could be class labels."""
         plain = all(isinstance(value, str | int | float) for value in self.values)
-        return plain and self.few(3, 3) and self.classes <= MAX_CLASSES
+        return bool(self.name) and plain and self.few(3, 3) and self.classes <= MAX_CLASSES
 
     def examples(self, count: int = 3) -> str:
         """The first different values."""
@@ -111,8 +112,8 @@ def is_words(value: Any) -> bool:
 
 
 def count_words(text: str) -> int:
-    """Number of words; in scripts without spaces every character counts."""
-    return len(_NO_SPACES.sub(" x ", text).split())
+    """Number of words with a letter (dates are not texts); in scripts without spaces every character counts."""
+    return len(_WORD.findall(_NO_SPACES.sub(" x ", text)))
 
 
 def shown(value: Any, width: int = 40) -> str:
@@ -175,8 +176,9 @@ def resolve(
     text, label = choose("text", "text", "target"), choose("label", "label")
     source, references = choose("source", "source"), choose("references", "references")
     if table.headless and label is None and columns.label is None:
-        of_labels = [name for name, look in looks.items() if look.could_be_labels and name not in named.values()]
-        label = of_labels[0] if len(of_labels) == 1 else None
+        few = [look for name, look in looks.items() if look.could_be_labels and name not in named.values()]
+        few = [look for look in few if look.classes > 1] or few  # (a sorted file may begin with one class)
+        label = few[0].name if len(few) == 1 else None
     if "source" in need and source not in available:
         source = "text" if table.plain else _clearest(table, columns, looks, [label], "source")
         text = None if text == source else text

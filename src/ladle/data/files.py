@@ -105,7 +105,7 @@ def _decoded(stream: io.BufferedReader, codec: str | None, name: str) -> Iterato
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 near = line[max(0, error.start - 20) : error.start].decode("utf-8", "replace")
-                after = f" (after {near!r})" if near else ""
+                after = f" (what cannot be read comes after {near!r})" if near else ""
                 raise UserError(f"{name}:{number}: not UTF-8 text; convert it first: {AS_UTF8}{after}") from None
         return
     text = io.TextIOWrapper(stream, codec, newline="\n")

@@ -127,16 +127,20 @@ class Taken:
         notes = [f"{name}: {count:,} {of_all}, {_LACKING[lost][1]}" for lost, count in self.dropped.items()]
         if not labels:
             return notes
-        if self.labels and self.unlabelled:
+        if self.unlabelled and self.rows > 1 and (self.labels or self.columns.label in self.looks):
             missing = ", ".join(f"'{value}'" for value in list(self.unlabelled)[:4])
             count = self.unlabelled.total()
             notes.append(f"{name}: {count:,} of {self.rows:,} rows have no label ({missing}); they count as unlabelled")
         if len(self.labels) == 1 and self.rows > 1:
             notes.append(f"{name}: all rows have one label, '{next(iter(self.labels))}': it tells nothing apart")
         lone = [label for label, count in self.labels.items() if count == 1]
-        if lone and len(lone) < len(self.labels):
+        if lone and (len(lone) < len(self.labels) or self.rows > 10):
             which = ", ".join(f"'{label}'" for label in lone[:4]) + ", ..." * (len(lone) > 4)
-            what = f"the label {which} has one row" if len(lone) == 1 else f"{len(lone)} labels have one row ({which})"
+            what = (
+                f"the label {which} has one row"
+                if len(lone) == 1
+                else f"{len(lone)} labels have one row each ({which})"
+            )
             notes.append(f"{name}: {what}, from which it can hardly be learnt")
         return notes
 

@@ -91,7 +91,7 @@ def read_table(path: PathLike, header_names: frozenset[str] = frozenset()) -> Ta
         kind = found
         if os.fspath(path) != STDIO and kind == "text":
             forms.append("read as plain text, one text a line")
-    elif kind == "text" and found != "text":
+    elif kind == "text" and (found := "tsv" if "\t" in first else found) != "text":
         forms.append(f"read as plain text, one text a line; if it is a table, give it the ending .{found}")
     match kind:
         case "json" | "jsonl":
