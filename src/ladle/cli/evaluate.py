@@ -34,7 +34,8 @@ def evaluate(
 ) -> None:
     """Score samples, and score real texts in the same way for comparison. Prints a table; --output writes a report.
 
-    --text, --label, --source and --references name columns of the reference file and of the training file.
+    --text, --label, --source and --references name columns of the reference file and of the training file, and of
+    samples that have such columns.
 
     Args:
         samples: File that `ladle sample` wrote; - is standard input.

@@ -2,9 +2,8 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from ladle.config import nearest
@@ -85,19 +84,23 @@ class Profile(NamedTuple):
         return ", ".join(map(shown, list(dict.fromkeys(map(str, self.values[:100])))[:count])) or "nothing"
 
 
-def profile(name: str, records: Sequence[Record]) -> Profile:
-    """What a column of these records holds."""
-    values = [value for record in records if not is_missing(value := record.get(name))]
-    texts = [value for value in values if isinstance(value, str)]
-    words = sum(map(count_words, texts)) / max(1, len(texts))
-    return Profile(name, values, words, len({spell_label(str(value)) for value in values}))
+def profiles(names: Iterable[str], records: Sequence[Record]) -> dict[str, Profile]:
+    """What the columns of these records hold, those with `names` first."""
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for record in records:
+        for name, value in record.items():
+            columns.setdefault(name, []).extend([] if is_missing(value) else [value])
+    texts = {name: [value for value in values if isinstance(value, str)] for name, values in columns.items()}
+    words = {name: sum(map(count_words, values)) / max(1, len(values)) for name, values in texts.items()}
+    classes = {name: len({spell_label(str(value)) for value in values}) for name, values in columns.items()}
+    return {name: Profile(name, values, words[name], classes[name]) for name, values in columns.items()}
 
 
 def is_missing(value: Any) -> bool:
     """None, NaN and blank strings."""
-    return (
-        value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value.strip())
-    )
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def is_words(value: Any) -> bool:
@@ -138,20 +141,18 @@ def resolve(
     Raises:
         UserError: no such column, a column named twice, no column that is clearly text.
     """
-    available = list(dict.fromkeys([*(table.columns or ()), *chain.from_iterable(sample)]))
+    looks = profiles(table.columns or (), sample)
+    available = list(looks)
     named = columns.given()
-    for what, name in named.items():
+    for name in named.values():
         if name not in available:
             clause = nearest(name, available)
             listed = f" (columns: {', '.join(available)})" if clause.startswith("did") else ""
             raise UserError(f"{table.name} has no column '{name}': {clause}{listed}")
-        other = next((other for other, same in named.items() if same == name and other != what), None)
-        if other:
-            raise UserError(
-                f"the column '{name}' is named as {what} and as {other}; name another one, or leave one out: "
-                f"{columns.ask('label', chr(34) * 2)}"
-            )
-    looks = {name: profile(name, sample) for name in available}
+        if list(named.values()).count(name) > 1:
+            twice = " and as ".join(what for what, same in named.items() if same == name)
+            leave = columns.ask("label", chr(34) * 2)
+            raise UserError(f"the column '{name}' is named as {twice}; name another one, or leave one out: {leave}")
     usual = {name.lower(): name for name in reversed(available)}
     late = table.columns is None  # in JSON, a label or source may first come after the records looked at
     remarks: list[str] = []

@@ -111,14 +111,11 @@ class Taken:
 
     def offers(self) -> list[str]:
         """The columns that could be labels."""
-        taken = vars(self.columns).values()
-        found = [look for look in self.looks.values() if look.could_be_labels and 1 < look.classes <= _OFFERED]
-        return [
-            f"{self.columns.ask('label', shlex.quote(name))} would use its {classes} values ({examples})"
-            for name, classes, examples in [(x.name, x.classes, x.examples(2)) for x in found if x.name not in taken][
-                :3
-            ]
-        ]
+        others = [look for look in self.looks.values() if look.name not in vars(self.columns).values()]
+        found = [look for look in others if look.could_be_labels and 1 < look.classes <= _OFFERED][:3]
+        ask = [self.columns.ask("label", shlex.quote(look.name)) for look in found]
+        held = [f"would use its {look.classes} values ({look.examples(2)})" for look in found]
+        return list(map(" ".join, zip(ask, held, strict=True)))
 
     def notes(self, *, labels: bool = True) -> list[str]:
         """What the user must know about the rows: those left out, and labels from which little can be learnt."""
@@ -136,11 +133,8 @@ class Taken:
         lone = [label for label, count in self.labels.items() if count == 1]
         if lone and (len(lone) < len(self.labels) or self.rows > 10):
             which = ", ".join(f"'{label}'" for label in lone[:4]) + ", ..." * (len(lone) > 4)
-            what = (
-                f"the label {which} has one row"
-                if len(lone) == 1
-                else f"{len(lone)} labels have one row each ({which})"
-            )
+            one = len(lone) == 1
+            what = f"the label {which} has one row" if one else f"{len(lone)} labels have one row each ({which})"
             notes.append(f"{name}: {what}, from which it can hardly be learnt")
         return notes
 

@@ -221,6 +221,7 @@ def _read(
         accounts.append(reads[0])
         notes += reads[0].other_remarks if split == "train" else []
         notes += reads[0].notes(labels=split == "train")
+        notes += reads[0].lines() if reads[0].columns.text != accounts[0].columns.text else []
     return parts, (accounts or [Taken(Table("", iter(())))])[0]
 
 

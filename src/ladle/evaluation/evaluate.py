@@ -92,8 +92,8 @@ def evaluate(
         seeds: number of clusterings over which MAUVE is averaged, at least 3.
         num_bootstrap: number of resamples for intervals; 0 gives no intervals.
         seed: random seed of resampling and of every subset.
-        columns: column names of the reference and training rows. Those of the training of `model` are tried before the
-            usual ones.
+        columns: column names of the reference and training rows, and of samples that have such columns. Those of the
+            training of `model` are tried before the usual ones.
         log: receives messages for the user, such as what was taken for text and label.
 
     If `reference` and `train` are the same rows, those that `ladle.train` holds out of them are the reference.
@@ -124,7 +124,7 @@ def evaluate(
         load_bert_score()
     if plots is not None:
         load_matplotlib()
-    sampled = read_samples(samples)
+    sampled = read_samples(samples, columns)
     if len(sampled) < 2:
         raise UserError(f"{_shown(samples)} has one sample; diversity and distances need two or more")
     for sample in sampled if slots else ():
