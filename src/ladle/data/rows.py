@@ -185,7 +185,7 @@ def read_rows(
         taken += read.lines()
     if notes is not None:
         notes += [f"{read.name}: {read.table.form}"] if read.table.form and taken is None else []
-        notes += [*(read.remarks if taken is None else read.other_remarks), *read.notes()]
+        notes += [*(read.remarks if taken is None else read.other_remarks), *read.notes(labels=taken is not None)]
     return rows
 
 

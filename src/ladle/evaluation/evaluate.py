@@ -124,7 +124,10 @@ def evaluate(
         load_bert_score()
     if plots is not None:
         load_matplotlib()
-    sampled = read_samples(samples, columns)
+    notes: list[str] = []
+    sampled = read_samples(samples, columns, notes)
+    for note in notes:
+        log(note)
     if len(sampled) < 2:
         raise UserError(f"{_shown(samples)} has one sample; diversity and distances need two or more")
     for sample in sampled if slots else ():

@@ -34,11 +34,12 @@ class Reference:
         return sum(map(len, self.texts.values()))
 
 
-def read_samples(source: RowSource, columns: Columns | None = None) -> list[Sample]:
+def read_samples(source: RowSource, columns: Columns | None = None, notes: list[str] | None = None) -> list[Sample]:
     """The samples of a file of any kind that Ladle reads, or of rows in memory; empty texts are kept. columns: names
-    that count if the samples have such columns. UserError as `read_rows`, or for a row without a text."""
+    that count if the samples have such columns. notes: as in `read_rows`. UserError as `read_rows`, or for a row
+    without a text."""
     hints = Columns(**(columns or Columns()).given())
-    rows = read_rows(source, empty="keep", hints=lambda: hints, name="samples")
+    rows = read_rows(source, empty="keep", hints=lambda: hints, notes=notes, name="samples")
     return [Sample(row["text"], row.get("source"), row.get("label"), tuple(row.get("references", ()))) for row in rows]
 
 
