@@ -379,8 +379,8 @@ def test_case_nul_is_named_with_its_line(tmp_path: Path):
     content = "".join(text + "\0" * (n == 40) + "\n" for n, text in enumerate(TEXTS))
     message = message_of(read_rows, put(tmp_path / "nul.txt", content))
     assert message.startswith(f"{tmp_path}/nul.txt:41: a NUL character (\\0)") and TEXTS[40][-20:] in message
-    inside = put(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": "b\\u0000"}\n')
-    assert f"{inside}:2: 'text' holds a NUL character" in message_of(read_rows, inside)
+    spelled = put(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": "b\\u0000c"}\n')  # (a sample of a model may hold it)
+    assert read(spelled)[0][1]["text"] == "b\0c"
 
 
 @pytest.mark.parametrize(

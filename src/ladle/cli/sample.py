@@ -94,6 +94,8 @@ def sample(
     from ladle.sampling.request import fresh_seed
 
     loaded = LatentDiffusion.from_pretrained(model)
+    if label_column and not loaded.labels:
+        raise UserError("this model was not trained with labels; leave --label-column out")
     reader = loaded.parts.reader()
     sources = [row["source"] for row in inputs if "source" in row]
     say_cut(reader.tokenizer, reader.max_tokens, sources, "source texts")

@@ -289,8 +289,6 @@ def _string(record: Record, name: str, table: Table, number: int) -> str:
         return ""
     if not isinstance(value, str):
         raise UserError(f"{table.place(number)}: '{name}' is {value!r:.40}, not a string")
-    if "\0" in value:
-        raise UserError(f"{table.place(number)}: '{name}' holds a NUL character (\\0), which no text has; remove it")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -142,6 +142,7 @@ def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str
     reads: list[Taken] = []
 
     def read() -> Iterator[Row]:
+        reads.clear()
         for row in _rows(_tables(config, data, [])["train"], config, hints, reads):
             if int.from_bytes(_rank(_group(row, by_source=True))) >= fraction * 2**64:
                 yield row
@@ -222,7 +223,7 @@ def _read(
         notes += reads[0].other_remarks if split == "train" else []
         notes += reads[0].notes(labels=split == "train")
         notes += reads[0].lines() if reads[0].columns.text != accounts[0].columns.text else []
-    return parts, (accounts or [Taken(Table("", iter(())))])[0]
+    return parts, accounts[0] if accounts else Taken(Table("", iter(())))
 
 
 def _rows(tables: Iterable[Table], config: DataConfig, hints: Columns, reads: list[Taken]) -> Iterator[Row]:
@@ -230,6 +231,8 @@ def _rows(tables: Iterable[Table], config: DataConfig, hints: Columns, reads: li
     for table in tables:
         reads.append(Taken(table))
         yield from iter_rows(reads[-1], config.columns, hints=reads[0].as_hints() if len(reads) > 1 else hints)
+        if len(reads) > 1:
+            reads[-1].looks = {}  # (there may be thousands of files)
 
 
 def _split_paths(path: PathLike) -> dict[str, list[RowSource]]:
