@@ -4,8 +4,9 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any
 
 from ladle.errors import UserError
 
@@ -21,17 +22,11 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _SENTENCE = re.compile(r"""\w+\W+\w+\W+\w.*[.!]["')\]]*""", re.DOTALL)
 
 
-class Delimited(NamedTuple):
-    """columns: the header's names, or 1, 2, 3, ... if there is none. form: how the file is written, "" if as usual."""
-
-    columns: list[str]
-    rows: Cells
-    headless: bool
-    form: str
-
-
-def read_delimited(name: str, lines: Iterator[str], names: frozenset[str], *, tsv: bool) -> Delimited:
-    """The rows of a file that is not blank. They are read when they are needed.
+def read_delimited(
+    name: str, lines: Iterator[str], names: frozenset[str], *, tsv: bool
+) -> tuple[list[str], Cells, bool, str]:
+    """The columns of a file that is not blank, its rows, whether it has no header (then the columns are 1, 2, 3, ...),
+    and how it is written ("" if as usual). The rows are read when they are needed.
 
     Args:
         names: column names (lower case) that show that the first row is a header.
@@ -64,7 +59,7 @@ def read_delimited(name: str, lines: Iterator[str], names: frozenset[str], *, ts
         twice = [column for column, count in Counter(columns).items() if column and count > 1]
         if twice:
             raise UserError(f"{name}:{number}: the column '{min(twice)}' is named twice")
-    return Delimited(columns, _even(name, rows, len(columns)), headless, form)
+    return columns, _even(name, rows, len(columns)), headless, form
 
 
 def _even(name: str, rows: Cells, width: int) -> Cells:
@@ -106,26 +101,22 @@ def _way_of(sample: list[str], first: str, whole: bool, tsv: bool) -> tuple[Read
     if '"' in escapes:
         ways.insert(0, ('quotes in cells are written \\"', _unescaped, {}))  # (fails where quotes stand twice)
     if escapes & {*MARKS}:
-        ways.append(
-            ("delimiters in cells stand behind backslashes", _quoted, {"escapechar": "\\", "quoting": csv.QUOTE_NONE})
-        )
+        escaped = {"escapechar": "\\", "quoting": csv.QUOTE_NONE}
+        ways.append(("delimiters in cells stand behind backslashes", _quoted, escaped))
     if tsv and not first.startswith('"'):  # else quotes are quoted there too
         ways.insert(0, ("", _unquoted, {}))
     marks = "\t" if tsv else MARKS
     for said, cells, options in ways:
-        reads: dict[str, Read] = {m: lambda lines, m=m, c=cells, o=options: c(lines, m, **o) for m in marks}  # type: ignore[misc]
-        widths = {mark: _width(read(sample), whole) for mark, read in reads.items()}
+        widths = {mark: _width(cells(sample, mark, **options), whole) for mark in marks}
         best = max(marks, key=widths.__getitem__)
         if widths[best] > 1 or (widths[best] == 1 and not any(mark in first for mark in marks)):
             form = f"its cells are divided by '{best}'" if best in ";|" else ""
-            return reads[best], ", ".join(filter(None, [form, said]))
+            return partial(cells, delimiter=best, **options), ", ".join(filter(None, [form, said]))
     mark = next((mark for mark in marks if mark in first), None)
     if mark is None and not any(line.startswith('"') for line in sample):
-        return lambda lines: (
-            (n, [line.rstrip("\r\n")]) for n, line in enumerate(lines, 1)
-        ), "it has one column, and each line is a cell"
-    way = _unquoted if ways[0][1] is _unquoted else _quoted
-    return lambda lines: way(lines, mark or marks[0]), ""  # the error, where there is one, is in that way's words
+        return partial(_unquoted, delimiter="\n"), "it has one column, and each line is a cell"
+    # The error, where there is one, is in the words of the usual way.
+    return partial(_unquoted if ways[0][1] is _unquoted else _quoted, delimiter=mark or marks[0]), ""
 
 
 def _width(rows: Cells, whole: bool) -> int:
