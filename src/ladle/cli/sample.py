@@ -72,7 +72,7 @@ def sample(
         seed: Seed of the first text; seeds count up from it. Texts do not depend on --batch-size. Default: random.
         output: JSON Lines file to write (.gz compresses); - is standard output.
         label: Class to draw from. Repeat the option to draw from several classes in turn.
-        source: File of texts to condition on, one in a row.
+        source: File of texts to condition on, one in each row.
         source_column: Column of these texts. Default: as in training, else source, else the one that is clearly text.
         label_column: Column of the classes to draw from; "" uses none. Default: as in training, else label.
         batch_size: Number of texts drawn at once. A smaller number needs less memory.
