@@ -18,7 +18,7 @@ from typing import Any
 from ladle.data.rows import read_rows
 from ladle.errors import LadleError, UserError
 from ladle.evaluation.evaluate import environment
-from ladle.evaluation.judge import fit_rows, labelled_rows
+from ladle.evaluation.judge import fit_rows
 from ladle.evaluation.markdown import format_percent
 from ladle.evaluation.samples import read_samples
 from ladle.evaluation.text_stats import copy_key
@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     given = parser.parse_args(arguments)
 
     used = {copy_key(row["text"]) for row in read_rows(given.used)} if given.used else set()
-    train = [row for row in labelled_rows(given.train) if copy_key(row["text"]) not in used]
+    train = [row for row in read_rows(given.train, need=("text", "label")) if copy_key(row["text"]) not in used]
     if not train:
         raise UserError(f"every row of {given.train} is in {given.used}: none is left to train the classifier on")
-    judge, test = fit_rows(train), labelled_rows(given.test)
+    judge, test = fit_rows(train), read_rows(given.test, need=("text", "label"))
     samples = [sample for path in given.samples for sample in read_samples(path)]
     result = {
         "classifier": {"features": "words and pairs of words, present or not", "training_rows": len(train)},

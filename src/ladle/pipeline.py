@@ -176,7 +176,7 @@ class LatentDiffusion:
                 a condition that the model does not take, a model that cannot sample.
         """
         options = self.parts.sampling.override(**overrides)
-        request = Request.line_up(num_samples, seed, seeds, label, source)
+        request = Request.line_up(num_samples, seed, seeds, label, source, self.labels)
         if overrides.get("choose") == "label" and label is None:  # (some texts of many may have none)
             raise UserError("choose='label' needs a label; give one, or choose='sound'")
         if batch_size < 1:

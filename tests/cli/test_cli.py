@@ -332,7 +332,11 @@ def test_wrong_use_is_one_line_and_exit_code_2(run: Run, words: Sequence[str], s
         ("a.jsonl", b'{"source": "a"}\n{"source": \n', "a.jsonl:2: not JSON"),
         ("a.jsonl", b'{"source": "a"}\n{"text": "b"}\n', "a.jsonl:2: no 'source' among text"),
         ("a.jsonl", b'{"source": 3}\n', "a.jsonl:1: 'source' is 3"),
-        ("a.jsonl", b'{"source": "a", "references": 5}\n', "a.jsonl:1: 'references' is 5, not a list"),
+        (
+            "a.jsonl",
+            b'{"source": "a"}\n' * 1000 + b'{"source": "a", "references": 5}\n',
+            "a.jsonl:1001: 'references' is 5",
+        ),
         ("a.csv", b"source,label\na\n", "a.csv:2: 1 cells"),
         ("a.txt", "café\n".encode("latin-1"), "a.txt:1: not UTF-8"),
         ("a.txt.gz", b"plain", "a.txt.gz is not a gzip file"),

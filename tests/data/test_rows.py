@@ -60,7 +60,11 @@ def test_plain_text_is_one_text_a_line(tmp_path, name):
     rows = read_rows(put(tmp_path / name, "\r\n".join(["", *texts, "  ", ""])), notes=notes)
     assert [row["text"] for row in rows] == texts
     assert all(set(row) == {"text"} for row in rows)
-    assert len(notes) == 1 and "2 of 9 rows dropped, their text is empty" in notes[0]
+    assert "2 of 9 rows dropped, their text is empty" in notes[-1]
+    how = ["read as plain text, one text a line"] * (
+        not name.startswith("a.txt")
+    )  # said where the name does not say it
+    assert [note.removeprefix(f"{tmp_path / name}: ") for note in notes[:-1]] == how
 
 
 def test_json_lines_may_end_in_json(tmp_path):
@@ -148,7 +152,8 @@ def test_a_file_of_sources_only_reads_as_texts(tmp_path):
 
 def test_no_text_column_and_two_that_could_be_is_an_error(tmp_path):
     message = message_of(read_rows, put(tmp_path / "a.csv", "review,town\nFine.,Bath\n"))
-    assert "no column 'text' or 'target'" in message and "review, town" in message and "data.text" in message
+    assert "no column 'text' or 'target'" in message and "review ('Fine.'), town ('Bath')" in message
+    assert message.endswith("name it with --text COLUMN (in Python text='COLUMN')")
 
 
 def test_an_unknown_column_names_the_nearest_and_lists_all(tmp_path):
@@ -204,7 +209,7 @@ def test_sources_are_the_column_of_that_name_or_the_only_one_that_holds_text(tmp
     assert read_rows([{"facts": "a", "id": 1}], need=("source",), notes=notes) == [{"text": "", "source": "a"}]
     assert notes == ["data: the source is in the column 'facts'"]
     message = message_of(read_rows, [{"facts": "a", "more": "b", "label": "c"}], need=("source",))
-    assert "no column 'source'" in message and "facts, more, label" in message
+    assert "no column 'source'" in message and "facts ('a'), more ('b'), label ('c')" in message
 
 
 # ---------------------------------------------------------------------------------------------------- rows in memory
@@ -271,19 +276,27 @@ BAD_FILES = {
     "bad JSON document": ("a.json", b'[{"text": "a"},\n{"text"}]', "a.json:2: not JSON"),
     "bad row of a document": ("a.json", b'[{"text": "a"}, 5]', "a.json: row 2: a JSON number, not an object"),
     "text that is a number": ("a.jsonl", b'{"text": "a"}\n{"text": 5}\n', "a.jsonl:2: 'text' is 5, not a string"),
-    "text that is a list": ("a.jsonl", b'{"text": ["a"]}\n', "a.jsonl:1: 'text' is ['a'], not a string"),
+    "text that is a list": (
+        "a.jsonl",
+        b'{"text": ["a"]}\n{"text": ["b"]}\n',
+        "a.jsonl:1: 'text' is ['a'], not a string",
+    ),
     "source that is an object": (
         "a.jsonl",
-        b'{"text": "a", "source": {}}\n',
-        "a.jsonl:1: 'source' is {}, not a string",
+        b'{"text": "a", "source": "b"}\n{"text": "a", "source": {}}\n',
+        "a.jsonl:2: 'source' is {}, not a string",
     ),
     "label that is a list": ("a.jsonl", b'{"text": "a", "label": [1]}\n', "a.jsonl:1: 'label' is [1], not one label"),
     "references in a number": (
         "a.jsonl",
-        b'{"text": "a", "references": 5}\n',
-        "a.jsonl:1: 'references' is 5, not a list",
+        b'{"text": "a"}\n' * 1000 + b'{"text": "a", "references": 5}\n',
+        "a.jsonl:1001: 'references' is 5, not a list",
     ),
-    "a reference that is a number": ("a.jsonl", b'{"text": "a", "references": [5]}\n', "a.jsonl:1: 'references' is 5"),
+    "a reference that is a number": (
+        "a.jsonl",
+        b'{"text": "a"}\n' * 1000 + b'{"text": "a", "references": [5]}\n',
+        "a.jsonl:1001: 'references' is 5",
+    ),
     "half a character": (
         "a.jsonl",
         b'{"text": "a"}\n{"text": "\\ud83d"}\n',
@@ -291,13 +304,17 @@ BAD_FILES = {
     ),
     "too few cells": ("a.csv", b"text,label\na,b\nc\n", "a.csv:3: 1 cells, but the first line names 2 columns"),
     "too many cells": ("a.csv", b'text,label\n"a\nb",c\nd,e,f\n', "a.csv:4: 3 cells"),
-    "an open quote": ("a.csv", b'text,label\na,b\n"c,d\ne,f\n', "a.csv:3: malformed CSV (a quote is never closed)"),
+    "an open quote": (
+        "a.csv",
+        b'text,label\na,b\n"c,d\ne,f\n',
+        "a.csv:3: malformed CSV (the quote that opens in line 3 is never",
+    ),
     "text after a quote": ("a.csv", b'text,label\n"a"b,c\n', "a.csv:2: malformed CSV"),
     "a column twice": ("a.csv", b"text,text\na,b\n", "a.csv:1: the column 'text' is named twice"),
     "cells of TSV": ("a.tsv", b"text\tlabel\na\n", "a.tsv:2: 1 cells"),
     "Latin-1": ("a.csv", "text,label\na,b\ncafé,c\n".encode("latin-1"), "a.csv:3: not UTF-8 text; convert it first"),
     "Latin-1, packed": ("a.txt.gz", "a\ncafé\n".encode("latin-1"), "a.txt.gz:2: not UTF-8 text"),
-    "UTF-16": ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "a.jsonl:1: not UTF-8 text"),
+    "UTF-16, cut": ("a.jsonl", '{"text": "a"}\n'.encode("utf-16")[:-1], "a.jsonl: not whole UTF-16 text"),
     "UTF-16 without a mark": ("a.txt", "a\nb\n".encode("utf-16-le"), "a.txt:1: not UTF-8 text"),
 }
 

@@ -119,7 +119,7 @@ def test_a_run_folder_says_how_it_was_made(labelled: tuple[Path, Recipe, list[st
     info = load_parts(run).info
     assert set(info["minutes"]) == {"autoencoder", "diffusion", "decoder"}
     assert info["data"][0]["name"] == "rows.jsonl"
-    assert "2 labels: bad, good" in lines
+    assert any("label is column 'label': 2 labels: " in line for line in lines)
     right = r"the label classifier is right on \d of [45] held-out texts \(by chance: 50.0%\)"
     assert any(re.fullmatch(right, line) for line in lines)
     assert any(re.fullmatch(r"4\d training texts, [45] held-out texts", line) for line in lines)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.data.batching import epoch_batches
+from ladle.data.columns import Columns
 from ladle.data.in_memory import RowSource
 from ladle.data.rows import Row, counted
 from ladle.data.splits import DataConfig, load_splits
@@ -81,7 +82,7 @@ def fit_scorer(
     *,
     minutes: float | None = None,
     steps: int | None = None,
-    text: str | None = None,
+    columns: Columns | None = None,
     seed: int = 0,
     config: AutoregressiveConfig | None = None,
     log: Callable[[str], None] = say,
@@ -92,7 +93,7 @@ def fit_scorer(
         data: a file or folder, or rows in memory.
         output: the run folder; the model is in its subfolder final. A repeated call continues after an interruption.
         minutes, steps: the budget; give one of the two.
-        text: the column of the texts.
+        columns: the column names.
         seed: random seed of the training.
         config: sizes of the model.
         log: receives messages for the user.
@@ -104,9 +105,9 @@ def fit_scorer(
         UserError: bad data, or a folder as in `ladle.training.run.train`.
     """
     with run_folder(output, [data], SCORER):
-        splits = load_splits(DataConfig(text=text), data)
+        splits = load_splits(DataConfig.of(columns), data)
         train, valid = ([Row(text=row["text"]) for row in rows] for rows in (splits.train, splits.valid))
-        for note in splits.notes:
+        for note in (*splits.taken, *splits.notes):
             log(note)
         log(f"{counted(len(train), 'training text')}, {counted(len(valid), 'held-out text')}")
         tokenizer = load_parts(resolve_model("base-en")).autoencoder.backbone.tokenizer

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter, Token
 
+from ladle.data.columns import Columns
 from ladle.data.files import STDIO
-from ladle.data.rows import Columns, Row, counted, read_rows
+from ladle.data.rows import Row, counted, read_rows
 from ladle.errors import UserError
 from ladle.storage.partial_rows import PartialRows
 from ladle.version import __version__
@@ -20,10 +21,11 @@ def _file(_: type, tokens: Sequence[Token]) -> str:
 
 
 File = Annotated[str, Parameter(converter=_file)]
+Labels = Annotated[list[str] | None, Parameter(converter=lambda _, tokens: [_file(str, [token]) for token in tokens])]
 Decoder = Literal["autoregressive", "parallel"]
 OutputFile = Annotated[str, Parameter(name=("--output", "-o"), converter=_file)]
 OutputFolder = Annotated[Path, Parameter(name=("--output", "-o"))]
-ColumnNames = Annotated[Columns | None, Parameter(name="*")]  # --text, --label, --source
+ColumnNames = Annotated[Columns | None, Parameter(name="*")]  # --text, --label, --source, --references
 
 app = App(
     name="ladle",
@@ -58,13 +60,21 @@ def write_and_say(kept: PartialRows, rows: Iterable[Mapping[str, Any]]) -> None:
         log(f"{counted(count, 'row')} written to {output}")
 
 
-def read_and_say(path: str, **options: Any) -> list[Row]:
-    """Call `read_rows` with `options`, and log its notes."""
+def read_and_say(path: str, model: str, columns: Columns, **options: Any) -> list[Row]:
+    """Call `read_rows` with `options`, and log its notes. The names of the training of `model` are tried first."""
     notes: list[str] = []
-    rows = read_rows(path, notes=notes, **options)
+    rows = read_rows(path, columns, hints=lambda: trained_columns(model), notes=notes, **options)
     for note in notes:
         log(note)
     return rows
+
+
+def trained_columns(model: str) -> Columns:
+    """The names of the columns that a model was trained on."""
+    from ladle.storage.names import resolve_model
+    from ladle.storage.record import read_record
+
+    return Columns.of(read_record(resolve_model(model)).info)
 
 
 def log(line: str) -> None:

@@ -33,7 +33,8 @@ def evaluate(
 ) -> None:
     """Score samples, and score real texts in the same way for comparison. Prints a table; --output writes a report.
 
-    --text, --label and --source name columns of the reference file and of the training file.
+    --text, --label, --source and --references name columns of the reference file and of the training file, and of
+    samples that have such columns.
 
     Args:
         samples: File that `ladle sample` wrote; - is standard input.
@@ -59,7 +60,7 @@ def evaluate(
     report = run_evaluation(
         samples, reference, train, output, mauve_encoder, scorer, [str(path) for path in judge or ()], novelty,
         rouge, bertscore_encoder, slots, None if model is None else LatentDiffusion.from_pretrained(model), plots,
-        columns=columns,
+        columns=columns, log=log,
     )  # fmt: skip
     if output != STDIO:
         print(to_markdown(report), end="")
@@ -75,8 +76,8 @@ def fit_scorer(
     data: File,
     output: OutputFolder,
     minutes: float = 10.0,
-    text: str | None = None,
     seed: int = 0,
+    columns: ColumnNames = None,
 ) -> None:
     """Train a small language model on a file of texts, for `ladle evaluate --scorer`.
 
@@ -84,14 +85,13 @@ def fit_scorer(
         data: Texts, as for `ladle train`. If possible, use texts that the generator was not trained on.
         output: Folder of the run. Run the same command again to continue after an interruption.
         minutes: Minutes of training.
-        text: Column of the texts. Default: text.
         seed: Random seed of the training.
     """
     if not 0 < minutes < math.inf:
         raise UserError(f"--minutes is {minutes}; it must be greater than 0")
     from ladle.baselines.fitting import fit_scorer as run_fitting
 
-    loss = run_fitting(data, output, minutes=minutes, text=text, seed=seed, log=log)
+    loss = run_fitting(data, output, minutes=minutes, columns=columns, seed=seed, log=log)
     log(f"perplexity on held-out texts: {math.exp(loss):.2f} per token")
     print(output / "final")
 
@@ -117,7 +117,7 @@ def fit_judge(
     """
     from ladle.evaluation.judge import fit_judge as run_fitting
 
-    real = run_fitting(data, output, kind=kind, encoder=encoder, test=test, columns=columns).real
+    real = run_fitting(data, output, kind=kind, encoder=encoder, test=test, columns=columns, log=log).real
     if real:
         low, high = real["interval"]
         log(f"accuracy on {counted(real['n'], 'held-out row')}: {real['value']:.1%} [{low:.1%}, {high:.1%}]")

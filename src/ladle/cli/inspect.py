@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from ladle.cli.app import OutputFile, app, log
+from ladle.cli.app import ColumnNames, OutputFile, app, log
 from ladle.data.files import STDIO
 from ladle.errors import UserError
 from ladle.storage.writing import atomic_json, check_writable
@@ -16,9 +16,9 @@ def inspect(
     health: bool = False,
     data: Path | None = None,
     minutes: float = 2.0,
-    text: str | None = None,
     seed: int = 0,
     output: OutputFile | None = None,
+    columns: ColumnNames = None,
 ) -> None:
     """Show a model's parts, sizes, training data and latent statistics. --health adds a test of its latents.
 
@@ -27,7 +27,6 @@ def inspect(
         health: Add noise to the latents of --data, measure how much of the text survives, and advise on settings.
         data: A file of texts, or a folder with train and valid files, for --health.
         minutes: Minutes of training for a small denoiser that --health tries. 0 trains none.
-        text: Column of the texts in --data. Default: text, else target, else the only column that holds text.
         seed: Random seed of that training and of the noise.
         output: JSON file for the results of --health; - is standard output, and then nothing else is printed.
     """
@@ -49,7 +48,7 @@ def inspect(
     from ladle.training.small_denoiser import fit_small_denoiser
 
     found = check_model_health(
-        model, data, fit_denoiser=fit_small_denoiser, minutes=minutes, text=text, seed=seed, log=log
+        model, data, fit_denoiser=fit_small_denoiser, minutes=minutes, columns=columns, seed=seed, log=log
     )
     if output is not None:
         atomic_json(output, found.as_json())

@@ -6,10 +6,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from ladle.cli.app import Decoder, File, OutputFile, app, check_counts, log, read_and_say, say_cut, write_and_say
+from ladle.cli.app import (
+    ColumnNames,
+    Decoder,
+    File,
+    Labels,
+    OutputFile,
+    app,
+    check_counts,
+    log,
+    read_and_say,
+    say_cut,
+    write_and_say,
+)
 from ladle.cli.sample_options import Options, given
+from ladle.data.columns import Columns
 from ladle.data.files import STDIO
-from ladle.data.rows import Columns, Row, counted
+from ladle.data.labels import own_label
+from ladle.data.rows import Row, counted
 from ladle.errors import UserError
 from ladle.storage.partial_rows import PartialRows, partial_rows
 from ladle.storage.writing import check_writable
@@ -20,6 +34,12 @@ if TYPE_CHECKING:
 MAX_SEED = 2**32 - 1
 TEXTS_AT_ONCE = 1024  # texts drawn between two writes: enough to sort them by length, few enough for the memory
 FIRST_TEXTS = 8  # drawn before the first write to standard output, so that its reader need not wait
+
+
+class _SourceColumns(Columns):
+    """The columns of the file of `--source`, whose options have other names."""
+
+    option = "--{}-column"
 
 
 @app.command(sort_key=1)
@@ -37,8 +57,10 @@ def sample(
     num_samples: Annotated[int, Parameter(name=("--num-samples", "-n"))] = 1,
     seed: int | None = None,
     output: OutputFile = STDIO,
-    label: list[str] | None = None,
+    label: Labels = None,
     source: File | None = None,
+    source_column: str | None = None,
+    label_column: str | None = None,
     batch_size: int = 128,
     options: Annotated[Options | None, Parameter(name="*")] = None,
 ) -> None:
@@ -52,13 +74,18 @@ def sample(
         seed: Seed of the first text; seeds count up from it. Texts do not depend on --batch-size. Default: random.
         output: JSON Lines file to write (.gz compresses); - is standard output.
         label: Class to draw from. Repeat the option to draw from several classes in turn.
-        source: File of texts to condition on: in the column 'source', or one text per line.
+        source: File of texts to condition on, one in each row.
+        source_column: Column of these texts. Default: as in training, else source, else the one that is clearly text.
+        label_column: Column of the classes to draw from; "" uses none. Default: as in training, else label.
         batch_size: Number of texts drawn at once. A smaller number needs less memory.
     """
     check_counts({"--num-samples": num_samples, "--batch-size": batch_size})
     overrides = given(options)
     check_writable(output, inputs=(source,))
-    inputs = [Row()] if source is None else read_and_say(source, need=("source",), empty="refuse")
+    columns = _SourceColumns(source=source_column, label=label_column)
+    if source is None and columns != _SourceColumns():
+        raise UserError("--source-column and --label-column name columns of a file; give it with --source FILE")
+    inputs = [Row()] if source is None else read_and_say(source, model, columns, need=("source",), empty="refuse")
     count = num_samples * len(inputs)
     if seed is not None and not 0 <= seed <= MAX_SEED + 1 - count:
         raise UserError(f"--seed is {seed}; for {counted(count, 'text')} it must be from 0 to {MAX_SEED + 1 - count}")
@@ -70,14 +97,16 @@ def sample(
     from ladle.training.state import digest
 
     loaded = LatentDiffusion.from_pretrained(model)
+    if label_column and not loaded.labels:
+        raise UserError("this model was not trained with labels; leave --label-column out")
     reader = loaded.parts.reader()
     sources = [row["source"] for row in inputs if "source" in row]
     say_cut(reader.tokenizer, reader.max_tokens, sources, "source texts")
     draws: list[dict[str, Any]] = []
     for row in inputs:
-        own = row.get("label") if loaded.labels else None
+        own = own_label(row.get("label"), loaded.labels) if loaded.labels else None
         for _ in range(num_samples):
-            asked = label[len(draws) % len(label)] if label else own
+            asked = own_label(label[len(draws) % len(label)], loaded.labels) if label else own
             draw: dict[str, Any] = {"seed": len(draws), "label": asked}
             draw |= {"source": row.get("source"), "references": row.get("references")}
             draws.append({name: value for name, value in draw.items() if value is not None})
@@ -100,8 +129,8 @@ def reconstruct(
     model: str = "base-en",
     output: OutputFile = STDIO,
     decoder: Decoder | None = None,
-    text: str | None = None,
     batch_size: int = 128,
+    columns: ColumnNames = None,
 ) -> None:
     """Encode texts and decode them again. Each row holds text and reconstruction. Scores go to standard error.
 
@@ -110,7 +139,6 @@ def reconstruct(
         model: A model folder, a shipped model's name, or a hub id.
         output: JSON Lines file to write (.gz compresses); - is standard output.
         decoder: The decoder that turns latents into words. Default: autoregressive.
-        text: Column of the texts. Default: text, else target, else the only column that holds text.
         batch_size: Number of texts processed at once. A smaller number needs less memory.
     """
     check_counts({"--batch-size": batch_size})
@@ -120,7 +148,7 @@ def reconstruct(
     from ladle.pipeline import LatentDiffusion
     from ladle.training.state import digest
 
-    originals = [row["text"] for row in read_and_say(texts, columns=Columns(text))]
+    originals = [row["text"] for row in read_and_say(texts, model, columns or Columns())]
     loaded = LatentDiffusion.from_pretrained(model)
     say_cut(loaded.autoencoder.backbone.tokenizer, loaded.max_tokens, originals, "texts")
     command = {"model": loaded.digest, "decoder": decoder, "texts": digest(originals)}

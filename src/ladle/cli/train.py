@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from ladle.cli.app import ColumnNames, File, OutputFolder, app, log
-from ladle.data.rows import Columns
+from ladle.data.columns import Columns
 from ladle.data.tables import kind_of
 from ladle.errors import UserError
 

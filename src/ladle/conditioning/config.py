@@ -43,7 +43,7 @@ class ConditionConfig(Config):
     """How a source text is read; None if the model takes no source."""
 
     def label_ids(self, labels: Sequence[str | None]) -> Tensor:
-        """Label names -> [B] ids; -1 for no label.
+        """Label names, in the spelling of `own_label`, -> [B] ids; -1 for no label.
 
         Raises:
             UserError: a label that the model was not trained with.

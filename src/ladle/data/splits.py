@@ -13,11 +13,12 @@ from typing import Self
 from pydantic import Field
 
 from ladle.config import Config
+from ladle.data.columns import Columns
 from ladle.data.files import STDIO, PathLike
 from ladle.data.hub import hub_tables
 from ladle.data.in_memory import RowSource
 from ladle.data.row_portions import Portions
-from ladle.data.rows import Columns, Row, iter_rows, open_table
+from ladle.data.rows import Row, Taken, iter_rows, open_table
 from ladle.data.tables import ENDINGS, Table, kind_of
 from ladle.errors import UserError
 from ladle.storage.writing import RUN
@@ -27,7 +28,7 @@ _SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in nam
 
 Data = RowSource | Mapping[str, RowSource] | None  # rows, or the rows of each split; None: those that the config names
 # Settings of a recipe that describe its own data set, and not a file that replaces it.
-OF_OTHER_DATA = ("id", "subset", "text", "label", "source", "valid_path", "test_path")
+OF_OTHER_DATA = ("id", "subset", "text", "label", "source", "references", "valid_path", "test_path")
 
 
 class DataConfig(Config):
@@ -41,12 +42,16 @@ class DataConfig(Config):
     subset: str | None = None
     """The configuration of the hub data set."""
     text: str | None = None
-    """The column of the texts. By default `text`, else `target`, else the only column that holds text. If a column
+    """The column of the texts. By default `text`, else `target`, else the only column that is clearly text. If a column
     holds an object, a dot names a part of it: `translation.de`."""
     label: str | None = None
     """The column of the class labels. By default `label`, if the data have that column. "" uses no labels."""
     source: str | None = None
-    """The column of the source texts. By default `source`, if the data have that column. "" uses no sources."""
+    """The column of the source texts. By default `source`, if the data have that column and it holds texts. "" uses no
+    sources."""
+    references: str | None = None
+    """The column of further good texts for a source (lists). By default `references`, if the data have that column. ""
+    uses none."""
     valid_path: str | None = None
     """A file of validation rows: held-out rows on which the training measures itself."""
     test_path: str | None = None
@@ -63,7 +68,12 @@ class DataConfig(Config):
     @property
     def columns(self) -> Columns:
         """The column names."""
-        return Columns(self.text, self.label, self.source)
+        return Columns(self.text, self.label, self.source, self.references)
+
+    @classmethod
+    def of(cls, columns: Columns | None) -> Self:
+        """A config with these columns."""
+        return cls(**vars(columns or Columns()))
 
     def at(self, path: str) -> Self:
         """This config with a local file or folder as its data. The column names of a hub data set are dropped."""
@@ -73,20 +83,23 @@ class DataConfig(Config):
 @dataclass(frozen=True)
 class Splits:
     """Training, validation and test rows (valid and test may be empty). `notes` are messages for the user, one line
-    each. If rows are read in portions, `train` is the first portion."""
+    each; `taken` says what was taken for text, label and source of the training rows, and `columns` names it. If rows
+    are read in portions, `train` is the first portion."""
 
     train: list[Row]
     valid: list[Row]
     test: list[Row]
     notes: list[str] = field(default_factory=list)
     portions: Portions[Row] | None = None
+    taken: list[str] = field(default_factory=list)
+    columns: Columns = Columns()
 
     def of_epoch(self, epoch: int) -> list[Row]:
         """The training rows of an epoch, counted from 0."""
         return self.portions(epoch) if self.portions else self.train
 
 
-def load_splits(config: DataConfig, data: Data = None) -> Splits:
+def load_splits(config: DataConfig, data: Data = None, hints: Columns = Columns()) -> Splits:  # noqa: B008 (frozen)
     """Read all rows that a run needs. If no valid rows are given, they are split off the train rows.
 
     All rows with the same source (without sources: the same text) stay on one side of the split. A hash of the source
@@ -96,6 +109,7 @@ def load_splits(config: DataConfig, data: Data = None) -> Splits:
         config: the columns, how many rows are held out, and where the rows are when `data` is None.
         data: replaces the config's path or id: a path, rows in memory (texts, mappings, a `datasets.Dataset`), or a
             mapping from the name of a split to such rows (a `DatasetDict`).
+        hints: column names to try before the usual ones.
 
     Raises:
         UserError: bad input, no train rows, or no data given.
@@ -103,17 +117,16 @@ def load_splits(config: DataConfig, data: Data = None) -> Splits:
     """
     notes: list[str] = []
     if config.rows_in_memory is not None:
-        return _load_in_portions(config, data, config.rows_in_memory, notes)
-    tables = _tables(config, data, notes)
-    parts = {split: list(_rows(its, config, notes)) for split, its in tables.items()}
+        return _load_in_portions(config, data, config.rows_in_memory, notes, hints)
+    parts, read = _read(_tables(config, data, notes), config, hints, notes)
     train = _limited("train", parts["train"], config.max_rows, "max_rows", notes)
     train, valid = (train, parts["valid"]) if "valid" in parts else _split_off(train, config, notes)
     # (Of a source whose rows are held out, those that are too many are not trained on either.)
     valid = _limited("valid", valid, config.max_valid_rows, "max_valid_rows", notes)
-    return Splits(train, valid, parts.get("test", []), notes)
+    return Splits(train, valid, parts.get("test", []), notes, None, read.lines(), read.found)
 
 
-def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str]) -> Splits:
+def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str], hints: Columns) -> Splits:
     """As `load_splits`, but each row's own hash alone decides whether it is held out: about `valid_fraction` of `size`
     rows are. The held-out rows of the first portion are the valid rows; the rest of them are not used."""
     sources = data.values() if isinstance(data, Mapping) else [config.path if data is None else data]
@@ -125,12 +138,13 @@ def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str
     if config.max_rows is not None:
         raise UserError("data.max_rows and data.rows_in_memory cannot be used together; give one of them")
     tables = _tables(config, data, notes)
-    parts = {split: list(_rows(its, config, notes)) for split, its in tables.items() if split != "train"}
-    fraction = config.valid_fraction if "valid" not in parts and config.max_valid_rows else 0.0
+    fraction = config.valid_fraction if "valid" not in tables and config.max_valid_rows else 0.0
     held_out: list[Row] = []
+    reads: list[Taken] = []
 
     def read() -> Iterator[Row]:
-        for row in _rows(_tables(config, data, [])["train"], config, []):
+        reads.clear()
+        for row in _rows(_tables(config, data, [])["train"], config, hints, reads):
             if int.from_bytes(_rank(_group(row, by_source=True))) >= fraction * 2**64:
                 yield row
             elif len(held_out) < config.max_valid_rows:
@@ -140,10 +154,14 @@ def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str
     train = portions(0)
     if not train:
         raise UserError("all rows are held out; lower data.valid_fraction or give more rows")
+    first = reads[0]
+    notes += first.other_remarks
+    taken = first.lines()
+    parts, _ = _read({k: v for k, v in tables.items() if k != "train"}, config, first.as_hints(), notes)
     valid = _limited("valid", parts.get("valid", held_out), config.max_valid_rows, "max_valid_rows", notes)
     notes.append(f"train: {len(train):,} rows at a time, the next portion in each epoch (rows_in_memory)")
     # (A copy: later portions may hold out more.)
-    return Splits(train, list(valid), parts.get("test", []), notes, portions)
+    return Splits(train, list(valid), parts.get("test", []), notes, portions, taken, first.found)
 
 
 def _tables(config: DataConfig, data: Data, notes: list[str]) -> dict[str, Iterator[Table]]:
@@ -191,9 +209,31 @@ def _given_splits(data: Mapping[str, RowSource], notes: list[str]) -> dict[str, 
     return found
 
 
-def _rows(tables: Iterable[Table], config: DataConfig, notes: list[str]) -> Iterator[Row]:
+def _read(
+    tables: Mapping[str, Iterable[Table]], config: DataConfig, hints: Columns, notes: list[str]
+) -> tuple[dict[str, list[Row]], Taken]:
+    """The rows of each split, and an account of the first one, train if it is there."""
+    parts: dict[str, list[Row]] = {}
+    accounts: list[Taken] = []
+    for split in (split for split in SPLIT_NAMES if split in tables):
+        reads: list[Taken] = []
+        parts[split] = list(_rows(tables[split], config, accounts[0].as_hints() if accounts else hints, reads))
+        for other in reads[1:]:
+            reads[0].add(other)
+        accounts.append(reads[0])
+        notes += reads[0].other_remarks if split == "train" else []
+        notes += reads[0].notes(labels=split == "train")
+        notes += reads[0].lines() if reads[0].columns.text != accounts[0].columns.text else []
+    return parts, accounts[0] if accounts else Taken(Table("", iter(())))
+
+
+def _rows(tables: Iterable[Table], config: DataConfig, hints: Columns, reads: list[Taken]) -> Iterator[Row]:
+    """The rows of all tables. Their accounts are appended to `reads`; the first one's columns count for the others."""
     for table in tables:
-        yield from iter_rows(table, config.columns, notes=notes)
+        reads.append(Taken(table))
+        yield from iter_rows(reads[-1], config.columns, hints=reads[0].as_hints() if len(reads) > 1 else hints)
+        if len(reads) > 1:
+            reads[-1].looks = {}  # (there may be thousands of files)
 
 
 def _split_paths(path: PathLike) -> dict[str, list[RowSource]]:

@@ -7,12 +7,14 @@ A report is a plain dict. Each of its `rows` is one system (the samples, and the
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from ladle.data.columns import Columns
 from ladle.data.files import PathLike, name_of
 from ladle.data.in_memory import RowSource
-from ladle.data.rows import Columns, read_rows
+from ladle.data.rows import counted, read_and_tell
+from ladle.data.splits import DataConfig, load_splits
 from ladle.errors import UserError
 from ladle.evaluation.extras import load_extra
 from ladle.evaluation.intervals import Resampling
@@ -22,9 +24,10 @@ from ladle.evaluation.measurement import JUDGED, Measurement, as_report
 from ladle.evaluation.metrics import package_version
 from ladle.evaluation.plots import plot_report
 from ladle.evaluation.samples import (
+    Reference,
     Sample,
     draws_by_source,
-    read_reference,
+    gather,
     read_samples,
     references_by_source,
 )
@@ -33,6 +36,7 @@ from ladle.evaluation.slots import parse_mr
 from ladle.storage.writing import atomic_json, check_writable
 
 REPORT_FORMAT = 1
+MUCH_OVERLAP = 0.2  # of the reference texts among the training texts: short texts come twice by chance, most do not
 _PACKAGES = ("ladle", "torch", "transformers", "sacrebleu", "mauve-text", "rouge-score", "bert-score")
 
 
@@ -61,6 +65,7 @@ def evaluate(
     num_bootstrap: int = 1000,
     seed: int = 0,
     columns: Columns | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Score samples and return the report, which is also written as JSON to `output` (`-`: standard output).
 
@@ -86,7 +91,11 @@ def evaluate(
         seeds: number of clusterings over which MAUVE is averaged, at least 3.
         num_bootstrap: number of resamples for intervals; 0 gives no intervals.
         seed: random seed of resampling and of every subset.
-        columns: column names of the reference and training rows.
+        columns: column names of the reference and training rows, and of samples that have such columns. Those of the
+            training of `model` are tried before the usual ones.
+        log: receives messages for the user, such as what was taken for text and label.
+
+    If `reference` and `train` are the same rows, those that `ladle.train` holds out of them are the reference.
 
     Raises:
         UserError: bad input, a missing extra, or an output that is an input, in one line.
@@ -110,7 +119,10 @@ def evaluate(
     for package, setting in (wanted | {"bert_score": bertscore_encoder, "matplotlib": plots}).items():
         if setting is not None:
             load_extra(package)
-    sampled = read_samples(samples)
+    notes: list[str] = []
+    sampled = read_samples(samples, columns, notes)
+    for note in notes:
+        log(note)
     if len(sampled) < 2:
         raise UserError(f"{_shown(samples)} has one sample; diversity and distances need two or more")
     for sample in sampled if slots else ():
@@ -118,10 +130,9 @@ def evaluate(
             raise UserError(
                 f"slots need inputs such as 'name[Aromi], food[Italian]'; this is none: {sample.source!r:.60}"
             )
-    held_out = read_reference(reference, columns) if reference is not None else None
+    held_out, known, warnings = _real_rows(reference, train, columns, model, log)
     if (rouge or slots or bertscore_encoder) and not references_by_source(sampled, held_out):
         raise UserError("ROUGE, BERTScore and slots need references, but no sample has an input with references")
-    known = [row["text"] for row in read_rows(train, columns, name="train")] if train is not None else None
     measurement = Measurement(
         reference=held_out,
         train=known,
@@ -134,6 +145,7 @@ def evaluate(
         novelty=novelty,
         seeds=seeds,
         resampling=Resampling(num_bootstrap, seed),
+        warnings=warnings,
     )
     controls = measurement.controls(sampled, model.reconstruct if model is not None else None)
     rows = {"samples": measurement.measure(sampled), **controls}
@@ -162,6 +174,52 @@ def evaluate(
     if output is not None:
         atomic_json(output, result)
     return result
+
+
+def _real_rows(
+    reference: RowSource | None,
+    train: RowSource | None,
+    columns: Columns | None,
+    model: Reconstructor | None,
+    log: Callable[[str], None],
+) -> tuple[Reference | None, list[str] | None, list[str]]:
+    """The reference, the training texts, and warnings about the two."""
+    hints = Columns.of(getattr(getattr(model, "parts", None), "info", {}))
+    if reference is not None and train is not None and _same(reference, train):
+        splits = load_splits(DataConfig.of(columns), train, hints)
+        for line in (*splits.taken, *splits.notes):
+            log(line)
+        if not splits.valid:
+            raise UserError(
+                f"{_shown(train)} is reference and training file, and no row of it can be held out; give two"
+            )
+        valid, texts = splits.valid, [row["text"] for row in splits.train]
+        said = (
+            f"reference and training rows are the same file: the {counted(len(valid), 'row')} that training holds out"
+        )
+        return (
+            gather(valid),
+            texts,
+            [f"{said} of it are the reference here, the other {len(texts):,} the training rows"],
+        )
+    rows, training = (
+        None if data is None else read_and_tell(data, columns, log, hints=lambda: hints, name=name)
+        for data, name in ((reference, "reference"), (train, "train"))
+    )
+    held_out = None if rows is None else gather(rows)
+    known = None if training is None else [row["text"] for row in training]
+    if rows is None or known is None:
+        return held_out, known, []
+    seen = {*known}
+    share = sum(row["text"] in seen for row in rows) / len(rows)
+    warning = f"{share:.0%} of the reference texts are training texts too, so the reference is no measure of new texts"
+    return held_out, known, [warning] if share > MUCH_OVERLAP else []
+
+
+def _same(one: RowSource, other: RowSource) -> bool:
+    """Whether these are the same rows: one file, or one object in memory."""
+    files = [rows for rows in (one, other) if isinstance(rows, str | os.PathLike)]
+    return os.path.samefile(*files) if len(files) == 2 and all(map(os.path.exists, files)) else one is other
 
 
 def _shown(rows: RowSource | None) -> str:

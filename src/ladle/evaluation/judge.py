@@ -6,7 +6,7 @@ data are noisy, and samples cannot be expected to do much better.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from ladle.data.columns import Columns
 from ladle.data.files import PathLike
 from ladle.data.in_memory import RowSource
-from ladle.data.rows import Columns, Row, read_rows
+from ladle.data.labels import own_label
+from ladle.data.rows import Row, read_and_tell
 from ladle.errors import UserError, first_line
 from ladle.evaluation.intervals import wilson_interval
 from ladle.evaluation.mauve import Featuriser, shown_name
@@ -71,7 +73,7 @@ class Judge:
 
     def check_labels(self, labels: Iterable[str]) -> None:
         """UserError for a label that the judge does not know."""
-        if unknown := sorted(set(labels) - set(self.labels)):
+        if unknown := sorted({str(own_label(label, self.labels)) for label in labels} - {*self.labels}):
             raise UserError(f"the judge does not know the label '{unknown[0]}'; it knows {', '.join(self.labels)}")
 
     def describe(self) -> dict[str, Any]:
@@ -87,6 +89,7 @@ class Judge:
             UserError: a label that the judge does not know.
         """
         self.check_labels(labels)
+        labels = [str(own_label(label, self.labels)) for label in labels]
         guesses = self.predict(texts)
         true = [g == label and not is_empty(t) for g, t, label in zip(guesses, texts, labels, strict=True)]
         hits, named = np.array(true, dtype=bool), np.array(labels)
@@ -140,6 +143,7 @@ def fit_judge(
     test: RowSource | None = None,
     seed: int = 0,
     columns: Columns | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Judge:
     """Train a judge on labelled rows and write it to a folder.
 
@@ -150,6 +154,7 @@ def fit_judge(
         encoder: folder or hub id, for `encoder`.
         test: rows that measure the judge's own accuracy; None holds out a fifth of `data`.
         columns: column names of both.
+        log: receives messages for the user, such as what was taken for text and label.
 
     Raises:
         UserError: bad input, fewer than two labels, a missing encoder, a folder that holds other things of these names.
@@ -159,13 +164,13 @@ def fit_judge(
     if (kind == "encoder") != (encoder is not None):
         raise UserError("a judge of kind 'encoder' needs --encoder FOLDER; a judge of kind 'bigrams' takes none")
     check_folder(output, JUDGE, (data, test))
-    rows = labelled_rows(data, columns)
+    rows = read_and_tell(data, columns, log, need=("text", "label"))
     if test is None:
         order = np.random.default_rng(seed).permutation(len(rows))
         cut = max(1, len(rows) // 5)
         held, rows = [rows[i] for i in order[:cut]], [rows[i] for i in order[cut:]]
     else:
-        held = labelled_rows(test, columns)
+        held = read_and_tell(test, columns, log, need=("text", "label"))
     judge = fit_rows(rows, kind, encoder)
     judge.measure(held)
     judge.save(output)
@@ -215,11 +220,6 @@ def fit_rows(
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     names = tuple(str(label) for label in model.classes_)
     return Judge(kind, names, weight.astype(np.float32), bias.astype(np.float32), vocabulary, encoder)
-
-
-def labelled_rows(source: RowSource, columns: Columns | None = None) -> list[Row]:
-    """The rows of `source` that have a label. Raises UserError as `read_rows`, or if no row has a label."""
-    return read_rows(source, columns, need=("text", "label"))
 
 
 def _some(rows: Sequence[Row], count: int) -> Sequence[Row]:

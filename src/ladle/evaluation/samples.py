@@ -4,8 +4,9 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ladle.data.columns import Columns
 from ladle.data.in_memory import RowSource
-from ladle.data.rows import Columns, Row, read_rows
+from ladle.data.rows import Row, read_rows
 
 Groups = list[list[str]]  # texts by input
 
@@ -33,21 +34,22 @@ class Reference:
         return sum(map(len, self.texts.values()))
 
 
-def read_samples(source: RowSource) -> list[Sample]:
-    """The samples of a file of any kind that Ladle reads, or of rows in memory; empty texts are kept.
-    UserError as `read_rows`, or for a row without a text."""
-    rows = read_rows(source, empty="keep", name="samples")
+def read_samples(source: RowSource, columns: Columns | None = None, notes: list[str] | None = None) -> list[Sample]:
+    """The samples of a file of any kind that Ladle reads, or of rows in memory; empty texts are kept. columns: names
+    that count if the samples have such columns. notes: as in `read_rows`. UserError as `read_rows`, or for a row
+    without a text."""
+    hints = Columns(**(columns or Columns()).given())
+    rows = read_rows(source, empty="keep", hints=lambda: hints, notes=notes, name="samples")
     return [Sample(row["text"], row.get("source"), row.get("label"), tuple(row.get("references", ()))) for row in rows]
 
 
 def read_reference(source: RowSource, columns: Columns | None = None) -> Reference:
-    """Held-out rows, grouped by source. The texts of an input are its `references`, or the texts of its rows. Raises
-    UserError as `read_rows`."""
+    """Held-out rows, grouped by source, as `gather` does. Raises UserError as `read_rows`."""
     return gather(read_rows(source, columns, name="reference"))
 
 
 def gather(rows: Sequence[Row]) -> Reference:
-    """As `read_reference`, for rows that have been read."""
+    """Rows grouped by source. The texts of an input are its `references`, or the texts of its rows."""
     texts: dict[str, list[str]] = {}
     labels: dict[str, str] = {}
     for index, row in enumerate(rows):

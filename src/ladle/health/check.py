@@ -7,6 +7,7 @@ import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.encoding import store_latents, store_tokens
+from ladle.data.columns import Columns
 from ladle.data.splits import DataConfig, load_splits
 from ladle.data.stores import VectorStore
 from ladle.diffusion.model import LatentDiffusionModel
@@ -92,15 +93,15 @@ def check_model_health(
     *,
     fit_denoiser: FitDenoiser | None = None,
     minutes: float = 2.0,
-    text: str | None = None,
+    columns: Columns | None = None,
     seed: int = 0,
     log: Log = lambda line: None,
 ) -> Health:
     """`ladle inspect --health`: load the model and the texts (held-out texts are split off as in training), and
-    measure. Raises UserError: no such model, or bad data."""
-    splits = load_splits(DataConfig(text=text), data)
-    for note in splits.notes:
+    measure. The column names of the model's training are tried first. Raises UserError: no such model, or bad data."""
+    loaded = LatentDiffusion.from_pretrained(model)
+    splits = load_splits(DataConfig.of(columns), data, Columns.of(loaded.parts.info))
+    for note in (*splits.taken, *splits.notes):
         log(note)
     train, valid = ([row["text"] for row in rows] for rows in (splits.train[:MAX_KNOWN], splits.valid))
-    loaded = LatentDiffusion.from_pretrained(model)
     return check_health(loaded, train, valid, fit_denoiser=fit_denoiser, denoiser_minutes=minutes, seed=seed, log=log)

@@ -11,6 +11,7 @@ import torch
 from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
 from ladle.conditioning.store import SourceStore
+from ladle.data.labels import own_label, spell_label
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.seeding import MAX_SEED
@@ -48,9 +49,11 @@ class Request:
         seeds: Iterable[int] | None = None,
         label: str | int | Sequence[str | int | None] | None = None,
         source: str | Sequence[str | None] | None = None,
+        known: Sequence[str] = (),
     ) -> Self:
         """A request with lists of equal length. A single label or source applies to all samples. Seeds count up from
-        `seed`. Without `seed` and `seeds` the first seed is random.
+        `seed`. Without `seed` and `seeds` the first seed is random. known: the model's labels, which may be given in
+        other spellings (`ladle.data.labels`).
 
         Raises UserError: lengths that disagree, none asked for, both `seed` and `seeds`.
         """
@@ -58,8 +61,8 @@ class Request:
             raise UserError("both seed and seeds are given; give one of them")
         if not isinstance(num_samples, Integral | None):
             raise UserError(f"num_samples is {num_samples!r}; it must be a whole number")
-        if isinstance(label, Integral):  # a label column may hold numbers
-            label = str(label)
+        if not isinstance(label, str | Iterable):  # a label column may hold numbers
+            label = spell_label(label)
         given: dict[str, Any] = {"seeds": seeds, "label": label, "source": source}
         lists: dict[str, list[Any]] = {k: list(x) for k, x in given.items() if x is not None and not isinstance(x, str)}
         counts: dict[str, Any] = {"num_samples": num_samples} if num_samples is not None else {}
@@ -72,7 +75,7 @@ class Request:
         first = fresh_seed(count) if seed is None else seed
         return cls(
             lists.get("seeds") or list(range(first, first + count)),
-            [None if name is None else str(name) for name in lists.get("label") or [label] * count],
+            [own_label(name, known) for name in lists.get("label") or [label] * count],
             lists.get("source") or [given["source"]] * count,
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ladle.autoencoder.backbone import PretrainedBackboneConfig
 from ladle.conditioning.config import ConditionConfig
+from ladle.data.columns import MAX_CLASSES
 from ladle.data.rows import Row
 from ladle.data.splits import Splits
 from ladle.errors import UserError
@@ -19,7 +20,6 @@ from ladle.training.warm_start import Start, choose_start
 
 STAGES = ("autoencoder", "diffusion", "joint", "decoder")
 DEFAULT_MINUTES = 15.0
-MAX_LABELS = 200
 # (share of the budget from nothing, and where the training begins from a trained model), see `StageTraining.share`.
 SHARES = MappingProxyType(
     {"autoencoder": (0.4, 0.12), "diffusion": (0.6, 0.6), "joint": (0.0, 0.0), "decoder": (0.4, 0.18)}
@@ -129,15 +129,12 @@ def _gives_shift(recipe: Recipe) -> bool:
 
 def _condition(recipe: Recipe, rows: Sequence[Row]) -> tuple[ConditionConfig, list[str]]:
     """Labels and source of the data, and notes on them."""
-    labels, notes = sorted({row["label"] for row in rows if "label" in row}), []
-    if len(labels) > MAX_LABELS:
+    labels = sorted({row["label"] for row in rows if "label" in row})
+    if len(labels) > MAX_CLASSES:
         raise UserError(
-            f"the label column has {len(labels):,} different values; at most {MAX_LABELS} are allowed; name another "
+            f"the label column has {len(labels):,} different values; at most {MAX_CLASSES} are allowed; name another "
             'column with --label, or use no labels with --label ""'
         )
-    if labels:
-        notes.append(f"{len(labels)} labels: {', '.join(labels[:8])}{' ...' if len(labels) > 8 else ''}")
     has_source = any("source" in row for row in rows)
-    if has_source:
-        notes.append("texts are conditioned on their source")
+    notes = ["texts are conditioned on their source"] if has_source else []
     return ConditionConfig(labels=tuple(labels), source=recipe.source if has_source else None), notes

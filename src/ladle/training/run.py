@@ -99,9 +99,11 @@ def train(
 def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None) -> Path:
     _check_budget(recipe, output)
     splits = load_splits(recipe.data, data)
+    for line in (*splits.taken, *splits.notes):  # before anything else is done
+        log(line)
     plan = make_plan(recipe, splits, STAGES[-1] if stage == "all" else stage)
     counts = f"{counted(len(splits.train), 'training text')}, {counted(len(splits.valid), 'held-out text')}"
-    for note in (*splits.notes, counts, *plan.notes):
+    for note in (counts, *plan.notes):
         log(note)
     if len(splits.train) < FEW_ROWS:
         log("warning: these are few texts to learn from; --minutes (training.minutes) makes the training shorter")
@@ -338,7 +340,13 @@ def _model(assembly: Assembly, minutes: dict[str, float]) -> ModelParts:
     source = recipe.data.id or Path(recipe.data.path or "rows in memory").name
     what = "rows at a time" if splits.portions else "rows"
     data = [{"name": source, what: len(splits.train), "held out": len(splits.valid)}]
-    info = {"data": data, "start": assembly.plan.start.name, "minutes": minutes, **recipe.card}
+    info = {
+        "data": data,
+        "columns": splits.columns.given(),
+        "start": assembly.plan.start.name,
+        "minutes": minutes,
+        **recipe.card,
+    }
     # A decoder that has not learnt to read the denoiser's estimates gets none.
     sampling = recipe.sampling if "decoder" in minutes else recipe.sampling.to_the_end()
     parts = ModelParts(recipe.name, assembly.finished_autoencoder, None, sampling, info)

@@ -1,0 +1,231 @@
+"""Which column of a file is which: by the names that are given, else by usual names whose contents fit."""
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+from ladle.config import nearest
+from ladle.data.labels import spell_label
+from ladle.data.tables import Record, Table
+from ladle.errors import UserError
+
+COLUMN_NAMES = frozenset({"text", "target", "source", "label"})  # read when no column is named
+CLEARLY = 3  # times as many words as every other column of texts: the text
+MAX_CLASSES = 200  # that a model can have
+_SHOWN = 8
+_WORD = re.compile(r"\S*[^\W\d_]\S*")
+_NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # Thai to Chinese
+
+What = Literal["text", "label", "source", "references"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns.
+
+    Args:
+        text: Column of the texts. Default: text, else target, else the only column that is clearly text.
+        label: Column of the class labels; "" uses no labels. Default: label, if the data have that column.
+        source: Column of the source texts; "" uses no sources. Default: source, if the data have that column.
+        references: Column of further good texts for a source, a list; "" uses none. Default: references, if the data
+            have that column.
+    """
+
+    text: str | None = None
+    label: str | None = None
+    source: str | None = None
+    references: str | None = None
+
+    option: ClassVar[str] = "--{}"  # of the command line, for messages
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> Self:
+        """The names that a model's `info` holds."""
+        known = info.get("columns")
+        return cls(**{k: v for k, v in known.items() if k in vars(cls())}) if isinstance(known, Mapping) else cls()
+
+    def ask(self, what: What, value: str = "COLUMN") -> str:
+        """How to name a column, for messages."""
+        return f"{self.option.format(what)} {value}"
+
+    def given(self) -> dict[str, str]:
+        """The names that are not empty."""
+        return {what: name for what, name in vars(self).items() if name}
+
+
+class Profile(NamedTuple):
+    """What a column holds, by the first records. values: those that are not missing. words: of a text, on average."""
+
+    name: str
+    values: list[Any]
+    words: float
+    classes: int
+
+    @property
+    def prose(self) -> bool:
+        """Whether at least half of the values are texts that are not numbers."""
+        return 2 * sum(is_words(value) for value in self.values) >= max(1, len(self.values))
+
+    def few(self, least: int, share: int) -> bool:
+        """Whether there are at least `least` values, and only a few short ones come again and again: fewer than one
+        in `share`."""
+        return least <= len(self.values) and 0 < self.classes * share < len(self.values) and self.words <= CLEARLY
+
+    @property
+    def could_be_labels(self) -> bool:
+        """Whether the values could be class labels."""
+        plain = all(isinstance(value, str | int | float) for value in self.values)
+        return bool(self.name) and plain and self.few(3, 3) and self.classes <= MAX_CLASSES
+
+    def examples(self, count: int = 3) -> str:
+        """The first different values."""
+        return ", ".join(map(shown, list(dict.fromkeys(map(str, self.values[:100])))[:count])) or "nothing"
+
+
+def profiles(names: Iterable[str], records: Sequence[Record]) -> dict[str, Profile]:
+    """What the columns of these records hold, those with `names` first."""
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for record in records:
+        for name, value in record.items():
+            columns.setdefault(name, []).extend([] if is_missing(value) else [value])
+    texts = {name: [value for value in values if isinstance(value, str)] for name, values in columns.items()}
+    words = {name: sum(map(count_words, values)) / max(1, len(values)) for name, values in texts.items()}
+    classes = {name: len({spell_label(str(value)) for value in values}) for name, values in columns.items()}
+    return {name: Profile(name, values, words[name], classes[name]) for name, values in columns.items()}
+
+
+def is_missing(value: Any) -> bool:
+    """None, NaN and blank strings."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def is_words(value: Any) -> bool:
+    """Whether the value is a text that is not a number."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
+
+
+def count_words(text: str) -> int:
+    """Number of words with a letter (dates are not texts); in scripts without spaces every character counts."""
+    return len(_WORD.findall(_NO_SPACES.sub(" x ", text)))
+
+
+def shown(value: Any, width: int = 40) -> str:
+    """A value as messages show it: one short line in quotes."""
+    line = "".join(mark if mark.isprintable() else "?" for mark in " ".join(str(value).split()))
+    return f"'{line if len(line) <= width else line[: width - 3] + '...'}'"
+
+
+def resolve(
+    table: Table, columns: Columns, sample: list[Record], need: Sequence[str], hints: Columns, *, trust: bool
+) -> tuple[Columns, list[str], dict[str, Profile]]:
+    """The names of the columns in this file (None: not there, or left out), remarks for the user, and what the columns
+    hold. Needed columns are always set, except the label's.
+
+    Args:
+        columns: names that are given. They are taken, whatever the columns hold.
+        sample: the first records.
+        need: the values that a row must have.
+        hints: names that are tried before the usual ones; "" leaves a usual one out.
+        trust: whether usual names count whatever their columns hold.
+
+    Raises:
+        UserError: no such column, a column named twice, no column that is clearly text.
+    """
+    looks = profiles(table.columns or (), sample)
+    available = list(looks)
+    named = columns.given()
+    for name in named.values():
+        if name not in available:
+            clause = nearest(name, available)
+            listed = f" (columns: {', '.join(available)})" if clause.startswith("did") else ""
+            raise UserError(f"{table.name} has no column '{name}': {clause}{listed}")
+        if list(named.values()).count(name) > 1:
+            twice = " and as ".join(what for what, same in named.items() if same == name)
+            leave = columns.ask("label", chr(34) * 2)
+            raise UserError(f"the column '{name}' is named as {twice}; name another one, or leave one out: {leave}")
+    usual = {name.lower(): name for name in reversed(available)}
+    late = table.columns is None  # in JSON, a label or source may first come after the records looked at
+    remarks: list[str] = []
+
+    def choose(what: What, *names: str) -> str | None:
+        given, hint = getattr(columns, what), getattr(hints, what)
+        if given or (given == "" and what != "text"):
+            return given or None
+        if hint == "" or (hint in looks and hint not in named.values()):
+            return hint or None
+        tried = dict.fromkeys(usual[name] for name in names if name in usual)
+        for name in tried:
+            if name in named.values():
+                continue
+            why = "" if trust or table.plain or (what in need and what != "text") else _unfit(what, looks[name], looks)
+            if not why:
+                return name
+            remedy = "" if what == "references" else f"; to take it: {columns.ask(what, shlex.quote(name))}"
+            remarks.append(f"{table.name}: the column '{name}' is not taken for the {what}: {why}{remedy}")
+        return names[0] if late and what != "text" and not tried else None
+
+    text, label = choose("text", "text", "target"), choose("label", "label")
+    source, references = choose("source", "source"), choose("references", "references")
+    if table.headless and label is None and columns.label is None:
+        few = [look for name, look in looks.items() if look.could_be_labels and name not in named.values()]
+        few = [look for look in few if look.classes > 1] or few  # (a sorted file may begin with one class)
+        label = few[0].name if len(few) == 1 else None
+    if "source" in need and source not in available:
+        source = "text" if table.plain else _clearest(table, columns, looks, [label], "source")
+        text = None if text == source else text
+        if not table.plain:
+            remarks.append(f"{table.name}: the source is in the column '{source}'")
+    if "text" in need and text is None:
+        text = _clearest(table, columns, looks, [label, source], "text")
+        remarks.append(f"{table.name}: the text is in the column '{text}'")
+    others = (None if name == text else name for name in (label, source, references))
+    return type(columns)(text, *others), remarks, looks
+
+
+def _unfit(what: What, look: Profile, looks: dict[str, Profile]) -> str:
+    """Why the column cannot be what its name says; "" if it can."""
+    held = f"it holds {look.examples()}"
+    if what == "references":
+        lists = (value if isinstance(value, list | tuple) else [value] for value in look.values)
+        fits = all(isinstance(text, str) for texts in lists for text in texts)
+    else:
+        fits = what == "label" or not look.values or look.prose
+    if what == "text" and not fits and not any(isinstance(value, str) for value in look.values):
+        fits = not any(other.values and other.prose for other in looks.values())  # else the first row says what it is
+    if not fits:
+        return f"{held}, which are not texts"
+    if what == "source" and look.few(100, 10):
+        return f"{held} ({look.classes} different values), which are names and not texts to write from"
+    return ""
+
+
+def _clearest(
+    table: Table, columns: Columns, looks: dict[str, Profile], besides: Sequence[str | None], what: What
+) -> str:
+    """The only column of texts, or the one with by far the most words, not counting `besides`."""
+    found = [look for name, look in looks.items() if name not in besides and look.values and look.prose]
+    found = sorted((look for look in found if not look.few(20, 5)), key=lambda look: -look.words)
+    if not found and what == "text":  # a file of sources only reads as texts
+        found = [looks[name] for name in besides[1:] if name in looks]
+    if found and (len(found) == 1 or found[0].words >= CLEARLY * found[1].words):
+        return found[0].name
+    usual = "'text' or 'target'" if what == "text" else f"'{what}'"
+    first = "" if table.columns is None else " (the first line must name the columns)"
+    if table.headless:
+        first = " (it has no header, so the columns are numbered)"
+    held = ", ".join(f"{look.name} ({look.examples(2)})" for look in list(looks.values())[:_SHOWN])
+    held += ", ..." * (len(looks) > _SHOWN)
+    raise UserError(
+        f"{table.name} has no column {usual}, and none of its columns is clearly the {what}{first}: {held}; "
+        f"name it with {columns.ask(what)} (in Python {what}='COLUMN')"
+    )
