@@ -1,29 +1,66 @@
 """Latents with their mask, and the normaliser that gives latents unit scale for diffusion."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ladle.errors import UserError
+
 
 @dataclass(frozen=True)
 class Latents:
-    """Normalised latent vectors z0 of a batch of texts: values [B, L, D], zero where `mask` [B, L] is False."""
+    """Normalised latent vectors z0 of a batch of texts: values [B, L, D], zero where `mask` [B, L] is False.
+
+    space: the fingerprint of the autoencoder that `LatentDiffusion.encode` made them with; None if they are made by
+    hand. `dataclasses.replace(latents, values=...)` keeps it.
+    """
 
     values: Tensor
     mask: Tensor
+    space: str | None = None
 
     def __len__(self) -> int:
         return self.values.shape[0]
 
     def __getitem__(self, index: slice) -> "Latents":
-        return Latents(self.values[index], self.mask[index])
+        return Latents(self.values[index], self.mask[index], self.space)
 
     def to(self, *args, **kwargs) -> "Latents":
         """Move the values (device and dtype) and the mask (device) as `Tensor.to` does."""
         values = self.values.to(*args, **kwargs)
-        return Latents(values, self.mask.to(values.device))
+        return Latents(values, self.mask.to(values.device), self.space)
+
+
+def check_latents(latents: Any, latent_dim: int, max_latents: int, space: str) -> None:
+    """Raises UserError if an autoencoder with these sizes and this fingerprint cannot decode `latents`."""
+    if not (isinstance(latents, Latents) and isinstance(latents.values, Tensor) and isinstance(latents.mask, Tensor)):
+        raise UserError(
+            f"latents have the type {type(latents).__name__}; give what `encode` returns, or Latents(values, mask) of "
+            "two torch tensors"
+        )
+    values, mask = latents.values, latents.mask
+    if not values.is_floating_point() or mask.dtype != torch.bool:
+        raise UserError(
+            f"values are {values.dtype} and the mask is {mask.dtype}; give floating-point values and a bool mask"
+        )
+    if values.ndim != 3 or values.shape[2] != latent_dim or mask.shape != values.shape[:2]:
+        raise UserError(
+            f"values have the shape {tuple(values.shape)} and the mask {tuple(mask.shape)}; for this model give "
+            f"[B, L, {latent_dim}] and [B, L]"
+        )
+    if latents.space not in (None, space):
+        raise UserError("these latents are of another model; decode them with the model that encoded them")
+    lengths = mask.sum(1)
+    if (mask[:, 1:] & ~mask[:, :-1]).any() or ((lengths < 1) | (lengths > max_latents)).any():
+        raise UserError(
+            f"each row of the mask must be True at its first places, 1 to {max_latents} of them, and False after"
+        )
+    if not values[mask].isfinite().all():
+        raise UserError("latents hold NaN or infinite values; give finite ones")
 
 
 class Normaliser(nn.Module):
@@ -49,6 +86,12 @@ class Normaliser(nn.Module):
     def denormalise(self, z0: Tensor) -> Tensor:
         """z0 [..., D] -> raw latents [..., D]."""
         return z0 * self.std + self.mean
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits. Two autoencoders have the same only if their latents are the same, or one of them was
+        trained on from the other with its latents kept."""
+        figures = torch.cat([self.mean, self.std]).float().cpu()
+        return hashlib.sha256(figures.numpy().tobytes()).hexdigest()[:16]
 
     @torch.no_grad()
     def track(self, raw: Tensor, mask: Tensor) -> None:

@@ -13,6 +13,7 @@ from ladle.data.in_memory import RowSource
 from ladle.data.rows import Row, counted
 from ladle.data.splits import DataConfig, load_splits
 from ladle.evaluation.likelihood import TokenRow, padded
+from ladle.layers import usual_defaults
 from ladle.storage.model_folder import load_parts
 from ladle.storage.names import resolve_model
 from ladle.training.loop import train_stage
@@ -73,6 +74,7 @@ def train_autoregressive(
     return model
 
 
+@usual_defaults()
 def fit_scorer(
     data: RowSource,
     output: str | Path,

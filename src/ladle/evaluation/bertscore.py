@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ladle.errors import from_extra
-from ladle.evaluation.mauve import loading
+from ladle.hub import loading
 
 BATCH = 64
 
