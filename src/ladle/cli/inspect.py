@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from ladle.cli.app import OutputFile, app, log
+from ladle.cli.app import OutputFile, Whole, app, log
 from ladle.data.files import STDIO
 from ladle.errors import UserError
 from ladle.storage.writing import atomic_json, check_writable
@@ -17,7 +17,7 @@ def inspect(
     data: Path | None = None,
     minutes: float = 2.0,
     text: str | None = None,
-    seed: int = 0,
+    seed: Whole = 0,
     output: OutputFile | None = None,
 ) -> None:
     """Show a model's parts, sizes, training data and latent statistics. --health adds a test of its latents.

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from ladle.cli.app import Decoder, File, OutputFile, app, check_counts, log, read_and_say, say_cut, write_and_say
+from ladle.checks import check_whole
+from ladle.cli.app import Decoder, File, OutputFile, Whole, app, log, read_and_say, say_cut, write_and_say
 from ladle.cli.sample_options import Options, given
 from ladle.data.files import STDIO
 from ladle.data.rows import Columns, Row, counted
@@ -32,12 +33,12 @@ def demo() -> None:
 def sample(
     *,
     model: str,
-    num_samples: Annotated[int, Parameter(name=("--num-samples", "-n"))] = 1,
-    seed: int | None = None,
+    num_samples: Annotated[Whole, Parameter(name=("--num-samples", "-n"))] = 1,
+    seed: Whole | None = None,
     output: OutputFile = STDIO,
     label: list[str] | None = None,
     source: File | None = None,
-    batch_size: int = 128,
+    batch_size: Whole = 128,
     options: Annotated[Options | None, Parameter(name="*")] = None,
 ) -> None:
     """Draw texts from a model. Each row holds the text, its seed, its label or source, and the model's digest.
@@ -53,7 +54,8 @@ def sample(
         source: File of texts to condition on: in the column 'source', or one text per line.
         batch_size: Number of texts drawn at once. A smaller number needs less memory.
     """
-    check_counts({"--num-samples": num_samples, "--batch-size": batch_size})
+    check_whole("--num-samples", num_samples)
+    check_whole("--batch-size", batch_size)
     overrides = given(options)
     check_writable(output)
     inputs = [Row()] if source is None else read_and_say(source, need=("source",), empty="refuse")
@@ -94,7 +96,7 @@ def reconstruct(
     output: OutputFile = STDIO,
     decoder: Decoder | None = None,
     text: str | None = None,
-    batch_size: int = 128,
+    batch_size: Whole = 128,
 ) -> None:
     """Encode texts and decode them again. Each row holds text and reconstruction. Scores go to standard error.
 
@@ -106,7 +108,7 @@ def reconstruct(
         text: Column of the texts. Default: text, else target, else the only column that holds text.
         batch_size: Number of texts processed at once. A smaller number needs less memory.
     """
-    check_counts({"--batch-size": batch_size})
+    check_whole("--batch-size", batch_size)
     check_writable(output)
 
     from ladle.evaluation.overlap import CorpusBleu
