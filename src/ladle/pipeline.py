@@ -17,7 +17,7 @@ from ladle.config import nearest
 from ladle.data.stores import length_batches
 from ladle.diffusion.classifier import NUM_LEVELS, log_evidence
 from ladle.diffusion.model import LatentDiffusionModel
-from ladle.errors import UserError, first_line
+from ladle.errors import LadleError, UserError, first_line
 from ladle.layers import usual_defaults
 from ladle.sampling.candidates import LabelCheck
 from ladle.sampling.generation import OnStep, Writer, generate_samples
@@ -79,15 +79,21 @@ class LatentDiffusion:
         save_parts(self.parts, _path("folder", folder), dtype=_dtype(dtype))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload the model folder to the Hugging Face hub and return its address. `options`: of `create_repo`."""
+        """Upload the model folder to the Hugging Face hub and return its address. `options`: of `create_repo`.
+
+        Raises LadleError: the hub cannot be reached, or refuses.
+        """
         from huggingface_hub import HfApi
 
         api = HfApi()
-        api.create_repo(repo_id, exist_ok=True, **options)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
             self.save_pretrained(folder)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+            try:
+                api.create_repo(repo_id, exist_ok=True, **options)
+                return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+            except Exception as error:  # of many kinds: no network, no right to write there, no such name
+                raise LadleError(f"cannot upload the model to '{repo_id}': {first_line(error)}") from error
 
     def to(self, device: str | torch.device, dtype: Dtype = None) -> Self:
         """Move to a device; the model is in eval mode.
