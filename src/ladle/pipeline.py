@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, overload
 import torch
 
 from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
-from ladle.autoencoder.latents import Latents, check_latents
+from ladle.autoencoder.latents import Latents
 from ladle.checks import check_texts, check_whole
 from ladle.conditioning.encoder import RawCondition
 from ladle.config import nearest
@@ -31,6 +31,7 @@ from ladle.storage.record import model_digest
 
 Device = str | torch.device | None
 Dtype = str | torch.dtype | None
+Texts = str | Iterable[str]  # one text, or texts in a list, an array, a column of a table, a generator
 
 
 class LatentDiffusion:
@@ -48,9 +49,7 @@ class LatentDiffusion:
 
     def __init__(self, parts: ModelParts, device: Device = None, digest: str | None = None):
         if not isinstance(parts, ModelParts):
-            raise UserError(
-                f"parts have the type {type(parts).__name__}; to load a model use from_pretrained(name or folder)"
-            )
+            raise UserError(f"parts are a {type(parts).__name__}; to load a model use LatentDiffusion.from_pretrained")
         self.parts, self.digest = parts, digest
         self.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -214,7 +213,7 @@ class LatentDiffusion:
     @usual_defaults(None)
     def classify(
         self,
-        texts: str | Iterable[str],
+        texts: Texts,
         *,
         by: Literal["words", "denoiser"] | None = None,
         seeds: Iterable[int] | None = None,
@@ -268,10 +267,8 @@ class LatentDiffusion:
 
     @usual_defaults(None)
     @torch.no_grad()
-    def encode(self, texts: str | Iterable[str], batch_size: int = 128) -> Latents:
+    def encode(self, texts: Texts, batch_size: int = 128) -> Latents:
         """texts -> normalised latents z0, [B, L, D] with mask [B, L]. Texts longer than `max_tokens` are cut.
-
-        texts: one text, or a list, array, column or generator of texts.
 
         Raises UserError: no texts, an item that is not a text, a batch size below 1.
         """
@@ -292,21 +289,14 @@ class LatentDiffusion:
         Raises UserError: latents that this model cannot decode (wrong type or shape, not finite, of another model), no
         such decoder or option, an option out of range.
         """
-        check_latents(
-            latents,
-            self.autoencoder.latent_dim,
-            self.autoencoder.max_latents,
-            self.autoencoder.normaliser.fingerprint(),
-        )
+        self.autoencoder.check_latents(latents)
         how = DecodingOptions.parse(options, "decode")
         if how.num_beams > 1 and decoder == "parallel":
             raise UserError("num_beams needs the autoregressive decoder")
         parts = [values[mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
         return decode_texts(self.autoencoder, parts, decoder, batch_size, **how.model_dump(exclude_unset=True))
 
-    def reconstruct(
-        self, texts: str | Iterable[str], decoder: DecoderName | None = None, batch_size: int = 128
-    ) -> list[str]:
+    def reconstruct(self, texts: Texts, decoder: DecoderName | None = None, batch_size: int = 128) -> list[str]:
         """texts -> latents -> texts. Raises UserError as `encode` and `decode`."""
         check_decoder(self.autoencoder, decoder)
         return self.decode(self.encode(texts, batch_size), decoder, batch_size)
@@ -323,21 +313,13 @@ def _path(name: str, given: str | os.PathLike[str]) -> str:
     return os.fspath(given)
 
 
-def _device(device: str | torch.device | int) -> torch.device:
-    """The device of this name. Raises UserError: torch does not know it, or this machine does not have it."""
+def _device(device: str | torch.device) -> torch.device:
+    """The device of this name. Raises UserError: this machine has none."""
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:  # (torch raises them all)
-        there = [
-            "cpu",
-            *(["cuda"] if torch.cuda.is_available() else ()),
-            *(["mps"] if torch.mps.is_available() else ()),
-        ]
-        raise UserError(
-            f"device {str(device)!r} cannot be used ({first_line(error):.60}); here give {' or '.join(there)}"
-        ) from None
-    return place
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError):  # (torch raises them all)
+        there = "cpu or cuda" if torch.cuda.is_available() else "cpu"
+        raise UserError(f"this machine has no device {str(device)!r}; give {there}") from None
 
 
 def _dtype(dtype: Dtype) -> torch.dtype | None:

@@ -3,12 +3,9 @@
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from ladle.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -33,34 +30,6 @@ class Latents:
         """Move the values (device and dtype) and the mask (device) as `Tensor.to` does."""
         values = self.values.to(*args, **kwargs)
         return Latents(values, self.mask.to(values.device), self.space)
-
-
-def check_latents(latents: Any, latent_dim: int, max_latents: int, space: str) -> None:
-    """Raises UserError if an autoencoder with these sizes and this fingerprint cannot decode `latents`."""
-    if not (isinstance(latents, Latents) and isinstance(latents.values, Tensor) and isinstance(latents.mask, Tensor)):
-        raise UserError(
-            f"latents have the type {type(latents).__name__}; give what `encode` returns, or Latents(values, mask) of "
-            "two torch tensors"
-        )
-    values, mask = latents.values, latents.mask
-    if not values.is_floating_point() or mask.dtype != torch.bool:
-        raise UserError(
-            f"values are {values.dtype} and the mask is {mask.dtype}; give floating-point values and a bool mask"
-        )
-    if values.ndim != 3 or values.shape[2] != latent_dim or mask.shape != values.shape[:2]:
-        raise UserError(
-            f"values have the shape {tuple(values.shape)} and the mask {tuple(mask.shape)}; for this model give "
-            f"[B, L, {latent_dim}] and [B, L]"
-        )
-    if latents.space not in (None, space):
-        raise UserError("these latents are of another model; decode them with the model that encoded them")
-    lengths = mask.sum(1)
-    if (mask[:, 1:] & ~mask[:, :-1]).any() or ((lengths < 1) | (lengths > max_latents)).any():
-        raise UserError(
-            f"each row of the mask must be True at its first places, 1 to {max_latents} of them, and False after"
-        )
-    if not values[mask].isfinite().all():
-        raise UserError("latents hold NaN or infinite values; give finite ones")
 
 
 class Normaliser(nn.Module):
