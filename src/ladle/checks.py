@@ -1,7 +1,7 @@
 """Checks of what a program gives to Ladle, done once, in the public methods. `UserError` says what to give instead."""
 
 import operator
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ladle.errors import UserError
@@ -27,12 +27,12 @@ def check_list(name: str, values: Any, wanted: str) -> list[Any]:
     wanted: what to give, for messages. Raises UserError: a table, a dict, a single value, a set (it has no order).
     """
     kind = type(values).__name__
-    keys = values if isinstance(values, Mapping) else getattr(values, "columns", getattr(values, "column_names", None))
+    keys = values if isinstance(values, Mapping) else getattr(values, "column_names", getattr(values, "columns", None))
     if keys is not None:
-        raise UserError(
-            f"{name}: a {kind} was given; give one column of it, such as df[{_prose(values, list(keys))!r}]"
-        )
-    if not isinstance(values, Iterable) or isinstance(values, str | bytes | Set) or getattr(values, "ndim", 1) != 1:
+        column = _prose(values, list(keys))
+        raise UserError(f"{name}: a {kind} was given; give one column of it, such as df[{column!r}]")
+    single = not isinstance(values, Iterable) or isinstance(values, str | bytes | set | frozenset)
+    if single or getattr(values, "ndim", 1) != 1:
         shape = f" of shape {tuple(values.shape)}" if hasattr(values, "shape") else ""
         raise UserError(f"{name}: one {kind}{shape} was given; give {wanted}")
     for plain in ("tolist", "to_pylist"):  # NumPy, pandas, torch; Arrow

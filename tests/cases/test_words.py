@@ -152,6 +152,16 @@ def test_case_the_hint_after_the_autoencoder_works(run: Run, data: Path) -> None
     assert code == 0 and len(out.splitlines()) == len(tiny.SENTENCES), err
 
 
+def test_one_is_not_plural(run: Run, data: Path) -> None:
+    """One step, one row, one label."""
+    data.write_text("\n".join(f'{{"text": "{text}", "label": "fine"}}' for text in tiny.SENTENCES))
+    rows = data.rename(data.with_suffix(".jsonl"))
+    _, _, err = run("train", "--data", rows, "-o", "run", "--set", "training.steps=3", *TINY)
+    _, _, again = run("sample", "--model", "run/final", "-o", "one.jsonl")
+    assert "done, 1 step in" in err and "1 label: fine" in err and "1 row written to one.jsonl" in again
+    assert not re.search(r"\b1 (rows|steps|labels|texts|samples)\b", err + again)
+
+
 def test_a_data_file_in_the_place_of_a_recipe_gives_a_command(run: Run, data: Path) -> None:
     """Quoted too; the command gets as far as any."""
     said = last(run("train", data)[2])

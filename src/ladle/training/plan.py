@@ -10,7 +10,7 @@ from typing import Any
 
 from ladle.autoencoder.backbone import PretrainedBackboneConfig
 from ladle.conditioning.config import ConditionConfig
-from ladle.data.rows import Row
+from ladle.data.rows import Row, counted
 from ladle.data.splits import Splits
 from ladle.errors import UserError
 from ladle.training.optimiser import TrainingConfig
@@ -136,7 +136,7 @@ def _condition(recipe: Recipe, rows: Sequence[Row]) -> tuple[ConditionConfig, li
             'column with --label, or use no labels with --label ""'
         )
     if labels:
-        notes.append(f"{len(labels)} labels: {', '.join(labels[:8])}{' ...' if len(labels) > 8 else ''}")
+        notes.append(f"{counted(len(labels), 'label')}: {', '.join(labels[:8])}{' ...' if len(labels) > 8 else ''}")
     has_source = any("source" in row for row in rows)
     if has_source:
         notes.append("texts are conditioned on their source")
