@@ -9,6 +9,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 # From the bottom to the top. A module belongs to the layer with the longest prefix of its name.
 LAYERS = (
     ("ladle.errors", "ladle.version"),
+    ("ladle.checks", "ladle.hub"),
     ("ladle.config", "ladle.seeding", "ladle.layers"),
     ("ladle.data.files",),
     ("ladle.storage.writing",),

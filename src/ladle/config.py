@@ -17,6 +17,14 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
+    def __init__(self, **values: Any):
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UserError(_message(type(self), error, type(self).__name__)) from None
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # (pydantic does not call it for inner groups)
+
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "config") -> Self:
         """Validate `values`. Error messages begin with `where`, such as the path of a recipe.
@@ -26,7 +34,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            raise UserError(f"{where}: " + "; ".join(_explain(cls, e) for e in error.errors())) from None
+            raise UserError(_message(cls, error, where)) from None
 
 
 def by_kind(default: str) -> Discriminator:
@@ -61,6 +69,10 @@ def _groups(annotation: Any, tag: str | None = None) -> list[tuple[str | None, t
         return [(tag, annotation)]
     own = next((extra.tag for extra in getattr(annotation, "__metadata__", ()) if isinstance(extra, Tag)), None)
     return [found for part in get_args(annotation) for found in _groups(part, own)]
+
+
+def _message(cls: type[BaseModel], error: ValidationError, where: str) -> str:
+    return f"{where}: " + "; ".join(_explain(cls, found) for found in error.errors())
 
 
 def _explain(cls: type[BaseModel], error: Any) -> str:

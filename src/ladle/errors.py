@@ -12,6 +12,9 @@ class LadleError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        return super().__str__().replace("\n", " ")  # one line, whatever was given
+
 
 class UserError(LadleError):
     """Wrong use or wrong input: exit code 2. The message says what was given, what is allowed and what to do."""

@@ -4,6 +4,8 @@ Axes: B batch, Q query positions, N key positions, W width, H heads, K head size
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -125,3 +127,21 @@ def sinusoids(num_positions: int, width: int, scale: float = 0.3) -> Tensor:
 def lengths_to_mask(lengths: Tensor, size: int) -> Tensor:
     """lengths [B] (integers) -> mask [B, size], True at the first `lengths[b]` places of row b."""
     return torch.arange(size, device=lengths.device)[None, :] < lengths[:, None]
+
+
+@contextmanager
+def usual_defaults(dtype: torch.dtype | None = torch.float32) -> Iterator[None]:
+    """In the block, or in the function that this decorates, new tensors are on the CPU and have this dtype if nothing
+    else is said, whatever the program chose by `torch.set_default_device` and `torch.set_default_dtype`.
+
+    dtype: None leaves the program's dtype alone, which (other than the device) all threads share.
+    """
+    chosen = torch.get_default_dtype()
+    if dtype is not None:
+        torch.set_default_dtype(dtype)
+    try:
+        with nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu"):
+            yield
+    finally:
+        if dtype is not None:
+            torch.set_default_dtype(chosen)

@@ -1,7 +1,9 @@
 """LatentDiffusion: texts in, texts out. Most users need only this class."""
 
+import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -9,17 +11,19 @@ import torch
 
 from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.latents import Latents
+from ladle.checks import check_texts, check_whole
 from ladle.conditioning.encoder import RawCondition
 from ladle.config import nearest
 from ladle.data.stores import length_batches
 from ladle.diffusion.classifier import NUM_LEVELS, log_evidence
 from ladle.diffusion.model import LatentDiffusionModel
-from ladle.errors import UserError
+from ladle.errors import LadleError, UserError, first_line
+from ladle.layers import usual_defaults
 from ladle.sampling.candidates import LabelCheck
 from ladle.sampling.generation import OnStep, Writer, generate_samples
 from ladle.sampling.request import Request, Sample
-from ladle.sampling.words import decode_texts, padded
-from ladle.seeding import SampleNoise
+from ladle.sampling.words import DecodingOptions, check_decoder, decode_texts, padded
+from ladle.seeding import SampleNoise, check_seeds
 from ladle.storage.model_folder import DTYPES, load_parts, save_parts
 from ladle.storage.names import resolve_model
 from ladle.storage.parts import ModelParts
@@ -27,6 +31,7 @@ from ladle.storage.record import model_digest
 
 Device = str | torch.device | None
 Dtype = str | torch.dtype | None
+Texts = str | Iterable[str]  # one text, or texts in a list, an array, a column of a table, a generator
 
 
 class LatentDiffusion:
@@ -43,6 +48,8 @@ class LatentDiffusion:
     """
 
     def __init__(self, parts: ModelParts, device: Device = None, digest: str | None = None):
+        if not isinstance(parts, ModelParts):
+            raise UserError(f"parts are a {type(parts).__name__}; to load a model use LatentDiffusion.from_pretrained")
         self.parts, self.digest = parts, digest
         self.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -58,27 +65,34 @@ class LatentDiffusion:
             device: where to run; None: a GPU if there is one.
 
         Raises:
-            UserError: no such model, a damaged folder, another dtype, a revision for a model that is not on the hub.
+            UserError: no such model, a damaged folder, another dtype, no such device, a revision for a model that is
+                not on the hub.
         """
-        known = _dtype(dtype)  # before anything is read
-        folder = resolve_model(str(name_or_path), revision=revision)
-        model = cls(load_parts(folder), device, model_digest(folder))
+        known, place = _dtype(dtype), None if device is None else _device(device)  # before anything is read
+        folder = resolve_model(_path("name_or_path", name_or_path), revision=revision)
+        model = cls(load_parts(folder), place, model_digest(folder))
         return model.to(model.device, known)
 
     def save_pretrained(self, folder: str | Path, dtype: Dtype = None) -> None:
         """Write a model folder that `from_pretrained` reads. `dtype`: of the stored weights, such as "float16"."""
-        save_parts(self.parts, folder, dtype=_dtype(dtype))
+        save_parts(self.parts, _path("folder", folder), dtype=_dtype(dtype))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload the model folder to the Hugging Face hub and return its address. `options`: of `create_repo`."""
+        """Upload the model folder to the Hugging Face hub and return its address. `options`: of `create_repo`.
+
+        Raises LadleError: the hub cannot be reached, or refuses.
+        """
         from huggingface_hub import HfApi
 
         api = HfApi()
-        api.create_repo(repo_id, exist_ok=True, **options)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
             self.save_pretrained(folder)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+            try:
+                api.create_repo(repo_id, exist_ok=True, **options)
+                return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+            except Exception as error:  # of many kinds: no network, no right to write there, no such name
+                raise LadleError(f"cannot upload the model to '{repo_id}': {first_line(error)}") from error
 
     def to(self, device: str | torch.device, dtype: Dtype = None) -> Self:
         """Move to a device; the model is in eval mode.
@@ -86,14 +100,20 @@ class LatentDiffusion:
         dtype: of the weights from now on, as in `from_pretrained`; None changes nothing. Latents, the sampler's
         arithmetic and the normaliser (a buffer that scales every latent) stay float32.
 
-        Raises UserError: another dtype.
+        Raises UserError: another dtype, no such device.
         """
-        known = _dtype(dtype)
-        for module in (self.parts.autoencoder, self.parts.source_encoder, self.parts.diffusion):
-            if module is not None:
-                module.to(device).eval()
-                for parameter in module.parameters() if known is not None else ():
-                    parameter.data = parameter.data.to(known)
+        known, place, before = _dtype(dtype), _device(device), self.device
+        parts = (self.parts.autoencoder, self.parts.source_encoder, self.parts.diffusion)
+        modules = [module.eval() for module in parts if module is not None]
+        try:
+            for module in modules:
+                module.to(place)
+        except BaseException:  # too little memory for all of them: the model stays whole where it was
+            for module in modules:
+                module.to(before)
+            raise
+        for parameter in (parameter for module in modules for parameter in module.parameters()):
+            parameter.data = parameter.data.to(known or parameter.dtype)
         return self
 
     @property
@@ -139,14 +159,15 @@ class LatentDiffusion:
     def generate(
         self, num_samples: int | None = None, *, return_samples: Literal[True], **options: Any
     ) -> list[Sample]: ...
+    @usual_defaults(None)
     def generate(
         self,
         num_samples: int | None = None,
         *,
         seed: int | None = None,
         seeds: Iterable[int] | None = None,
-        label: str | int | Sequence[str | int | None] | None = None,
-        source: str | Sequence[str | None] | None = None,
+        label: str | int | Iterable[str | int | None] | None = None,
+        source: str | Iterable[str | None] | None = None,
         batch_size: int = 128,
         on_step: OnStep | None = None,
         return_samples: bool = False,
@@ -179,8 +200,7 @@ class LatentDiffusion:
         request = Request.line_up(num_samples, seed, seeds, label, source, self.labels)
         if overrides.get("choose") == "label" and label is None:  # (some texts of many may have none)
             raise UserError("choose='label' needs a label; give one, or choose='sound'")
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        batch_size = check_whole("batch_size", batch_size)
         check = LabelCheck(
             self.labels,
             lambda texts, seeds: self.classify(texts, seeds=seeds, batch_size=batch_size),
@@ -190,12 +210,13 @@ class LatentDiffusion:
         samples = generate_samples(writer, request, options, on_step=on_step)
         return samples if return_samples else [sample.text for sample in samples]
 
+    @usual_defaults(None)
     def classify(
         self,
-        texts: str | Sequence[str],
+        texts: Texts,
         *,
         by: Literal["words", "denoiser"] | None = None,
-        seeds: Sequence[int] | None = None,
+        seeds: Iterable[int] | None = None,
         num_levels: int = NUM_LEVELS,
         batch_size: int = 128,
     ) -> torch.Tensor:
@@ -210,22 +231,18 @@ class LatentDiffusion:
             num_levels: noise levels at which classes are compared; more levels take longer and give smaller errors.
 
         Raises:
-            UserError: a model without labels, no texts, a wrong number of seeds, num_levels below 1, `words` for a
-                model without a judge.
+            UserError: a model without labels, no texts, an item that is not a text, a wrong number of seeds, num_levels
+                below 1, `words` for a model without a judge.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        judge = self.parts.judge
+        texts, judge = check_texts(texts), self.parts.judge
+        num_levels = check_whole("num_levels", num_levels)
         if not self.labels:
             raise UserError(f"'{self.parts.name}' was trained without labels, so it cannot classify; use another model")
         if by not in (None, "words", "denoiser"):
             raise UserError(f"by is '{by}'; allowed are words, denoiser")
         if by == "words" and judge is None:
             raise UserError(f"'{self.parts.name}' has no judge of words; use by=\"denoiser\"")
-        if num_levels < 1:
-            raise UserError(f"num_levels is {num_levels}; it must be at least 1")
-        if not texts:
-            raise UserError("no texts given")
-        seeds = [0] * len(texts) if seeds is None else seeds
+        seeds = [0] * len(texts) if seeds is None else check_seeds(seeds)
         if len(seeds) != len(texts):
             raise UserError(f"these lengths disagree: texts {len(texts)}, seeds {len(seeds)}")
         if judge is not None and by != "denoiser":
@@ -236,7 +253,7 @@ class LatentDiffusion:
     def _classify_by_denoising(
         self, texts: list[str], seeds: Sequence[int], num_levels: int, batch_size: int
     ) -> torch.Tensor:
-        found = torch.zeros(len(texts), len(self.labels))
+        found = torch.zeros(len(texts), len(self.labels), dtype=torch.float32)
         for rows, latents in self._encode_batches(texts, batch_size):
             z0, mask = latents.values, latents.mask
             shapes = [(int(length), self.diffusion.latent_dim) for length in mask.sum(1)]
@@ -248,34 +265,61 @@ class LatentDiffusion:
                 found[rows, number] = log_evidence(denoise, self.diffusion.schedule, z0, draws).cpu()
         return found.softmax(1)
 
+    @usual_defaults(None)
     @torch.no_grad()
-    def encode(self, texts: str | Sequence[str], batch_size: int = 128) -> Latents:
-        """texts -> normalised latents z0, [B, L, D] with mask [B, L]. Texts longer than `max_tokens` are cut."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        if not texts:
-            raise UserError("no texts given")
+    def encode(self, texts: Texts, batch_size: int = 128) -> Latents:
+        """texts -> normalised latents z0, [B, L, D] with mask [B, L]. Texts longer than `max_tokens` are cut.
+
+        Raises UserError: no texts, an item that is not a text, a batch size below 1.
+        """
+        texts = check_texts(texts)
         parts: list[torch.Tensor] = [torch.empty(0)] * len(texts)
         for rows, latents in self._encode_batches(texts, batch_size):
             for row, values, mask in zip(rows, latents.values, latents.mask, strict=True):
                 parts[row] = values[mask]
-        return padded(parts)
+        return replace(padded(parts), space=self.autoencoder.normaliser.fingerprint())
 
+    @usual_defaults(None)
     @torch.no_grad()
     def decode(
         self, latents: Latents, decoder: DecoderName | None = None, batch_size: int = 128, **options: Any
     ) -> list[str]:
-        """z0 -> texts; `options` (num_beams, do_sample, top_p, temperature) are those of `TextAutoencoder.decode`."""
-        parts = [values[mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
-        return decode_texts(self.autoencoder, parts, decoder, batch_size, **options)
+        """z0 -> texts; `options` (num_beams, do_sample, top_p, temperature) are those of `TextAutoencoder.decode`.
 
-    def reconstruct(self, texts: Sequence[str], decoder: DecoderName | None = None, batch_size: int = 128) -> list[str]:
-        """texts -> latents -> texts."""
+        Raises UserError: latents that this model cannot decode (wrong type or shape, not finite, of another model), no
+        such decoder or option, an option out of range.
+        """
+        self.autoencoder.check_latents(latents)
+        how = DecodingOptions.parse(options, "decode")
+        if how.num_beams > 1 and decoder == "parallel":
+            raise UserError("num_beams needs the autoregressive decoder")
+        parts = [values[mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
+        return decode_texts(self.autoencoder, parts, decoder, batch_size, **how.model_dump(exclude_unset=True))
+
+    def reconstruct(self, texts: Texts, decoder: DecoderName | None = None, batch_size: int = 128) -> list[str]:
+        """texts -> latents -> texts. Raises UserError as `encode` and `decode`."""
+        check_decoder(self.autoencoder, decoder)
         return self.decode(self.encode(texts, batch_size), decoder, batch_size)
 
     def _encode_batches(self, texts: list[str], batch_size: int) -> Iterable[tuple[list[int], Latents]]:
         for rows in length_batches(texts, batch_size):
             tokens = self.autoencoder.backbone.tokenize(texts[i] for i in rows)
             yield rows, self.autoencoder.encode(**{name: tensor.to(self.device) for name, tensor in tokens.items()})
+
+
+def _path(name: str, given: str | os.PathLike[str]) -> str:
+    if not isinstance(given, str | os.PathLike):
+        raise UserError(f"{name} is {given!r:.60}; give a folder or a name as a string or a path")
+    return os.fspath(given)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """The device of this name. Raises UserError: this machine has none."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError):  # (torch raises them all)
+        there = "cpu or cuda" if torch.cuda.is_available() else "cpu"
+        raise UserError(f"this machine has no device {str(device)!r}; give {there}") from None
 
 
 def _dtype(dtype: Dtype) -> torch.dtype | None:

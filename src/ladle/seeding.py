@@ -3,11 +3,12 @@
 Numbers are drawn on the CPU and moved: the same seed gives the same noise on every device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from ladle.checks import check_list, check_whole
 from ladle.errors import UserError
 
 MAX_SEED = 2**32 - 1
@@ -27,14 +28,11 @@ class SampleNoise:
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
-        seeds = [int(seed) for seed in seeds]
+        seeds = check_seeds(seeds)
         if not seeds:
             raise UserError("no seeds given; give one seed per sample")
-        for seed in seeds:
-            if not 0 <= seed <= MAX_SEED:
-                raise UserError(f"seed is {seed}; it must be from 0 to {MAX_SEED}")
         self.device = torch.device(device)
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
     @classmethod
     def join(cls, parts: Sequence["SampleNoise"]) -> "SampleNoise":
@@ -59,11 +57,17 @@ class SampleNoise:
         if len(shapes) != len(self) or len({len(own) for own in shapes}) != 1:
             raise ValueError(f"shapes are {shapes}; give {len(self)} shapes with equal numbers of axes")
         largest = [max(axis) for axis in zip(*shapes, strict=True)]
-        batch = torch.zeros(len(self), *largest)
+        batch = torch.zeros(len(self), *largest, dtype=torch.float32)
         for row, own, generator in zip(batch, shapes, self._generators, strict=True):
-            row[tuple(slice(size) for size in own)] = torch.randn(own, generator=generator)
+            row[tuple(slice(size) for size in own)] = torch.randn(own, generator=generator, dtype=torch.float32)
         return batch.to(self.device)
 
     def uniform(self) -> Tensor:
         """One float32 in [0, 1) per sample, [B]."""
-        return torch.stack([torch.rand((), generator=generator) for generator in self._generators]).to(self.device)
+        drawn = [torch.rand((), generator=generator, dtype=torch.float32) for generator in self._generators]
+        return torch.stack(drawn).to(self.device)
+
+
+def check_seeds(seeds: Iterable[int]) -> list[int]:
+    """The same as a list of ints. UserError: not a list, or one that is not a whole number from 0 to 2^32 - 1."""
+    return [check_whole("seed", seed, 0, MAX_SEED) for seed in check_list("seeds", seeds, "a list of whole numbers")]

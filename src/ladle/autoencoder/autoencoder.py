@@ -11,6 +11,7 @@ from ladle.autoencoder.bottleneck import BOTTLENECKS, AlignedConfig, BottleneckC
 from ladle.autoencoder.decoders import ParallelDecoder, autoregressive_ids, parallel_ids
 from ladle.autoencoder.latents import Latents, Normaliser
 from ladle.config import Config
+from ladle.errors import UserError
 
 DecoderName = Literal["autoregressive", "parallel"]
 Trained = Literal["none", "decoder", "all"]  # of a pre-trained backbone
@@ -99,6 +100,24 @@ class TextAutoencoder(nn.Module):
         logits = self.parallel_decoder(memory, mask, self.backbone.embedding)
         places = mask if self.parallel_decoder.queries is None else torch.ones_like(logits[..., 0], dtype=torch.bool)
         return parallel_ids(logits, places, self.backbone.tokenizer.eos_token_id, **options)
+
+    def check_latents(self, latents: Any) -> None:
+        """Raises UserError if these, given by a user, are no latents that this autoencoder can decode."""
+        if not (isinstance(latents, Latents) and torch.is_tensor(latents.values) and torch.is_tensor(latents.mask)):
+            kind = type(latents).__name__
+            raise UserError(f"latents are a {kind}; give what `encode` returns, or Latents(values, mask) of tensors")
+        values, mask, dim, most = latents.values, latents.mask, self.latent_dim, self.max_latents
+        if values.shape != (*mask.shape, dim) or mask.ndim != 2:
+            shapes = f"the shape {tuple(values.shape)} and the mask {tuple(mask.shape)}"
+            raise UserError(f"latents have {shapes}; for this model give [B, L, {dim}] and [B, L]")
+        if not values.is_floating_point() or mask.dtype != torch.bool:
+            raise UserError(f"latents are {values.dtype} and the mask {mask.dtype}; give floats and a mask of bools")
+        if latents.space not in (None, self.normaliser.fingerprint()):
+            raise UserError("these latents are of another model; decode them with the model that encoded them")
+        if (mask[:, 1:] > mask[:, :-1]).any() or ((mask.sum(1) < 1) | (mask.sum(1) > most)).any():
+            raise UserError(f"each row of the mask must be True at its first places, 1 to {most}, and False after them")
+        if not values[mask].isfinite().all():
+            raise UserError("latents hold NaN or infinite values; give finite ones")
 
     def log_likelihood(self, latents: Latents, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Mean log-probability per token of the texts input_ids [B, S] under the autoregressive decoder: [B]."""

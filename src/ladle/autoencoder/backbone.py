@@ -4,8 +4,8 @@ The interface is that of transformers (`AutoModelForSeq2SeqLM`, `encoder_outputs
 generate from a memory tensor without changes, so one class serves all of them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +14,13 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from ladle.config import Config
-from ladle.errors import UserError
+from ladle.hub import loading
 from ladle.layers import sinusoids
 
 PLAIN: dict[str, Any] = {"attn_implementation": "eager", "dtype": torch.float32}  # how models of transformers are made
+# A tokenizer keeps the length of its last call, so that threads would cut texts at each other's. (Not one lock for each
+# tokenizer: a model can be pickled.)
+_TOKENIZING = threading.Lock()
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<mask>")
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 GENERATION_TOKENS = (
@@ -118,7 +121,7 @@ class Backbone(nn.Module):
         """
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-        with explained(f"cannot load the encoder-decoder '{source}'"):
+        with loading("encoder-decoder", source):
             model = AutoModelForSeq2SeqLM.from_pretrained(source, use_safetensors=True, **PLAIN)
             tokenizer = AutoTokenizer.from_pretrained(source)
         return cls(model, tokenizer, max_tokens)
@@ -129,7 +132,7 @@ class Backbone(nn.Module):
         `from_pretrained`."""
         from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
-        with explained(f"cannot build the encoder-decoder '{source}'"):
+        with loading("encoder-decoder", source):
             model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(source), **PLAIN)
             tokenizer = AutoTokenizer.from_pretrained(source)
         return cls(model, tokenizer, max_tokens)
@@ -178,7 +181,8 @@ class Backbone(nn.Module):
 
 def padded_tokens(tokenizer: Any, texts: Iterable[str], max_tokens: int) -> dict[str, Tensor]:
     """texts -> input_ids [B, S] and attention_mask [B, S] (bool), cut at `max_tokens`, end token kept."""
-    encoded = tokenizer(list(texts), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
+    with _TOKENIZING:
+        encoded = tokenizer(list(texts), padding=True, truncation=True, max_length=max_tokens, return_tensors="pt")
     return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"].bool()}
 
 
@@ -187,15 +191,6 @@ def _encoded(memory: Tensor, mask: Tensor) -> dict[str, Any]:
     from transformers.modeling_outputs import BaseModelOutput
 
     return {"encoder_outputs": BaseModelOutput(last_hidden_state=memory), "attention_mask": mask.long()}
-
-
-@contextmanager
-def explained(failure: str) -> Iterator[None]:
-    """Turn the errors that transformers raises while it loads a model into a UserError: `failure` and the reason."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{failure}: {str(error).strip().splitlines()[0]}") from None
 
 
 @torch.no_grad()

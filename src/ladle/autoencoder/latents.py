@@ -1,5 +1,6 @@
 """Latents with their mask, and the normaliser that gives latents unit scale for diffusion."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,21 +10,26 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Latents:
-    """Normalised latent vectors z0 of a batch of texts: values [B, L, D], zero where `mask` [B, L] is False."""
+    """Normalised latent vectors z0 of a batch of texts: values [B, L, D], zero where `mask` [B, L] is False.
+
+    space: the fingerprint of the autoencoder that `LatentDiffusion.encode` made them with; None if they are made by
+    hand. `dataclasses.replace(latents, values=...)` keeps it.
+    """
 
     values: Tensor
     mask: Tensor
+    space: str | None = None
 
     def __len__(self) -> int:
         return self.values.shape[0]
 
     def __getitem__(self, index: slice) -> "Latents":
-        return Latents(self.values[index], self.mask[index])
+        return Latents(self.values[index], self.mask[index], self.space)
 
     def to(self, *args, **kwargs) -> "Latents":
         """Move the values (device and dtype) and the mask (device) as `Tensor.to` does."""
         values = self.values.to(*args, **kwargs)
-        return Latents(values, self.mask.to(values.device))
+        return Latents(values, self.mask.to(values.device), self.space)
 
 
 class Normaliser(nn.Module):
@@ -49,6 +55,12 @@ class Normaliser(nn.Module):
     def denormalise(self, z0: Tensor) -> Tensor:
         """z0 [..., D] -> raw latents [..., D]."""
         return z0 * self.std + self.mean
+
+    def fingerprint(self) -> str:
+        """Sixteen hex digits. Two autoencoders have the same only if their latents are the same, or one of them was
+        trained on from the other with its latents kept."""
+        figures = torch.cat([self.mean, self.std]).float().cpu()
+        return hashlib.sha256(figures.numpy().tobytes()).hexdigest()[:16]
 
     @torch.no_grad()
     def track(self, raw: Tensor, mask: Tensor) -> None:

@@ -20,6 +20,7 @@ from ladle.config import Config, nearest
 from ladle.errors import UserError, first_line
 from ladle.evaluation.likelihood import TokenRow, negative_log_likelihood
 from ladle.evaluation.scorer import ATTENTION, RECORD, WEIGHTS, read_trained
+from ladle.hub import loading
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
 from ladle.storage.writing import SCORER, atomic_folder, atomic_json
@@ -222,12 +223,10 @@ def _build(config: AutoregressiveConfig, tokenizer: Any, vocab_size: int) -> Any
     from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
     if config.pretrained:
-        try:
+        with loading("causal model", config.pretrained):
             return AutoModelForCausalLM.from_pretrained(
                 config.pretrained, use_safetensors=True, dtype=torch.float32, attn_implementation=ATTENTION
             )
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"cannot load the causal model '{config.pretrained}': {first_line(error)}") from None
     if config.width % config.num_heads:
         raise UserError(f"num_heads is {config.num_heads}; it must divide the width, {config.width}")
     positions = config.max_tokens + (config.max_source_tokens if config.source else 0) + 2

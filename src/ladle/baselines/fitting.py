@@ -14,6 +14,7 @@ from ladle.data.in_memory import RowSource
 from ladle.data.rows import Row, counted
 from ladle.data.splits import DataConfig, load_splits
 from ladle.evaluation.likelihood import TokenRow, padded
+from ladle.layers import usual_defaults
 from ladle.storage.model_folder import load_parts
 from ladle.storage.names import resolve_model
 from ladle.storage.run_folder import run_folder
@@ -76,6 +77,7 @@ def train_autoregressive(
     return model
 
 
+@usual_defaults()
 def fit_scorer(
     data: RowSource,
     output: str | Path,

@@ -3,6 +3,7 @@
 Data go to standard output; progress bars and messages go to standard error. Heavy imports wait until a verb needs them.
 """
 
+import io
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -17,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line on `arguments` (default: the arguments of the process) and return the exit code."""
     exit_codes.open_closed_streams()
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):  # a sign that the terminal cannot show must not end a command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     given = sys.argv[1:] if arguments is None else arguments
     words = [DASH if word == STDIO else word for word in given if word != "--debug"]
     call = partial(app, exit_on_error=False, print_error=False, result_action="return_value")

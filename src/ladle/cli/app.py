@@ -1,5 +1,7 @@
 """The application that the verbs belong to, with the argument types and the messages that they share."""
 
+import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +22,21 @@ def _file(_: type, tokens: Sequence[Token]) -> str:
     return tokens[0].value.replace(DASH, STDIO)
 
 
+def pasted(path: str | os.PathLike[str]) -> str:
+    """A path as it can be pasted into a command."""
+    given = os.fspath(path)
+    return shlex.quote(f"./{given}" if given.startswith("-") else given)
+
+
+def _whole(_: type, tokens: Sequence[Token]) -> int:
+    name, value = tokens[0].keyword or "", tokens[0].value
+    try:
+        return int(value)  # (cyclopts rounds 2.5)
+    except ValueError:
+        raise UserError(f"{name}: '{value}' is not a whole number") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
 File = Annotated[str, Parameter(converter=_file)]
 Labels = Annotated[list[str] | None, Parameter(converter=lambda _, tokens: [_file(str, [token]) for token in tokens])]
 Decoder = Literal["autoregressive", "parallel"]
@@ -36,13 +53,6 @@ app = App(
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,
 )
-
-
-def check_counts(counts: Mapping[str, int]) -> None:
-    """Refuse counts below 1. Raises UserError."""
-    for name, value in counts.items():
-        if value < 1:
-            raise UserError(f"{name} is {value}; it must be at least 1")
 
 
 def say_cut(tokenizer: Any, limit: int, texts: Sequence[str], what: str) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from cyclopts import App
 
-from ladle.cli.app import ColumnNames, File, OutputFile, OutputFolder, app, log
+from ladle.cli.app import ColumnNames, File, OutputFile, OutputFolder, Whole, app, log
 from ladle.data.files import STDIO
 from ladle.data.rows import counted
 from ladle.errors import UserError
@@ -76,7 +76,7 @@ def fit_scorer(
     data: File,
     output: OutputFolder,
     minutes: float = 10.0,
-    seed: int = 0,
+    seed: Whole = 0,
     columns: ColumnNames = None,
 ) -> None:
     """Train a small language model on a file of texts, for `ladle evaluate --scorer`.

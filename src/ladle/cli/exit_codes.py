@@ -18,7 +18,10 @@ from cyclopts import CoercionError, CycloptsError
 from ladle.errors import LadleError, UserError
 
 INTERRUPTED, READER_GONE, TERMINATED = 130, 141, 143
-_NUMBERS: dict[type | None, str] = {int: "a whole number", float: "a number"}
+_SMALLER_BATCH = "a smaller --batch-size, such as 32"
+_LESS_MEMORY = {
+    "train": "--set training.optimiser.max_tokens=2048", "sample": _SMALLER_BATCH, "reconstruct": _SMALLER_BATCH
+}  # fmt: skip
 
 
 def run(command: Callable[[Sequence[str]], object], words: Sequence[str], *, debug: bool = False) -> int:
@@ -66,7 +69,7 @@ def _explain(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
         case LadleError():
             return error.exit_code, str(error)
         case _ if _is_out_of_memory(error):
-            remedy = "--set training.optimiser.max_tokens=2048" if words[:1] == ["train"] else "a smaller --batch-size"
+            remedy = _LESS_MEMORY.get("".join(words[:1]), "fewer or shorter texts, or on a machine with more memory")
             return LadleError.exit_code, f"out of memory; try again with {remedy}"
         case OSError():
             return LadleError.exit_code, str(error)
@@ -75,13 +78,8 @@ def _explain(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
 
 
 def _usage(error: CycloptsError) -> str:
-    if (
-        isinstance(error, CoercionError)
-        and error.token
-        and error.token.keyword
-        and (what := _NUMBERS.get(error.target_type))
-    ):
-        return f"{error.token.keyword}: '{error.token.value}' is not {what}"
+    if isinstance(error, CoercionError) and error.token and error.token.keyword and error.target_type is float:
+        return f"{error.token.keyword}: '{error.token.value}' is not a number"
     error.verbose = False  # else it speaks of functions and tokens
     verb = " ".join(error.command_chain or ())
     line = str(error).rstrip()

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from ladle.cli.app import ColumnNames, OutputFile, app, log
+from ladle.cli.app import ColumnNames, OutputFile, Whole, app, log
 from ladle.data.files import STDIO
 from ladle.errors import UserError
 from ladle.storage.writing import atomic_json, check_writable
@@ -16,7 +16,7 @@ def inspect(
     health: bool = False,
     data: Path | None = None,
     minutes: float = 2.0,
-    seed: int = 0,
+    seed: Whole = 0,
     output: OutputFile | None = None,
     columns: ColumnNames = None,
 ) -> None:

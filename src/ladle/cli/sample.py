@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from ladle.checks import check_whole
 from ladle.cli.app import (
     ColumnNames,
     Decoder,
     File,
     Labels,
     OutputFile,
+    Whole,
     app,
-    check_counts,
     log,
     read_and_say,
     say_cut,
@@ -54,14 +55,14 @@ def demo() -> None:
 def sample(
     *,
     model: str,
-    num_samples: Annotated[int, Parameter(name=("--num-samples", "-n"))] = 1,
-    seed: int | None = None,
+    num_samples: Annotated[Whole, Parameter(name=("--num-samples", "-n"))] = 1,
+    seed: Whole | None = None,
     output: OutputFile = STDIO,
     label: Labels = None,
     source: File | None = None,
     source_column: str | None = None,
     label_column: str | None = None,
-    batch_size: int = 128,
+    batch_size: Whole = 128,
     options: Annotated[Options | None, Parameter(name="*")] = None,
 ) -> None:
     """Draw texts from a model. Each row holds the text, its seed, its label or source, and the model's digest.
@@ -79,7 +80,8 @@ def sample(
         label_column: Column of the classes to draw from; "" uses none. Default: as in training, else label.
         batch_size: Number of texts drawn at once. A smaller number needs less memory.
     """
-    check_counts({"--num-samples": num_samples, "--batch-size": batch_size})
+    check_whole("--num-samples", num_samples)
+    check_whole("--batch-size", batch_size)
     overrides = given(options)
     check_writable(output, inputs=(source,))
     columns = _SourceColumns(source=source_column, label=label_column)
@@ -129,7 +131,7 @@ def reconstruct(
     model: str = "base-en",
     output: OutputFile = STDIO,
     decoder: Decoder | None = None,
-    batch_size: int = 128,
+    batch_size: Whole = 128,
     columns: ColumnNames = None,
 ) -> None:
     """Encode texts and decode them again. Each row holds text and reconstruction. Scores go to standard error.
@@ -141,7 +143,7 @@ def reconstruct(
         decoder: The decoder that turns latents into words. Default: autoregressive.
         batch_size: Number of texts processed at once. A smaller number needs less memory.
     """
-    check_counts({"--batch-size": batch_size})
+    check_whole("--batch-size", batch_size)
     check_writable(output, inputs=(texts,))
 
     from ladle.evaluation.overlap import CorpusScore

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from pydantic.fields import FieldInfo
 
+from ladle.cli.app import Whole
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
 
 
 def _attribute(name: str, field: FieldInfo) -> tuple[str, Any, None]:
-    kind: Any = field.annotation
+    kind: Any = Whole if field.annotation is int else field.annotation
     words = " ".join((field.description or "").split())  # a docstring's lines end where its file's do
     return name, Annotated[kind | None, Parameter(help=words)], None
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from ladle.cli.app import ColumnNames, File, OutputFolder, app, log
+from ladle.cli.app import ColumnNames, File, OutputFolder, Whole, app, log, pasted
 from ladle.data.columns import Columns
 from ladle.data.tables import kind_of
 from ladle.errors import UserError
@@ -24,7 +24,7 @@ def train(
     minutes: float | None = None,
     from_scratch: Annotated[bool, Parameter(show_default=False)] = False,
     backbone: str | None = None,
-    seed: int | None = None,
+    seed: Whole | None = None,
     columns: ColumnNames = None,
 ) -> None:
     """Train a model on a file of texts. Run the same command again to continue after an interruption.
@@ -42,7 +42,7 @@ def train(
         seed: Random seed of the training.
     """
     if recipe is not None and kind_of(recipe) is not None:
-        raise UserError(f"{recipe} is a data file, not a recipe; use: ladle train --data {recipe}")
+        raise UserError(f"{recipe} is a data file, not a recipe; use: ladle train --data {pasted(recipe)}")
     if from_scratch and backbone is not None:
         raise UserError("--from-scratch and --backbone cannot be used together; give one of them")
     given: dict[str, Any] = {
@@ -64,5 +64,10 @@ def train(
         output = Path("runs") / resolved.name
     model = run_training(resolved, output, stage=stage, log=log)
     if is_main():
-        log(f"done; draw texts with: ladle sample --model {model} -n 8")
+        then = "draw texts with: ladle sample -n 8"
+        if stage == "autoencoder":  # it has nothing to sample with
+            path = resolved.data.path
+            texts = pasted(path) if path and Path(path).is_file() else "FILE"
+            then = f"see how it writes texts back with: ladle reconstruct {texts}"
+        log(f"done; {then} --model {pasted(model)}")
         print(model)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
-from ladle.autoencoder.backbone import PLAIN, explained, padded_tokens
+from ladle.autoencoder.backbone import PLAIN, padded_tokens
 from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.errors import UserError
+from ladle.hub import loading
 
 
 class SourceEncoder(nn.Module):
@@ -35,7 +36,7 @@ class SourceEncoder(nn.Module):
         """
         from transformers import AutoConfig, AutoTokenizer
 
-        with explained(f"cannot load the source encoder '{source}'"):
+        with loading("source encoder", source):
             kind = auto_class(AutoConfig.from_pretrained(source))
             model = kind.from_pretrained(source, use_safetensors=True, **PLAIN)
             tokenizer = AutoTokenizer.from_pretrained(source)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ladle.errors import UserError
+from ladle.checks import check_whole
 
 BATCHES_IN_POOL = 50  # sorted together: more waste less padding, fewer mix lengths better in a batch's company
 BATCHES_IN_EPOCH = 10  # at least, where that leaves batches of
@@ -28,8 +28,8 @@ def token_batches(
     Returns batches of row indices. Raises UserError if `max_tokens` or `max_rows` is below 1.
     """
     for name, value in (("max_tokens", max_tokens), ("max_rows", max_rows)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}; it must be at least 1")
+        if value is not None:
+            check_whole(name, value)
     sizes = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
     if sizes.size == 0:
         return []

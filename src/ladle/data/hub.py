@@ -9,6 +9,7 @@ from typing import Any
 from ladle.data.in_memory import dataset_table
 from ladle.data.tables import Record, Table
 from ladle.errors import LadleError, UserError, first_line
+from ladle.hub import reaching_hub
 
 
 def hub_tables(
@@ -54,7 +55,7 @@ def _told(name: str) -> Iterator[None]:
 
 
 def _load(datasets: Any, name: str, subset: str | None, streaming: bool) -> Any:
-    with _told(name):
+    with _told(name), reaching_hub(name):
         try:
             return datasets.load_dataset(name, subset, streaming=streaming)
         except RuntimeError as error:

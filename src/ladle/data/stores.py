@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ladle.errors import UserError
+from ladle.checks import check_whole
 from ladle.layers import lengths_to_mask
 
 
@@ -41,8 +41,7 @@ def length_batches(items: Sequence[Sized], batch_size: int) -> Iterator[list[int
     Raises:
         UserError: `batch_size` is below 1.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+    batch_size = check_whole("batch_size", batch_size)
     order = sorted(range(len(items)), key=lambda i: -len(items[i]))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]

@@ -8,6 +8,7 @@ Beware when reading papers: DPM-Solver's lambda is half our log_snr, and flow ma
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -80,13 +81,13 @@ LOG_SNR_MAX = 15.0  # log-SNR is infinite at both ends
 def build_schedule(config: ScheduleConfig, log_snr_max: float = LOG_SNR_MAX) -> Schedule:
     """The schedule that `config` describes. Log-SNR is clamped to +-`log_snr_max`, after the shift."""
     base, path = _KINDS[config.kind]
+    return Schedule(partial(_shifted, base=base, shift=config.shift, log_snr_max=log_snr_max), path)
 
-    def log_snr(t: Tensor) -> Tensor:
-        t = t.to(torch.promote_types(t.dtype, torch.float32))  # half precision cannot tell the last levels apart
-        shifted = base(t) - 2 * math.log(config.shift)
-        return shifted.clamp(-log_snr_max, log_snr_max)
 
-    return Schedule(log_snr, path)
+def _shifted(t: Tensor, base: Callable[[Tensor], Tensor], shift: float, log_snr_max: float) -> Tensor:
+    # (Not a function inside `build_schedule`: a model can be pickled.)
+    t = t.to(torch.promote_types(t.dtype, torch.float32))  # half precision cannot tell the last levels apart
+    return (base(t) - 2 * math.log(shift)).clamp(-log_snr_max, log_snr_max)
 
 
 def _cosine(t: Tensor) -> Tensor:

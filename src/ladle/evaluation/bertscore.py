@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ladle.evaluation.extras import load_extra
-from ladle.evaluation.mauve import loading
+from ladle.hub import loading
 
 BATCH = 64
 

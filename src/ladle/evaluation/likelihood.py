@@ -25,7 +25,7 @@ def padded(rows: Sequence[TokenRow], pad: int) -> dict[str, Tensor]:
 def negative_log_likelihood(causal: Any, rows: Sequence[TokenRow], pad: int, batch_size: int = 64) -> Tensor:
     """Nats [N] of each row's text, given its prefix. A prefix has at least one id."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
-    nll = torch.zeros(len(rows))
+    nll = torch.zeros(len(rows), dtype=torch.float32)
     device = next(causal.parameters()).device
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]

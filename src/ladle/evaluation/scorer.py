@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ladle.errors import UserError
-from ladle.evaluation.mauve import NOT_LOADED, loading
+from ladle.hub import NOT_LOADED, loading
 from ladle.storage.writing import recover_folder
 
 # What `ladle fit scorer` writes, beside config.json and tokenizer/. The names of the weights begin with `causal.`.

@@ -21,9 +21,7 @@ def draw_lengths(
     """Numbers of latents [B]. Each sample's first random number decides, unless the length is fixed."""
     if diffusion.length is None:
         return torch.full((len(noise),), diffusion.max_latents)
-    temperature = torch.where(
-        raw.given_rows(len(noise)), options.conditional.length_temperature, options.unconditional.length_temperature
-    )
+    temperature = _of_rows("length_temperature", raw.given_rows(len(noise)), options)
     return diffusion.length.sample(raw, noise.uniform(), temperature=temperature).cpu()
 
 
@@ -52,8 +50,7 @@ def draw_latents(
     shapes = [(int(length), diffusion.latent_dim) for length in lengths]
     mask = lengths_to_mask(lengths, int(lengths.max())).to(device)
     batch = len(noise)
-    scale = torch.where(raw.given_rows(batch), options.conditional.noise_scale, options.unconditional.noise_scale)
-    scale = scale[:, None, None].to(device)
+    scale = _of_rows("noise_scale", raw.given_rows(batch), options)[:, None, None].to(device)
     # Without any condition both denoisers would be the same.
     if options.guidance_scale != 1 and raw.given_rows(batch).any():
         both = diffusion.denoise(mask.repeat(2, 1), diffusion.condition.encode(raw.and_without(), 2 * batch))
@@ -71,3 +68,9 @@ def draw_latents(
         callback=None if on_step is None else (lambda step, zt, z0_hat: on_step()),
     )
     return Latents(z0 * mask[..., None], mask)
+
+
+def _of_rows(name: str, given: torch.Tensor, options: SamplingOptions) -> torch.Tensor:
+    """An option of `LatentDraw` for rows with a condition (`given` [B]) and for rows without one: [B]."""
+    both = [getattr(half, name) for half in (options.unconditional, options.conditional)]
+    return torch.tensor(both, dtype=torch.float32)[given.long()]

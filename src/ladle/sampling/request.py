@@ -3,18 +3,19 @@
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Number
 from typing import Any, Self
 
 import torch
 
+from ladle.checks import check_list, check_texts, check_whole
 from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
 from ladle.conditioning.store import SourceStore
-from ladle.data.labels import own_label, spell_label
+from ladle.data.labels import own_label
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError
-from ladle.seeding import MAX_SEED
+from ladle.seeding import MAX_SEED, check_seeds
 
 
 @dataclass(frozen=True)
@@ -47,36 +48,41 @@ class Request:
         num_samples: int | None = None,
         seed: int | None = None,
         seeds: Iterable[int] | None = None,
-        label: str | int | Sequence[str | int | None] | None = None,
-        source: str | Sequence[str | None] | None = None,
+        label: str | int | Iterable[str | int | None] | None = None,
+        source: str | Iterable[str | None] | None = None,
         known: Sequence[str] = (),
     ) -> Self:
         """A request with lists of equal length. A single label or source applies to all samples. Seeds count up from
         `seed`. Without `seed` and `seeds` the first seed is random. known: the model's labels, which may be given in
         other spellings (`ladle.data.labels`).
 
-        Raises UserError: lengths that disagree, none asked for, both `seed` and `seeds`.
+        Raises UserError: values of the wrong type, lengths that disagree, none asked for, both `seed` and `seeds`, a
+        seed out of range.
         """
         if seed is not None and seeds is not None:
             raise UserError("both seed and seeds are given; give one of them")
-        if not isinstance(num_samples, Integral | None):
-            raise UserError(f"num_samples is {num_samples!r}; it must be a whole number")
-        if not isinstance(label, str | Iterable):  # a label column may hold numbers
-            label = spell_label(label)
-        given: dict[str, Any] = {"seeds": seeds, "label": label, "source": source}
-        lists: dict[str, list[Any]] = {k: list(x) for k, x in given.items() if x is not None and not isinstance(x, str)}
-        counts: dict[str, Any] = {"num_samples": num_samples} if num_samples is not None else {}
+        lists: dict[str, list[Any]] = {}
+        if seeds is not None:
+            lists["seeds"] = check_seeds(seeds)
+        if label is not None and not isinstance(label, str | Number):  # a label column may hold numbers
+            lists["label"] = check_list("label", label, "a label, or a list with one for each text")
+        if source is not None:
+            texts = check_texts(source, "source", optional=True)
+            source, lists = (source, lists) if isinstance(source, str) else (None, lists | {"source": texts})
+        counts: dict[str, int] = {} if num_samples is None else {"num_samples": check_whole("num_samples", num_samples)}
         counts |= {name: len(values) for name, values in lists.items()}
         if len(set(counts.values())) > 1:
             raise UserError("these lengths disagree: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-        count = next(iter(counts.values()), 1)
-        if count < 1:
-            raise UserError(f"num_samples is {count}; it must be at least 1")
-        first = fresh_seed(count) if seed is None else seed
+        count = check_whole("num_samples", next(iter(counts.values()), 1))
+        first = fresh_seed(count) if seed is None else check_whole("seed", seed, 0, MAX_SEED + 1 - count)
+        labels = lists.get("label", [label] * count)
+        for name in labels:
+            if not isinstance(name, str | Number | None):
+                raise UserError(f"{name!r:.60} is not a label; give a string or a number for each text, or None")
         return cls(
-            lists.get("seeds") or list(range(first, first + count)),
-            [own_label(name, known) for name in lists.get("label") or [label] * count],
-            lists.get("source") or [given["source"]] * count,
+            lists.get("seeds", list(range(first, first + count))),
+            [own_label(name, known) for name in labels],
+            lists.get("source", [source] * count),
         )
 
     def __len__(self) -> int:

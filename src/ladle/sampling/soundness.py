@@ -50,7 +50,7 @@ class SoundnessScore:
         value = sound(self.guidance_scale, PLAN_TIME)
         if source is not None:
             # (Weights: benchmarks/LOG.md. More for likelihood reads better and leaves out more facts.)
-            value = (value + sound(1.0, SOURCE_TIME)) / 2 + torch.tensor(likeness_to_others(texts))
+            value = (value + sound(1.0, SOURCE_TIME)) / 2 + torch.tensor(likeness_to_others(texts), dtype=torch.float32)
         return [float(number) for number in value]
 
 

@@ -1,17 +1,34 @@
 """Turns latents into words: decodes many texts in batches of similar length."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self, get_args
 
 import torch
+from pydantic import Field, model_validator
 
 from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.latents import Latents
+from ladle.config import Config, nearest
 from ladle.data.stores import length_batches
 from ladle.errors import UserError
 from ladle.layers import lengths_to_mask
 from ladle.sampling.options import SamplingOptions
 from ladle.seeding import SampleNoise
+
+
+class DecodingOptions(Config):
+    """The options of `LatentDiffusion.decode`, named as in transformers' `generate`."""
+
+    num_beams: int = Field(1, ge=1)
+    do_sample: bool = False
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    top_p: float = Field(1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _draws(self) -> Self:
+        if not self.do_sample and {"temperature", "top_p"} & self.model_fields_set:
+            raise ValueError("temperature and top_p need do_sample=True")
+        return self
 
 
 def decoding(options: SamplingOptions) -> dict[str, Any]:
@@ -53,6 +70,8 @@ def decode_texts(
 
 def check_decoder(autoencoder: TextAutoencoder, decoder: DecoderName | None) -> None:
     """Raises UserError if the autoencoder does not have this decoder."""
+    if decoder not in (None, *get_args(DecoderName)):
+        raise UserError(f"there is no decoder {decoder!r}: {nearest(str(decoder), list(get_args(DecoderName)))}")
     if decoder == "parallel" and autoencoder.parallel_decoder is None:
         raise UserError("this model has no parallel decoder; use the autoregressive decoder")
 

@@ -25,6 +25,7 @@ from ladle.conditioning.source_text import SourceEncoder, SourceReader, auto_cla
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError, first_line
 from ladle.evaluation.judge import Judge
+from ladle.layers import usual_defaults
 from ladle.storage.card import model_card
 from ladle.storage.names import RECORD, resolve_model, shipped_models, shipped_names
 from ladle.storage.parts import ModelParts
@@ -139,6 +140,7 @@ def _changes(autoencoder: TextAutoencoder, base: str, dtype: torch.dtype) -> tup
     return BaseReference(name=base, digest=autoencoder_digest(record)), changes
 
 
+@usual_defaults()
 def load_parts(name_or_path: str | Path) -> ModelParts:
     """Read a model by a name as in `resolve_model`, on the CPU, in float32, in evaluation mode. Random generators do
     not change.

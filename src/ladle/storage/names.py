@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ladle.config import nearest
 from ladle.errors import UserError, first_line
+from ladle.hub import reaching_hub
 from ladle.storage.writing import recover_folder
 
 SHIPPED = Path(str(resources.files("ladle"))) / "models"
@@ -71,8 +72,11 @@ def shipped_names() -> str:
 def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES)))
-    except Exception as error:  # of many kinds: no such repository, no network, no space, offline mode
-        reason = first_line(error)
-        raise UserError(f"no model '{hub_id}': no such folder, and loading it from the hub failed: {reason}") from None
+    with reaching_hub(hub_id) as online:
+        try:
+            return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES)))
+        except Exception as error:  # of many kinds: no such repository, no space, none stored on this machine
+            reason = first_line(error) if online else "the hub cannot be reached"
+            raise UserError(
+                f"no model '{hub_id}': no such folder, and loading it from the hub failed: {reason}"
+            ) from None

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ladle.config import Config
+from ladle.data.rows import counted
 from ladle.errors import LadleError, UserError
 from ladle.training.best_weights import BestWeights
 from ladle.training.ema import EMA
@@ -87,7 +88,7 @@ def train_stage(
     if finished is not None:
         position, metrics = finished
         stage.module.eval()
-        log(f"{stage.name}: already trained ({position.step} steps, {duration(position.seconds)})")
+        log(f"{stage.name}: already trained ({counted(position.step, 'step')}, {duration(position.seconds)})")
         return TrainingResult(trained_tensors(stage.module), metrics, position.step, position.seconds)
     return _Training(stage, config, run_dir, folder, log).train()
 
@@ -185,7 +186,7 @@ class _Training:
         )
         set_modes(self.stage.module)
         size = sum(parameter.numel() for parameter in self.trained) / 1e6
-        budget = f"{self.config.steps} steps" if self.config.steps else duration(60 * (self.config.minutes or 0))
+        budget = counted(self.config.steps, "step") if self.config.steps else duration(60 * (self.config.minutes or 0))
         where = f"{self.device.type}, {'bf16' if self.bf16 else 'fp32'}, {self.config.optimizer} at {self.config.lr:g}"
         come = f", continued from step {self.position.step} ({self.share:.0%})" if restored else ""
         self.log(f"{self.stage.name}: training {size:.2f}M parameters on {where}, {budget}{come}")
@@ -256,7 +257,8 @@ class _Training:
         module.eval()
         self.folder.finish(position, module, self.ema, metrics)
         figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        self.log(f"{self.stage.name}: done, {position.step} steps in {duration(position.seconds)}, {figures}")
+        steps = counted(position.step, "step")
+        self.log(f"{self.stage.name}: done, {steps} in {duration(position.seconds)}, {figures}")
         return TrainingResult(trained_tensors(module), metrics, position.step, position.seconds)
 
     # ---------------------------------------------------------------------------------------- its parts

@@ -28,7 +28,7 @@ EXCLUSIVE = {"training.minutes": "steps", "training.steps": "minutes"}
 class StageTraining(Config):
     """Settings that every stage has."""
 
-    share: float | None = Field(None, ge=0)
+    share: float | None = Field(None, ge=0, allow_inf_nan=False)
     """The stage's part of the budget, relative to the shares of the other stages. 0 skips the stage. Defaults: see
     "What suits each stage"."""
     optimiser: dict[str, Any] = {}
@@ -198,6 +198,8 @@ def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     Raises:
         UserError: as `Recipe.parse`.
     """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} is {values!r:.60}; give load_recipe(PATH), a mapping of settings, or None")
     sampling = values.get("sampling", {})
     if isinstance(sampling, dict):
         values = {**values, "sampling": merged(SAMPLING, sampling)}

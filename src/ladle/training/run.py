@@ -27,6 +27,7 @@ from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.evaluation.judge import fit_own
 from ladle.health.recovery import calibrated_shift
+from ladle.layers import usual_defaults
 from ladle.storage.model_folder import save_parts
 from ladle.storage.parts import ModelParts
 from ladle.storage.run_folder import environment, run_folder
@@ -53,6 +54,7 @@ MAX_VALID = 2000  # held-out rows that a training uses
 FEW_ROWS = 100
 
 
+@usual_defaults()
 def train(
     recipe: Recipe | Mapping[str, Any] | None,
     output: str | Path,

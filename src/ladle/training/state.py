@@ -10,6 +10,7 @@ The files are replaced together (`storage.writing.atomic_folder`).
 import hashlib
 import json
 import random
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -200,9 +201,12 @@ def check_identity(
         was, now = _short(old.get(differing[0])), _short(new.get(differing[0]))
         key, *more = [_as_in_recipe(key, path.name) for key in differing[:6]]
         others = f" (also different: {', '.join(more)})" if more else ""
+        final = path / "final"
+        further = f"; to train its model further, give --set start={shlex.quote(str(final))} and another --output"
         raise UserError(
             f"{path} was started with {key} = {was}, but now {now} is given{others}; "
             "give the earlier values to continue that run, or another --output to start a new run"
+            f"{further if final.is_dir() else ''}"
         )
 
 
