@@ -1,6 +1,7 @@
 """LatentDiffusion: texts in, texts out. Most users need only this class."""
 
 import tempfile
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, overload
@@ -9,6 +10,7 @@ import torch
 
 from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.latents import Latents
+from ladle.autoencoder.signs import unlearnt_line
 from ladle.conditioning.encoder import RawCondition
 from ladle.config import nearest
 from ladle.data.stores import length_batches
@@ -186,6 +188,8 @@ class LatentDiffusion:
             lambda texts, seeds: self.classify(texts, seeds=seeds, batch_size=batch_size),
             always=self.parts.judge is not None,
         )
+        if self.parts.source_encoder is None:
+            self._warn_unlearnt([text for text in dict.fromkeys(request.sources) if text])
         writer = Writer(self.autoencoder, self.diffusion, self.parts.reader(), check, batch_size)
         samples = generate_samples(writer, request, options, on_step=on_step)
         return samples if return_samples else [sample.text for sample in samples]
@@ -250,10 +254,12 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def encode(self, texts: str | Sequence[str], batch_size: int = 128) -> Latents:
-        """texts -> normalised latents z0, [B, L, D] with mask [B, L]. Texts longer than `max_tokens` are cut."""
+        """texts -> normalised latents z0, [B, L, D] with mask [B, L]. Longer texts are cut. Signs
+        that the model never learnt are lost, with a warning."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         if not texts:
             raise UserError("no texts given")
+        self._warn_unlearnt(texts)
         parts: list[torch.Tensor] = [torch.empty(0)] * len(texts)
         for rows, latents in self._encode_batches(texts, batch_size):
             for row, values, mask in zip(rows, latents.values, latents.mask, strict=True):
@@ -271,6 +277,10 @@ class LatentDiffusion:
     def reconstruct(self, texts: Sequence[str], decoder: DecoderName | None = None, batch_size: int = 128) -> list[str]:
         """texts -> latents -> texts."""
         return self.decode(self.encode(texts, batch_size), decoder, batch_size)
+
+    def _warn_unlearnt(self, texts: list[str]) -> None:
+        if line := unlearnt_line(texts, self.autoencoder.backbone.alphabet, self.parts.name):
+            warnings.warn(line, stacklevel=3)
 
     def _encode_batches(self, texts: list[str], batch_size: int) -> Iterable[tuple[list[int], Latents]]:
         for rows in length_batches(texts, batch_size):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ladle.autoencoder.signs import literal
 from ladle.errors import UserError, first_line, from_extra
 
 MIN_TEXTS = 500  # with fewer texts MAUVE depends more on its clustering than on the texts
@@ -69,6 +70,9 @@ class Featuriser:
     tokenizer: Any
     model: Any
     _known: dict[str, np.ndarray] = field(default_factory=dict, repr=False)  # one text's features are asked for often
+
+    def __post_init__(self) -> None:
+        literal(self.tokenizer)
 
     @classmethod
     def load(cls, name: str, *, max_tokens: int = 128) -> "Featuriser":

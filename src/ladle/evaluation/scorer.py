@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ladle.autoencoder.signs import literal
 from ladle.errors import UserError
 from ladle.evaluation.mauve import NOT_LOADED, loading
 
@@ -38,6 +39,9 @@ class Scorer:
     tokenizer: Any
     start: int
     max_tokens: int = MAX_TOKENS
+
+    def __post_init__(self) -> None:
+        literal(self.tokenizer)
 
     @classmethod
     def load(cls, name: str) -> "Scorer":
