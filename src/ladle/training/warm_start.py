@@ -20,9 +20,9 @@ from ladle.training.recipe import Recipe
 # characters a model from nothing memorises them, and `prior-en` does not; a new vocabulary was tried with 240,000.
 OWN_CHARACTERS = 150_000
 PRIOR = "prior-en"
-# A start may lack signs of the data. Up to a share RARE of texts with such signs, `auto` leaves prior-en its vocabulary:
-# a new one costs fluency where there is little text. Above a share OTHER_SCRIPT of the characters, the language is not one
-# of prior-en's. Above a share REFUSED, a third of the words would be wrong.
+# A start may lack signs of the data. Up to a share RARE of texts with such signs `auto` leaves prior-en its vocabulary,
+# because a new one costs fluency where there is little text. Above a share OTHER_SCRIPT of the characters, prior-en
+# cannot read the language. Above a share REFUSED, a third of the words would be wrong.
 RARE, OTHER_SCRIPT, REFUSED = 0.02, 0.3, 0.07
 MEASURED_ROWS = 20_000
 
