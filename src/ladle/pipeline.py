@@ -278,8 +278,12 @@ class LatentDiffusion:
         """texts -> latents -> texts."""
         return self.decode(self.encode(texts, batch_size), decoder, batch_size)
 
+    def unlearnt(self, texts: Sequence[str]) -> str | None:
+        """A line that says how many of the texts hold signs that the model never learnt, and which. None: no text."""
+        return unlearnt_line(texts, self.autoencoder.backbone.alphabet, self.parts.name)
+
     def _warn_unlearnt(self, texts: list[str]) -> None:
-        if line := unlearnt_line(texts, self.autoencoder.backbone.alphabet, self.parts.name):
+        if line := self.unlearnt(texts):
             warnings.warn(line, stacklevel=3)
 
     def _encode_batches(self, texts: list[str], batch_size: int) -> Iterable[tuple[list[int], Latents]]:

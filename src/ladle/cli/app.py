@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter, Token
 
@@ -11,9 +11,6 @@ from ladle.data.rows import Columns, Row, counted, read_rows
 from ladle.errors import UserError
 from ladle.storage.writing import write_rows
 from ladle.version import __version__
-
-if TYPE_CHECKING:
-    from ladle.storage.parts import ModelParts
 
 DASH = "(standard input or output)"  # replaces a lone `-` during parsing: cyclopts would read `-` as an option
 
@@ -52,14 +49,6 @@ def say_cut(tokenizer: Any, limit: int, texts: Sequence[str], what: str) -> None
 
     if cut := count_cut(tokenizer, texts, limit):
         log(f"{cut:,} of {len(texts):,} {what} are longer than the model's {limit} tokens and were cut")
-
-
-def say_unlearnt(parts: "ModelParts", texts: Sequence[str]) -> None:
-    """Log how many texts hold signs that the model never learnt."""
-    from ladle.autoencoder.signs import unlearnt_line
-
-    if line := unlearnt_line(texts, parts.autoencoder.backbone.alphabet, parts.name):
-        log(line)
 
 
 def write_and_say(output: str, rows: Iterable[Mapping[str, Any]]) -> None:

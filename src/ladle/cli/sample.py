@@ -6,18 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from ladle.cli.app import (
-    Decoder,
-    File,
-    OutputFile,
-    app,
-    check_counts,
-    log,
-    read_and_say,
-    say_cut,
-    say_unlearnt,
-    write_and_say,
-)
+from ladle.cli.app import Decoder, File, OutputFile, app, check_counts, log, read_and_say, say_cut, write_and_say
 from ladle.cli.sample_options import Options, given
 from ladle.data.files import STDIO
 from ladle.data.rows import Columns, Row, counted
@@ -81,8 +70,8 @@ def sample(
     reader = loaded.parts.reader()
     sources = [row["source"] for row in inputs if "source" in row]
     say_cut(reader.tokenizer, reader.max_tokens, sources, "source texts")
-    if loaded.parts.source_encoder is None:
-        say_unlearnt(loaded.parts, sources)
+    if loaded.parts.source_encoder is None and (line := loaded.unlearnt(sources)):
+        log(line)
     first = fresh_seed(count) if seed is None else seed
     draws: list[dict[str, Any]] = []
     for row in inputs:
@@ -128,7 +117,8 @@ def reconstruct(
     originals = [row["text"] for row in read_and_say(texts, columns=Columns(text))]
     loaded = LatentDiffusion.from_pretrained(model)
     say_cut(loaded.autoencoder.backbone.tokenizer, loaded.max_tokens, originals, "texts")
-    say_unlearnt(loaded.parts, originals)
+    if line := loaded.unlearnt(originals):
+        log(line)
     decoded: list[str] = []
 
     def rows() -> Iterator[Mapping[str, Any]]:
