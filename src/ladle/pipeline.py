@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.latents import Latents
+from ladle.autoencoder.signs import unlearnt_line
 from ladle.checks import check_texts, check_whole
 from ladle.conditioning.encoder import RawCondition
 from ladle.config import nearest
@@ -206,6 +208,8 @@ class LatentDiffusion:
             lambda texts, seeds: self.classify(texts, seeds=seeds, batch_size=batch_size),
             always=self.parts.judge is not None,
         )
+        if self.parts.source_encoder is None:
+            self._warn_unlearnt([text for text in dict.fromkeys(request.sources) if text])
         writer = Writer(self.autoencoder, self.diffusion, self.parts.reader(), check, batch_size)
         samples = generate_samples(writer, request, options, on_step=on_step)
         return samples if return_samples else [sample.text for sample in samples]
@@ -268,11 +272,13 @@ class LatentDiffusion:
     @usual_defaults(None)
     @torch.no_grad()
     def encode(self, texts: Texts, batch_size: int = 128) -> Latents:
-        """texts -> normalised latents z0, [B, L, D] with mask [B, L]. Texts longer than `max_tokens` are cut.
+        """texts -> normalised latents z0, [B, L, D] with mask [B, L]. Texts longer than `max_tokens` are cut. Signs that
+        the model never learnt are lost, with a warning.
 
         Raises UserError: no texts, an item that is not a text, a batch size below 1.
         """
         texts = check_texts(texts)
+        self._warn_unlearnt(texts)
         parts: list[torch.Tensor] = [torch.empty(0)] * len(texts)
         for rows, latents in self._encode_batches(texts, batch_size):
             for row, values, mask in zip(rows, latents.values, latents.mask, strict=True):
@@ -300,6 +306,14 @@ class LatentDiffusion:
         """texts -> latents -> texts. Raises UserError as `encode` and `decode`."""
         check_decoder(self.autoencoder, decoder)
         return self.decode(self.encode(texts, batch_size), decoder, batch_size)
+
+    def unlearnt(self, texts: Sequence[str]) -> str | None:
+        """A line that says how many of the texts hold signs that the model never learnt, and which. None: no text."""
+        return unlearnt_line(texts, self.autoencoder.backbone.alphabet, self.parts.name)
+
+    def _warn_unlearnt(self, texts: list[str]) -> None:
+        if line := self.unlearnt(texts):
+            warnings.warn(line, stacklevel=3)
 
     def _encode_batches(self, texts: list[str], batch_size: int) -> Iterable[tuple[list[int], Latents]]:
         for rows in length_batches(texts, batch_size):

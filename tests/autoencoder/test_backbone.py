@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import tiny
 from ladle.autoencoder.autoencoder import AutoencoderConfig
 from ladle.autoencoder.backbone import Backbone, SmallBackboneConfig, train_tokenizer
+from ladle.autoencoder.signs import literal
 from ladle.errors import UserError
 from ladle.layers import sinusoids
 
@@ -28,15 +29,13 @@ def pretrained(pretrained_folder: Path) -> Backbone:
 # ------------------------------------------------------------------------------------------------ tokenizer
 
 
-TOKENIZER = tiny.tiny_tokenizer()
+TOKENIZER = literal(tiny.tiny_tokenizer())
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=30))
 def test_any_text_in_any_language_survives_the_tokenizer(text: str) -> None:
     """Byte-level: no unknown token, whatever the training texts were."""
-    if any(token in text for token in ("<pad>", "<s>", "</s>", "<mask>")):
-        return
     ids = TOKENIZER(text)["input_ids"]
     assert TOKENIZER.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip() == text.strip()
 

@@ -13,6 +13,7 @@ import torch
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 from torch import Tensor, nn
 
+from ladle.autoencoder.signs import literal, written
 from ladle.config import Config
 from ladle.hub import loading
 from ladle.layers import sinusoids
@@ -76,14 +77,16 @@ class Backbone(nn.Module):
     """An encoder-decoder of transformers with its tokenizer. Callers exchange memory tensors with it.
 
     model: any `AutoModelForSeq2SeqLM`. tokenizer: with a padding and an end-of-text token. max_tokens: length of the
-    longest text, in tokens, end token included; longer texts are cut.
+    longest text, in tokens, end token included; longer texts are cut. alphabet: the signs that it has learnt and may
+    write; None if they are not known.
     """
 
+    alphabet: frozenset[str] | None = None
     model: Any  # transformers' own types say less than is known here
 
     def __init__(self, model: Any, tokenizer: Any, max_tokens: int):
         super().__init__()
-        self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
+        self.model, self.tokenizer, self.max_tokens = model, literal(tokenizer), max_tokens
         # The special tokens only: a summariser's habits (no repeated trigrams, a least length) would change the text.
         given = model.generation_config
         tokens = {name: getattr(given, name) for name in GENERATION_TOKENS if getattr(given, name) is not None}
@@ -157,9 +160,9 @@ class Backbone(nn.Module):
         return padded_tokens(self.tokenizer, texts, self.max_tokens)
 
     def detokenize(self, ids: Tensor) -> list[str]:
-        """ids [B, S] -> texts, without special tokens."""
+        """ids [B, S] -> texts, without special tokens and without signs that are not in the alphabet."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return [text.strip() for text in texts]
+        return [written(text, self.alphabet).strip() for text in texts]
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids [B, S], attention_mask [B, S] -> token states [B, S, W]."""

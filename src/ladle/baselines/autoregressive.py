@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ladle.autoencoder.decoders import chosen_ids
+from ladle.autoencoder.signs import literal, written
 from ladle.config import Config, nearest
 from ladle.errors import UserError, first_line
 from ladle.evaluation.likelihood import TokenRow, negative_log_likelihood
@@ -61,7 +62,7 @@ class AutoregressiveModel(nn.Module):
 
     def __init__(self, config: AutoregressiveConfig, tokenizer: Any, causal: Any = None):
         super().__init__()
-        self.config, self.tokenizer = config, tokenizer
+        self.config, self.tokenizer = config, literal(tokenizer)
         size = len(tokenizer) + 1 + len(config.labels)  # the separator and the labels come after the vocabulary
         # (torch's own type is vague)
         self.causal: Any = _build(config, tokenizer, size) if causal is None else causal
@@ -154,7 +155,7 @@ class AutoregressiveModel(nn.Module):
             noise = SampleNoise([seeds[row] for row in rows])
             ids = self._continue([prefixes[row] for row in rows], noise, top_p, temperature)
             for row, text in zip(rows, self.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
-                texts[row] = text.strip()
+                texts[row] = written(text, None).strip()
         return texts
 
     def prefixes(self, labels: Sequence[str | None], sources: Sequence[str | None]) -> list[list[int]]:

@@ -104,6 +104,8 @@ def sample(
     reader = loaded.parts.reader()
     sources = [row["source"] for row in inputs if "source" in row]
     say_cut(reader.tokenizer, reader.max_tokens, sources, "source texts")
+    if loaded.parts.source_encoder is None and (line := loaded.unlearnt(sources)):
+        log(line)
     draws: list[dict[str, Any]] = []
     for row in inputs:
         own = own_label(row.get("label"), loaded.labels) if loaded.labels else None
@@ -153,6 +155,8 @@ def reconstruct(
     originals = [row["text"] for row in read_and_say(texts, model, columns or Columns())]
     loaded = LatentDiffusion.from_pretrained(model)
     say_cut(loaded.autoencoder.backbone.tokenizer, loaded.max_tokens, originals, "texts")
+    if line := loaded.unlearnt(originals):
+        log(line)
     command = {"model": loaded.digest, "decoder": decoder, "texts": digest(originals)}
     with partial_rows(output, command, log=log) as kept:
         decoded = [str(row["reconstruction"]) for row in kept.rows]

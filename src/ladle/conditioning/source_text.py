@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import PLAIN, padded_tokens
+from ladle.autoencoder.signs import literal
 from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.errors import UserError
 from ladle.hub import loading
@@ -25,7 +26,7 @@ class SourceEncoder(nn.Module):
 
     def __init__(self, model: nn.Module, tokenizer: Any):
         super().__init__()
-        self.model, self.tokenizer = model.requires_grad_(False), tokenizer
+        self.model, self.tokenizer = model.requires_grad_(False), literal(tokenizer)
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Self:

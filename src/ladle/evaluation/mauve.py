@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ladle.autoencoder.signs import literal
 from ladle.evaluation.extras import load_extra
 from ladle.hub import loading
 
@@ -61,6 +62,9 @@ class Featuriser:
     tokenizer: Any
     model: Any
     _known: dict[str, np.ndarray] = field(default_factory=dict, repr=False)  # one text's features are asked for often
+
+    def __post_init__(self) -> None:
+        literal(self.tokenizer)
 
     @classmethod
     def load(cls, name: str, *, max_tokens: int = 128) -> "Featuriser":

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ladle.autoencoder.signs import literal
 from ladle.errors import UserError
 from ladle.hub import NOT_LOADED, loading
 from ladle.storage.writing import recover_folder
@@ -39,6 +40,9 @@ class Scorer:
     tokenizer: Any
     start: int
     max_tokens: int = MAX_TOKENS
+
+    def __post_init__(self) -> None:
+        literal(self.tokenizer)
 
     @classmethod
     def load(cls, name: str) -> "Scorer":

@@ -50,6 +50,8 @@ def model_card(parts: ModelParts, *, base: str | None = None) -> str:
     limits = [f"Texts longer than {parts.autoencoder.config.max_tokens} tokens are cut."]
     if parts.diffusion is not None and parts.diffusion.max_latents < parts.autoencoder.max_latents:
         limits.append(f"It writes texts of up to {parts.diffusion.max_latents} latents.")
+    if (alphabet := parts.autoencoder.backbone.alphabet) is not None:
+        limits.append(f"It has learnt {len(alphabet):,} different signs (`alphabet` in model.json). Others are lost.")
     limits += [*COMMON_LIMITS, *_many(info.get("limits"))]
     names = _many(info.get("attribution"))
     blocks = [

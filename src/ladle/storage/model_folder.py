@@ -105,6 +105,7 @@ def save_parts(
             condition=ConditionConfig() if diffusion is None else diffusion.condition.config,
             max_latents=None if diffusion is None else diffusion.max_latents,
             sampling=parts.sampling,
+            alphabet=None if backbone.alphabet is None else "".join(sorted(backbone.alphabet)),
             info=parts.info,
             files=hash_files(new),
         )
@@ -157,6 +158,7 @@ def load_parts(name_or_path: str | Path) -> ModelParts:
             autoencoder = _load_autoencoder(folder, record)
         else:
             autoencoder = _load_on_base(folder, record, record.base)
+        autoencoder.backbone.alphabet = None if record.alphabet is None else frozenset(record.alphabet)
         source_encoder = None
         if record.holds(SOURCE_ENCODER[0]):
             source_encoder = SourceEncoder(*load_language_model(folder, SOURCE_ENCODER, auto_class)).eval()

@@ -38,6 +38,7 @@ class ModelRecord(Config):
 
     format: of the folder. ladle: version that wrote it. dtype: of the stored weights (the normaliser's are float32).
     base: None for a complete folder. max_latents: largest number of latents that the diffusion model writes.
+    alphabet: the signs that the model has learnt; None: not known (older models).
     info: data, licence, figures and so on (see `ladle.storage.card`). files: sha256 of all other files but the card.
     """
 
@@ -51,6 +52,7 @@ class ModelRecord(Config):
     condition: ConditionConfig = ConditionConfig()
     max_latents: int | None = None
     sampling: SamplingOptions = SamplingOptions()
+    alphabet: str | None = None
     info: dict[str, Any] = {}
     files: dict[str, str]
 

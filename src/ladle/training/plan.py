@@ -13,6 +13,7 @@ from ladle.conditioning.config import ConditionConfig
 from ladle.data.columns import MAX_CLASSES
 from ladle.data.rows import Row
 from ladle.data.splits import Splits
+from ladle.diffusion.model import DiffusionConfig
 from ladle.errors import UserError
 from ladle.training.optimiser import TrainingConfig
 from ladle.training.recipe import Recipe, StageTraining, TrainingPlanConfig
@@ -62,6 +63,11 @@ def make_plan(recipe: Recipe, splits: Splits, last_stage: str = STAGES[-1]) -> P
     start = choose_start(recipe, splits.train)
     resolved = recipe.model_copy(update={"start": start.name, "own_vocabulary": start.own_vocabulary})
     notes = list(start.notes)
+    gives_shift = _gives_shift(recipe)
+    if start.denoiser is not None and not gives_shift:  # its shift was measured on its latents
+        resolved = resolved.model_copy(
+            update={"diffusion": with_shift(recipe.diffusion, start.denoiser.config.schedule.shift)}
+        )
     if start.keeps_autoencoder:
         resolved = resolved.model_copy(update={"autoencoder": start.autoencoder.config})
         if "autoencoder" in recipe.model_fields_set and recipe.autoencoder != start.autoencoder.config:
@@ -70,7 +76,7 @@ def make_plan(recipe: Recipe, splits: Splits, last_stage: str = STAGES[-1]) -> P
     with_diffusion = "diffusion" in wanted
     condition, found = _condition(resolved, splits.train) if with_diffusion else (ConditionConfig(), [])
     notes += found
-    measures_shift = with_diffusion and start.denoiser is None and not _gives_shift(recipe)
+    measures_shift = with_diffusion and start.denoiser is None and not gives_shift
     stages = _stages(resolved, start, wanted)
     for name in wanted:
         if name not in stages and getattr(recipe.training, name).model_dump(exclude={"share"}, exclude_defaults=True):
@@ -119,6 +125,11 @@ def _stages(recipe: Recipe, start: Start, wanted: Sequence[str]) -> dict[str, Tr
         if name in wanted and any(budget.values()):
             found[name] = stage_settings(training, name, from_nothing=from_nothing, **budget)
     return found
+
+
+def with_shift(config: DiffusionConfig, shift: float) -> DiffusionConfig:
+    """The config with this shift of its noise schedule."""
+    return config.model_copy(update={"schedule": config.schedule.model_copy(update={"shift": shift})})
 
 
 def _gives_shift(recipe: Recipe) -> bool:

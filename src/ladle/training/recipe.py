@@ -111,14 +111,16 @@ class Recipe(Config):
     """The model's name."""
     start: str = "auto"
     """The model from which the training starts.
-    * `auto`: the model `prior-en`. With 150,000 characters of training text or more, it gets a new vocabulary. If
-    `autoencoder` asks for another width or bottleneck, the start is `nothing`.
+    * `auto`: the model `prior-en`. With 150,000 characters of training text or more, it gets a new vocabulary, and also
+    if more than 2 % of the texts hold signs that it has never learnt. If `autoencoder` asks for another width or
+    bottleneck, or if the texts are in another script, the start is `nothing`.
     * `nothing`: random weights.
     * the name of a shipped model, a model folder or a hub id: that model. See `own_vocabulary`.
     * The denoiser of the model is used too if `diffusion.denoiser` and `diffusion.prediction` are the same there.
     * Without a new vocabulary the autoencoder is not changed. Then `autoencoder` has no effect, and the autoencoder
     stage does not run.
-    * If `autoencoder.backbone.pretrained` is given, `start` and `own_vocabulary` have no effect."""
+    * If `autoencoder.backbone.pretrained` is given, only a start with that backbone has an effect, and `own_vocabulary`
+    has none."""
     own_vocabulary: bool = False
     """Whether the autoencoder of `start` gets a new vocabulary from the data and is trained with it. Otherwise that
     autoencoder is not changed."""

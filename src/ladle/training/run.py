@@ -13,6 +13,7 @@ from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import Backbone, PretrainedBackboneConfig, SmallBackboneConfig, train_tokenizer
 from ladle.autoencoder.encoding import fit_normaliser, store_latents, store_tokens
 from ladle.autoencoder.reconstruction import ReconstructionConfig
+from ladle.autoencoder.signs import alphabet_of, unlearnt, writable
 from ladle.autoencoder.transfer import transfer
 from ladle.conditioning.source_text import SourceEncoder, SourceReader, learns_sources
 from ladle.conditioning.store import ConditionStore
@@ -34,7 +35,7 @@ from ladle.storage.run_folder import environment, run_folder
 from ladle.storage.writing import atomic_folder, atomic_json, atomic_text, recover_folder
 from ladle.training.loop import state_folder, train_stage
 from ladle.training.optimiser import TrainingConfig, use_bf16
-from ladle.training.plan import DEFAULT_MINUTES, STAGES, Plan, make_plan
+from ladle.training.plan import DEFAULT_MINUTES, STAGES, Plan, make_plan, with_shift
 from ladle.training.processes import is_main, main_first, set_up, several
 from ladle.training.progress import Log, say
 from ladle.training.recipe import Recipe, parse_recipe, to_toml
@@ -46,7 +47,7 @@ from ladle.training.stages.interface import Stage
 from ladle.training.stages.joint import JointConfig, JointStage
 from ladle.training.state import check_identity, digest
 from ladle.training.trackers import check_trackers
-from ladle.training.warm_start import start_from
+from ladle.training.warm_start import OTHER_SCRIPT, start_from
 
 Store = tuple[VectorStore, ConditionStore]
 TOKENIZER_ROWS = 200_000
@@ -164,7 +165,29 @@ class Assembly:
                 transfer(start.autoencoder, autoencoder)
         if isinstance(config.backbone, PretrainedBackboneConfig):
             autoencoder.freeze_backbone(self.training.backbone)
+        self._learn_signs(autoencoder.backbone, config.backbone.pretrained)
         return autoencoder
+
+    def _learn_signs(self, backbone: Backbone, pretrained: str | None) -> None:
+        """Give the backbone the alphabet of the data. Of a pre-trained one nobody knows it; what its tokenizer cannot
+        write of the data is said, or refused."""
+        texts, tokenizer, known = [row["text"] for row in self.splits.train], backbone.tokenizer, backbone.alphabet
+        seen = alphabet_of(tokenizer, texts, backbone.max_tokens)
+        if pretrained is None:
+            if self.recipe.source.encoder is None:
+                sources = [row["source"] for row in self.splits.train if row.get("source")]
+                seen |= alphabet_of(tokenizer, sources, self.recipe.source.max_tokens)
+            if self.splits.portions:  # later portions may hold other signs
+                backbone.alphabet = None
+            elif not self.plan.start.keeps_autoencoder:
+                backbone.alphabet = seen
+            elif known is not None:
+                backbone.alphabet = known | seen
+        elif lost := unlearnt(texts, writable(backbone, seen)):
+            said = f"'{pretrained}' cannot write {lost.characters:.1%} of the characters ({lost.examples})"
+            if lost.characters > OTHER_SCRIPT:
+                raise UserError(f"{said}; name another model with --backbone, or leave that option out")
+            self.log(f"{said}, which {lost.texts:.1%} of the texts hold; these will be lost")
 
     def _tokenizer(self, vocab_size: int) -> Any:
         from transformers import AutoTokenizer
@@ -242,8 +265,7 @@ class Assembly:
                 atomic_json(path, {"shift": shift, "half_log_snr": half, "made_from": made_from})
                 why = "too little is recovered to measure it" if half is None else f"half is lost at log-SNR {half:.1f}"
                 self.log(f"the noise schedule's shift is {shift:g}: {why}")
-        shift = float(json.loads(path.read_text(encoding="utf-8"))["shift"])
-        return config.model_copy(update={"schedule": config.schedule.model_copy(update={"shift": shift})})
+        return with_shift(config, float(json.loads(path.read_text(encoding="utf-8"))["shift"]))
 
     # ----------------------------------------------------------------------------------------------- rows, stored
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.signs import Unlearnt, unlearnt, used_parts
 from ladle.autoencoder.transfer import cannot_transfer
 from ladle.data.rows import Row
 from ladle.diffusion.model import LatentDiffusionModel
+from ladle.errors import UserError
 from ladle.storage.model_folder import load_parts
 from ladle.storage.names import resolve_model
 from ladle.storage.parts import ModelParts
@@ -18,6 +20,11 @@ from ladle.training.recipe import Recipe
 # characters a model from nothing memorises them, and `prior-en` does not; a new vocabulary was tried with 240,000.
 OWN_CHARACTERS = 150_000
 PRIOR = "prior-en"
+# A start may lack signs of the data. Up to a share RARE of texts with such signs `auto` leaves prior-en its vocabulary,
+# because a new one costs fluency where there is little text. Above a share OTHER_SCRIPT of the characters, prior-en
+# cannot read the language. Above a share REFUSED, a third of the words would be wrong.
+RARE, OTHER_SCRIPT, REFUSED = 0.02, 0.3, 0.07
+MEASURED_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -51,26 +58,41 @@ def choose_start(recipe: Recipe, rows: Sequence[Row]) -> Start:
     """Load the model that `recipe.start` names. For "auto" the rows decide.
 
     Raises:
-        UserError: no such model, or a damaged folder.
+        UserError: no such model, a damaged folder, or a model that has not learnt the signs of the rows and is to keep
+            its vocabulary.
     """
-    if recipe.autoencoder.backbone.pretrained or recipe.start == "nothing":
+    asked, pretrained = recipe.start, recipe.autoencoder.backbone.pretrained
+    if asked == "nothing" or (pretrained and asked == "auto"):
         return Start("nothing")
-    name, own_vocabulary, notes = recipe.start, recipe.own_vocabulary, []
-    parts = None
-    if name == "auto":
-        name, size = PRIOR, sum(len(row["text"]) for row in rows)
-        own_vocabulary = size >= OWN_CHARACTERS
-        parts = load_parts(resolve_model(PRIOR))
-        refusal = cannot_transfer(parts.autoencoder, recipe.autoencoder)
-        if refusal and (own_vocabulary or "autoencoder" in recipe.model_fields_set):
-            return Start("nothing", notes=(f"starting from nothing, not from '{PRIOR}': {refusal}",))
-        if own_vocabulary:
-            notes.append(f"{size:,} characters are enough for a new vocabulary")
-        else:
-            notes.append(
-                f"{size:,} characters of text are too few to learn a language, so '{PRIOR}' is trained further"
-            )
-    parts = parts or load_parts(resolve_model(name))
+    name = PRIOR if asked == "auto" else asked
+    parts = load_parts(resolve_model(name))
+    if pretrained and parts.autoencoder.config.backbone != recipe.autoencoder.backbone:
+        return Start("nothing")
+    own_vocabulary, notes = recipe.own_vocabulary and not pretrained, []
+    refusal = cannot_transfer(parts.autoencoder, recipe.autoencoder)
+    if asked == "auto" or not own_vocabulary:
+        size, lacking = _measured(parts.autoencoder, recipe, rows)
+        missing, holding = (lacking.characters, lacking.texts) if lacking else (0.0, 0.0)
+        said = f"'{name}' has never learnt {missing:.1%} of the characters ({lacking.examples})" if lacking else ""
+        if asked != "auto" and missing > REFUSED:
+            remedy = "--from-scratch" if refusal else "--set own_vocabulary=true or --from-scratch"
+            raise UserError(f"start: {said}; give {remedy}")
+        if asked == "auto" and missing > OTHER_SCRIPT:
+            return Start("nothing", notes=(f"{said}: starting from nothing with an own vocabulary",))
+        if asked == "auto":
+            own_vocabulary = size >= OWN_CHARACTERS or holding > RARE
+            if refusal and (own_vocabulary or "autoencoder" in recipe.model_fields_set):
+                return Start("nothing", notes=(f"starting from nothing, not from '{PRIOR}': {refusal}",))
+            if holding > RARE:
+                notes.append(f"{said}: it gets a new vocabulary")
+            elif own_vocabulary:
+                notes.append(f"{size:,} characters are enough for a new vocabulary")
+            else:
+                notes.append(
+                    f"{size:,} characters of text are too few to learn a language, so '{PRIOR}' is trained further"
+                )
+        if lacking and not own_vocabulary:
+            notes.append(f"{said}; {holding:.1%} of the texts hold these signs, which will be lost")
     denoiser = parts.diffusion
     if denoiser is not None:
         wanted, own = recipe.diffusion, denoiser.config
@@ -80,6 +102,20 @@ def choose_start(recipe: Recipe, rows: Sequence[Row]) -> Start:
     what = "autoencoder and the denoiser" if denoiser is not None else "autoencoder"
     notes.append(f"starting from the {what} of '{name}'")
     return Start(name, parts, denoiser, own_vocabulary, tuple(notes))
+
+
+def _measured(autoencoder: TextAutoencoder, recipe: Recipe, rows: Sequence[Row]) -> tuple[int, Unlearnt | None]:
+    """The number of characters of the texts that are used (not cut off), and what the autoencoder has not learnt of
+    texts and sources. Of many rows only some are looked at."""
+    backbone, step = autoencoder.backbone, -(-len(rows) // MEASURED_ROWS)
+    texts = list(used_parts(backbone.tokenizer, (row["text"] for row in rows[::step]), backbone.max_tokens))
+    size = step * sum(map(len, texts))
+    if backbone.alphabet is None:
+        return size, None
+    if recipe.source.encoder is None:
+        sources = (row["source"] for row in rows[::step] if row.get("source"))
+        texts += used_parts(backbone.tokenizer, sources, recipe.source.max_tokens)
+    return size, unlearnt(texts, backbone.alphabet)
 
 
 @torch.no_grad()
