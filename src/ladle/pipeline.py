@@ -272,8 +272,8 @@ class LatentDiffusion:
     @usual_defaults(None)
     @torch.no_grad()
     def encode(self, texts: Texts, batch_size: int = 128) -> Latents:
-        """texts -> normalised latents z0, [B, L, D] with mask [B, L]. Texts longer than `max_tokens` are cut. Signs that
-        the model never learnt are lost, with a warning.
+        """texts -> normalised latents z0, [B, L, D] with mask [B, L]. Texts longer than `max_tokens` are cut.
+        Signs that the model never learnt are lost, with a warning.
 
         Raises UserError: no texts, an item that is not a text, a batch size below 1.
         """
