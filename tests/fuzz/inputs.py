@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 OWN = (
     "The food was great, and we will come back.", "It was slow; nobody said \"sorry\".", "Ten of 12 rooms | all clean",
-    "A line\nand another one.", "One paragraph.\n\nAnd a second.", "A tab\there.", "so good 😀👍🏽", "Повар открыл окно.",
-    "如何解决问题", "مرحبا بالعالم", "Use </s> to close <s> the tag.", "{curly} [square] back\\slash", "naïve café, señor",
+    "A line\nand another one.", "One paragraph.\n\nAnd a second.", "A tab\there.",
+    "so good 😀👍🏽", "Повар открыл окно.",
+    "如何解决问题", "مرحبا بالعالم", "Use </s> to close <s> the tag.",
+    "{curly} [square] back\\slash", "naïve café, señor",
     "  spaces  inside ", "'quoted'", '"all of it"', "a,b;c\td|e", "-", "NaN", "12", "null", "é" * 40,
 )  # fmt: skip
 
@@ -29,7 +32,8 @@ def _real() -> tuple[str, ...]:
     return tuple(found)
 
 
-TEXTS = OWN + _real()
+TEXTS = OWN + (_real() if os.environ.get("LADLE_FUZZ") else ())  # (the small run is the same on every machine)
+PIECES = [b'"', b"\0", b"\n", b"\r", b",", b"\xff", b"\\", b"{", b"]", b"\xef\xbb\xbf", b"NaN"]  # to put into a file
 any_text = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 texts = st.one_of(st.sampled_from(TEXTS), st.sampled_from(TEXTS), any_text)
 labels = st.sampled_from(["good", "bad", "1", "1.0", "0", "True", "false", "", "NaN", "None", "sport  and games", "-"])
