@@ -97,11 +97,9 @@ def main() -> None:
             len(set(samples)), sum(text in set(texts) for text in samples),
         ))  # fmt: skip
         shown += [f"{kind:<11} {text!r}" for text in samples[:6]]
-    print(
-        "\nkind         samples  with U+FFFD  unknown control signs  with any unknown sign  empty  different  a training text"
-    )
-    for row in figures:
-        print("{:<11}  {:>7}  {:>11}  {:>21}  {:>21}  {:>5}  {:>9}  {:>15}".format(*row))
+    head = ("kind", "samples", "U+FFFD", "control signs", "unknown signs", "empty", "different", "training texts")
+    for row in (head, *figures):
+        print("{:<11}  {:>7}  {:>6}  {:>13}  {:>13}  {:>5}  {:>9}  {:>14}".format(*row))
     print("\n" + "\n".join(shown))
 
 
