@@ -12,13 +12,18 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 TEST_ENV = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 WORKERS = -n auto --maxprocesses 4
 
-.PHONY: demo test check format clean
+.PHONY: demo test fuzz check format clean
 
 demo: $(VENV)/.ladle
 	$(BIN)/ladle demo
 
 test: $(VENV)/.ladle-dev
 	$(TEST_ENV) $(BIN)/python -m pytest $(WORKERS) $(ARGS)
+
+# N new odd inputs for the command line and the library, in about a quarter of an hour (tests/fuzz).
+N ?= 10000
+fuzz: $(VENV)/.ladle-dev
+	LADLE_FUZZ=$(N) $(TEST_ENV) $(BIN)/python -m pytest $(WORKERS) tests/fuzz $(ARGS)
 
 check: $(VENV)/.ladle-dev
 	$(BIN)/ruff check .
