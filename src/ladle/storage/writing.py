@@ -247,11 +247,15 @@ def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
     if os.fspath(path) != STDIO:
         write_lines(path, lines())
         return count
-    with _saying("standard output"), _while_read():
+
+    def show() -> None:
         sys.stdout.flush()
         for line in lines():
             sys.stdout.buffer.write(line)  # bytes, since JSON Lines are UTF-8 whatever the terminal speaks
             sys.stdout.buffer.flush()
+
+    with _saying("standard output"):
+        _while_read(show)
     return count
 
 
@@ -269,11 +273,11 @@ def write_lines(path: PathLike, lines: Iterable[bytes]) -> None:
     write_atomically(path, write)
 
 
-@contextmanager
-def _while_read() -> Iterator[None]:
-    """Interrupt the block when the reader of standard output goes, since what is drawn then is for nobody.
+def _while_read(show: Callable[[], None]) -> None:
+    """Call `show`, and interrupt it when the reader of standard output goes, since what is drawn then is for nobody.
 
-    Raises BrokenPipeError then. Works in the main thread, where the system has `poll`.
+    Raises BrokenPipeError then. Works in the main thread, where the system has `poll`. (No context manager: the
+    interrupt may come at any moment, even between a block and its `__exit__`.)
     """
     handled = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
     try:
@@ -282,8 +286,7 @@ def _while_read() -> Iterator[None]:
     except (AttributeError, OSError, ValueError):
         handled = []
     if not handled or threading.current_thread() is not threading.main_thread():
-        yield
-        return
+        return show()
     done, gone = threading.Event(), threading.Event()
 
     def watch() -> None:
@@ -294,10 +297,10 @@ def _while_read() -> Iterator[None]:
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
     try:
         try:
-            yield
+            watcher.start()  # (from here on the interrupt may come)
+            show()
         finally:
             done.set()
             watcher.join()
