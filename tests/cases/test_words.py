@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -223,13 +224,14 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_case_any_terminal_shows_what_it_can(foreign: Path, tmp_path: Path, encoding: str) -> None:
     """Case E: `inspect --model e2e`, `demo` with `PYTHONIOENCODING=ascii` or `cp1252`. Here: files too."""
     (tmp_path / "t.txt").write_text("naïve ☕ текст\nplain\n", encoding="utf-8")
+    (tmp_path / "t.jsonl").write_text('{"text": "a b", "label": "☕"}\n' * 2, encoding="utf-8")
     code = f"""
 import sys
 from ladle import cli
 folder, here = {str(foreign)!r}, {str(tmp_path)!r}
 codes = [cli.main(words) for words in (
     ["inspect", "--model", folder], ["reconstruct", here + "/t.txt", "--model", folder, "-o", here + "/ö.jsonl"],
-    ["sample", "--model", folder, "-n", "1"], ["evaluate", here + "/t.txt"], ["--help"],
+    ["sample", "--model", folder, "-n", "1"], ["evaluate", here + "/t.jsonl", "-o", "-"], ["--help"],
     ["sample", "--model", "нет"], ["sample", "--model", folder, "--label", "☕"], ["sample", "--modèle", "x"],
 )]
 sys.exit(codes != [0, 0, 0, 0, 0, 2, 2, 2])
@@ -242,6 +244,7 @@ sys.exit(codes != [0, 0, 0, 0, 0, 2, 2, 2])
     assert (tmp_path / "ö.jsonl").read_text(encoding="utf-8").count("naïve ☕ текст") == 1  # files are UTF-8
     samples = [line for line in ended.stdout.splitlines() if line.startswith(b'{"text"')]
     assert len(samples) == 1 and samples[0].decode("utf-8")
+    assert '"☕": 2' in ended.stdout.decode("utf-8", errors="replace")  # data are UTF-8 too
 
 
 @pytest.mark.slow
@@ -328,6 +331,22 @@ def test_what_is_stored_is_loaded_without_a_network(
     said = f"cannot load the model '{re.escape(str(folder))}': no weights; name a folder"
     with pytest.raises(UserError, match=said), loading("model", folder):
         raise OSError("no weights\nand much more")
+
+
+def test_threads_leave_the_switch_of_the_hub_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several models at once without a network: afterwards the process is not offline for ever."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr("ladle.hub._answers", lambda address: time.sleep(0.01))
+
+    def load(number: int) -> bool:
+        with reaching_hub("me/mine") as online:
+            time.sleep(0.01 * (number % 3))
+            return online
+
+    with ThreadPoolExecutor(8) as threads:
+        assert not any(threads.map(load, range(16)))
+    assert constants.HF_HUB_OFFLINE is False
 
 
 def test_a_hub_that_answers_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
