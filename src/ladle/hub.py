@@ -9,6 +9,7 @@ from ladle.errors import UserError, first_line
 
 NOT_LOADED = (OSError, ValueError, KeyError)  # what transformers raises for a model that it cannot load
 SECONDS = 3.0  # that the hub has to answer
+_SWITCH = threading.RLock()  # the libraries have one switch for the whole process
 
 
 @contextmanager
@@ -23,12 +24,13 @@ def reaching_hub(name: str | os.PathLike[str]) -> Iterator[bool]:
         return
     from huggingface_hub import constants
 
-    chosen = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = chosen or not _answers(constants.ENDPOINT)
-    try:
-        yield not constants.HF_HUB_OFFLINE
-    finally:
-        constants.HF_HUB_OFFLINE = chosen
+    with _SWITCH:
+        chosen = constants.HF_HUB_OFFLINE
+        constants.HF_HUB_OFFLINE = chosen or not _answers(constants.ENDPOINT)
+        try:
+            yield not constants.HF_HUB_OFFLINE
+        finally:
+            constants.HF_HUB_OFFLINE = chosen
 
 
 @contextmanager

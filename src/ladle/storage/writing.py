@@ -132,7 +132,8 @@ def atomic_json(path: PathLike, value: Any) -> None:
     """
     text = to_json(value, indent=2)
     if os.fspath(path) == STDIO:
-        print(text)
+        sys.stdout.flush()
+        sys.stdout.buffer.write(f"{text}\n".encode())  # UTF-8 whatever the terminal speaks, as rows
     else:
         atomic_text(path, f"{text}\n")
 
