@@ -402,12 +402,9 @@ def test_damaged_gzip_is_a_user_error(tmp_path):
 
 def test_text_in_another_encoding_is_named_by_file_and_line(tmp_path):
     path = tmp_path / "a.txt"
-    for data, line in (
-        ("fine\ncafé\n".encode("latin-1"), 2),
-        ("fine\n".encode("utf-16-le"), 1),
-    ):
+    for data, line in (("fine\ncafé\n".encode("latin-1"), 2), ("fine\n".encode("utf-16-le"), 1)):
         path.write_bytes(data)
-        with pytest.raises(UserError, match=rf"a\.txt:{line}: not UTF-8 text; convert it first: save it as"):
+        with pytest.raises(UserError, match=rf"a\.txt:{line}: not UTF-8 text; convert it first: .*iconv -f"):
             list(read_lines(path))
-    path.write_bytes("fine\n".encode("utf-16"))  # its mark at the start says what it is
+    path.write_bytes("fine\n".encode("utf-16"))  # its mark says what it is
     assert list(read_lines(path)) == ["fine\n"]

@@ -164,6 +164,7 @@ def fit_judge(
     if (kind == "encoder") != (encoder is not None):
         raise UserError("a judge of kind 'encoder' needs --encoder FOLDER; a judge of kind 'bigrams' takes none")
     check_folder(output, JUDGE, (data, test))
+    columns = replace(columns or Columns(), source="")  # a judge reads no sources
     rows = read_and_tell(data, columns, log, need=("text", "label"))
     if test is None:
         order = np.random.default_rng(seed).permutation(len(rows))

@@ -70,8 +70,9 @@ def decode_texts(
 
 def check_decoder(autoencoder: TextAutoencoder, decoder: DecoderName | None) -> None:
     """Raises UserError if the autoencoder does not have this decoder."""
-    if decoder not in (None, *get_args(DecoderName)):
-        raise UserError(f"there is no decoder {decoder!r}: {nearest(str(decoder), list(get_args(DecoderName)))}")
+    known = get_args(DecoderName)
+    if decoder is not None and not (isinstance(decoder, str) and decoder in known):
+        raise UserError(f"there is no decoder {decoder!r:.60}: {nearest(str(decoder), list(known))}")
     if decoder == "parallel" and autoencoder.parallel_decoder is None:
         raise UserError("this model has no parallel decoder; use the autoregressive decoder")
 
