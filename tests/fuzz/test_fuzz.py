@@ -72,9 +72,9 @@ def fresh(place: Path, model: Path) -> Callable[[], Path]:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         folder = Path(tempfile.mkdtemp(dir=place))
         shutil.copytree(model, folder / "model")
-        (folder / "rows.jsonl").write_text(
-            "".join(ROW.replace("cat", animal) for animal in ("cat", "dog", "owl", "hen")), encoding="utf-8"
-        )
+        rows = [ROW.replace("cat", animal) for animal in ("cat", "dog", "owl", "hen")]
+        rows += [row.replace("good", "bad").replace("mat", "roof") for row in rows]
+        (folder / "rows.jsonl").write_text("".join(rows), encoding="utf-8")
         (folder / "note.txt").write_text("mine\n", encoding="utf-8")
         os.chdir(folder)
         return folder
@@ -228,7 +228,7 @@ def test_outputs_of_any_kind(fresh: Callable[[], Path]) -> None:
                     folder.parent / name
                 ).unlink()
             return
-        check(ended, before, folder, [f"{ours[0]}.part" if ours else "", *ours])
+        check(ended, before, folder, [f"{ours[0]}.partial" if ours else "", *ours])
 
     tries()
 
@@ -239,7 +239,7 @@ def test_calls_that_end_early(fresh: Callable[[], Path]) -> None:
     def tries(words: list[str], after: float) -> None:
         folder = fresh()
         before = snapshot(folder)
-        ours = ["out", "out.part", ".out.part"]
+        ours = ["out", "out.partial"]
         ended = call([*words, "-o", "out"], interrupt_after=after)
         assert ended.code in (0, 130)
         check(ended, before, folder, ours)

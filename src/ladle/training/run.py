@@ -116,9 +116,9 @@ def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None
             known = _identity(assembly, name, plan.recipe.diffusion)
             later = ("model.", "data.batches", *("diffusion.schedule.shift",) * plan.measures_shift)
             state_folder(name, settings, output, known).check(later)
+    assembly.reader  # noqa: B018 (a source encoder that cannot be loaded is reported before any training)
     if is_main():
         _describe(plan, output)
-    assembly.reader  # noqa: B018 (a source encoder that cannot be loaded is reported before any training)
     minutes: dict[str, float] = {}
     for name, settings in plan.stages.items():
         built = STAGE_BUILDERS[name](assembly, settings)
