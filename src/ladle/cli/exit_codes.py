@@ -61,13 +61,13 @@ def _explain(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
     match error:
         case BrokenPipeError():
             return READER_GONE, ""
-        case KeyboardInterrupt():
-            resumes = words[:1] in (["train"], ["benchmark"]) or words[:2] == ["fit", "scorer"]
-            return INTERRUPTED, "interrupted" + "; run the same command again to go on from there" * resumes
         case CycloptsError():
             return UserError.exit_code, _usage(error)
         case LadleError():
             return error.exit_code, str(error)
+        case _ if _was_interrupted(error):
+            resumes = words[:1] in (["train"], ["benchmark"]) or words[:2] == ["fit", "scorer"]
+            return INTERRUPTED, "interrupted" + "; run the same command again to go on from there" * resumes
         case _ if _is_out_of_memory(error):
             remedy = _LESS_MEMORY.get("".join(words[:1]), "fewer or shorter texts, or on a machine with more memory")
             return LadleError.exit_code, f"out of memory; try again with {remedy}"
@@ -84,6 +84,13 @@ def _usage(error: CycloptsError) -> str:
     verb = " ".join(error.command_chain or ())
     line = str(error).rstrip()
     return line if "Did you mean" in line else f"{line} See: ladle {verb} --help".replace("  ", " ")
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C led to this. (A library that is interrupted may then fail in a way of its own.)"""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from numbers import Number
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from ladle.checks import check_list, check_texts, check_whole
@@ -16,6 +17,8 @@ from ladle.data.labels import own_label
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.seeding import MAX_SEED, check_seeds
+
+LABELS = str | Number | np.bool_  # the types of one label: a label column may hold numbers
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Request:
         lists: dict[str, list[Any]] = {}
         if seeds is not None:
             lists["seeds"] = check_seeds(seeds)
-        if label is not None and not isinstance(label, str | Number):  # a label column may hold numbers
+        if label is not None and not isinstance(label, LABELS):
             lists["label"] = check_list("label", label, "a label, or a list with one for each text")
         if source is not None:
             texts = check_texts(source, "source", optional=True)
@@ -77,7 +80,7 @@ class Request:
         first = fresh_seed(count) if seed is None else check_whole("seed", seed, 0, MAX_SEED + 1 - count)
         labels = lists.get("label", [label] * count)
         for name in labels:
-            if not isinstance(name, str | Number | None):
+            if not isinstance(name, LABELS | None):
                 raise UserError(f"{name!r:.60} is not a label; give a string or a number for each text, or None")
         return cls(
             lists.get("seeds", list(range(first, first + count))),
