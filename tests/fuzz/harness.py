@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from ladle.cli import main
 
 EXIT_CODES = {0, 1, 2, 130, 141}
@@ -33,6 +35,7 @@ class Ended(NamedTuple):
 
 def call(words: Sequence[str], stdin: bytes = b"", *, interrupt_after: float | None = None) -> Ended:
     """Run one command. interrupt_after: seconds until Ctrl-C."""
+    torch.set_autocast_enabled("cpu", False)  # a new process has it off; Ctrl-C in torch's own block may leave it on
     streams = sys.stdin, sys.stdout, sys.stderr
     out = io.BytesIO()
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(stdin)), encoding="utf-8")

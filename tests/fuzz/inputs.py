@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,7 +158,7 @@ def readable(draw) -> File:
             encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
             return File(".csv", file.getvalue().encode(encoding), kept)
         case "tsv":
-            chosen = [text for text in chosen if not set(text) & set("\t\n") and '"' not in text]
+            chosen = [re.sub(r'["\t\n]', " ", text) for text in chosen]
             data = "text\tlabel\n" + "".join(f"{text}\tgood\n" for text in chosen)
             return File(".tsv", data.encode(), [text.strip() for text in chosen])
         case "jsonl":

@@ -104,6 +104,8 @@ def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None
     splits = load_splits(recipe.data, data)
     for line in (*splits.taken, *splits.notes):  # before anything else is done
         log(line)
+    if len(splits.train) < 2:
+        raise UserError("there is one training text; give two at least, and some hundreds to learn a language from")
     plan = make_plan(recipe, splits, STAGES[-1] if stage == "all" else stage)
     counts = f"{counted(len(splits.train), 'training text')}, {counted(len(splits.valid), 'held-out text')}"
     for note in (counts, *plan.notes):
