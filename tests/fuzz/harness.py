@@ -35,7 +35,10 @@ class Ended(NamedTuple):
 
 def call(words: Sequence[str], stdin: bytes = b"", *, interrupt_after: float | None = None) -> Ended:
     """Run one command. interrupt_after: seconds until Ctrl-C."""
-    torch.set_autocast_enabled("cpu", False)  # a new process has it off; Ctrl-C in torch's own block may leave it on
+    # As in a new process. (Ctrl-C inside torch's own context managers may leave them open.)
+    torch.set_autocast_enabled("cpu", False)
+    torch.set_grad_enabled(True)
+    torch.set_default_dtype(torch.float32)
     streams = sys.stdin, sys.stdout, sys.stderr
     out = io.BytesIO()
     sys.stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(stdin)), encoding="utf-8")

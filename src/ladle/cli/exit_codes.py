@@ -29,15 +29,16 @@ def run(command: Callable[[Sequence[str]], object], words: Sequence[str], *, deb
 
     debug: also show the traceback and the libraries' warnings. Raises SystemExit when the process receives SIGTERM.
     """
+    interrupts: list[int] = []
     try:
-        with _terminable(), nullcontext() if debug else _quiet():
+        with _signals(interrupts), nullcontext() if debug else _quiet():
             command(words)
             sys.stdout.flush()
         return 0
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             traceback.print_exc()
-        code, line = _explain(error, words)
+        code, line = _explain(error, words, interrupted=bool(interrupts))
     _settle_output()
     if line:
         with suppress(OSError):  # (nobody may read that either)
@@ -56,8 +57,9 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
-def _explain(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
-    """The exit code of a failure, and its message ("" for no message)."""
+def _explain(error: BaseException, words: Sequence[str], interrupted: bool) -> tuple[int, str]:
+    """The exit code of a failure, and its message ("" for no message). interrupted: by Ctrl-C, whatever came of it in
+    a library that was at work."""
     match error:
         case BrokenPipeError():
             return READER_GONE, ""
@@ -65,7 +67,7 @@ def _explain(error: BaseException, words: Sequence[str]) -> tuple[int, str]:
             return UserError.exit_code, _usage(error)
         case LadleError():
             return error.exit_code, str(error)
-        case _ if _was_interrupted(error):
+        case _ if interrupted or isinstance(error, KeyboardInterrupt):
             resumes = words[:1] in (["train"], ["benchmark"]) or words[:2] == ["fit", "scorer"]
             return INTERRUPTED, "interrupted" + "; run the same command again to go on from there" * resumes
         case _ if _is_out_of_memory(error):
@@ -84,13 +86,6 @@ def _usage(error: CycloptsError) -> str:
     verb = " ".join(error.command_chain or ())
     line = str(error).rstrip()
     return line if "Did you mean" in line else f"{line} See: ladle {verb} --help".replace("  ", " ")
-
-
-def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C led to this. (A library that is interrupted may then fail in a way of its own.)"""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -113,8 +108,8 @@ def _settle_output() -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that half-written files are removed."""
+def _signals(interrupts: list[int]) -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that half-written files are removed. Note each SIGINT in `interrupts`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -122,11 +117,18 @@ def _terminable() -> Iterator[None]:
     def end(number: int, frame: object) -> None:
         raise SystemExit(TERMINATED)
 
-    earlier = signal.signal(signal.SIGTERM, end)
+    def interrupt(number: int, frame: object) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    earlier = {signal.SIGTERM: signal.signal(signal.SIGTERM, end)}
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # nohup, a job in the background: it stays ignored
+        earlier[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

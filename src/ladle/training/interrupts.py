@@ -38,5 +38,7 @@ class Interrupts:
 
     def _take(self, number: int, frame: object) -> None:
         if not self.inside or self.received:
+            if number == signal.SIGINT and callable(earlier := self._earlier[number]):
+                earlier(number, frame)  # the command line counts them
             raise KeyboardInterrupt
         self.received = True
