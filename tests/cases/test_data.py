@@ -194,7 +194,7 @@ def test_case_singleton_label_is_named(tmp_path: Path):
     """Case C: `singleton_label.csv`: says that "mixed" has one row."""
     _, taken, notes = read(table(tmp_path / "a.csv", ["text", "label"], [*ROWS, ("The spa was closed.", "mixed")]))
     assert "mixed (1 row)" in taken[1]
-    assert notes == ["a.csv: the label 'mixed' has one row, from which it can hardly be learnt"]
+    assert notes == ["a.csv: labels with one row, from which they can hardly be learnt: 'mixed'"]
 
 
 def test_what_was_taken_comes_before_any_work(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

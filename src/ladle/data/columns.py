@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from ladle.config import nearest
 from ladle.data.labels import spell_label
-from ladle.data.tables import Record, Table
+from ladle.data.table import Record, Table
 from ladle.errors import UserError
 
 COLUMN_NAMES = frozenset({"text", "target", "source", "label"})  # read when no column is named
@@ -47,8 +47,8 @@ class Columns:
         return cls(**{k: v for k, v in known.items() if k in vars(cls())}) if isinstance(known, Mapping) else cls()
 
     def ask(self, what: What, value: str = "COLUMN") -> str:
-        """How to name a column, for messages."""
-        return f"{self.option.format(what)} {value}"
+        """How to name a column ("": to leave it out), for messages."""
+        return f"{self.option.format(what)} {shlex.quote(value) if value else chr(34) * 2}"
 
     def given(self) -> dict[str, str]:
         """The names that are not empty."""
@@ -127,9 +127,9 @@ def shown(value: Any, width: int = 40) -> str:
 
 def resolve(
     table: Table, columns: Columns, sample: list[Record], need: Sequence[str], hints: Columns, *, trust: bool
-) -> tuple[Columns, list[str], dict[str, Profile]]:
-    """The names of the columns in this file (None: not there, or left out), remarks for the user, and what the columns
-    hold. Needed columns are always set, except the label's.
+) -> tuple[Columns, list[str], list[str], dict[str, Profile]]:
+    """The names of the columns in this file (None: not there, or left out), remarks for the user, those on columns
+    found by their contents, and what the columns hold. Needed columns are always set, except the label's.
 
     Args:
         columns: names that are given. They are taken, whatever the columns hold.
@@ -151,7 +151,7 @@ def resolve(
             raise UserError(f"{table.name} has no column '{name}': {clause}{listed}")
         if list(named.values()).count(name) > 1:
             twice = " and as ".join(what for what, same in named.items() if same == name)
-            leave = columns.ask("label", chr(34) * 2)
+            leave = columns.ask("label", "")
             raise UserError(f"the column '{name}' is named as {twice}; name another one, or leave one out: {leave}")
     usual = {name.lower(): name for name in reversed(available)}
     late = table.columns is None  # in JSON, a label or source may first come after the records looked at
@@ -170,7 +170,7 @@ def resolve(
             why = "" if trust or table.plain or (what in need and what != "text") else _unfit(what, looks[name], looks)
             if not why:
                 return name
-            remedy = "" if what == "references" else f"; to take it: {columns.ask(what, shlex.quote(name))}"
+            remedy = "" if what == "references" else f"; to take it: {columns.ask(what, name)}"
             remarks.append(f"{table.name}: the column '{name}' is not taken for the {what}: {why}{remedy}")
         return names[0] if late and what != "text" and not tried else None
 
@@ -180,16 +180,16 @@ def resolve(
         few = [look for name, look in looks.items() if look.could_be_labels and name not in named.values()]
         few = [look for look in few if look.classes > 1] or few  # (a sorted file may begin with one class)
         label = few[0].name if len(few) == 1 else None
+    guesses = []
     if "source" in need and source not in available:
         source = "text" if table.plain else _clearest(table, columns, looks, [label], "source")
         text = None if text == source else text
-        if not table.plain:
-            remarks.append(f"{table.name}: the source is in the column '{source}'")
+        guesses += [] if table.plain else [f"{table.name}: the source is in the column '{source}'"]
     if "text" in need and text is None:
         text = _clearest(table, columns, looks, [label, source], "text")
-        remarks.append(f"{table.name}: the text is in the column '{text}'")
+        guesses.append(f"{table.name}: the text is in the column '{text}'")
     others = (None if name == text else name for name in (label, source, references))
-    return type(columns)(text, *others), remarks, looks
+    return type(columns)(text, *others), remarks, guesses, looks
 
 
 def _unfit(what: What, look: Profile, looks: dict[str, Profile]) -> str:

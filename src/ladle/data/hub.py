@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ladle.data.in_memory import dataset_table
-from ladle.data.tables import Record, Table
+from ladle.data.table import Record, Table
 from ladle.errors import LadleError, UserError, first_line
 from ladle.hub import reaching_hub
 

@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 
 from ladle.data.files import PathLike
-from ladle.data.tables import Record, Table
+from ladle.data.table import Record, Table
 from ladle.errors import UserError
 
 Rows = Iterable[str | Mapping[str, Any]]  # texts, or mappings from column to value; a `datasets.Dataset` is such one

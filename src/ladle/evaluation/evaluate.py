@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ladle.data.columns import Columns
 from ladle.data.files import PathLike, name_of
 from ladle.data.in_memory import RowSource
-from ladle.data.rows import counted, read_and_tell
+from ladle.data.rows import Row, counted, read_and_tell
 from ladle.data.splits import DataConfig, load_splits
 from ladle.errors import UserError
 from ladle.evaluation.extras import load_extra
@@ -23,14 +23,7 @@ from ladle.evaluation.mauve import Featuriser
 from ladle.evaluation.measurement import JUDGED, Measurement, as_report
 from ladle.evaluation.metrics import package_version
 from ladle.evaluation.plots import plot_report
-from ladle.evaluation.samples import (
-    Reference,
-    Sample,
-    draws_by_source,
-    gather,
-    read_samples,
-    references_by_source,
-)
+from ladle.evaluation.samples import Reference, Sample, draws_by_source, gather, read_samples, references_by_source
 from ladle.evaluation.scorer import Scorer
 from ladle.evaluation.slots import parse_mr
 from ladle.storage.writing import atomic_json, check_writable
@@ -119,17 +112,13 @@ def evaluate(
     for package, setting in (wanted | {"bert_score": bertscore_encoder, "matplotlib": plots}).items():
         if setting is not None:
             load_extra(package)
-    notes: list[str] = []
-    sampled = read_samples(samples, columns, notes)
-    for note in notes:
-        log(note)
+    sampled = read_samples(samples, columns, log)
     if len(sampled) < 2:
         raise UserError(f"{_shown(samples)} has one sample; diversity and distances need two or more")
     for sample in sampled if slots else ():
         if sample.source is None or not parse_mr(sample.source):
-            raise UserError(
-                f"slots need inputs such as 'name[Aromi], food[Italian]'; this is none: {sample.source!r:.60}"
-            )
+            form = "'name[Aromi], food[Italian]'"
+            raise UserError(f"slots need inputs such as {form}; this is none: {sample.source!r:.60}")
     held_out, known, warnings = _real_rows(reference, train, columns, model, log)
     if (rouge or slots or bertscore_encoder) and not references_by_source(sampled, held_out):
         raise UserError("ROUGE, BERTScore and slots need references, but no sample has an input with references")
@@ -185,35 +174,33 @@ def _real_rows(
 ) -> tuple[Reference | None, list[str] | None, list[str]]:
     """The reference, the training texts, and warnings about the two."""
     hints = Columns.of(getattr(getattr(model, "parts", None), "info", {}))
+    rows: list[Row] | None = None
+    training: list[Row] | None = None
+    warning = ""
     if reference is not None and train is not None and _same(reference, train):
         splits = load_splits(DataConfig.of(columns), train, hints)
         for line in (*splits.taken, *splits.notes):
             log(line)
-        if not splits.valid:
+        rows, training = splits.valid, splits.train
+        if not rows:
             raise UserError(
                 f"{_shown(train)} is reference and training file, and no row of it can be held out; give two"
             )
-        valid, texts = splits.valid, [row["text"] for row in splits.train]
-        said = (
-            f"reference and training rows are the same file: the {counted(len(valid), 'row')} that training holds out"
+        warning = (
+            f"reference and training rows are the same file: the {counted(len(rows), 'row')} that training holds out "
+            f"of it are the reference here, the other {len(training):,} the training rows"
         )
-        return (
-            gather(valid),
-            texts,
-            [f"{said} of it are the reference here, the other {len(texts):,} the training rows"],
-        )
-    rows, training = (
-        None if data is None else read_and_tell(data, columns, log, hints=lambda: hints, name=name)
-        for data, name in ((reference, "reference"), (train, "train"))
-    )
-    held_out = None if rows is None else gather(rows)
+    else:
+        if reference is not None:
+            rows = read_and_tell(reference, columns, log, hints=lambda: hints, name="reference")
+        if train is not None:
+            training = read_and_tell(train, columns, log, hints=lambda: hints, name="train")
+        seen = {row["text"] for row in training or ()}
+        share = sum(row["text"] in seen for row in rows or ()) / max(1, len(rows or ()))
+        if share > MUCH_OVERLAP:
+            warning = f"{share:.0%} of the reference texts are training texts too, so they are no measure of new texts"
     known = None if training is None else [row["text"] for row in training]
-    if rows is None or known is None:
-        return held_out, known, []
-    seen = {*known}
-    share = sum(row["text"] in seen for row in rows) / len(rows)
-    warning = f"{share:.0%} of the reference texts are training texts too, so the reference is no measure of new texts"
-    return held_out, known, [warning] if share > MUCH_OVERLAP else []
+    return None if rows is None else gather(rows), known, [warning] if warning else []
 
 
 def _same(one: RowSource, other: RowSource) -> bool:
