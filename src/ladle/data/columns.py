@@ -128,7 +128,7 @@ def shown(value: Any, width: int = 40) -> str:
 def resolve(
     table: Table, columns: Columns, sample: list[Record], need: Sequence[str], hints: Columns, *, trust: bool
 ) -> tuple[Columns, list[str], list[str], dict[str, Profile]]:
-    """The names of the columns in this file (None: not there, or left out), remarks for the user, those on columns
+    """The names of the columns in this file (None: not there; "": left out), remarks for the user, those on columns
     found by their contents, and what the columns hold. Needed columns are always set, except the label's.
 
     Args:
@@ -142,46 +142,45 @@ def resolve(
         UserError: no such column, a column named twice, no column that is clearly text.
     """
     looks = profiles(table.columns or (), sample)
-    available = list(looks)
     named = columns.given()
     for name in named.values():
-        if name not in available:
-            clause = nearest(name, available)
-            listed = f" (columns: {', '.join(available)})" if clause.startswith("did") else ""
+        if name not in looks:
+            clause = nearest(name, [*looks])
+            listed = f" (columns: {', '.join(looks)})" if clause.startswith("did") else ""
             raise UserError(f"{table.name} has no column '{name}': {clause}{listed}")
-        if list(named.values()).count(name) > 1:
-            twice = " and as ".join(what for what, same in named.items() if same == name)
+        same = " and as ".join(what for what, other in named.items() if other == name)
+        if " and as " in same:
             leave = columns.ask("label", "")
-            raise UserError(f"the column '{name}' is named as {twice}; name another one, or leave one out: {leave}")
-    usual = {name.lower(): name for name in reversed(available)}
+            raise UserError(f"the column '{name}' is named as {same}; name another one, or leave one out: {leave}")
+    usual = {name.lower(): name for name in reversed(looks)}
     late = table.columns is None  # in JSON, a label or source may first come after the records looked at
     remarks: list[str] = []
 
     def choose(what: What, *names: str) -> str | None:
         given, hint = getattr(columns, what), getattr(hints, what)
         if given or (given == "" and what != "text"):
-            return given or None
+            return given
         if hint == "" or (hint in looks and hint not in named.values()):
-            return hint or None
+            return hint
         tried = dict.fromkeys(usual[name] for name in names if name in usual)
         for name in tried:
             if name in named.values():
                 continue
-            why = "" if trust or table.plain or (what in need and what != "text") else _unfit(what, looks[name], looks)
-            if not why:
+            sure = trust or table.plain or (what in need and what != "text")
+            if sure or not (why := _unfit(what, looks[name], looks)):
                 return name
             remedy = "" if what == "references" else f"; to take it: {columns.ask(what, name)}"
             remarks.append(f"{table.name}: the column '{name}' is not taken for the {what}: {why}{remedy}")
-        return names[0] if late and what != "text" and not tried else None
+        absent = names[0] if late and what != "text" else None
+        return "" if tried and what != "text" else absent
 
     text, label = choose("text", "text", "target"), choose("label", "label")
     source, references = choose("source", "source"), choose("references", "references")
-    if table.headless and label is None and columns.label is None:
-        few = [look for name, look in looks.items() if look.could_be_labels and name not in named.values()]
-        few = [look for look in few if look.classes > 1] or few  # (a sorted file may begin with one class)
-        label = few[0].name if len(few) == 1 else None
+    if table.headless and not label and columns.label is None:
+        few = [name for name, look in looks.items() if look.could_be_labels and name not in named.values()]
+        label = few[0] if len(few) == 1 else None
     guesses = []
-    if "source" in need and source not in available:
+    if "source" in need and source not in looks:
         source = "text" if table.plain else _clearest(table, columns, looks, [label], "source")
         text = None if text == source else text
         guesses += [] if table.plain else [f"{table.name}: the source is in the column '{source}'"]
@@ -200,8 +199,8 @@ def _unfit(what: What, look: Profile, looks: dict[str, Profile]) -> str:
         fits = all(isinstance(text, str) for texts in lists for text in texts)
     else:
         fits = what == "label" or not look.values or look.prose
-    if what == "text" and not fits and not any(isinstance(value, str) for value in look.values):
-        fits = not any(other.values and other.prose for other in looks.values())  # else the first row says what it is
+        if what == "text" and not any(isinstance(value, str) for value in look.values):
+            fits |= not any(other.prose for other in looks.values())  # else the first row says what it is
     if not fits:
         return f"{held}, which are not texts"
     if what == "source" and look.few(100, 10):
@@ -213,7 +212,7 @@ def _clearest(
     table: Table, columns: Columns, looks: dict[str, Profile], besides: Sequence[str | None], what: What
 ) -> str:
     """The only column of texts, or the one with by far the most words, not counting `besides`."""
-    found = [look for name, look in looks.items() if name not in besides and look.values and look.prose]
+    found = [look for name, look in looks.items() if name and name not in besides and look.prose]
     found = sorted((look for look in found if not look.few(20, 5)), key=lambda look: -look.words)
     if not found and what == "text":  # a file of sources only reads as texts
         found = [looks[name] for name in besides[1:] if name in looks]
@@ -221,10 +220,8 @@ def _clearest(
         return found[0].name
     usual = "'text' or 'target'" if what == "text" else f"'{what}'"
     first = "" if table.columns is None else " (the first line must name the columns)"
-    if table.headless:
-        first = " (it has no header, so the columns are numbered)"
-    held = ", ".join(f"{look.name} ({look.examples(2)})" for look in list(looks.values())[:_SHOWN])
-    held += ", ..." * (len(looks) > _SHOWN)
+    first = " (it has no header, so the columns are numbered)" if table.headless else first
+    held = ", ".join(f"{look.name} ({look.examples(2)})" for look in [*looks.values()][:_SHOWN])
     raise UserError(
         f"{table.name} has no column {usual}, and none of its columns is clearly the {what}{first}: {held}; "
         f"name it with {columns.ask(what)} (in Python {what}='COLUMN')"

@@ -13,8 +13,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
-from ladle.errors import UserError, first_line
+from ladle.errors import UserError
 
+NUL = "\0"
 STDIO = "-"  # the path that means standard input or standard output
 PathLike = str | os.PathLike[str]
 
@@ -95,26 +96,19 @@ def read_lines(path: PathLike) -> Iterator[str]:
         if codec := next((codec for mark, codec in _MARKS.items() if head.startswith(mark)), None):
             try:
                 lines = io.BytesIO(stream.read().decode(codec).encode())
-            except UnicodeError as error:
-                raise UserError(
-                    f"{name}: not whole {codec.upper()} text ({first_line(error)}); save it as UTF-8"
-                ) from None
+            except UnicodeError:
+                raise UserError(f"{name}: not whole {codec.upper()} text; save it as UTF-8") from None
         for number, raw in enumerate(lines, start=1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 near = raw[max(0, error.start - 20) : error.start].decode("utf-8", "replace")
                 raise UserError(f"{name}:{number}: {_NOT_UTF8} (what cannot be read comes after {near!r})") from None
-            if "\0" in line:
-                before = line.partition("\0")[0][-20:]
-                what = f"a NUL character (\\0), which no text has, after {before!r}; remove it"
-                if line.count("\0") * 4 > len(line):  # UTF-16 without a mark, or no text at all
-                    what = _NOT_UTF8
-                raise UserError(f"{name}:{number}: {what}")
-            if number == 1 and not line.endswith("\n"):
-                yield from io.StringIO(line, newline="\r")
-            else:
-                yield line
+            if NUL in line:
+                what = f"a NUL character (\\0), which no text has, after {line.split(NUL)[0][-20:]!r}; remove it"
+                # (Many of them: UTF-16 without a mark, or no text at all.)
+                raise UserError(f"{name}:{number}: {_NOT_UTF8 if line.count(NUL) * 4 > len(line) else what}")
+            yield from [line] if number > 1 or line.endswith("\n") else io.StringIO(line, newline="\r")
 
 
 def read_toml(path: PathLike, what: str, hint: str) -> dict[str, Any]:

@@ -77,25 +77,19 @@ class Taken:
         """The columns that the file has."""
         return Columns(**{what: name for what, name in self.columns.given().items() if name in self.looks})
 
-    def as_hints(self) -> Columns:
-        """The same columns, for other files of the same data: a usual name that was left aside is so there too."""
-        found = {name.lower() for name in self.looks}
-        left_aside = {what: "" for what in ("label", "source", "references") if what in found}
-        return Columns(**left_aside | self.columns.given())
-
     def lines(self) -> list[str]:
         """What was taken for text, source and label, with examples, for the user."""
-        name, names = self.name, self.columns
+        name, names = self.name, self.found
         lines = [f"{name}: {self.table.form}"] if self.table.form else []
         for what, column in (("text", names.text), ("source", names.source)):
-            if column in self.looks:
+            if column:
                 where = "one a line" if self.table.plain else f"column '{column}'"
                 lines.append(f"{name}: {what} is {where}: {self.looks[column].examples()}")
         if self.labels:
             found = [f"{label} ({counted(count, 'row')})" for label, count in self.labels.most_common(_CLASSES_SHOWN)]
             found += ["..."] * (len(self.labels) > _CLASSES_SHOWN)
             what = f"{counted(len(self.labels), 'label')}: {', '.join(found)}"
-            lines.append(f"{name}: label is column '{names.label}': {what}")
+            lines.append(f"{name}: label is column '{self.columns.label}': {what}")
         elif not self.table.plain:
             lines.append("; ".join([f"{name}: no labels", *self.offers()]))
         return lines
@@ -117,7 +111,7 @@ class Taken:
         notes = self.remarks + notes
         if self.brief or used < 2:
             return notes
-        if self.unlabelled and (self.labels or self.columns.label in self.looks):
+        if self.unlabelled and (self.labels or self.found.label):
             missing = ", ".join(f"'{value}'" for value in list(self.unlabelled)[:4])
             count = f"{self.unlabelled.total():,} of {used:,} rows"
             notes.append(f"{name}: {count} have no label ({missing}); they count as unlabelled")
@@ -203,65 +197,52 @@ def iter_rows(
     hints: Columns = Columns(),  # noqa: B008 (frozen)
 ) -> Iterator[Row]:
     """Yield the rows of the tables of `read`, as `read_rows` returns them, and account for them there."""
-    yield from _rows_of(read, read.table, columns, need, empty, hints)
-    for table in read.more:
-        read.files += 1
-        yield from _rows_of(read, table, columns, need, empty, read.as_hints())
-
-
-def _rows_of(
-    read: Taken, table: Table, columns: Columns, need: Sequence[Need], empty: Empty, hints: Columns
-) -> Iterator[Row]:
-    records = ((number, _flat(record)) for number, record in table.records)
-    first = list(islice(records, _LOOK_AT))
-    names, remarks, guesses, looks = resolve(
-        table, columns, [record for _, record in first], need, hints, trust=empty == "keep"
-    )
-    if table is read.table:
-        read.columns, read.looks = names, looks
-        guesses += [f"{table.name}: {table.form}"] if table.form else []
-    read.remarks += remarks + guesses if read.brief else remarks
-    used, dropped = 0, Counter[Need]()
-    for number, record in chain(first, records):
-        try:
-            row = _to_row(record, names, empty)
-            lacking = _lacking(row, record, names, need, empty, table.plain)
-        except UserError as error:
-            raise UserError(f"{table.place(number)}: {error}") from None
-        if lacking is not None:
-            dropped[lacking] += 1
-            read.dropped[lacking] += 1
-            continue
-        used += 1
-        if "label" in row:
-            read.labels[row["label"]] += 1
+    for table in chain([read.table], read.more):
+        records = ((number, _flat(record)) for number, record in table.records)
+        first = list(islice(records, _LOOK_AT))
+        sample = [record for _, record in first]
+        names, remarks, guesses, looks = resolve(table, columns, sample, need, hints, trust=empty == "keep")
+        if table is read.table:
+            read.columns, read.looks, hints = names, looks, names
+            guesses += [f"{table.name}: {table.form}"] if table.form else []
         else:
-            read.unlabelled["" if names.label is None else str(record.get(names.label, ""))] += 1
-        yield row
-    if not used:
-        lost = next(iter(dropped), need[0])
-        what = f"rows: {dropped.total():,}, {lost} column: '{getattr(names, lost) or lost}'"
-        hint = ""
-        if lost == "label" and not columns.label:
-            hint = "; " + ("; ".join(read.offers()) or f"name the label column with {columns.ask('label')}")
-        raise UserError(f"{table.name} has no rows with {_LACKING[lost][0]} ({what}){hint}")
+            read.files += 1
+        read.remarks += remarks + guesses if read.brief else remarks
+        used, before = False, read.dropped.copy()
+        for number, record in chain(first, records):
+            try:
+                row = _to_row(record, names, empty)
+                lacking = next((what for what in need if _lacks(row, record, names, what, empty)), None)
+                if lacking and empty != "drop" and not table.plain:
+                    raise UserError(f"{_held(record, names, lacking)}; each row needs one")
+            except UserError as error:
+                raise UserError(f"{table.place(number)}: {error}") from None
+            if lacking:
+                read.dropped[lacking] += 1
+                continue
+            used = True
+            if "label" in row:
+                read.labels[row["label"]] += 1
+            else:
+                read.unlabelled[str(record.get(names.label, "")) if names.label else ""] += 1
+            yield row
+        if not used:
+            dropped = read.dropped - before
+            lost = next(iter(dropped), need[0])
+            what = f"rows: {dropped.total():,}, {lost} column: '{getattr(names, lost) or lost}'"
+            offers = read.offers() or [f"name the label column with {columns.ask('label')}"]
+            hint = "; ".join(["", *offers]) if lost == "label" and not columns.label else ""
+            raise UserError(f"{table.name} has no rows with {_LACKING[lost][0]} ({what}){hint}")
 
 
-def _lacking(row: Row, record: Record, names: Columns, need: Sequence[Need], empty: Empty, plain: bool) -> Need | None:
-    """The first needed value that the row lacks. UserError if no row may lack it."""
-    for what in need:
-        column = getattr(names, what)
-        if not (isinstance(record.get(column), str) if empty == "keep" else row.get(what)):
-            if empty != "drop" and not plain:
-                there = column in record
-                held = (
-                    f"'{column}' is {record[column]!r:.40}"
-                    if there
-                    else f"no '{column or what}' among {', '.join(record)}"
-                )
-                raise UserError(f"{held}; each row needs one")
-            return what
-    return None
+def _lacks(row: Row, record: Record, names: Columns, what: Need, empty: Empty) -> bool:
+    return not (isinstance(record.get(getattr(names, what)), str) if empty == "keep" else row.get(what))
+
+
+def _held(record: Record, names: Columns, what: Need) -> str:
+    """What a record holds in place of a needed value."""
+    column = getattr(names, what) or what
+    return f"'{column}' is {record[column]!r:.40}" if column in record else f"no '{column}' among {', '.join(record)}"
 
 
 def _flat(record: Record) -> Record:
@@ -274,7 +255,7 @@ def _flat(record: Record) -> Record:
 
 def _to_row(record: Record, names: Columns, empty: Empty) -> Row:
     """UserError for a value that is not what its column must hold."""
-    found = {what: record.get(name) for what, name in vars(names).items() if name is not None}
+    found = {what: record.get(name) for what, name in names.given().items()}
     row = Row(text=_string(found.get("text"), names.text))
     label = found.get("label")
     if isinstance(label, list | dict):

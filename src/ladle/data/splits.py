@@ -159,7 +159,7 @@ def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str
         raise UserError("all rows are held out; lower data.valid_fraction or give more rows")
     notes += first.remarks
     taken = first.lines()
-    parts, _ = _read({k: v for k, v in tables.items() if k != "train"}, config, first.as_hints(), notes)
+    parts, _ = _read({k: v for k, v in tables.items() if k != "train"}, config, first.columns, notes)
     valid = _limited("valid", parts.get("valid", held_out), config.max_valid_rows, "max_valid_rows", notes)
     notes.append(f"train: {len(train):,} rows at a time, the next portion in each epoch (rows_in_memory)")
     # (A copy: later portions may hold out more.)
@@ -219,7 +219,7 @@ def _read(
     accounts: list[Taken] = []
     for split in (split for split in SPLIT_NAMES if split in tables):
         read = _account(tables[split], brief=split != "train")
-        parts[split] = list(iter_rows(read, config.columns, hints=accounts[0].as_hints() if accounts else hints))
+        parts[split] = list(iter_rows(read, config.columns, hints=accounts[0].columns if accounts else hints))
         accounts.append(read)
         notes += read.notes()
     return parts, accounts
