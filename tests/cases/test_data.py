@@ -339,6 +339,19 @@ def test_delimiters_are_found_by_all_rows(tmp_path: Path, mark: str):
     assert read(path)[0] == [{"text": text, "label": label} for text, label in rows]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a", "a.tsv"])
+@pytest.mark.parametrize("line", ["sep={}", '"sep={}"', "\n sep={}"])
+def test_excels_line_that_names_the_delimiter_is_no_row(tmp_path: Path, name: str, line: str):
+    """Errors still name the right line. In plain text it is a text."""
+    mark = "\t" if name == "a.tsv" else ";"
+    start = line.format(mark) + f"\r\ntext{mark}label\r\n"
+    assert read(put(tmp_path / name, start + "".join(f"{t}{mark}{x}\r\n" for t, x in ROWS)))[0] == LABELLED
+    bad = put(tmp_path / name, f"{start}a{mark}b\r\nc\r\n")
+    assert f":{5 if line[0] == chr(10) else 4}: 1 cells" in message_of(read_rows, bad)
+    assert message_of(read_rows, put(tmp_path / name, line.format(mark))).endswith("is empty")
+    assert read(put(tmp_path / "a.txt", "sep=;\nA text.\n"))[0] == [{"text": "sep=;"}, {"text": "A text."}]
+
+
 @pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_excels_encodings_are_read(tmp_path: Path, codec: str):
     """`Unicode text` is UTF-16 with tabs."""

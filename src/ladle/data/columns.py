@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from ladle.config import nearest
+from ladle.data.files import Record, Table
 from ladle.data.labels import spell_label
-from ladle.data.table import Record, Table
 from ladle.errors import UserError
 
 COLUMN_NAMES = frozenset({"text", "target", "source", "label"})  # read when no column is named
 CLEARLY = 3  # times as many words as every other column of texts: the text
 MAX_CLASSES = 200  # that a model can have
+_OFFERED = 20  # classes at most; a column with more is hardly one of labels
 _SHOWN = 8
 _WORD = re.compile(r"\S*[^\W\d_]\S*")
 _NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # Thai to Chinese
@@ -55,6 +56,9 @@ class Columns:
         return {what: name for what, name in vars(self).items() if name}
 
 
+NO_NAMES = Columns()
+
+
 class Profile(NamedTuple):
     """What a column holds, by the first records. values: those that are not missing. words: of a text, on average."""
 
@@ -77,7 +81,7 @@ class Profile(NamedTuple):
     def could_be_labels(self) -> bool:
         """Whether the values could be class labels."""
         plain = all(isinstance(value, str | int | float) for value in self.values)
-        return bool(self.name) and plain and self.few(3, 3) and self.classes <= MAX_CLASSES
+        return bool(self.name) and plain and self.few(3, 3) and 1 < self.classes <= _OFFERED
 
     def examples(self, count: int = 3) -> str:
         """The first different values."""
@@ -127,19 +131,13 @@ def shown(value: Any, width: int = 40) -> str:
 
 def resolve(
     table: Table, columns: Columns, sample: list[Record], need: Sequence[str], hints: Columns, *, trust: bool
-) -> tuple[Columns, list[str], list[str], dict[str, Profile]]:
-    """The names of the columns in this file (None: not there; "": left out), remarks for the user, those on columns
-    found by their contents, and what the columns hold. Needed columns are always set, except the label's.
+) -> tuple[Columns, list[str], dict[str, Profile]]:
+    """The names of the columns in this file (None: not there; "": left out), remarks for the user, and what the columns
+    hold. Needed columns are always set, except the label's.
 
-    Args:
-        columns: names that are given. They are taken, whatever the columns hold.
-        sample: the first records.
-        need: the values that a row must have.
-        hints: names that are tried before the usual ones; "" leaves a usual one out.
-        trust: whether usual names count whatever their columns hold.
-
-    Raises:
-        UserError: no such column, a column named twice, no column that is clearly text.
+    columns: names that are given; they are taken, whatever the columns hold. sample: the first records. hints: names
+    that are tried before the usual ones; "" leaves a usual one out. trust: usual names count whatever their columns
+    hold. Raises UserError: no such column, a column named twice, no column that is clearly text.
     """
     looks = profiles(table.columns or (), sample)
     named = columns.given()
@@ -179,16 +177,13 @@ def resolve(
     if table.headless and not label and columns.label is None:
         few = [name for name, look in looks.items() if look.could_be_labels and name not in named.values()]
         label = few[0] if len(few) == 1 else None
-    guesses = []
     if "source" in need and source not in looks:
         source = "text" if table.plain else _clearest(table, columns, looks, [label], "source")
         text = None if text == source else text
-        guesses += [] if table.plain else [f"{table.name}: the source is in the column '{source}'"]
     if "text" in need and text is None:
         text = _clearest(table, columns, looks, [label, source], "text")
-        guesses.append(f"{table.name}: the text is in the column '{text}'")
     others = (None if name == text else name for name in (label, source, references))
-    return type(columns)(text, *others), remarks, guesses, looks
+    return type(columns)(text, *others), remarks, looks
 
 
 def _unfit(what: What, look: Profile, looks: dict[str, Profile]) -> str:
@@ -219,10 +214,9 @@ def _clearest(
     if found and (len(found) == 1 or found[0].words >= CLEARLY * found[1].words):
         return found[0].name
     usual = "'text' or 'target'" if what == "text" else f"'{what}'"
-    first = "" if table.columns is None else " (the first line must name the columns)"
-    first = " (it has no header, so the columns are numbered)" if table.headless else first
+    how = table.form or ("the first line must name the columns" if table.columns else "")
     held = ", ".join(f"{look.name} ({look.examples(2)})" for look in [*looks.values()][:_SHOWN])
     raise UserError(
-        f"{table.name} has no column {usual}, and none of its columns is clearly the {what}{first}: {held}; "
+        f"{table.name} has no column {usual}, and none of its columns is clearly the {what}{how and f' ({how})'}: {held}; "
         f"name it with {columns.ask(what)} (in Python {what}='COLUMN')"
     )

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any
 
-from ladle.data.table import Record, Table
+from ladle.data.files import Record, Table
 from ladle.errors import UserError
 
 Cells = Iterator[tuple[int, list[str]]]  # of rows that are not blank, with the number of the line on which each begins
@@ -23,19 +23,12 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _SENTENCE = re.compile(r"""\w+\W+\w+\W+\w.*[.!]["')\]]*""", re.DOTALL)
 
 
-def delimited_table(
-    name: str, first: str, lines: Iterator[str], header_names: frozenset[str], *, tsv: bool = False
-) -> Table:
+def delimited_table(name: str, first: str, lines: Iterator[str], header_names: frozenset[str], *, tsv: bool) -> Table:
     """The table of a CSV file. Its columns are 1, 2, 3, ... if it has no header.
 
-    Args:
-        first: the first line that is not blank.
-        lines: all lines.
-        header_names: column names (lower case) that show that the first row is a header.
-        tsv: tabs are the only delimiter, and quotes need not be quoted.
-
-    Raises:
-        UserError: malformed rows (`file:line`), now or while the records are read.
+    first: the first line that is not blank; lines: all lines. header_names: column names (lower case) that show that
+    the first row is a header. tsv: tabs are the only delimiter, and quotes need not be quoted. Raises UserError, now or
+    while the records are read: malformed rows (`file:line`).
     """
     csv.field_size_limit(2**31 - 1)  # the standard 128 KiB would refuse long texts
     sample = list(islice(lines, _SAMPLE))
@@ -76,8 +69,7 @@ def _way_of(name: str, first: str, sample: list[str], tsv: bool) -> tuple[Way, s
         widths = {mark: _width(read(name, sample, mark=mark), whole) for mark in marks}
         best = max(marks, key=widths.__getitem__)
         if widths[best] > 1 or (widths[best] == 1 and not any(mark in first for mark in marks)):
-            form = f"its cells are divided by '{best}'" if best in ";|" else ""
-            return partial(read, mark=best), ", ".join(filter(None, [form, said]))
+            return partial(read, mark=best), said
     known = [mark for mark in marks if mark in first]
     if not known and not any(line.startswith('"') for line in sample):
         return partial(_unquoted, mark="\n"), "it has one column, and each line is a cell"

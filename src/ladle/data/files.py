@@ -1,4 +1,4 @@
-"""Reading files: lines, bytes, TOML and JSON, gzipped or not. `-` is standard input."""
+"""Reading files: lines, bytes, TOML and JSON, gzipped or not, and tables of any kind. `-` is standard input."""
 
 import codecs
 import gzip
@@ -10,6 +10,7 @@ import tomllib
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,15 +19,11 @@ from ladle.errors import UserError
 NUL = "\0"
 STDIO = "-"  # the path that means standard input or standard output
 PathLike = str | os.PathLike[str]
+Record = dict[str, Any]  # from column to value
 
-_NOT_UTF8 = (
-    'not UTF-8 text; convert it first: save it as "CSV UTF-8" in a spreadsheet program, '
-    "or iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
-)
-_MARKS = {  # (that of UTF-32 begins with that of UTF-16)
-    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}  # fmt: skip
+_NOT_UTF8 = 'not UTF-8 text; convert it first: save it as "CSV UTF-8", or iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW'
+# (A mark of UTF-32 begins with one of UTF-16.)
+_MARKS = {"utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)}
 # What other files are, with what to do instead; the endings of their names, and the bytes with which they begin.
 _OTHER_FILES: dict[str, tuple[tuple[str, ...], tuple[bytes, ...]]] = {
     'a spreadsheet, which is not read; save it as "CSV UTF-8" in the spreadsheet program': (
@@ -43,6 +40,28 @@ _OTHER_FILES: dict[str, tuple[tuple[str, ...], tuple[bytes, ...]]] = {
         (), (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"),
     ),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """An open file: its name, its records with their line (or row) numbers, and its columns if the file names them (or
+    numbers them: headless). form: how the file was read, where a user may not expect it."""
+
+    name: str
+    records: Iterator[tuple[int, Record]]
+    columns: list[str] | None = None
+    by_line: bool = True
+    headless: bool = False
+    form: str = ""
+
+    @property
+    def plain(self) -> bool:
+        """Whether its records are bare texts, without other columns."""
+        return self.columns == ["text"]
+
+    def place(self, number: int) -> str:
+        """The place of a record, to begin an error message: `file:line`, or `file: row N` for files without lines."""
+        return f"{self.name}:{number}" if self.by_line else f"{self.name}: row {number}"
 
 
 @contextmanager
@@ -93,7 +112,7 @@ def read_lines(path: PathLike) -> Iterator[str]:
             if ending in endings or head.startswith(starts):
                 raise UserError(f"{name} is {what}")
         lines: Iterable[bytes] = stream
-        if codec := next((codec for mark, codec in _MARKS.items() if head.startswith(mark)), None):
+        if codec := next((codec for codec, marks in _MARKS.items() if head.startswith(marks)), None):
             try:
                 lines = io.BytesIO(stream.read().decode(codec).encode())
             except UnicodeError:

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from ladle.data.files import Record, Table
 from ladle.data.in_memory import dataset_table
-from ladle.data.table import Record, Table
-from ladle.errors import LadleError, UserError, first_line
+from ladle.errors import LadleError, UserError, first_line, from_extra
 from ladle.hub import reaching_hub
 
 
@@ -24,13 +24,8 @@ def hub_tables(
     Raises:
         UserError: a missing extra, no such data set, no train split. LadleError: the hub cannot be reached.
     """
-    try:
+    with from_extra(f"the hub data set '{name}' needs", "datasets", "or use --data FILE"):
         datasets = importlib.import_module("datasets")
-    except ImportError:
-        raise UserError(
-            f"the hub data set '{name}' needs an extra: pip install 'ladle[datasets]'; "
-            "or use a local file (--data FILE)"
-        ) from None
     loaded = _load(datasets, name, subset, streaming)
     tables: dict[str, Table] = {}
     for split, known in splits.items():

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-from ladle.data.files import PathLike
-from ladle.data.table import Record, Table
+from ladle.data.files import PathLike, Record, Table
 from ladle.errors import UserError
 
 Rows = Iterable[str | Mapping[str, Any]]  # texts, or mappings from column to value; a `datasets.Dataset` is such one
@@ -24,7 +23,7 @@ def rows_table(rows: Rows, name: str) -> Table:
     if isinstance(rows, Mapping) or hasattr(rows, "itertuples") or not isinstance(rows, Iterable):
         kind = type(rows).__name__
         remedy = (
-            "df.to_dict('records')" if kind == "DataFrame" else "a list of texts, or of mappings such as {'text': ...}"
+            "df.to_dict('records')" if kind == "DataFrame" else "a list of texts, or of mappings from column to value"
         )
         raise UserError(f"{name} has the type {kind}, which is not a list of rows; give {remedy}")
     all_rows = iter(rows)
@@ -48,9 +47,7 @@ def _records(rows: Rows, name: str) -> Iterator[tuple[int, Record]]:
         elif isinstance(row, Mapping):
             yield number, dict(row)
         else:
-            raise UserError(
-                f"{name}: row {number}: {row!r:.40} is neither a text nor a mapping such as {{'text': ...}}"
-            )
+            raise UserError(f"{name}: row {number}: {row!r:.40} is neither a text nor a mapping from column to value")
 
 
 def _with_class_names(data: Any) -> Iterator[Record]:

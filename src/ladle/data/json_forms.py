@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
-from ladle.data.table import Record, Table
+from ladle.data.files import Record, Table
 from ladle.errors import UserError
 
 _BLANK = re.compile(r"\s*")
@@ -22,12 +22,8 @@ _HELP = "give one object a line, or one array of objects"
 def json_table(name: str, first: str, lines: Iterator[str]) -> Table:
     """The table of a JSON file. JSON Lines are read when they are needed, other forms at once.
 
-    Args:
-        first: the first line that is not blank.
-        lines: all lines.
-
-    Raises:
-        UserError: not JSON, or none of these forms (`file:line`), now or while the records are read.
+    first: the first line that is not blank; lines: all lines. Raises UserError, now or while the records are read: not
+    JSON, or none of these forms (`file:line`).
     """
     form = ""
     if _is_json(first):

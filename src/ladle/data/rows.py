@@ -12,16 +12,15 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Literal, TypedDict
 
-from ladle.data.columns import COLUMN_NAMES, Columns, Profile, is_missing, resolve
+from ladle.data.columns import COLUMN_NAMES, NO_NAMES, Columns, Profile, is_missing, resolve
+from ladle.data.files import Record, Table
 from ladle.data.in_memory import RowSource, rows_table
 from ladle.data.labels import spell_label
-from ladle.data.table import Record, Table
 from ladle.data.tables import read_table
 from ladle.errors import UserError
 
 _LOOK_AT = 1000  # records looked at to learn what the columns of a file hold
 _CLASSES_SHOWN = 8
-_OFFERED = 20  # classes at most; a column with more is hardly one of labels
 
 Need = Literal["text", "source", "label"]
 Empty = Literal["drop", "keep", "refuse"]
@@ -96,12 +95,9 @@ class Taken:
 
     def offers(self) -> list[str]:
         """The columns that could be labels."""
-        others = (look for look in self.looks.values() if look.name not in vars(self.columns).values())
-        found = [look for look in others if look.could_be_labels and 1 < look.classes <= _OFFERED]
-        return [
-            f"{self.columns.ask('label', look.name)} would use its {look.classes} values ({look.examples(2)})"
-            for look in found[:3]
-        ]
+        ask, named = self.columns.ask, vars(self.columns).values()
+        found = [look for name, look in self.looks.items() if look.could_be_labels and name not in named][:3]
+        return [f"{ask('label', x.name)} would use its {x.classes} values ({x.examples(2)})" for x in found]
 
     def notes(self) -> list[str]:
         """What the user must know about the rows: those left out, and labels from which little can be learnt."""
@@ -189,25 +185,24 @@ def open_table(source: RowSource, columns: Columns, name: str = "data") -> Table
 
 
 def iter_rows(
-    read: Taken,
-    columns: Columns,
-    *,
-    need: Sequence[Need] = ("text",),
-    empty: Empty = "drop",
-    hints: Columns = Columns(),  # noqa: B008 (frozen)
+    read: Taken, columns: Columns, *, need: Sequence[Need] = ("text",), empty: Empty = "drop", hints: Columns = NO_NAMES
 ) -> Iterator[Row]:
     """Yield the rows of the tables of `read`, as `read_rows` returns them, and account for them there."""
     for table in chain([read.table], read.more):
         records = ((number, _flat(record)) for number, record in table.records)
         first = list(islice(records, _LOOK_AT))
         sample = [record for _, record in first]
-        names, remarks, guesses, looks = resolve(table, columns, sample, need, hints, trust=empty == "keep")
+        names, remarks, looks = resolve(table, columns, sample, need, hints, trust=empty == "keep")
+        read.remarks += remarks
+        for what in need if read.brief and not table.plain else ():
+            column = getattr(names, what) or what
+            if column.lower() != what and column not in ("target", getattr(columns, what), getattr(hints, what)):
+                read.remarks.append(f"{table.name}: the {what} is in the column '{column}'")
         if table is read.table:
             read.columns, read.looks, hints = names, looks, names
-            guesses += [f"{table.name}: {table.form}"] if table.form else []
+            read.remarks += [f"{table.name}: {table.form}"] if table.form and read.brief else []
         else:
             read.files += 1
-        read.remarks += remarks + guesses if read.brief else remarks
         used, before = False, read.dropped.copy()
         for number, record in chain(first, records):
             try:
@@ -229,10 +224,10 @@ def iter_rows(
         if not used:
             dropped = read.dropped - before
             lost = next(iter(dropped), need[0])
-            what = f"rows: {dropped.total():,}, {lost} column: '{getattr(names, lost) or lost}'"
+            found = f"rows: {dropped.total():,}, {lost} column: '{getattr(names, lost) or lost}'"
             offers = read.offers() or [f"name the label column with {columns.ask('label')}"]
             hint = "; ".join(["", *offers]) if lost == "label" and not columns.label else ""
-            raise UserError(f"{table.name} has no rows with {_LACKING[lost][0]} ({what}){hint}")
+            raise UserError(f"{table.name} has no rows with {_LACKING[lost][0]} ({found}){hint}")
 
 
 def _lacks(row: Row, record: Record, names: Columns, what: Need, empty: Empty) -> bool:

@@ -13,13 +13,12 @@ from typing import Self
 from pydantic import Field
 
 from ladle.config import Config
-from ladle.data.columns import Columns
-from ladle.data.files import STDIO, PathLike
+from ladle.data.columns import NO_NAMES, Columns
+from ladle.data.files import STDIO, PathLike, Table
 from ladle.data.hub import hub_tables
 from ladle.data.in_memory import RowSource
 from ladle.data.row_portions import Portions
 from ladle.data.rows import Row, Taken, iter_rows, open_table
-from ladle.data.table import Table
 from ladle.data.tables import ENDINGS, kind_of
 from ladle.errors import UserError
 from ladle.storage.writing import RUN
@@ -102,7 +101,7 @@ class Splits:
         return self.portions(epoch) if self.portions else self.train
 
 
-def load_splits(config: DataConfig, data: Data = None, hints: Columns = Columns()) -> Splits:  # noqa: B008 (frozen)
+def load_splits(config: DataConfig, data: Data = None, hints: Columns = NO_NAMES) -> Splits:
     """Read all rows that a run needs. If no valid rows are given, they are split off the train rows.
 
     All rows with the same source (without sources: the same text) stay on one side of the split. A hash of the source
@@ -134,20 +133,18 @@ def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str
     rows are. The held-out rows of the first portion are the valid rows; the rest of them are not used."""
     sources = data.values() if isinstance(data, Mapping) else [config.path if data is None else data]
     if any(isinstance(source, Iterator) or source == STDIO for source in sources):
-        raise UserError(
-            "data.rows_in_memory reads the data more than once, which an iterator or standard input does not allow; "
-            "give a file or a list"
-        )
+        once = "an iterator or standard input"
+        raise UserError(f"data.rows_in_memory reads the data more than once; give a file or a list, not {once}")
     if config.max_rows is not None:
         raise UserError("data.max_rows and data.rows_in_memory cannot be used together; give one of them")
     tables = _tables(config, data, notes)
     fraction = config.valid_fraction if "valid" not in tables and config.max_valid_rows else 0.0
     held_out: list[Row] = []
-    first = _account(tables["train"])
+    first = Taken(next(tables["train"]), tables["train"])
 
     def read() -> Iterator[Row]:
-        account = _account(_tables(config, data, [])["train"]) if first.looks else first
-        for row in iter_rows(account, config.columns, hints=hints):
+        again = _tables(config, data, [])["train"] if first.looks else None
+        for row in iter_rows(Taken(next(again), again) if again else first, config.columns, hints=hints):
             if int.from_bytes(_rank(_group(row, by_source=True))) >= fraction * 2**64:
                 yield row
             elif len(held_out) < config.max_valid_rows:
@@ -205,9 +202,8 @@ def _given_splits(data: Mapping[str, RowSource], notes: list[str]) -> dict[str, 
         else:
             found[split] = [rows]
     if "train" not in found:
-        raise UserError(
-            f"data has no train rows; it has {', '.join(map(str, data)) or 'nothing'}; give {{'train': rows}}"
-        )
+        names = ", ".join(map(str, data)) or "nothing"
+        raise UserError(f"data has no train rows; it has {names}; give {{'train': rows}}")
     return found
 
 
@@ -218,15 +214,11 @@ def _read(
     parts: dict[str, list[Row]] = {}
     accounts: list[Taken] = []
     for split in (split for split in SPLIT_NAMES if split in tables):
-        read = _account(tables[split], brief=split != "train")
+        read = Taken(next(tables[split]), tables[split], brief=split != "train")
         parts[split] = list(iter_rows(read, config.columns, hints=accounts[0].columns if accounts else hints))
         accounts.append(read)
         notes += read.notes()
     return parts, accounts
-
-
-def _account(tables: Iterator[Table], *, brief: bool = False) -> Taken:
-    return Taken(next(tables), tables, brief)
 
 
 def _split_paths(path: PathLike) -> dict[str, list[RowSource]]:

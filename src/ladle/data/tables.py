@@ -5,7 +5,6 @@
 
 import importlib
 import io
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -13,20 +12,15 @@ from contextlib import contextmanager
 from itertools import chain
 
 from ladle.data.delimited import MARKS, delimited_table
-from ladle.data.files import STDIO, PathLike, name_of, open_bytes, read_lines
+from ladle.data.files import STDIO, PathLike, Record, Table, name_of, open_bytes, read_lines
 from ladle.data.json_forms import json_table
-from ladle.data.table import Record, Table
-from ladle.errors import UserError, first_line
+from ladle.errors import UserError, first_line, from_extra
 
 ENDINGS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".txt": "text",
+    ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".txt": "text",
     ".parquet": "parquet",
-}
+}  # fmt: skip
+_JSON = re.compile(r'\{\s*("|\}|$)|\[\s*(["{]|$)')
 _EXCELS = re.compile(r'"?sep=.?"?')  # Excel's own first line names the delimiter, which the rows show
 
 
@@ -67,27 +61,21 @@ def read_table(path: PathLike, header_names: frozenset[str] = frozenset()) -> Ta
         form = f"read as plain text, one text a line; if it is a table, give it the ending .{found}"
     elif kind is None and found == "text" and os.fspath(path) != STDIO:
         form = "read as plain text, one text a line"
-    match kind or found:
-        case "json" | "jsonl":
-            return json_table(name, first, lines)
-        case "csv" | "tsv" as mark:
-            return delimited_table(name, first, lines, header_names, tsv=mark == "tsv")
+    kind = kind or found
+    if kind == "json":
+        return json_table(name, first, lines)
+    if kind in ("csv", "tsv"):
+        return delimited_table(name, first, lines, header_names, tsv=kind == "tsv")
     return Table(name, ((n, {"text": line}) for n, line in enumerate(lines, 1)), ["text"], form=form)
 
 
 def _sniff(line: str, header_names: frozenset[str]) -> str:
     """The kind of file that begins with such a line."""
     start = line.strip()
-    if start[0] in "[{":
-        try:
-            value = json.loads(start)
-        except (ValueError, RecursionError):
-            return "json" if start in ("[", "{") or start.startswith(("[{", '{"')) else "text"
-        rows = value if isinstance(value, list) else [value]
-        return "json" if rows and all(isinstance(row, dict | str) for row in rows) else "text"
-    names = (mark for mark in MARKS if header_names & {cell.strip(' "').lower() for cell in start.split(mark)})
-    mark = next(names, None)
-    return "text" if mark is None else "tsv" if mark == "\t" else "csv"
+    if _JSON.match(start):
+        return "json"
+    marks = (mark for mark in MARKS if header_names & {cell.strip(' "').lower() for cell in start.split(mark)})
+    return {None: "text", "\t": "tsv"}.get(next(marks, None), "csv")
 
 
 def _is_parquet(path: PathLike) -> bool:
@@ -99,11 +87,9 @@ def _is_parquet(path: PathLike) -> bool:
 
 def _parquet(path: PathLike) -> Table:
     name = name_of(path)
-    try:
+    with from_extra(f"reading {name} needs", "parquet", "pyarrow"):
         parquet = importlib.import_module("pyarrow.parquet")
         arrow_error = importlib.import_module("pyarrow").ArrowException
-    except ImportError:
-        raise UserError(f"reading {name} needs pyarrow: pip install 'ladle[parquet]'") from None
 
     @contextmanager
     def told() -> Iterator[None]:

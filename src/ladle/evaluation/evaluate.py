@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ladle.data.columns import Columns
 from ladle.data.files import PathLike, name_of
 from ladle.data.in_memory import RowSource
-from ladle.data.rows import Row, counted, read_and_tell
+from ladle.data.rows import counted, read_and_tell
 from ladle.data.splits import DataConfig, load_splits
 from ladle.errors import UserError
 from ladle.evaluation.extras import load_extra
@@ -27,6 +27,8 @@ from ladle.evaluation.samples import Reference, Sample, draws_by_source, gather,
 from ladle.evaluation.scorer import Scorer
 from ladle.evaluation.slots import parse_mr
 from ladle.storage.writing import atomic_json, check_writable
+
+Log = Callable[[str], None]
 
 REPORT_FORMAT = 1
 MUCH_OVERLAP = 0.2  # of the reference texts among the training texts: short texts come twice by chance, most do not
@@ -58,7 +60,7 @@ def evaluate(
     num_bootstrap: int = 1000,
     seed: int = 0,
     columns: Columns | None = None,
-    log: Callable[[str], None] = lambda line: None,
+    log: Log = lambda line: None,
 ) -> dict[str, Any]:
     """Score samples and return the report, which is also written as JSON to `output` (`-`: standard output).
 
@@ -119,7 +121,8 @@ def evaluate(
         if sample.source is None or not parse_mr(sample.source):
             form = "'name[Aromi], food[Italian]'"
             raise UserError(f"slots need inputs such as {form}; this is none: {sample.source!r:.60}")
-    held_out, known, warnings = _real_rows(reference, train, columns, model, log)
+    hints = Columns.of(getattr(getattr(model, "parts", None), "info", {}))
+    held_out, known, warnings = _real_rows(reference, train, columns, hints, log)
     if (rouge or slots or bertscore_encoder) and not references_by_source(sampled, held_out):
         raise UserError("ROUGE, BERTScore and slots need references, but no sample has an input with references")
     measurement = Measurement(
@@ -166,41 +169,32 @@ def evaluate(
 
 
 def _real_rows(
-    reference: RowSource | None,
-    train: RowSource | None,
-    columns: Columns | None,
-    model: Reconstructor | None,
-    log: Callable[[str], None],
+    reference: RowSource | None, train: RowSource | None, columns: Columns | None, hints: Columns, log: Log
 ) -> tuple[Reference | None, list[str] | None, list[str]]:
     """The reference, the training texts, and warnings about the two."""
-    hints = Columns.of(getattr(getattr(model, "parts", None), "info", {}))
-    rows: list[Row] | None = None
-    training: list[Row] | None = None
-    warning = ""
+    warnings = []
     if reference is not None and train is not None and _same(reference, train):
         splits = load_splits(DataConfig.of(columns), train, hints)
         for line in (*splits.taken, *splits.notes):
             log(line)
+        if not splits.valid:
+            raise UserError(f"{_shown(train)} is reference and training rows, but none can be held out; give two files")
         rows, training = splits.valid, splits.train
-        if not rows:
-            raise UserError(
-                f"{_shown(train)} is reference and training file, and no row of it can be held out; give two"
-            )
-        warning = (
+        warnings.append(
             f"reference and training rows are the same file: the {counted(len(rows), 'row')} that training holds out "
             f"of it are the reference here, the other {len(training):,} the training rows"
         )
-    else:
-        if reference is not None:
-            rows = read_and_tell(reference, columns, log, hints=lambda: hints, name="reference")
-        if train is not None:
-            training = read_and_tell(train, columns, log, hints=lambda: hints, name="train")
-        seen = {row["text"] for row in training or ()}
-        share = sum(row["text"] in seen for row in rows or ()) / max(1, len(rows or ()))
-        if share > MUCH_OVERLAP:
-            warning = f"{share:.0%} of the reference texts are training texts too, so they are no measure of new texts"
-    known = None if training is None else [row["text"] for row in training]
-    return None if rows is None else gather(rows), known, [warning] if warning else []
+        return gather(rows), [row["text"] for row in training], warnings
+    rows, training = (
+        [] if data is None else read_and_tell(data, columns, log, hints=lambda: hints, name=name)
+        for data, name in ((reference, "reference"), (train, "train"))
+    )
+    seen = {row["text"] for row in training}
+    share = sum(row["text"] in seen for row in rows) / max(1, len(rows))
+    if share > MUCH_OVERLAP:
+        which = f"{share:.0%} of the reference texts"
+        warnings.append(f"{which} are training texts too, so the reference is no measure of new texts")
+    return gather(rows) if rows else None, [row["text"] for row in training] or None, warnings
 
 
 def _same(one: RowSource, other: RowSource) -> bool:
