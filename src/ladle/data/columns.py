@@ -217,6 +217,6 @@ def _clearest(
     how = table.form or ("the first line must name the columns" if table.columns else "")
     held = ", ".join(f"{look.name} ({look.examples(2)})" for look in [*looks.values()][:_SHOWN])
     raise UserError(
-        f"{table.name} has no column {usual}, and none of its columns is clearly the {what}{how and f' ({how})'}: {held}; "
-        f"name it with {columns.ask(what)} (in Python {what}='COLUMN')"
+        f"{table.name} has no column {usual}, and none of its columns is clearly the {what}{how and f' ({how})'}: "
+        f"{held}; name it with {columns.ask(what)} (in Python {what}='COLUMN')"
     )
