@@ -16,6 +16,7 @@ CLEARLY = 3  # times as many words as every other column of texts: the text
 MAX_CLASSES = 200  # that a model can have
 _OFFERED = 20  # classes at most; a column with more is hardly one of labels
 _SHOWN = 8
+_NUMBER = re.compile(r"[+-]?([\d.,]*\d[.,]?(e[+-]?\d+)?|nan|inf(inity)?)", re.IGNORECASE)
 _WORD = re.compile(r"\S*[^\W\d_]\S*")
 _NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # Thai to Chinese
 
@@ -70,7 +71,8 @@ class Profile(NamedTuple):
     @property
     def prose(self) -> bool:
         """Whether at least half of the values are texts that are not numbers."""
-        return 2 * sum(is_words(value) for value in self.values) >= max(1, len(self.values))
+        texts = (value for value in self.values if isinstance(value, str))
+        return 2 * sum(not _NUMBER.fullmatch(text.strip()) for text in texts) >= max(1, len(self.values))
 
     def few(self, least: int, share: int) -> bool:
         """Whether there are at least `least` values, and only a few short ones come again and again: fewer than one
@@ -105,17 +107,6 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float) and value != value)
-
-
-def is_words(value: Any) -> bool:
-    """Whether the value is a text that is not a number."""
-    if not isinstance(value, str) or not value.strip():
-        return False
-    try:
-        float(value)
-    except ValueError:
-        return True
-    return False
 
 
 def count_words(text: str) -> int:

@@ -108,10 +108,8 @@ def _quoted(name: str, lines: Iterable[str], *, mark: str, **options: Any) -> Ce
 
 def _unescaped(name: str, lines: Iterable[str], *, mark: str) -> Cells:
     r"""With \" for a quote and \\ for a backslash; other backslashes are themselves."""
-    marks = {'"': "\0", "\\": "\\"}  # (no line holds a NUL)
-    marked = (re.sub(r'\\(["\\])', lambda match: marks[match[1]], line) for line in lines)
-    for number, cells in _quoted(name, marked, mark=mark):
-        yield number, [cell.replace("\0", '"') for cell in cells]
+    doubled = (re.sub(r'\\(["\\])?', lambda found: found[0] if found[1] else r"\\", line) for line in lines)
+    return _quoted(name, doubled, mark=mark, escapechar="\\")
 
 
 def _unquoted(_: str, lines: Iterable[str], *, mark: str) -> Cells:

@@ -22,8 +22,8 @@ def rows_table(rows: Rows, name: str) -> Table:
         return dataset_table(rows, name)
     if isinstance(rows, Mapping) or hasattr(rows, "itertuples") or not isinstance(rows, Iterable):
         kind = type(rows).__name__
-        remedy = (
-            "df.to_dict('records')" if kind == "DataFrame" else "a list of texts, or of mappings from column to value"
+        remedy = {"DataFrame": "df.to_dict('records')"}.get(
+            kind, "a list of texts, or of mappings such as {'text': ...}"
         )
         raise UserError(f"{name} has the type {kind}, which is not a list of rows; give {remedy}")
     all_rows = iter(rows)
@@ -51,9 +51,7 @@ def _records(rows: Rows, name: str) -> Iterator[tuple[int, Record]]:
 
 
 def _with_class_names(data: Any) -> Iterator[Record]:
-    classes = {
-        column: feature.names for column, feature in (data.features or {}).items() if hasattr(feature, "int2str")
-    }
+    classes = {name: feature for name, feature in (data.features or {}).items() if hasattr(feature, "int2str")}
     for record in data:
-        numbers = {column: -1 if record[column] is None else record[column] for column in classes}
-        yield record | {column: classes[column][n] if n >= 0 else None for column, n in numbers.items()}
+        numbers = {name: -1 if record[name] is None else record[name] for name in classes}
+        yield record | {name: classes[name].int2str(n) if n >= 0 else None for name, n in numbers.items()}

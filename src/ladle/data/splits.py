@@ -49,11 +49,9 @@ class DataConfig(Config):
     label: str | None = None
     """The column of the class labels. By default `label`, if the data have that column. "" uses no labels."""
     source: str | None = None
-    """The column of the source texts. By default `source`, if the data have that column and it holds texts. "" uses no
-    sources."""
+    """The column of the source texts. By default `source`, if that column holds texts. "" uses no sources."""
     references: str | None = None
-    """The column of further good texts for a source (lists). By default `references`, if the data have that column. ""
-    uses none."""
+    """The column of further good texts for a source (lists). By default `references`. "" uses none."""
     valid_path: str | None = None
     """A file of validation rows: held-out rows on which the training measures itself."""
     test_path: str | None = None
