@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 from ladle.config import nearest
 from ladle.data.files import Record, Table
@@ -60,19 +60,16 @@ class Columns:
 NO_NAMES = Columns()
 
 
-class Profile(NamedTuple):
-    """What a column holds, by the first records. values: those that are not missing. words: of a text, on average."""
+class Profile:
+    """What a column holds, by the first records. values: those that are not missing. words: of a text, on average.
+    classes: number of values, as labels. prose: whether at least half of the values are texts that are not numbers."""
 
-    name: str
-    values: list[Any]
-    words: float
-    classes: int
-
-    @property
-    def prose(self) -> bool:
-        """Whether at least half of the values are texts that are not numbers."""
-        texts = (value for value in self.values if isinstance(value, str))
-        return 2 * sum(not _NUMBER.fullmatch(text.strip()) for text in texts) >= max(1, len(self.values))
+    def __init__(self, name: str, values: list[Any]):
+        self.name, self.values = name, values
+        texts = [value for value in values if isinstance(value, str)]
+        self.words = sum(map(count_words, texts)) / max(1, len(texts))
+        self.classes = len({spell_label(str(value)) for value in values})
+        self.prose = 2 * sum(not _NUMBER.fullmatch(text.strip()) for text in texts) >= max(1, len(values))
 
     def few(self, least: int, share: int) -> bool:
         """Whether there are at least `least` values, and only a few short ones come again and again: fewer than one
@@ -96,10 +93,7 @@ def profiles(names: Iterable[str], records: Sequence[Record]) -> dict[str, Profi
     for record in records:
         for name, value in record.items():
             columns.setdefault(name, []).extend([] if is_missing(value) else [value])
-    texts = {name: [value for value in values if isinstance(value, str)] for name, values in columns.items()}
-    words = {name: sum(map(count_words, values)) / max(1, len(values)) for name, values in texts.items()}
-    classes = {name: len({spell_label(str(value)) for value in values}) for name, values in columns.items()}
-    return {name: Profile(name, values, words[name], classes[name]) for name, values in columns.items()}
+    return {name: Profile(name, values) for name, values in columns.items()}
 
 
 def is_missing(value: Any) -> bool:
@@ -123,8 +117,8 @@ def shown(value: Any, width: int = 40) -> str:
 def resolve(
     table: Table, columns: Columns, sample: list[Record], need: Sequence[str], hints: Columns, *, trust: bool
 ) -> tuple[Columns, list[str], dict[str, Profile]]:
-    """The names of the columns in this file (None: not there; "": left out), remarks for the user, and what the columns
-    hold. Needed columns are always set, except the label's.
+    """The names of the columns ("": left out; those not needed may be absent from the file), remarks for the user, and
+    what the columns hold. Needed columns are always set, except the label's.
 
     columns: names that are given; they are taken, whatever the columns hold. sample: the first records. hints: names
     that are tried before the usual ones; "" leaves a usual one out. trust: usual names count whatever their columns
@@ -142,16 +136,15 @@ def resolve(
             leave = columns.ask("label", "")
             raise UserError(f"the column '{name}' is named as {same}; name another one, or leave one out: {leave}")
     usual = {name.lower(): name for name in reversed(looks)}
-    late = table.columns is None  # in JSON, a label or source may first come after the records looked at
     remarks: list[str] = []
 
-    def choose(what: What, *names: str) -> str | None:
+    def choose(what: What, *others: str) -> str | None:
         given, hint = getattr(columns, what), getattr(hints, what)
         if given or (given == "" and what != "text"):
             return given
         if hint == "" or (hint in looks and hint not in named.values()):
             return hint
-        tried = dict.fromkeys(usual[name] for name in names if name in usual)
+        tried = dict.fromkeys(usual[name] for name in (what, *others) if name in usual)
         for name in tried:
             if name in named.values():
                 continue
@@ -160,12 +153,11 @@ def resolve(
                 return name
             remedy = "" if what == "references" else f"; to take it: {columns.ask(what, name)}"
             remarks.append(f"{table.name}: the column '{name}' is not taken for the {what}: {why}{remedy}")
-        absent = names[0] if late and what != "text" else None
-        return "" if tried and what != "text" else absent
+        # (In JSON, a label or source may first come after the records looked at.)
+        return None if what == "text" else "" if tried else what
 
-    text, label = choose("text", "text", "target"), choose("label", "label")
-    source, references = choose("source", "source"), choose("references", "references")
-    if table.headless and not label and columns.label is None:
+    text, label, source, references = choose("text", "target"), choose("label"), choose("source"), choose("references")
+    if table.headless and label not in looks and columns.label is None:
         few = [name for name, look in looks.items() if look.could_be_labels and name not in named.values()]
         label = few[0] if len(few) == 1 else None
     if "source" in need and source not in looks:
