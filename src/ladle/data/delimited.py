@@ -35,6 +35,8 @@ def delimited_table(name: str, first: str, lines: Iterator[str], header_names: f
     read, form = _way_of(name, first, sample, tsv)
     rows = read(name, chain(sample, lines))
     start = list(islice(rows, _LOOK_AT))
+    if not start:  # (only empty cells)
+        raise UserError(f"{name} is empty")
     number, cells = start[0]
     columns = [cell.strip() for cell in cells]
     headless = _is_data(columns, [cells for _, cells in start[1:]], header_names)
