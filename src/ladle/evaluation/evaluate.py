@@ -175,10 +175,10 @@ def _real_rows(
     warnings = []
     if reference is not None and train is not None and _same(reference, train):
         splits = load_splits(DataConfig.of(columns), train, hints)
-        for line in (*splits.taken, *splits.notes):
-            log(line)
         if not splits.valid:
             raise UserError(f"{_shown(train)} is reference and training rows, but none can be held out; give two files")
+        for line in (*splits.taken, *splits.notes):
+            log(line)
         rows, training = splits.valid, splits.train
         warnings.append(
             f"reference and training rows are the same file: the {counted(len(rows), 'row')} that training holds out "
