@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ladle.data.rows import read_rows
 from ladle.errors import LadleError, UserError
 from ladle.evaluation import metrics, slots
 from ladle.evaluation.evaluate import environment
 from ladle.evaluation.intervals import Resampling
 from ladle.evaluation.markdown import format_percent, format_score
-from ladle.evaluation.samples import read_reference, read_samples
+from ladle.evaluation.samples import gather, read_samples
 from ladle.storage.writing import atomic_json
 
 Texts = Mapping[str, Sequence[str]]  # input -> texts
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--num-bootstrap", type=int, default=1000)
     given = parser.parse_args(arguments)
 
-    test = read_reference(given.test)
+    test = gather(read_rows(given.test))
     references: Texts = test.texts
     resampling = Resampling(given.num_bootstrap)
     rows = {name_of(path): score_system(read_draws(path, references), references, resampling) for path in given.samples}

@@ -194,7 +194,7 @@ def test_case_singleton_label_is_named(tmp_path: Path):
     """Case C: `singleton_label.csv`: says that "mixed" has one row."""
     _, taken, notes = read(table(tmp_path / "a.csv", ["text", "label"], [*ROWS, ("The spa was closed.", "mixed")]))
     assert "mixed (1 row)" in taken[1]
-    assert notes == ["a.csv: the label 'mixed' has one row, from which it can hardly be learnt"]
+    assert notes == ["a.csv: labels with one row, from which they can hardly be learnt: 'mixed'"]
 
 
 def test_what_was_taken_comes_before_any_work(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -337,6 +337,19 @@ def test_delimiters_are_found_by_all_rows(tmp_path: Path, mark: str):
     rows = [(f"Well, {text}", label) for text, label in ROWS]
     path = table(tmp_path / "a.csv", ["the text, or so", "label"], rows, delimiter=mark)
     assert read(path)[0] == [{"text": text, "label": label} for text, label in rows]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a", "a.tsv"])
+@pytest.mark.parametrize("line", ["sep={}", '"sep={}"', "\n sep={}"])
+def test_excels_line_that_names_the_delimiter_is_no_row(tmp_path: Path, name: str, line: str):
+    """Errors still name the right line. In plain text it is a text."""
+    mark = "\t" if name == "a.tsv" else ";"
+    start = line.format(mark) + f"\r\ntext{mark}label\r\n"
+    assert read(put(tmp_path / name, start + "".join(f"{t}{mark}{x}\r\n" for t, x in ROWS)))[0] == LABELLED
+    bad = put(tmp_path / name, f"{start}a{mark}b\r\nc\r\n")
+    assert f":{5 if line[0] == chr(10) else 4}: 1 cells" in message_of(read_rows, bad)
+    assert message_of(read_rows, put(tmp_path / name, line.format(mark))).endswith("is empty")
+    assert read(put(tmp_path / "a.txt", "sep=;\nA text.\n"))[0] == [{"text": "sep=;"}, {"text": "A text."}]
 
 
 @pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])

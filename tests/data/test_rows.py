@@ -263,6 +263,7 @@ def test_columns_that_come_late_in_a_json_file_are_read(tmp_path):
 BAD_FILES = {
     "empty file": ("a.jsonl", b"", "a.jsonl is empty"),
     "only blank lines": ("a.txt", b"\n \n", "a.txt is empty"),
+    "only empty cells": ("a.csv", b'"",,\n,,\n', "a.csv is empty"),
     "empty gzip": ("a.csv.gz", b"", "a.csv.gz is empty"),
     "header only": ("a.csv", b"text,label\n", "a.csv has no rows with text"),
     "no text in any row": ("a.jsonl", b'{"text": ""}\n{"text": " "}\n', "a.jsonl has no rows with text"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import tiny
@@ -132,6 +132,7 @@ def test_a_text_that_is_read_is_the_text_in_the_file(fresh: Callable[[], Path]) 
     def tries(file: inputs.File) -> None:
         path = fresh() / f"data{file.ending}"
         path.write_bytes(file.data)
+        assume(file.texts)  # (a file without rows is an error)
         assert [row["text"] for row in read_rows(path)] == file.texts
 
     tries()

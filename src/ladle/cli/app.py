@@ -10,7 +10,7 @@ from cyclopts import App, Parameter, Token
 
 from ladle.data.columns import Columns
 from ladle.data.files import STDIO
-from ladle.data.rows import Row, counted, read_rows
+from ladle.data.rows import Row, counted, read_and_tell
 from ladle.errors import UserError
 from ladle.storage.partial_rows import PartialRows
 from ladle.version import __version__
@@ -71,20 +71,15 @@ def write_and_say(kept: PartialRows, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_and_say(path: str, model: str, columns: Columns, **options: Any) -> list[Row]:
-    """Call `read_rows` with `options`, and log its notes. The names of the training of `model` are tried first."""
-    notes: list[str] = []
-    rows = read_rows(path, columns, hints=lambda: trained_columns(model), notes=notes, **options)
-    for note in notes:
-        log(note)
-    return rows
+    """Read rows, and log the notes. The names of the columns that `model` was trained on are tried first."""
 
+    def trained() -> Columns:
+        from ladle.storage.names import resolve_model
+        from ladle.storage.record import read_record
 
-def trained_columns(model: str) -> Columns:
-    """The names of the columns that a model was trained on."""
-    from ladle.storage.names import resolve_model
-    from ladle.storage.record import read_record
+        return Columns.of(read_record(resolve_model(model)).info)
 
-    return Columns.of(read_record(resolve_model(model)).info)
+    return read_and_tell(path, columns, log, brief=True, hints=trained, **options)
 
 
 def log(line: str) -> None:

@@ -4,17 +4,19 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 from ladle.config import nearest
+from ladle.data.files import Record, Table
 from ladle.data.labels import spell_label
-from ladle.data.tables import Record, Table
 from ladle.errors import UserError
 
 COLUMN_NAMES = frozenset({"text", "target", "source", "label"})  # read when no column is named
 CLEARLY = 3  # times as many words as every other column of texts: the text
 MAX_CLASSES = 200  # that a model can have
+_OFFERED = 20  # classes at most; a column with more is hardly one of labels
 _SHOWN = 8
+_NUMBER = re.compile(r"[+-]?([\d.,]*\d[.,]?(e[+-]?\d+)?|nan|inf(inity)?)", re.IGNORECASE)
 _WORD = re.compile(r"\S*[^\W\d_]\S*")
 _NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # Thai to Chinese
 
@@ -47,26 +49,27 @@ class Columns:
         return cls(**{k: v for k, v in known.items() if k in vars(cls())}) if isinstance(known, Mapping) else cls()
 
     def ask(self, what: What, value: str = "COLUMN") -> str:
-        """How to name a column, for messages."""
-        return f"{self.option.format(what)} {value}"
+        """How to name a column ("": to leave it out), for messages."""
+        return f"{self.option.format(what)} {shlex.quote(value) if value else chr(34) * 2}"
 
     def given(self) -> dict[str, str]:
         """The names that are not empty."""
         return {what: name for what, name in vars(self).items() if name}
 
 
-class Profile(NamedTuple):
-    """What a column holds, by the first records. values: those that are not missing. words: of a text, on average."""
+NO_NAMES = Columns()
 
-    name: str
-    values: list[Any]
-    words: float
-    classes: int
 
-    @property
-    def prose(self) -> bool:
-        """Whether at least half of the values are texts that are not numbers."""
-        return 2 * sum(is_words(value) for value in self.values) >= max(1, len(self.values))
+class Profile:
+    """What a column holds, by the first records. values: those that are not missing. words: of a text, on average.
+    classes: number of values, as labels. prose: whether at least half of the values are texts that are not numbers."""
+
+    def __init__(self, name: str, values: list[Any]):
+        self.name, self.values = name, values
+        texts = [value for value in values if isinstance(value, str)]
+        self.words = sum(map(count_words, texts)) / max(1, len(texts))
+        self.classes = len({spell_label(str(value)) for value in values})
+        self.prose = 2 * sum(not _NUMBER.fullmatch(text.strip()) for text in texts) >= max(1, len(values))
 
     def few(self, least: int, share: int) -> bool:
         """Whether there are at least `least` values, and only a few short ones come again and again: fewer than one
@@ -77,7 +80,7 @@ class Profile(NamedTuple):
     def could_be_labels(self) -> bool:
         """Whether the values could be class labels."""
         plain = all(isinstance(value, str | int | float) for value in self.values)
-        return bool(self.name) and plain and self.few(3, 3) and self.classes <= MAX_CLASSES
+        return bool(self.name) and plain and self.few(3, 3) and 1 < self.classes <= _OFFERED
 
     def examples(self, count: int = 3) -> str:
         """The first different values."""
@@ -90,10 +93,7 @@ def profiles(names: Iterable[str], records: Sequence[Record]) -> dict[str, Profi
     for record in records:
         for name, value in record.items():
             columns.setdefault(name, []).extend([] if is_missing(value) else [value])
-    texts = {name: [value for value in values if isinstance(value, str)] for name, values in columns.items()}
-    words = {name: sum(map(count_words, values)) / max(1, len(values)) for name, values in texts.items()}
-    classes = {name: len({spell_label(str(value)) for value in values}) for name, values in columns.items()}
-    return {name: Profile(name, values, words[name], classes[name]) for name, values in columns.items()}
+    return {name: Profile(name, values) for name, values in columns.items()}
 
 
 def is_missing(value: Any) -> bool:
@@ -101,17 +101,6 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float) and value != value)
-
-
-def is_words(value: Any) -> bool:
-    """Whether the value is a text that is not a number."""
-    if not isinstance(value, str) or not value.strip():
-        return False
-    try:
-        float(value)
-    except ValueError:
-        return True
-    return False
 
 
 def count_words(text: str) -> int:
@@ -128,66 +117,54 @@ def shown(value: Any, width: int = 40) -> str:
 def resolve(
     table: Table, columns: Columns, sample: list[Record], need: Sequence[str], hints: Columns, *, trust: bool
 ) -> tuple[Columns, list[str], dict[str, Profile]]:
-    """The names of the columns in this file (None: not there, or left out), remarks for the user, and what the columns
-    hold. Needed columns are always set, except the label's.
+    """The names of the columns ("": left out; those not needed may be absent from the file), remarks for the user, and
+    what the columns hold. Needed columns are always set, except the label's.
 
-    Args:
-        columns: names that are given. They are taken, whatever the columns hold.
-        sample: the first records.
-        need: the values that a row must have.
-        hints: names that are tried before the usual ones; "" leaves a usual one out.
-        trust: whether usual names count whatever their columns hold.
-
-    Raises:
-        UserError: no such column, a column named twice, no column that is clearly text.
+    columns: names that are given; they are taken, whatever the columns hold. sample: the first records. hints: names
+    that are tried before the usual ones; "" leaves a usual one out. trust: usual names count whatever their columns
+    hold. Raises UserError: no such column, a column named twice, no column that is clearly text.
     """
     looks = profiles(table.columns or (), sample)
-    available = list(looks)
     named = columns.given()
     for name in named.values():
-        if name not in available:
-            clause = nearest(name, available)
-            listed = f" (columns: {', '.join(available)})" if clause.startswith("did") else ""
+        if name not in looks:
+            clause = nearest(name, [*looks])
+            listed = f" (columns: {', '.join(looks)})" if clause.startswith("did") else ""
             raise UserError(f"{table.name} has no column '{name}': {clause}{listed}")
-        if list(named.values()).count(name) > 1:
-            twice = " and as ".join(what for what, same in named.items() if same == name)
-            leave = columns.ask("label", chr(34) * 2)
-            raise UserError(f"the column '{name}' is named as {twice}; name another one, or leave one out: {leave}")
-    usual = {name.lower(): name for name in reversed(available)}
-    late = table.columns is None  # in JSON, a label or source may first come after the records looked at
+        same = " and as ".join(what for what, other in named.items() if other == name)
+        if " and as " in same:
+            leave = columns.ask("label", "")
+            raise UserError(f"the column '{name}' is named as {same}; name another one, or leave one out: {leave}")
+    usual = {name.lower(): name for name in reversed(looks)}
     remarks: list[str] = []
 
-    def choose(what: What, *names: str) -> str | None:
+    def choose(what: What, *others: str) -> str | None:
         given, hint = getattr(columns, what), getattr(hints, what)
         if given or (given == "" and what != "text"):
-            return given or None
+            return given
         if hint == "" or (hint in looks and hint not in named.values()):
-            return hint or None
-        tried = dict.fromkeys(usual[name] for name in names if name in usual)
+            return hint
+        tried = dict.fromkeys(usual[name] for name in (what, *others) if name in usual)
         for name in tried:
             if name in named.values():
                 continue
-            why = "" if trust or table.plain or (what in need and what != "text") else _unfit(what, looks[name], looks)
-            if not why:
+            sure = trust or table.plain or (what in need and what != "text")
+            if sure or not (why := _unfit(what, looks[name], looks)):
                 return name
-            remedy = "" if what == "references" else f"; to take it: {columns.ask(what, shlex.quote(name))}"
+            remedy = "" if what == "references" else f"; to take it: {columns.ask(what, name)}"
             remarks.append(f"{table.name}: the column '{name}' is not taken for the {what}: {why}{remedy}")
-        return names[0] if late and what != "text" and not tried else None
+        # (In JSON, a label or source may first come after the records looked at.)
+        return None if what == "text" else "" if tried else what
 
-    text, label = choose("text", "text", "target"), choose("label", "label")
-    source, references = choose("source", "source"), choose("references", "references")
-    if table.headless and label is None and columns.label is None:
-        few = [look for name, look in looks.items() if look.could_be_labels and name not in named.values()]
-        few = [look for look in few if look.classes > 1] or few  # (a sorted file may begin with one class)
-        label = few[0].name if len(few) == 1 else None
-    if "source" in need and source not in available:
+    text, label, source, references = choose("text", "target"), choose("label"), choose("source"), choose("references")
+    if table.headless and label not in looks and columns.label is None:
+        few = [name for name, look in looks.items() if look.could_be_labels and name not in named.values()]
+        label = few[0] if len(few) == 1 else None
+    if "source" in need and source not in looks:
         source = "text" if table.plain else _clearest(table, columns, looks, [label], "source")
         text = None if text == source else text
-        if not table.plain:
-            remarks.append(f"{table.name}: the source is in the column '{source}'")
     if "text" in need and text is None:
         text = _clearest(table, columns, looks, [label, source], "text")
-        remarks.append(f"{table.name}: the text is in the column '{text}'")
     others = (None if name == text else name for name in (label, source, references))
     return type(columns)(text, *others), remarks, looks
 
@@ -200,8 +177,8 @@ def _unfit(what: What, look: Profile, looks: dict[str, Profile]) -> str:
         fits = all(isinstance(text, str) for texts in lists for text in texts)
     else:
         fits = what == "label" or not look.values or look.prose
-    if what == "text" and not fits and not any(isinstance(value, str) for value in look.values):
-        fits = not any(other.values and other.prose for other in looks.values())  # else the first row says what it is
+        if what == "text" and not any(isinstance(value, str) for value in look.values):
+            fits |= not any(other.prose for other in looks.values())  # else the first row says what it is
     if not fits:
         return f"{held}, which are not texts"
     if what == "source" and look.few(100, 10):
@@ -213,19 +190,16 @@ def _clearest(
     table: Table, columns: Columns, looks: dict[str, Profile], besides: Sequence[str | None], what: What
 ) -> str:
     """The only column of texts, or the one with by far the most words, not counting `besides`."""
-    found = [look for name, look in looks.items() if name not in besides and look.values and look.prose]
+    found = [look for name, look in looks.items() if name and name not in besides and look.prose]
     found = sorted((look for look in found if not look.few(20, 5)), key=lambda look: -look.words)
     if not found and what == "text":  # a file of sources only reads as texts
         found = [looks[name] for name in besides[1:] if name in looks]
     if found and (len(found) == 1 or found[0].words >= CLEARLY * found[1].words):
         return found[0].name
     usual = "'text' or 'target'" if what == "text" else f"'{what}'"
-    first = "" if table.columns is None else " (the first line must name the columns)"
-    if table.headless:
-        first = " (it has no header, so the columns are numbered)"
-    held = ", ".join(f"{look.name} ({look.examples(2)})" for look in list(looks.values())[:_SHOWN])
-    held += ", ..." * (len(looks) > _SHOWN)
+    how = table.form or ("the first line must name the columns" if table.columns else "")
+    held = ", ".join(f"{look.name} ({look.examples(2)})" for look in [*looks.values()][:_SHOWN])
     raise UserError(
-        f"{table.name} has no column {usual}, and none of its columns is clearly the {what}{first}: {held}; "
-        f"name it with {columns.ask(what)} (in Python {what}='COLUMN')"
+        f"{table.name} has no column {usual}, and none of its columns is clearly the {what}{how and f' ({how})'}: "
+        f"{held}; name it with {columns.ask(what)} (in Python {what}='COLUMN')"
     )

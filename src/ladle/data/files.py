@@ -1,42 +1,67 @@
-"""Reading files: lines, bytes, TOML and JSON, gzipped or not. `-` is standard input."""
+"""Reading files: lines, bytes, TOML and JSON, gzipped or not, and tables of any kind. `-` is standard input."""
 
 import codecs
 import gzip
 import io
 import json
 import os
-import re
 import sys
 import tomllib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from ladle.errors import UserError, first_line
+from ladle.errors import UserError
 
+NUL = "\0"
 STDIO = "-"  # the path that means standard input or standard output
 PathLike = str | os.PathLike[str]
+Record = dict[str, Any]  # from column to value
 
-AS_UTF8 = 'save it as "CSV UTF-8" in a spreadsheet program, or iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW'
-_MARKS = {  # (that of UTF-32 begins with that of UTF-16)
-    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
+_NOT_UTF8 = 'not UTF-8 text; convert it first: save it as "CSV UTF-8", or iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW'
+# (A mark of UTF-32 begins with one of UTF-16.)
+_MARKS = {"utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)}
+# What other files are, with what to do instead; the endings of their names, and the bytes with which they begin.
+_OTHER_FILES: dict[str, tuple[tuple[str, ...], tuple[bytes, ...]]] = {
+    'a spreadsheet, which is not read; save it as "CSV UTF-8" in the spreadsheet program': (
+        (".xlsx", ".xlsm", ".xls", ".xlsb", ".ods", ".numbers"), (),
+    ),
+    "a text document, which is not read; save it as plain text (UTF-8), one text a line": (
+        (".docx", ".doc", ".odt", ".rtf", ".pdf", ".pages", ".epub"), (b"%PDF-", b"{\\rtf"),
+    ),
+    "packed or a database, which is not read; unpack or export it first (gzip is read)": (
+        (".zip", ".7z", ".rar", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".db", ".sqlite"),
+        (b"BZh9", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"SQLite format"),
+    ),
+    'a spreadsheet, a document or an archive, which is not read; save it as "CSV UTF-8", or unpack it': (
+        (), (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"),
+    ),
 }  # fmt: skip
-_SHEET = 'a spreadsheet, which is not read; save it as "CSV UTF-8" in the spreadsheet program'
-_DOCUMENT = "a text document, which is not read; save it as plain text (UTF-8), one text a line"
-_PACKED = "packed or a database, which is not read; unpack or export it first (gzip is read)"
-_OFFICE = 'a spreadsheet, a document or an archive, which is not read; save it as "CSV UTF-8", or unpack it'
-_OTHER_ENDINGS = {
-    ".xlsx .xlsm .xls .xlsb .ods .numbers": _SHEET,
-    ".docx .doc .odt .rtf .pdf .pages .epub": _DOCUMENT,
-    ".zip .7z .rar .tar .tgz .bz2 .xz .zst .db .sqlite": _PACKED,
-}
-_OTHER_FILES = {
-    b"PK\x03\x04": _OFFICE, b"\xd0\xcf\x11\xe0": _OFFICE, b"%PDF-": _DOCUMENT, b"{\\rtf": _DOCUMENT, b"BZh9": _PACKED,
-    b"\xfd7zXZ": _PACKED, b"\x28\xb5\x2f\xfd": _PACKED, b"7z\xbc\xaf": _PACKED, b"SQLite format": _PACKED,
-}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """An open file: its name, its records with their line (or row) numbers, and its columns if the file names them (or
+    numbers them: headless). form: how the file was read, where a user may not expect it."""
+
+    name: str
+    records: Iterator[tuple[int, Record]]
+    columns: list[str] | None = None
+    by_line: bool = True
+    headless: bool = False
+    form: str = ""
+
+    @property
+    def plain(self) -> bool:
+        """Whether its records are bare texts, without other columns."""
+        return self.columns == ["text"]
+
+    def place(self, number: int) -> str:
+        """The place of a record, to begin an error message: `file:line`, or `file: row N` for files without lines."""
+        return f"{self.name}:{number}" if self.by_line else f"{self.name}: row {number}"
 
 
 @contextmanager
@@ -82,45 +107,27 @@ def read_lines(path: PathLike) -> Iterator[str]:
     name = name_of(path)
     with open_bytes(path) as stream:
         head = stream.peek(16)[:16]
-        if refusal := next((why for start, why in _OTHER_FILES.items() if head.startswith(start)), None):
-            raise UserError(f"{name} is {refusal}")
-        codec = next((codec for mark, codec in _MARKS.items() if head.startswith(mark)), None)
-        for number, line in enumerate(_decoded(stream, codec, name), start=1):
-            if "\0" in line:
-                before = line[: line.index("\0")][-20:]
-                what = f"a NUL character (\\0), which no text has, after {before!r}; remove it"
-                if line.count("\0") * 4 > len(line):  # UTF-16 without a mark, or no text at all
-                    what = f"not UTF-8 text; convert it first: {AS_UTF8}"
-                raise UserError(f"{name}:{number}: {what}")
-            if number == 1 and not line.endswith("\n") and "\r" in line:
-                yield from re.findall(r"[^\r]*\r|[^\r]+", line)
-            else:
-                yield line
-
-
-def _decoded(stream: io.BufferedReader, codec: str | None, name: str) -> Iterator[str]:
-    if codec is None:
-        for number, line in enumerate(stream, start=1):
+        ending = Path(name.lower().removesuffix(".gz")).suffix
+        for what, (endings, starts) in _OTHER_FILES.items():
+            if ending in endings or head.startswith(starts):
+                raise UserError(f"{name} is {what}")
+        lines: Iterable[bytes] = stream
+        if codec := next((codec for codec, marks in _MARKS.items() if head.startswith(marks)), None):
             try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                lines = io.BytesIO(stream.read().decode(codec).encode())
+            except UnicodeError:
+                raise UserError(f"{name}: not whole {codec.upper()} text; save it as UTF-8") from None
+        for number, raw in enumerate(lines, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                near = line[max(0, error.start - 20) : error.start].decode("utf-8", "replace")
-                after = f" (what cannot be read comes after {near!r})" if near else ""
-                raise UserError(f"{name}:{number}: not UTF-8 text; convert it first: {AS_UTF8}{after}") from None
-        return
-    text = io.TextIOWrapper(stream, codec, newline="\n")
-    try:
-        yield from text
-    except UnicodeError as error:
-        raise UserError(f"{name}: not whole {codec.upper()} text ({first_line(error)}); save it as UTF-8") from None
-    finally:
-        text.detach()  # else it closes the stream, which may be standard input
-
-
-def refused_ending(path: PathLike) -> str | None:
-    """Why a file with such an ending is not read, if it is not."""
-    ending = Path(name_of(path).lower().removesuffix(".gz")).suffix
-    return next((why for endings, why in _OTHER_ENDINGS.items() if ending and ending in endings.split()), None)
+                near = raw[max(0, error.start - 20) : error.start].decode("utf-8", "replace")
+                raise UserError(f"{name}:{number}: {_NOT_UTF8} (what cannot be read comes after {near!r})") from None
+            if NUL in line:
+                what = f"a NUL character (\\0), which no text has, after {line.split(NUL)[0][-20:]!r}; remove it"
+                # (Many of them: UTF-16 without a mark, or no text at all.)
+                raise UserError(f"{name}:{number}: {_NOT_UTF8 if line.count(NUL) * 4 > len(line) else what}")
+            yield from [line] if number > 1 or line.endswith("\n") else io.StringIO(line, newline="\r")
 
 
 def read_toml(path: PathLike, what: str, hint: str) -> dict[str, Any]:

@@ -3,12 +3,10 @@
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
 
+from ladle.data.files import Table
 from ladle.data.in_memory import dataset_table
-from ladle.data.tables import Record, Table
-from ladle.errors import LadleError, UserError, first_line
+from ladle.errors import LadleError, UserError, first_line, from_extra
 from ladle.hub import reaching_hub
 
 
@@ -24,23 +22,25 @@ def hub_tables(
     Raises:
         UserError: a missing extra, no such data set, no train split. LadleError: the hub cannot be reached.
     """
-    try:
+    with from_extra(f"the hub data set '{name}' needs", "datasets", "or use --data FILE"):
         datasets = importlib.import_module("datasets")
-    except ImportError:
-        raise UserError(
-            f"the hub data set '{name}' needs an extra: pip install 'ladle[datasets]'; "
-            "or use a local file (--data FILE)"
-        ) from None
-    loaded = _load(datasets, name, subset, streaming)
-    tables: dict[str, Table] = {}
-    for split, known in splits.items():
-        own = next((part for part in known if part in loaded), None)
-        if own is not None:
-            table = dataset_table(loaded[own], f"{name} ({own})")
-            tables[split] = replace(table, records=_told_records(name, table.records))
-    if "train" not in tables:
+    with _told(name), reaching_hub(name):
+        try:
+            loaded = datasets.load_dataset(name, subset, streaming=streaming)
+        except RuntimeError as error:
+            if "script" not in str(error):
+                raise
+            # Old sets (GEM's among them) are Python scripts, which `datasets` runs no more (issue 7693 there). The
+            # hub keeps their rows as Parquet on a branch, one folder a configuration (issue 8012 there).
+            kept = {"revision": "refs/convert/parquet", "data_dir": subset}
+            loaded = datasets.load_dataset(name, **kept, streaming=streaming)
+    found = {split: next((part for part in known if part in loaded), None) for split, known in splits.items()}
+    if found["train"] is None:
         raise UserError(f"the hub data set '{name}' has no train split; it has {', '.join(loaded)}")
-    return tables
+    # (A stream may break on the way.)
+    return {
+        split: dataset_table(loaded[part], f"{name} ({part})", _told(name)) for split, part in found.items() if part
+    }
 
 
 @contextmanager
@@ -52,21 +52,3 @@ def _told(name: str) -> Iterator[None]:
         raise LadleError(f"the hub cannot be reached for '{name}' ({first_line(error)}); or use --data FILE") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"hub data set '{name}': {first_line(error)}; or use --data FILE") from None
-
-
-def _load(datasets: Any, name: str, subset: str | None, streaming: bool) -> Any:
-    with _told(name), reaching_hub(name):
-        try:
-            return datasets.load_dataset(name, subset, streaming=streaming)
-        except RuntimeError as error:
-            if "script" not in str(error):
-                raise
-            # Old sets (GEM's among them) are Python scripts, which `datasets` runs no more (issue 7693 there). The
-            # hub keeps their rows as Parquet on a branch, one folder a configuration (issue 8012 there).
-            return datasets.load_dataset(name, revision="refs/convert/parquet", data_dir=subset, streaming=streaming)
-
-
-def _told_records(name: str, records: Iterator[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
-    """The same. A stream may break on the way."""
-    with _told(name):
-        yield from records

@@ -1,4 +1,4 @@
-"""The records of JSON in the forms in which people have it.
+"""JSON in the forms in which people have it.
 
 Those are: an object a line (JSON Lines); an array of objects, or of texts; an object with such an array inside; columns
 ({"text": [...]}); what pandas writes (`orient` columns, index, split, table); objects one after another.
@@ -6,48 +6,37 @@ Those are: an object a line (JSON Lines); an array of objects, or of texts; an o
 
 import json
 import re
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
+from ladle.data.files import Record, Table
 from ladle.errors import UserError
-
-Records = Iterator[tuple[int, dict[str, Any]]]  # with the number of their line or row
 
 _BLANK = re.compile(r"\s*")
 _NAMES = {str: "string", list: "list", int: "number", float: "number", bool: "boolean", type(None): "null"}
 _HELP = "give one object a line, or one array of objects"
 
 
-def json_records(name: str, lines: Iterator[str]) -> tuple[Records, bool, str]:
-    """The records of a JSON file that is not blank, whether their numbers are those of lines, and the form if it is
-    not one of the usual ones. JSON Lines are read when they are needed, other forms at once.
+def json_table(name: str, first: str, lines: Iterator[str]) -> Table:
+    """The table of a JSON file. JSON Lines are read when they are needed, other forms at once.
 
-    Raises:
-        UserError: not JSON, or none of these forms (`file:line`).
+    first: the first line that is not blank; lines: all lines. Raises UserError, now or while the records are read: not
+    JSON, or none of these forms (`file:line`).
     """
-    start: list[str] = []
-    filled = 0
-    for line in lines:
-        start.append(line)
-        filled += bool(line.strip())
-        if filled == 2 or (line.strip() and not _is_json(line)):
-            break
-    if filled == 2:  # and the first is JSON by itself
-        return _of_lines(name, chain(start, lines)), True, ""
-    text = "".join(chain(start, lines))
-    values = list(_values(name, text))
-    if len(values) > 1:
-        return (
-            ((number, _object(value, f"{name}:{number}")) for number, value in values),
-            True,
-            "objects one after another",
+    form = ""
+    if _is_json(first):
+        values: Iterator[tuple[int, Any]] = chain.from_iterable(
+            _values(name, line.rstrip(), number) for number, line in enumerate(lines, 1)
         )
-    begin, value = values[0]
-    found, form = _rows_of(name, value)
-    if found == [value]:
-        return iter([(begin, _object(value, f"{name}:{begin}"))]), True, form
-    return ((number, _object(value, f"{name}: row {number}")) for number, value in enumerate(found, 1)), False, form
+    else:
+        values, form = _values(name, "".join(lines)), "objects one after another"
+    start = list(islice(values, 2))
+    rows, form = _rows_of(name, start[0][1]) if len(start) == 1 else (None, form)
+    numbered: Iterable[tuple[int, Any]] = chain(start, values) if rows is None else enumerate(rows, 1)
+    table = Table(name, iter(numbered), by_line=rows is None, form=form)
+    return replace(table, records=_objects(table))
 
 
 def _is_json(line: str) -> bool:
@@ -58,11 +47,12 @@ def _is_json(line: str) -> bool:
     return True
 
 
-def _of_lines(name: str, lines: Iterator[str]) -> Records:
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            for _, value in _values(name, line.rstrip(), number):
-                yield number, _object(value, f"{name}:{number}")
+def _objects(table: Table) -> Iterator[tuple[int, Record]]:
+    for number, value in table.records:
+        if not isinstance(value, dict):
+            kind = _NAMES.get(type(value), "value")
+            raise UserError(f'{table.place(number)}: a JSON {kind}, not an object like {{"text": "..."}}')
+        yield number, value
 
 
 def _values(name: str, text: str, first_line: int = 1) -> Iterator[tuple[int, Any]]:
@@ -84,13 +74,13 @@ def _values(name: str, text: str, first_line: int = 1) -> Iterator[tuple[int, An
         line += text.count("\n", begin, at)
 
 
-def _rows_of(name: str, value: Any) -> tuple[list[Any], str]:
-    """The rows of a whole document, and its form."""
+def _rows_of(name: str, value: Any) -> tuple[list[Any] | None, str]:
+    """The rows of a whole document, and its form. None: the document is one row."""
     if isinstance(value, list):
         texts = bool(value) and all(isinstance(item, str) for item in value)
         return ([{"text": text} for text in value], "a list of texts") if texts else (value, "")
     if not isinstance(value, dict) or not value:
-        return [value], ""
+        return None, ""
     parts = list(value.values())
     lists = {key: part for key, part in value.items() if isinstance(part, list) and part and isinstance(part[0], dict)}
     if len(lists) > 1:
@@ -108,10 +98,4 @@ def _rows_of(name: str, value: Any) -> tuple[list[Any], str]:
         if all(key.isdecimal() for part in parts for key in part):
             keys = dict.fromkeys(chain.from_iterable(parts))
             return [{name: part.get(key) for name, part in value.items()} for key in keys], "rows from columns"
-    return [value], ""
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UserError(f'{where}: a JSON {_NAMES.get(type(value), "value")}, not an object like {{"text": "..."}}')
-    return value
+    return None, ""

@@ -6,22 +6,21 @@ the same errors. A row is a dict with `text` and, if the data have them, `label`
 """
 
 import os
-import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, Literal, TypedDict
 
-from ladle.data.columns import COLUMN_NAMES, Columns, Profile, is_missing, resolve
+from ladle.data.columns import COLUMN_NAMES, NO_NAMES, Columns, Profile, is_missing, resolve
+from ladle.data.files import Record, Table
 from ladle.data.in_memory import RowSource, rows_table
 from ladle.data.labels import spell_label
-from ladle.data.tables import Record, Table, read_table
+from ladle.data.tables import read_table
 from ladle.errors import UserError
 
 _LOOK_AT = 1000  # records looked at to learn what the columns of a file hold
 _CLASSES_SHOWN = 8
-_OFFERED = 20  # classes at most; a column with more is hardly one of labels
 
 Need = Literal["text", "source", "label"]
 Empty = Literal["drop", "keep", "refuse"]
@@ -49,100 +48,76 @@ def counted(number: int, noun: str) -> str:
 
 @dataclass
 class Taken:
-    """What was read of a file: its columns, what they hold, how many rows were used. Filled while the rows are read."""
+    """What was read of a table, and of more tables with the same columns. Filled while the rows are read.
+
+    brief: whether `lines` are not shown, so that `notes` say which columns were found by their contents, and nothing of
+    labels, from which nobody learns.
+    """
 
     table: Table
+    more: Iterable[Table] = ()
+    brief: bool = False
+    files: int = 1
     columns: Columns = Columns()
     looks: dict[str, Profile] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
-    rows: int = 0
     dropped: Counter[Need] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     unlabelled: Counter[str] = field(default_factory=Counter)
     """What stood in place of labels, in the rows that were used."""
 
-    files: int = 1
-
     @property
     def name(self) -> str:
-        """The file's name, for messages."""
+        """The first file's name, for messages."""
         return self.table.name + (f" and {counted(self.files - 1, 'more file')}" if self.files > 1 else "")
-
-    def add(self, other: "Taken") -> None:
-        """Account for another file of the same set too."""
-        self.files += 1
-        self.rows += other.rows
-        for name in ("dropped", "labels", "unlabelled"):
-            getattr(self, name).update(getattr(other, name))
-        self.remarks += other.remarks
-        if other.columns != self.columns:
-            columns = ", ".join(f"{what} '{name}'" for what, name in other.columns.given().items())
-            self.remarks.append(f"{other.table.name}: its columns are {columns}, other than before")
 
     @property
     def found(self) -> Columns:
         """The columns that the file has."""
         return Columns(**{what: name for what, name in self.columns.given().items() if name in self.looks})
 
-    def as_hints(self) -> Columns:
-        """The same columns, for other files of the same data: a usual name that was left aside is so there too."""
-        found = {name.lower() for name in self.looks}
-        left_aside = {what: "" for what in ("label", "source", "references") if what in found}
-        return Columns(**left_aside | self.columns.given())
-
-    @property
-    def other_remarks(self) -> list[str]:
-        """The remarks that `lines` does not make needless."""
-        return [remark for remark in self.remarks if " is in the column " not in remark]
-
     def lines(self) -> list[str]:
         """What was taken for text, source and label, with examples, for the user."""
-        name, names = self.name, self.columns
+        name, names = self.name, self.found
         lines = [f"{name}: {self.table.form}"] if self.table.form else []
         for what, column in (("text", names.text), ("source", names.source)):
-            if column in self.looks:
+            if column:
                 where = "one a line" if self.table.plain else f"column '{column}'"
                 lines.append(f"{name}: {what} is {where}: {self.looks[column].examples()}")
         if self.labels:
-            lines.append(f"{name}: label is column '{names.label}': {_classes(self.labels)}")
+            found = [f"{label} ({counted(count, 'row')})" for label, count in self.labels.most_common(_CLASSES_SHOWN)]
+            found += ["..."] * (len(self.labels) > _CLASSES_SHOWN)
+            what = f"{counted(len(self.labels), 'label')}: {', '.join(found)}"
+            lines.append(f"{name}: label is column '{self.columns.label}': {what}")
         elif not self.table.plain:
             lines.append("; ".join([f"{name}: no labels", *self.offers()]))
         return lines
 
     def offers(self) -> list[str]:
         """The columns that could be labels."""
-        others = [look for look in self.looks.values() if look.name not in vars(self.columns).values()]
-        found = [look for look in others if look.could_be_labels and 1 < look.classes <= _OFFERED][:3]
-        ask = [self.columns.ask("label", shlex.quote(look.name)) for look in found]
-        held = [f"would use its {look.classes} values ({look.examples(2)})" for look in found]
-        return list(map(" ".join, zip(ask, held, strict=True)))
+        ask, named = self.columns.ask, vars(self.columns).values()
+        found = [look for name, look in self.looks.items() if look.could_be_labels and name not in named][:3]
+        return [f"{ask('label', x.name)} would use its {x.classes} values ({x.examples(2)})" for x in found]
 
-    def notes(self, *, labels: bool = True) -> list[str]:
+    def notes(self) -> list[str]:
         """What the user must know about the rows: those left out, and labels from which little can be learnt."""
-        name, total = self.name, self.rows + self.dropped.total()
-        of_all = f"of {total:,} rows dropped"
+        name, used = self.name, self.labels.total() + self.unlabelled.total()
+        of_all = f"of {used + self.dropped.total():,} rows dropped"
         notes = [f"{name}: {count:,} {of_all}, {_LACKING[lost][1]}" for lost, count in self.dropped.items()]
-        if not labels:
+        notes = self.remarks + notes
+        if self.brief or used < 2:
             return notes
-        if self.unlabelled and self.rows > 1 and (self.labels or self.columns.label in self.looks):
+        if self.unlabelled and (self.labels or self.found.label):
             missing = ", ".join(f"'{value}'" for value in list(self.unlabelled)[:4])
-            count = self.unlabelled.total()
-            notes.append(f"{name}: {count:,} of {self.rows:,} rows have no label ({missing}); they count as unlabelled")
-        if len(self.labels) == 1 and self.rows > 1:
+            count = f"{self.unlabelled.total():,} of {used:,} rows"
+            notes.append(f"{name}: {count} have no label ({missing}); they count as unlabelled")
+        if len(self.labels) == 1:
             notes.append(f"{name}: all rows have one label, '{next(iter(self.labels))}': it tells nothing apart")
-        lone = [label for label, count in self.labels.items() if count == 1]
-        if lone and (len(lone) < len(self.labels) or self.rows > 10):
-            which = ", ".join(f"'{label}'" for label in lone[:4]) + ", ..." * (len(lone) > 4)
-            one = len(lone) == 1
-            what = f"the label {which} has one row" if one else f"{len(lone)} labels have one row each ({which})"
-            notes.append(f"{name}: {what}, from which it can hardly be learnt")
+        lone = [f"'{label}'" for label, count in self.labels.items() if count == 1]
+        if lone and (len(lone) < len(self.labels) or used > 10):
+            which = ", ".join(lone[:4] + ["..."] * (len(lone) > 4))
+            notes.append(f"{name}: labels with one row, from which they can hardly be learnt: {which}")
         return notes
-
-
-def _classes(labels: Counter[str]) -> str:
-    """Labels with their rows, the most frequent first."""
-    found = [f"{label} ({counted(count, 'row')})" for label, count in labels.most_common(_CLASSES_SHOWN)]
-    return f"{counted(len(labels), 'label')}: {', '.join(found)}{', ...' * (len(labels) > _CLASSES_SHOWN)}"
 
 
 def read_rows(
@@ -179,22 +154,23 @@ def read_rows(
         UserError: bad input, in one line. Errors in a row begin with `file:line` (in memory `name: row N`).
     """
     columns = columns or Columns()
-    read = Taken(open_table(source, columns, name))
+    read = Taken(open_table(source, columns, name), brief=taken is None)
     rows = list(iter_rows(read, columns, need=need, empty=empty, hints=hints()))
     if taken is not None:
         taken += read.lines()
     if notes is not None:
-        notes += [f"{read.name}: {read.table.form}"] if read.table.form and taken is None else []
-        notes += [*(read.remarks if taken is None else read.other_remarks), *read.notes(labels=taken is not None)]
+        notes += read.notes()
     return rows
 
 
-def read_and_tell(source: RowSource, columns: Columns | None, log: Callable[[str], None], **options: Any) -> list[Row]:
-    """`read_rows`, with what was taken and the notes told to `log`."""
+def read_and_tell(
+    source: RowSource, columns: Columns | None, log: Callable[[str], None], *, brief: bool = False, **options: Any
+) -> list[Row]:
+    """`read_rows`, with what was taken (unless brief) and the notes told to `log`."""
     taken: list[str] = []
     notes: list[str] = []
-    rows = read_rows(source, columns, taken=taken, notes=notes, **options)
-    for line in (*taken, *notes):
+    rows = read_rows(source, columns, taken=None if brief else taken, notes=notes, **options)
+    for line in taken + notes:
         log(line)
     return rows
 
@@ -209,56 +185,58 @@ def open_table(source: RowSource, columns: Columns, name: str = "data") -> Table
 
 
 def iter_rows(
-    read: Taken,
-    columns: Columns,
-    *,
-    need: Sequence[Need] = ("text",),
-    empty: Empty = "drop",
-    hints: Columns = Columns(),  # noqa: B008 (frozen)
+    read: Taken, columns: Columns, *, need: Sequence[Need] = ("text",), empty: Empty = "drop", hints: Columns = NO_NAMES
 ) -> Iterator[Row]:
-    """Yield the rows of a table, as `read_rows` returns them, and account for them in `read`."""
-    table = read.table
-    records = ((number, _flat(record)) for number, record in table.records)
-    first = list(islice(records, _LOOK_AT))
-    sample = [record for _, record in first]
-    names, remarks, read.looks = resolve(table, columns, sample, need, hints, trust=empty == "keep")
-    read.columns, dropped = names, read.dropped
-    read.remarks += remarks
-    for number, record in chain(first, records):
-        row = _to_row(record, names, table, number, empty)
-        lacking = _lacking(row, record, names, need, empty)
-        if lacking is None:
-            read.rows += 1
+    """Yield the rows of the tables of `read`, as `read_rows` returns them, and account for them there."""
+    for table in chain([read.table], read.more):
+        records = ((number, _flat(record)) for number, record in table.records)
+        first = list(islice(records, _LOOK_AT))
+        sample = [record for _, record in first]
+        names, remarks, looks = resolve(table, columns, sample, need, hints, trust=empty == "keep")
+        read.remarks += remarks
+        for what in need if read.brief and not table.plain else ():
+            column = getattr(names, what) or what
+            if column.lower() != what and column not in ("target", getattr(columns, what), getattr(hints, what)):
+                read.remarks.append(f"{table.name}: the {what} is in the column '{column}'")
+        if table is read.table:
+            read.columns, read.looks, hints = names, looks, names
+            read.remarks += [f"{table.name}: {table.form}"] if table.form and read.brief else []
+        else:
+            read.files += 1
+        used, before = False, read.dropped.copy()
+        for number, record in chain(first, records):
+            try:
+                row = _to_row(record, names, empty)
+                lacking = next((what for what in need if _lacks(row, record, names, what, empty)), None)
+                if lacking and empty != "drop" and not table.plain:
+                    raise UserError(f"{_held(record, names, lacking)}; each row needs one")
+            except UserError as error:
+                raise UserError(f"{table.place(number)}: {error}") from None
+            if lacking:
+                read.dropped[lacking] += 1
+                continue
+            used = True
             if "label" in row:
                 read.labels[row["label"]] += 1
-            elif names.label is not None:
-                read.unlabelled[str(record.get(names.label, ""))] += 1
+            else:
+                read.unlabelled[str(record.get(names.label, "")) if names.label else ""] += 1
             yield row
-            continue
-        if empty != "drop" and not table.plain:
-            raise UserError(f"{table.place(number)}: {_given(record, names, lacking)}; each row needs one")
-        dropped[lacking] += 1
-    if not read.rows:
-        lost = next(iter(dropped), need[0])
-        what = f"rows: {dropped.total():,}, {lost} column: '{getattr(names, lost) or lost}'"
-        hint = ""
-        if lost == "label" and not columns.label:
-            hint = "; " + ("; ".join(read.offers()) or f"name the label column with {columns.ask('label')}")
-        raise UserError(f"{table.name} has no rows with {_LACKING[lost][0]} ({what}){hint}")
+        if not used:
+            dropped = read.dropped - before
+            lost = next(iter(dropped), need[0])
+            found = f"rows: {dropped.total():,}, {lost} column: '{getattr(names, lost) or lost}'"
+            offers = read.offers() or [f"name the label column with {columns.ask('label')}"]
+            hint = "; ".join(["", *offers]) if lost == "label" and not columns.label else ""
+            raise UserError(f"{table.name} has no rows with {_LACKING[lost][0]} ({found}){hint}")
 
 
-def _lacking(row: Row, record: Record, names: Columns, need: Sequence[Need], empty: Empty) -> Need | None:
-    """The first needed value that the row lacks."""
-    for value in need:
-        there = isinstance(record.get(getattr(names, value)), str) if empty == "keep" else row.get(value)
-        if not there:
-            return value
-    return None
+def _lacks(row: Row, record: Record, names: Columns, what: Need, empty: Empty) -> bool:
+    return not (isinstance(record.get(getattr(names, what)), str) if empty == "keep" else row.get(what))
 
 
-def _given(record: Record, names: Columns, value: Need) -> str:
+def _held(record: Record, names: Columns, what: Need) -> str:
     """What a record holds in place of a needed value."""
-    column = getattr(names, value) or value
+    column = getattr(names, what) or what
     return f"'{column}' is {record[column]!r:.40}" if column in record else f"no '{column}' among {', '.join(record)}"
 
 
@@ -270,45 +248,36 @@ def _flat(record: Record) -> Record:
     return {**record, **parts, **record} if parts else record  # in this order, and no part takes a column's place
 
 
-def _to_row(record: Record, names: Columns, table: Table, number: int, empty: Empty) -> Row:
-    row = Row(text=_string(record, names.text, table, number) if names.text is not None else "")
-    if names.label is not None and (label := _label(record, names, table, number)):
+def _to_row(record: Record, names: Columns, empty: Empty) -> Row:
+    """UserError for a value that is not what its column must hold."""
+    found = {what: record.get(name) for what, name in names.given().items()}
+    row = Row(text=_string(found.get("text"), names.text))
+    label = found.get("label")
+    if isinstance(label, list | dict):
+        raise UserError(f"'{names.label}' is {label!r:.40}, not one label; to leave it out: {names.ask('label', '')}")
+    if label := spell_label(_string(label, names.label) if isinstance(label, str) else label):
         row["label"] = label
-    if names.source is not None and (source := _string(record, names.source, table, number)):
+    if source := _string(found.get("source"), names.source):
         row["source"] = source
-    if names.references is not None and (references := _references(record, names, table, number)):
+    texts = found.get("references")
+    texts = [texts] if isinstance(texts, str) else [] if is_missing(texts) else texts
+    if not isinstance(texts, list | tuple):
+        leave = f"to leave it out: {names.ask('references', '')}"
+        raise UserError(f"'{names.references}' is {texts!r:.40}, not a list of strings; {leave}")
+    if references := [text for item in texts if (text := _string(item, names.references))]:
         row["references"] = references
         if empty == "drop":  # (an empty sample stays empty)
             row["text"] = row["text"] or references[0]
     return row
 
 
-def _string(record: Record, name: str, table: Table, number: int) -> str:
-    value = record.get(name)
-    if value is None or (not isinstance(value, str) and is_missing(value)):
-        return ""
+def _string(value: Any, column: str | None) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{table.place(number)}: '{name}' is {value!r:.40}, not a string")
+        if is_missing(value):
+            return ""
+        raise UserError(f"'{column}' is {value!r:.40}, not a string")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError(f"{table.place(number)}: '{name}' holds half a surrogate pair (\\ud800-\\udfff)") from None
+        raise UserError(f"'{column}' holds half a surrogate pair (\\ud800-\\udfff)") from None
     return value.strip()
-
-
-def _label(record: Record, names: Columns, table: Table, number: int) -> str | None:
-    value = record.get(str(names.label))
-    if isinstance(value, list | dict):
-        leave = f"to leave it out: {names.ask('label', chr(34) * 2)}"
-        raise UserError(f"{table.place(number)}: '{names.label}' is {value!r:.40}, not one label; {leave}")
-    return spell_label(_string(record, str(names.label), table, number) if isinstance(value, str) else value)
-
-
-def _references(record: Record, names: Columns, table: Table, number: int) -> list[str]:
-    name, value = str(names.references), record.get(str(names.references))
-    values = [value] if isinstance(value, str) else [] if is_missing(value) else value
-    if not isinstance(values, list | tuple):
-        leave = f"to leave it out: {names.ask('references', chr(34) * 2)}"
-        raise UserError(f"{table.place(number)}: '{name}' is {value!r:.40}, not a list of strings; {leave}")
-    texts = (_string({name: item}, name, table, number) for item in values)
-    return [text for text in texts if text]

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,18 +13,20 @@ from typing import Self
 from pydantic import Field
 
 from ladle.config import Config
-from ladle.data.columns import Columns
-from ladle.data.files import STDIO, PathLike
+from ladle.data.columns import NO_NAMES, Columns
+from ladle.data.files import STDIO, PathLike, Table
 from ladle.data.hub import hub_tables
 from ladle.data.in_memory import RowSource
 from ladle.data.row_portions import Portions
 from ladle.data.rows import Row, Taken, iter_rows, open_table
-from ladle.data.tables import ENDINGS, Table, kind_of
+from ladle.data.tables import ENDINGS, kind_of
 from ladle.errors import UserError
 from ladle.storage.writing import RUN
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
 _SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+# The name of a split's file before its ending, or of a part of it: train, train-00000-of-00004, train_2.
+_SPLIT_FILE = re.compile(rf"({'|'.join(_SPLIT_OF)})([-_]\d.*)?")
 
 Data = RowSource | Mapping[str, RowSource] | None  # rows, or the rows of each split; None: those that the config names
 # Settings of a recipe that describe its own data set, and not a file that replaces it.
@@ -47,11 +49,9 @@ class DataConfig(Config):
     label: str | None = None
     """The column of the class labels. By default `label`, if the data have that column. "" uses no labels."""
     source: str | None = None
-    """The column of the source texts. By default `source`, if the data have that column and it holds texts. "" uses no
-    sources."""
+    """The column of the source texts. By default `source`, if that column holds texts. "" uses no sources."""
     references: str | None = None
-    """The column of further good texts for a source (lists). By default `references`, if the data have that column. ""
-    uses none."""
+    """The column of further good texts for a source (lists). By default `references`. "" uses none."""
     valid_path: str | None = None
     """A file of validation rows: held-out rows on which the training measures itself."""
     test_path: str | None = None
@@ -99,7 +99,7 @@ class Splits:
         return self.portions(epoch) if self.portions else self.train
 
 
-def load_splits(config: DataConfig, data: Data = None, hints: Columns = Columns()) -> Splits:  # noqa: B008 (frozen)
+def load_splits(config: DataConfig, data: Data = None, hints: Columns = NO_NAMES) -> Splits:
     """Read all rows that a run needs. If no valid rows are given, they are split off the train rows.
 
     All rows with the same source (without sources: the same text) stay on one side of the split. A hash of the source
@@ -118,12 +118,12 @@ def load_splits(config: DataConfig, data: Data = None, hints: Columns = Columns(
     notes: list[str] = []
     if config.rows_in_memory is not None:
         return _load_in_portions(config, data, config.rows_in_memory, notes, hints)
-    parts, read = _read(_tables(config, data, notes), config, hints, notes)
+    parts, accounts = _read(_tables(config, data, notes), config, hints, notes)
     train = _limited("train", parts["train"], config.max_rows, "max_rows", notes)
     train, valid = (train, parts["valid"]) if "valid" in parts else _split_off(train, config, notes)
     # (Of a source whose rows are held out, those that are too many are not trained on either.)
     valid = _limited("valid", valid, config.max_valid_rows, "max_valid_rows", notes)
-    return Splits(train, valid, parts.get("test", []), notes, None, read.lines(), read.found)
+    return Splits(train, valid, parts.get("test", []), notes, None, accounts[0].lines(), accounts[0].found)
 
 
 def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str], hints: Columns) -> Splits:
@@ -131,20 +131,18 @@ def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str
     rows are. The held-out rows of the first portion are the valid rows; the rest of them are not used."""
     sources = data.values() if isinstance(data, Mapping) else [config.path if data is None else data]
     if any(isinstance(source, Iterator) or source == STDIO for source in sources):
-        raise UserError(
-            "data.rows_in_memory reads the data more than once, which an iterator or standard input does not allow; "
-            "give a file or a list"
-        )
+        once = "an iterator or standard input"
+        raise UserError(f"data.rows_in_memory reads the data more than once; give a file or a list, not {once}")
     if config.max_rows is not None:
         raise UserError("data.max_rows and data.rows_in_memory cannot be used together; give one of them")
     tables = _tables(config, data, notes)
     fraction = config.valid_fraction if "valid" not in tables and config.max_valid_rows else 0.0
     held_out: list[Row] = []
-    reads: list[Taken] = []
+    first = Taken(next(tables["train"]), tables["train"])
 
     def read() -> Iterator[Row]:
-        reads.clear()
-        for row in _rows(_tables(config, data, [])["train"], config, hints, reads):
+        again = _tables(config, data, [])["train"] if first.looks else None
+        for row in iter_rows(Taken(next(again), again) if again else first, config.columns, hints=hints):
             if int.from_bytes(_rank(_group(row, by_source=True))) >= fraction * 2**64:
                 yield row
             elif len(held_out) < config.max_valid_rows:
@@ -154,10 +152,9 @@ def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str
     train = portions(0)
     if not train:
         raise UserError("all rows are held out; lower data.valid_fraction or give more rows")
-    first = reads[0]
-    notes += first.other_remarks
+    notes += first.remarks
     taken = first.lines()
-    parts, _ = _read({k: v for k, v in tables.items() if k != "train"}, config, first.as_hints(), notes)
+    parts, _ = _read({k: v for k, v in tables.items() if k != "train"}, config, first.columns, notes)
     valid = _limited("valid", parts.get("valid", held_out), config.max_valid_rows, "max_valid_rows", notes)
     notes.append(f"train: {len(train):,} rows at a time, the next portion in each epoch (rows_in_memory)")
     # (A copy: later portions may hold out more.)
@@ -203,37 +200,23 @@ def _given_splits(data: Mapping[str, RowSource], notes: list[str]) -> dict[str, 
         else:
             found[split] = [rows]
     if "train" not in found:
-        raise UserError(
-            f"data has no train rows; it has {', '.join(map(str, data)) or 'nothing'}; give {{'train': rows}}"
-        )
+        names = ", ".join(map(str, data)) or "nothing"
+        raise UserError(f"data has no train rows; it has {names}; give {{'train': rows}}")
     return found
 
 
 def _read(
-    tables: Mapping[str, Iterable[Table]], config: DataConfig, hints: Columns, notes: list[str]
-) -> tuple[dict[str, list[Row]], Taken]:
-    """The rows of each split, and an account of the first one, train if it is there."""
+    tables: Mapping[str, Iterator[Table]], config: DataConfig, hints: Columns, notes: list[str]
+) -> tuple[dict[str, list[Row]], list[Taken]]:
+    """The rows of each split, and the accounts of them. The columns of the first one (train, if it is there) count."""
     parts: dict[str, list[Row]] = {}
     accounts: list[Taken] = []
     for split in (split for split in SPLIT_NAMES if split in tables):
-        reads: list[Taken] = []
-        parts[split] = list(_rows(tables[split], config, accounts[0].as_hints() if accounts else hints, reads))
-        for other in reads[1:]:
-            reads[0].add(other)
-        accounts.append(reads[0])
-        notes += reads[0].other_remarks if split == "train" else []
-        notes += reads[0].notes(labels=split == "train")
-        notes += reads[0].lines() if reads[0].columns.text != accounts[0].columns.text else []
-    return parts, accounts[0] if accounts else Taken(Table("", iter(())))
-
-
-def _rows(tables: Iterable[Table], config: DataConfig, hints: Columns, reads: list[Taken]) -> Iterator[Row]:
-    """The rows of all tables. Their accounts are appended to `reads`; the first one's columns count for the others."""
-    for table in tables:
-        reads.append(Taken(table))
-        yield from iter_rows(reads[-1], config.columns, hints=reads[0].as_hints() if len(reads) > 1 else hints)
-        if len(reads) > 1:
-            reads[-1].looks = {}  # (there may be thousands of files)
+        read = Taken(next(tables[split]), tables[split], brief=split != "train")
+        parts[split] = list(iter_rows(read, config.columns, hints=accounts[0].columns if accounts else hints))
+        accounts.append(read)
+        notes += read.notes()
+    return parts, accounts
 
 
 def _split_paths(path: PathLike) -> dict[str, list[RowSource]]:
@@ -242,33 +225,24 @@ def _split_paths(path: PathLike) -> dict[str, list[RowSource]]:
     folder = Path(path)
     if not folder.is_dir():  # (standard input among them)
         return {"train": [os.fspath(path)]}
-    found: dict[str, list[str]] = {}
     own = RUN.names if RUN.wrote(folder) else ()  # (a run folder may be its own data folder)
     names = sorted(name for name in os.listdir(folder) if kind_of(name) and name[0] != "." and name not in own)
+    found: dict[str, list[str]] = {}
+    kinds: dict[str, set[str | None]] = {}  # of the parts of a split, or the name of its one file
     for name in names:
-        split = _split_of(name)
-        if split is None:
-            continue
-        others = found.setdefault(split, [])
-        if others and (not _is_part(name) or not _is_part(others[0]) or kind_of(name) != kind_of(others[0])):
-            raise UserError(f"{path} has two files of {split} rows, {others[0]} and {name}; keep one of them")
-        others.append(name)
+        if named := _SPLIT_FILE.fullmatch(name.lower().split(".")[0]):
+            split = _SPLIT_OF[named[1]]
+            found.setdefault(split, []).append(name)
+            kinds.setdefault(split, set()).add(kind_of(name) if named[2] else name)
+            if len(kinds[split]) > 1:
+                one = found[split][0]
+                raise UserError(f"{path} has two files of {split} rows, {one} and {name}; keep one of them")
     if names and not found:  # files of any names, all of them to train on
         found["train"] = names
     if "train" not in found:
         has = f"it has {', '.join(names[:8])}" if names else "it has no data files"
         raise UserError(f"{path} has no train file, such as train.jsonl ({', '.join(ENDINGS)}, or + .gz); {has}")
     return {split: [str(folder / name) for name in files] for split, files in found.items()}
-
-
-def _split_of(name: str) -> str | None:
-    """The split that a file is named after: train.jsonl, or a part of it, train-00000-of-00004.parquet, train_2.csv."""
-    return _SPLIT_OF.get(re.sub(r"[-_]\d.*$", "", name.lower().split(".")[0]))
-
-
-def _is_part(name: str) -> bool:
-    """Whether the file is one of several parts: its name has a number."""
-    return bool(re.search(r"[-_]\d", name.split(".")[0]))
 
 
 def _split_off(rows: list[Row], config: DataConfig, notes: list[str]) -> tuple[list[Row], list[Row]]:

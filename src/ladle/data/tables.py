@@ -1,56 +1,27 @@
 """The records of a data file: JSON Lines, CSV, TSV, plain text or Parquet, gzipped or not.
 
-A record is a dict of the file's columns. `ladle.data.rows` decides what the columns mean.
+`ladle.data.rows` decides what the columns mean.
 """
 
 import importlib
 import io
-import json
 import os
+import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from itertools import chain
-from typing import Any
 
-from ladle.data.delimited import MARKS, read_delimited
-from ladle.data.files import STDIO, PathLike, name_of, open_bytes, read_lines, refused_ending
-from ladle.data.json_forms import json_records
-from ladle.errors import UserError, first_line
+from ladle.data.delimited import MARKS, delimited_table
+from ladle.data.files import STDIO, PathLike, Record, Table, name_of, open_bytes, read_lines
+from ladle.data.json_forms import json_table
+from ladle.errors import UserError, first_line, from_extra
 
 ENDINGS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".txt": "text",
+    ".jsonl": "json", ".ndjson": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv", ".txt": "text",
     ".parquet": "parquet",
-}
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Table:
-    """An open file: its name, its records with their line (or row) numbers, and its columns if the file names them (or
-    numbers them: headless). form: how the file was read, where a user may not expect it."""
-
-    name: str
-    records: Iterator[tuple[int, Record]]
-    columns: list[str] | None = None
-    by_line: bool = True
-    headless: bool = False
-    form: str = ""
-
-    @property
-    def plain(self) -> bool:
-        """Whether its records are bare texts, without other columns."""
-        return self.columns == ["text"]
-
-    def place(self, number: int) -> str:
-        """The place of a record, to begin an error message: `file:line`, or `file: row N` for files without lines."""
-        return f"{self.name}:{number}" if self.by_line else f"{self.name}: row {number}"
+}  # fmt: skip
+_JSON = re.compile(r'\{\s*("|\}|$)|\[\s*(["{]|$)')
+_EXCELS = re.compile(r'"?sep=.?"?')  # Excel's own first line names the delimiter, which the rows show
 
 
 def kind_of(path: PathLike) -> str | None:
@@ -72,54 +43,39 @@ def read_table(path: PathLike, header_names: frozenset[str] = frozenset()) -> Ta
     """
     name = name_of(path)
     kind = None if os.fspath(path) == STDIO else kind_of(path)
-    if kind is None and (why := refused_ending(path)) and os.path.exists(path):
-        raise UserError(f"{name} is {why}")
     if kind == "parquet" or (kind is None and _is_parquet(path)):
         return _parquet(path)
     lines = read_lines(path)
-    blank: list[str] = []
+    before: list[str] = []
     for first in lines:
+        if kind != "text" and _EXCELS.fullmatch(first.strip()):
+            kind, first = kind or "csv", "\n"  # (blank lines are no rows, but count)
         if first.strip():
             break
-        blank.append(first)
+        before.append(first)
     else:
         raise UserError(f"{name} is empty")
-    lines = chain(blank, [first], lines)
-    found = _sniff(first, header_names)
-    forms = []
-    if kind is None:
-        kind = found
-        if os.fspath(path) != STDIO and kind == "text":
-            forms.append("read as plain text, one text a line")
-    elif kind == "text" and (found := "tsv" if "\t" in first else found) != "text":
-        forms.append(f"read as plain text, one text a line; if it is a table, give it the ending .{found}")
-    match kind:
-        case "json" | "jsonl":
-            records, by_line, form = json_records(name, lines)
-            columns, headless = None, False
-        case "csv" | "tsv":
-            columns, rows, headless, form = read_delimited(name, lines, header_names, tsv=kind == "tsv")
-            records, by_line = ((number, dict(zip(columns, cells, strict=True))) for number, cells in rows), True
-        case _:
-            return Table(
-                name, ((n, {"text": line}) for n, line in enumerate(lines, 1)), ["text"], form="; ".join(forms)
-            )
-    return Table(name, records, columns, by_line, headless, "; ".join([*forms, *([form] if form else [])]))
+    lines = chain(before, [first], lines)
+    found, form = _sniff(first, header_names), ""
+    if kind == "text" and (found := "tsv" if "\t" in first else found) != "text":
+        form = f"read as plain text, one text a line; if it is a table, give it the ending .{found}"
+    elif kind is None and found == "text" and os.fspath(path) != STDIO:
+        form = "read as plain text, one text a line"
+    kind = kind or found
+    if kind == "json":
+        return json_table(name, first, lines)
+    if kind in ("csv", "tsv"):
+        return delimited_table(name, first, lines, header_names, tsv=kind == "tsv")
+    return Table(name, ((n, {"text": line}) for n, line in enumerate(lines, 1)), ["text"], form=form)
 
 
 def _sniff(line: str, header_names: frozenset[str]) -> str:
     """The kind of file that begins with such a line."""
     start = line.strip()
-    if start[0] in "[{":
-        try:
-            value = json.loads(start)
-        except (ValueError, RecursionError):
-            return "json" if start in ("[", "{") or start.startswith(("[{", '{"')) else "text"
-        rows = value if isinstance(value, list) else [value]
-        return "json" if rows and all(isinstance(row, dict | str) for row in rows) else "text"
-    names = (mark for mark in MARKS if header_names & {cell.strip(' "').lower() for cell in start.split(mark)})
-    mark = next(names, None)
-    return "text" if mark is None else "tsv" if mark == "\t" else "csv"
+    if _JSON.match(start):
+        return "json"
+    marks = (mark for mark in MARKS if header_names & {cell.strip(' "').lower() for cell in start.split(mark)})
+    return {None: "text", "\t": "tsv"}.get(next(marks, None), "csv")
 
 
 def _is_parquet(path: PathLike) -> bool:
@@ -131,11 +87,9 @@ def _is_parquet(path: PathLike) -> bool:
 
 def _parquet(path: PathLike) -> Table:
     name = name_of(path)
-    try:
+    with from_extra(f"reading {name} needs", "parquet", "pyarrow"):
         parquet = importlib.import_module("pyarrow.parquet")
         arrow_error = importlib.import_module("pyarrow").ArrowException
-    except ImportError:
-        raise UserError(f"reading {name} needs pyarrow: pip install 'ladle[parquet]'") from None
 
     @contextmanager
     def told() -> Iterator[None]:
@@ -144,14 +98,12 @@ def _parquet(path: PathLike) -> Table:
         except (arrow_error, OSError) as error:
             raise UserError(f"{name} is not a complete Parquet file ({first_line(error)}); copy it again") from None
 
-    with ExitStack() as stack, told():
-        stream = stack.enter_context(open_bytes(path))
-        here = isinstance(stream.raw, io.FileIO) and stream.seekable()  # else piped or packed
-        file = parquet.ParquetFile(stream if here else io.BytesIO(stream.read()))
-        opened = stack.pop_all()
+    with told(), open_bytes(path) as stream:
+        packed = not isinstance(stream.raw, io.FileIO) or not os.path.isfile(path)  # or piped
+        file = parquet.ParquetFile(io.BytesIO(stream.read()) if packed else os.fspath(path))
 
     def records() -> Iterator[tuple[int, Record]]:
-        with opened, told():
+        with told():
             yield from enumerate(chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(1000)), start=1)
 
     return Table(name, records(), list(file.schema_arrow.names), by_line=False)

@@ -23,17 +23,12 @@ from ladle.evaluation.mauve import Featuriser
 from ladle.evaluation.measurement import JUDGED, Measurement, as_report
 from ladle.evaluation.metrics import package_version
 from ladle.evaluation.plots import plot_report
-from ladle.evaluation.samples import (
-    Reference,
-    Sample,
-    draws_by_source,
-    gather,
-    read_samples,
-    references_by_source,
-)
+from ladle.evaluation.samples import Reference, Sample, draws_by_source, gather, read_samples, references_by_source
 from ladle.evaluation.scorer import Scorer
 from ladle.evaluation.slots import parse_mr
 from ladle.storage.writing import atomic_json, check_writable
+
+Log = Callable[[str], None]
 
 REPORT_FORMAT = 1
 MUCH_OVERLAP = 0.2  # of the reference texts among the training texts: short texts come twice by chance, most do not
@@ -65,7 +60,7 @@ def evaluate(
     num_bootstrap: int = 1000,
     seed: int = 0,
     columns: Columns | None = None,
-    log: Callable[[str], None] = lambda line: None,
+    log: Log = lambda line: None,
 ) -> dict[str, Any]:
     """Score samples and return the report, which is also written as JSON to `output` (`-`: standard output).
 
@@ -119,18 +114,15 @@ def evaluate(
     for package, setting in (wanted | {"bert_score": bertscore_encoder, "matplotlib": plots}).items():
         if setting is not None:
             load_extra(package)
-    notes: list[str] = []
-    sampled = read_samples(samples, columns, notes)
-    for note in notes:
-        log(note)
+    sampled = read_samples(samples, columns, log)
     if len(sampled) < 2:
         raise UserError(f"{_shown(samples)} has one sample; diversity and distances need two or more")
     for sample in sampled if slots else ():
         if sample.source is None or not parse_mr(sample.source):
-            raise UserError(
-                f"slots need inputs such as 'name[Aromi], food[Italian]'; this is none: {sample.source!r:.60}"
-            )
-    held_out, known, warnings = _real_rows(reference, train, columns, model, log)
+            form = "'name[Aromi], food[Italian]'"
+            raise UserError(f"slots need inputs such as {form}; this is none: {sample.source!r:.60}")
+    hints = Columns.of(getattr(getattr(model, "parts", None), "info", {}))
+    held_out, known, warnings = _real_rows(reference, train, columns, hints, log)
     if (rouge or slots or bertscore_encoder) and not references_by_source(sampled, held_out):
         raise UserError("ROUGE, BERTScore and slots need references, but no sample has an input with references")
     measurement = Measurement(
@@ -177,43 +169,32 @@ def evaluate(
 
 
 def _real_rows(
-    reference: RowSource | None,
-    train: RowSource | None,
-    columns: Columns | None,
-    model: Reconstructor | None,
-    log: Callable[[str], None],
+    reference: RowSource | None, train: RowSource | None, columns: Columns | None, hints: Columns, log: Log
 ) -> tuple[Reference | None, list[str] | None, list[str]]:
     """The reference, the training texts, and warnings about the two."""
-    hints = Columns.of(getattr(getattr(model, "parts", None), "info", {}))
+    warnings = []
     if reference is not None and train is not None and _same(reference, train):
         splits = load_splits(DataConfig.of(columns), train, hints)
+        if not splits.valid:
+            raise UserError(f"{_shown(train)} is reference and training rows, but none can be held out; give two files")
         for line in (*splits.taken, *splits.notes):
             log(line)
-        if not splits.valid:
-            raise UserError(
-                f"{_shown(train)} is reference and training file, and no row of it can be held out; give two"
-            )
-        valid, texts = splits.valid, [row["text"] for row in splits.train]
-        said = (
-            f"reference and training rows are the same file: the {counted(len(valid), 'row')} that training holds out"
+        rows, training = splits.valid, splits.train
+        warnings.append(
+            f"reference and training rows are the same file: the {counted(len(rows), 'row')} that training holds out "
+            f"of it are the reference here, the other {len(training):,} the training rows"
         )
-        return (
-            gather(valid),
-            texts,
-            [f"{said} of it are the reference here, the other {len(texts):,} the training rows"],
-        )
+        return gather(rows), [row["text"] for row in training], warnings
     rows, training = (
-        None if data is None else read_and_tell(data, columns, log, hints=lambda: hints, name=name)
+        [] if data is None else read_and_tell(data, columns, log, hints=lambda: hints, name=name)
         for data, name in ((reference, "reference"), (train, "train"))
     )
-    held_out = None if rows is None else gather(rows)
-    known = None if training is None else [row["text"] for row in training]
-    if rows is None or known is None:
-        return held_out, known, []
-    seen = {*known}
-    share = sum(row["text"] in seen for row in rows) / len(rows)
-    warning = f"{share:.0%} of the reference texts are training texts too, so the reference is no measure of new texts"
-    return held_out, known, [warning] if share > MUCH_OVERLAP else []
+    seen = {row["text"] for row in training}
+    share = sum(row["text"] in seen for row in rows) / max(1, len(rows))
+    if share > MUCH_OVERLAP:
+        which = f"{share:.0%} of the reference texts"
+        warnings.append(f"{which} are training texts too, so the reference is no measure of new texts")
+    return gather(rows) if rows else None, [row["text"] for row in training] or None, warnings
 
 
 def _same(one: RowSource, other: RowSource) -> bool:

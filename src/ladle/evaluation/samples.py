@@ -1,12 +1,12 @@
 """The samples to score, rows of `samples.jsonl`, and the reference: held-out rows by input."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ladle.data.columns import Columns
 from ladle.data.in_memory import RowSource
-from ladle.data.rows import Row, read_rows
+from ladle.data.rows import Row, read_and_tell
 
 Groups = list[list[str]]  # texts by input
 
@@ -34,18 +34,15 @@ class Reference:
         return sum(map(len, self.texts.values()))
 
 
-def read_samples(source: RowSource, columns: Columns | None = None, notes: list[str] | None = None) -> list[Sample]:
+def read_samples(
+    source: RowSource, columns: Columns | None = None, log: Callable[[str], None] = lambda line: None
+) -> list[Sample]:
     """The samples of a file of any kind that Ladle reads, or of rows in memory; empty texts are kept. columns: names
-    that count if the samples have such columns. notes: as in `read_rows`. UserError as `read_rows`, or for a row
-    without a text."""
+    that count if the samples have such columns. log: receives notes. UserError as `read_rows`, or for a row without a
+    text."""
     hints = Columns(**(columns or Columns()).given())
-    rows = read_rows(source, empty="keep", hints=lambda: hints, notes=notes, name="samples")
+    rows = read_and_tell(source, None, log, brief=True, empty="keep", hints=lambda: hints, name="samples")
     return [Sample(row["text"], row.get("source"), row.get("label"), tuple(row.get("references", ()))) for row in rows]
-
-
-def read_reference(source: RowSource, columns: Columns | None = None) -> Reference:
-    """Held-out rows, grouped by source, as `gather` does. Raises UserError as `read_rows`."""
-    return gather(read_rows(source, columns, name="reference"))
 
 
 def gather(rows: Sequence[Row]) -> Reference:
