@@ -202,6 +202,8 @@ class LatentDiffusion:
         request = Request.line_up(num_samples, seed, seeds, label, source, self.labels)
         if overrides.get("choose") == "label" and label is None:  # (some texts of many may have none)
             raise UserError("choose='label' needs a label; give one, or choose='sound'")
+        if self.diffusion.condition.config.source is None and any(text is not None for text in request.sources):
+            raise UserError("this model was not trained with source texts; give no source")
         batch_size = check_whole("batch_size", batch_size)
         check = LabelCheck(
             self.labels,

@@ -8,7 +8,6 @@ never a half-written file. What Ladle did not write stays. `-` is standard outpu
 import _thread
 import gzip
 import json
-import math
 import os
 import re
 import secrets
@@ -277,25 +276,15 @@ def write_lines(path: PathLike, lines: Iterable[bytes]) -> None:
 def _while_read(show: Callable[[], None]) -> None:
     """Call `show`, and interrupt it when the reader of standard output goes, since what is drawn then is for nobody.
 
-    Raises BrokenPipeError then. Works in the main thread, where the system has `poll`. (No context manager: the
-    interrupt may come at any moment, even between a block and its `__exit__`.)
+    Raises BrokenPipeError then. The interrupt is a SIGTERM, and one that has no handler of Python's (as the command
+    line has) does nothing. (No context manager: it may come even between a block and its `__exit__`.)
     """
-    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
-    try:
-        poll = select.poll()
-        poll.register(sys.stdout.fileno(), 0)  # errors, such as that of a pipe without a reader, are always told
-    except (AttributeError, OSError, ValueError):
-        handled = []
-    if not handled or threading.current_thread() is not threading.main_thread():
-        return show()
-    done, gone = threading.Event(), threading.Event()
+    done = threading.Event()
 
     def watch() -> None:
-        while not done.is_set():
-            if poll.poll(200):  # milliseconds
-                gone.set()
-                _thread.interrupt_main(handled[0])
-                return
+        while not done.wait(0.2):
+            if _reader_is_gone():
+                return _thread.interrupt_main(signal.SIGTERM)
 
     watcher = threading.Thread(target=watch, daemon=True)
     try:
@@ -305,10 +294,19 @@ def _while_read(show: Callable[[], None]) -> None:
         finally:
             done.set()
             watcher.join()
-    except (KeyboardInterrupt, SystemExit):
-        if not gone.is_set():
-            raise
-        raise BrokenPipeError from None
+    except SystemExit:
+        if _reader_is_gone():
+            raise BrokenPipeError from None
+        raise
+
+
+def _reader_is_gone() -> bool:
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # errors, such as that of a pipe without a reader, are always told
+        return bool(poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # (no such call, no real file)
+        return False
 
 
 def check_writable(path: PathLike | None, *, folder: bool = False, inputs: Iterable[Any] = ()) -> None:
@@ -424,14 +422,5 @@ def to_json(value: Any, indent: int | None = None) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+        finite = json.loads(json.dumps(value), parse_constant=lambda name: None)
+        return json.dumps(finite, ensure_ascii=False, indent=indent)
