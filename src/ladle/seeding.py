@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ladle.checks import check_list, check_whole
+from ladle.checks import MAX_SEED, check_list, check_whole
 from ladle.errors import UserError
-
-MAX_SEED = 2**32 - 1
 
 
 class SampleNoise:

@@ -32,9 +32,12 @@ def literal(tokenizer: Any) -> Any:
         return tokenizer
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True
-    special = set(tokenizer.all_special_tokens)
     # Some vocabularies (T5's) also hold the spelling as a piece of text: it is cut after its first sign.
-    held = [token for token in sorted(special) if len(token) > 1 and _is_one_token(backend, token)]
+    spans = {
+        token: backend.encode(token, add_special_tokens=False).offsets
+        for token in sorted(set(tokenizer.all_special_tokens))
+    }
+    held = [t for t, parts in spans.items() if len(t) > 1 and any(end - start >= len(t) for start, end in parts)]
     if held:
         from tokenizers import Regex, pre_tokenizers
 
@@ -42,11 +45,6 @@ def literal(tokenizer: Any) -> Any:
         before = [] if backend.pre_tokenizer is None else [backend.pre_tokenizer]
         backend.pre_tokenizer = pre_tokenizers.Sequence([*before, pre_tokenizers.Split(first, "isolated")])
     return tokenizer
-
-
-def _is_one_token(backend: Any, spelling: str) -> bool:
-    spans = backend.encode(spelling, add_special_tokens=False).offsets
-    return any(end - start >= len(spelling) for start, end in spans)
 
 
 def written(text: str, alphabet: frozenset[str] | None) -> str:

@@ -9,10 +9,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from ladle.checks import check_list, check_texts, check_whole
+from ladle.checks import MAX_SEED, check_list, check_texts, check_whole
 from ladle.data.labels import own_label
 from ladle.errors import UserError
-from ladle.seeding import MAX_SEED, check_seeds
+from ladle.seeding import check_seeds
 
 LABELS = str | Number | np.bool_  # the types of one label: a label column may hold numbers
 

@@ -72,14 +72,11 @@ def save_parts(
 
     Raises:
         UserError: `folder` is a file, or holds what has a name in a model folder and is none; no such `base`, or its
-            backbone or tokenizer differs; a weight is too large for `dtype`.
+            backbone or tokenizer differs; a weight is too large for `dtype`; another dtype.
         LadleError: the folder could not be written; the earlier folder is not changed.
         TypeError: `info` holds a value that JSON cannot represent.
-        ValueError: another dtype.
     """
     dtype = dtype or torch.float32
-    if dtype not in DTYPES.values():
-        raise ValueError(f"weights cannot be stored as {dtype}; allowed are {', '.join(DTYPES)}")
     json.dumps(parts.info)  # before anything is written
     backbone, diffusion, encoder = parts.autoencoder.backbone, parts.diffusion, parts.source_encoder
     reference, changes = (None, {}) if base is None else _changes(parts.autoencoder, base, dtype)

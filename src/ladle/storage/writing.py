@@ -244,18 +244,11 @@ def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
             yield (to_json(dict(row)) + "\n").encode("utf-8")
             count += 1
 
-    if os.fspath(path) != STDIO:
+    if os.fspath(path) == STDIO:
+        with _saying("standard output"):
+            _show_lines(lines())
+    else:
         write_lines(path, lines())
-        return count
-
-    def show() -> None:
-        sys.stdout.flush()
-        for line in lines():
-            sys.stdout.buffer.write(line)  # bytes, since JSON Lines are UTF-8 whatever the terminal speaks
-            sys.stdout.buffer.flush()
-
-    with _saying("standard output"):
-        _while_read(show)
     return count
 
 
@@ -273,8 +266,8 @@ def write_lines(path: PathLike, lines: Iterable[bytes]) -> None:
     write_atomically(path, write)
 
 
-def _while_read(show: Callable[[], None]) -> None:
-    """Call `show`, and interrupt it when the reader of standard output goes, since what is drawn then is for nobody.
+def _show_lines(lines: Iterable[bytes]) -> None:
+    """Write to standard output, and stop when its reader goes, even in the next line, which would be for nobody.
 
     Raises BrokenPipeError then. The interrupt is a SIGTERM, and one that has no handler of Python's (as the command
     line has) does nothing. (No context manager: it may come even between a block and its `__exit__`.)
@@ -290,7 +283,10 @@ def _while_read(show: Callable[[], None]) -> None:
     try:
         try:
             watcher.start()  # (from here on the interrupt may come)
-            show()
+            sys.stdout.flush()
+            for line in lines:
+                sys.stdout.buffer.write(line)  # bytes, since JSON Lines are UTF-8 whatever the terminal speaks
+                sys.stdout.buffer.flush()
         finally:
             done.set()
             watcher.join()
@@ -341,9 +337,8 @@ def check_writable(path: PathLike | None, *, folder: bool = False, inputs: Itera
                 raise UserError(
                     f"cannot write {target}: Ladle made {whole}, and this is a part of it; give another name"
                 )
-    place = target if target.is_dir() else target.parent
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    new = target / "new" if target.is_dir() else target
+    place = next(folder for folder in new.absolute().parents if folder.exists())
     try:
         with tempfile.TemporaryFile(dir=place):
             pass

@@ -68,8 +68,7 @@ def train_stage(
 
     Args:
         identity: other values that define the run: configs (the model's), or JSON values (a digest of the data).
-            Settings, the batches of the first epoch and the shapes of the module are always compared. A setting that
-            is missing in an older state counts as having its default.
+            Settings, the batches of the first epoch and the shapes of the module are always compared.
         log: receives messages for the user (default: standard error).
 
     Raises:
@@ -95,12 +94,9 @@ def train_stage(
 
 def state_folder(stage: str, config: TrainingConfig, run_dir: Path, identity: Mapping[str, Any]) -> StateFolder:
     """The folder of a stage's state, which knows the settings and `identity`, but not yet the module and batches."""
-    given = dict(identity) | {"training": config}
-    free = {"training": FREE_SETTINGS}
-    configs = {key: value for key, value in given.items() if isinstance(value, Config)}
-    given |= {key: value.model_dump(mode="json", exclude=free.get(key)) for key, value in configs.items()}
-    defaults = {key: type(value).model_construct().model_dump(mode="json") for key, value in configs.items()}
-    return StateFolder(run_dir / "state" / stage, given, defaults)
+    given = {k: v.model_dump(mode="json") if isinstance(v, Config) else v for k, v in identity.items()}
+    given["training"] = config.model_dump(mode="json", exclude=FREE_SETTINGS)
+    return StateFolder(run_dir / "state" / stage, given)
 
 
 class _Training:

@@ -171,18 +171,16 @@ class Assembly:
     def _learn_signs(self, backbone: Backbone, pretrained: str | None) -> None:
         """Give the backbone the alphabet of the data. Of a pre-trained one nobody knows it; what its tokenizer cannot
         write of the data is said, or refused."""
-        texts, tokenizer, known = [row["text"] for row in self.splits.train], backbone.tokenizer, backbone.alphabet
+        texts, tokenizer = [row["text"] for row in self.splits.train], backbone.tokenizer
+        known = backbone.alphabet if self.plan.start.keeps_autoencoder else frozenset[str]()
         seen = alphabet_of(tokenizer, texts, backbone.max_tokens)
         if pretrained is None:
             if self.recipe.source.encoder is None:
                 sources = [row["source"] for row in self.splits.train if row.get("source")]
                 seen |= alphabet_of(tokenizer, sources, self.recipe.source.max_tokens)
             if self.splits.portions:  # later portions may hold other signs
-                backbone.alphabet = None
-            elif not self.plan.start.keeps_autoencoder:
-                backbone.alphabet = seen
-            elif known is not None:
-                backbone.alphabet = known | seen
+                known = None
+            backbone.alphabet = None if known is None else known | seen
         elif lost := unlearnt(texts, writable(backbone, seen)):
             said = f"'{pretrained}' cannot write {lost.characters:.1%} of the characters ({lost.examples})"
             if lost.characters > OTHER_SCRIPT:
@@ -395,7 +393,8 @@ def _check_budget(recipe: Recipe, output: Path) -> None:
         for budget in (old, new):
             budget["minutes"] = budget.get("minutes") or (None if budget.get("steps") else DEFAULT_MINUTES)
         keys = sorted(old.keys() & {"minutes", "steps", "seed"})
-        check_identity(output, *({f"training.{key}": budget[key] for key in keys} for budget in (old, new)))
+        stored, given = ({f"training.{key}": budget[key] for key in keys} for budget in (old, new))
+        check_identity(output, stored, given)
 
 
 def _identity(assembly: Assembly, stage: str, diffusion: DiffusionConfig | None) -> dict[str, Any]:
@@ -408,11 +407,9 @@ def _identity(assembly: Assembly, stage: str, diffusion: DiffusionConfig | None)
         "autoencoder": recipe.autoencoder,
         "training.autoencoder": _objective(training.autoencoder, ReconstructionConfig),
         "training.backbone": training.backbone,
+        "data.rows_in_memory": recipe.data.rows_in_memory if splits.portions else None,
+        "own_vocabulary": recipe.own_vocabulary,
     }
-    if splits.portions:
-        identity["data.rows_in_memory"] = recipe.data.rows_in_memory
-    if recipe.own_vocabulary:
-        identity["own_vocabulary"] = True
     if stage != "autoencoder":
         identity |= {
             "diffusion": diffusion, "source": recipe.source,
@@ -426,10 +423,9 @@ def _identity(assembly: Assembly, stage: str, diffusion: DiffusionConfig | None)
     return identity
 
 
-def _objective(stage: Config, objective: type[Config]) -> Config:
-    """The settings of a stage's loss, without budget and optimiser. A config knows the defaults of settings that
-    an older state does not have."""
-    return objective.model_validate(stage.model_dump(include=set(objective.model_fields)))
+def _objective(stage: Config, objective: type[Config]) -> dict[str, Any]:
+    """The settings of a stage's loss, without budget and optimiser."""
+    return stage.model_dump(mode="json", include=set(objective.model_fields))
 
 
 def _describe(plan: Plan, output: Path) -> None:

@@ -57,12 +57,11 @@ class StateFolder:
     """The state of one stage of one run, in `path`: `run/state/<stage>`.
 
     identity: the values that define the run (settings, data, model): JSON values, possibly nested. A state with another
-    identity is refused. defaults: of settings that earlier versions did not have (see `check_identity`).
+    identity is refused.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
-        self.path = path
-        self.identity, self.defaults = dict(identity), defaults or {}
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path, self.identity = path, dict(identity)
         self.writes = True  # False in processes that only bring their parts of tensors
 
     def save(
@@ -162,10 +161,7 @@ class StateFolder:
             found, stored = values["format"], values["identity"]
         if found != FORMAT:
             raise UserError(f"{self.path} has state format {found}; this ladle reads {FORMAT}; give another --output")
-        groups = [flatten(group) for group in (stored, self.identity, self.defaults)]
-        check_identity(
-            self.path, *({key: group[key] for key in group if not key.startswith(later)} for group in groups)
-        )
+        check_identity(self.path, stored, self.identity, later)
         return values
 
     def _tensors(self, name: str) -> Tensors:
@@ -186,17 +182,15 @@ class StateFolder:
 
 
 def check_identity(
-    path: Path, stored: Mapping[str, Any], given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    path: Path, stored: Mapping[str, Any], given: Mapping[str, Any], later: tuple[str, ...] = ()
 ) -> None:
-    """Compare the stored identity of a state with the given one. A setting that `stored` lacks, because an earlier
-    version did not have it, counts as having its value in `defaults`.
+    """Compare the stored identity of a state with the given one. `later`: beginnings of keys that do not count.
 
     Raises:
         UserError: the two differ. The message has the first key with both values, and the other keys.
     """
     old, new = flatten(stored), flatten(json.loads(json.dumps(given)))
-    old = {key: value for key, value in flatten(defaults or {}).items() if key in new} | old
-    differing = [key for key in old | new if old.get(key) != new.get(key)]
+    differing = [key for key in old | new if old.get(key) != new.get(key) and not key.startswith(later)]
     if differing:
         was, now = _short(old.get(differing[0])), _short(new.get(differing[0]))
         key, *more = [_as_in_recipe(key, path.name) for key in differing[:6]]
@@ -212,7 +206,7 @@ def check_identity(
 
 def describe_module(module: nn.Module) -> dict[str, Any]:
     """A fingerprint of an architecture: the number of trained parameters, and a digest of names and shapes."""
-    shapes = [[name, list(tensor.shape)] for name, tensor in _live_tensors(module).items()]
+    shapes = [[name, list(tensor.shape)] for name, tensor in trained_tensors(module).items()]
     count = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return {"num_trained_parameters": count, "shapes": digest(shapes)}
 
@@ -236,7 +230,9 @@ def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
 
 def trained_tensors(module: nn.Module) -> Tensors:
     """The parameters that require a gradient and the buffers that are saved, by name, detached, not copied."""
-    return {name: tensor.detach() for name, tensor in _live_tensors(module).items()}
+    parameters = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    saved = module.state_dict(keep_vars=True).keys()  # leaves out the buffers that are not to be saved
+    return parameters | {name: buffer.detach() for name, buffer in module.named_buffers() if name in saved}
 
 
 @torch.no_grad()
@@ -246,7 +242,7 @@ def fill_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         KeyError: one is missing.
     """
-    for name, target in _live_tensors(module).items():
+    for name, target in trained_tensors(module).items():
         target.copy_(like(tensors[name], target))
 
 
@@ -274,12 +270,6 @@ def preserved_random(device: torch.device) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------------------------ helpers
-
-
-def _live_tensors(module: nn.Module) -> Tensors:
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    saved = module.state_dict(keep_vars=True).keys()  # leaves out the buffers that are not to be saved
-    return parameters | {name: buffer for name, buffer in module.named_buffers() if name in saved}
 
 
 def _optimizer_tensors(module: nn.Module, optimizer: Optimizer) -> Tensors:
