@@ -132,10 +132,8 @@ class LatentDiffusion:
     def diffusion(self) -> LatentDiffusionModel:
         """The diffusion model. Raises UserError if there is none (`base-en`)."""
         if self.parts.diffusion is None:
-            raise UserError(
-                f"'{self.parts.name}' is an autoencoder without a diffusion model, so it cannot sample; "
-                "train a model with `ladle train --data FILE`, or use a shipped generator such as 'e2e'"
-            )
+            what = f"'{self.parts.name}' is an autoencoder without a diffusion model, so it cannot sample"
+            raise UserError(f"{what}; train a model with `ladle train --data FILE`, or use one such as 'e2e'")
         return self.parts.diffusion
 
     @property

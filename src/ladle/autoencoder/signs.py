@@ -33,11 +33,11 @@ def literal(tokenizer: Any) -> Any:
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True
     # Some vocabularies (T5's) also hold the spelling as a piece of text: it is cut after its first sign.
-    spans = {
-        token: backend.encode(token, add_special_tokens=False).offsets
-        for token in sorted(set(tokenizer.all_special_tokens))
-    }
-    held = [t for t, parts in spans.items() if len(t) > 1 and any(end - start >= len(t) for start, end in parts)]
+    held = []
+    for token in sorted(set(tokenizer.all_special_tokens)):
+        spans = backend.encode(token, add_special_tokens=False).offsets
+        if len(token) > 1 and any(end - start >= len(token) for start, end in spans):
+            held.append(token)
     if held:
         from tokenizers import Regex, pre_tokenizers
 
@@ -65,9 +65,8 @@ def used_parts(tokenizer: Any, texts: Iterable[str], max_tokens: int) -> Iterato
         # A token is a byte at least; a space before the text, a start and an end token may come with it.
         long = [text for text in part if len(text.encode()) + 3 > max_tokens]
         encoded = tokenizer(long, truncation=True, max_length=max_tokens, return_offsets_mapping=True) if long else {}
-        ends = dict(
-            zip(long, (max(end for _, end in spans) for spans in encoded.get("offset_mapping", [])), strict=True)
-        )
+        spans = zip(long, encoded.get("offset_mapping", []), strict=True)
+        ends = {text: max(end for _, end in places) for text, places in spans}
         yield from (text[: ends.get(text)] for text in part)
 
 
@@ -105,10 +104,8 @@ def unlearnt_line(texts: Sequence[str], alphabet: frozenset[str] | None, name: s
     found = None if alphabet is None else unlearnt(texts, alphabet)
     if found is None:
         return None
-    return (
-        f"{found.number:,} of {len(texts):,} texts hold signs that '{name}' never learnt ({found.examples}); "
-        "they will not come back"
-    )
+    what = f"{found.number:,} of {len(texts):,} texts hold signs that '{name}' never learnt ({found.examples})"
+    return f"{what}; they will not come back"
 
 
 def _shown(sign: str) -> str:

@@ -22,7 +22,6 @@ from ladle.config import Config
 from ladle.errors import UserError, first_line
 from ladle.evaluation.likelihood import TokenRow, negative_log_likelihood
 from ladle.evaluation.scorer import ATTENTION, RECORD, WEIGHTS, read_trained
-from ladle.hub import loading
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
 from ladle.storage.writing import SCORER, atomic_folder, atomic_json
@@ -34,14 +33,13 @@ SHRINK_BELOW = 0.5  # share of unfinished rows in a batch below which the finish
 
 
 class AutoregressiveConfig(Config):
-    """pretrained: a folder or hub id of a causal language model to fine-tune. The sizes below are for a new model.
+    """Sizes and conditions.
 
     labels: names of the classes. source: whether a source text may precede the text. drop_prob: share of samples
     that lose each condition in training. max_tokens: longest text with its end token. Sources are cut at
     `max_source_tokens`.
     """
 
-    pretrained: str | None = None
     width: int = Field(384, ge=8)
     num_layers: int = Field(9, ge=1)
     num_heads: int = Field(6, ge=1)
@@ -68,8 +66,6 @@ class AutoregressiveModel(nn.Module):
         size = len(tokenizer) + 1 + len(config.labels)  # the separator and the labels come after the vocabulary
         # (torch's own type is vague)
         self.causal: Any = _build(config, tokenizer, size) if causal is None else causal
-        if self.causal.get_input_embeddings().num_embeddings < size:
-            self.causal.resize_token_embeddings(size)
         self.separator = len(tokenizer)
         self.info: dict[str, Any] = {}  # how it was trained
 
@@ -222,13 +218,8 @@ class AutoregressiveModel(nn.Module):
 
 
 def _build(config: AutoregressiveConfig, tokenizer: Any, vocab_size: int) -> Any:
-    from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2Config, GPT2LMHeadModel
 
-    if config.pretrained:
-        with loading("causal model", config.pretrained):
-            return AutoModelForCausalLM.from_pretrained(
-                config.pretrained, use_safetensors=True, dtype=torch.float32, attn_implementation=ATTENTION
-            )
     if config.width % config.num_heads:
         raise UserError(f"num_heads is {config.num_heads}; it must divide the width, {config.width}")
     positions = config.max_tokens + (config.max_source_tokens if config.source else 0) + 2

@@ -181,10 +181,8 @@ def _load_autoencoder(folder: Path, record: ModelRecord) -> TextAutoencoder:
 def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference) -> TextAutoencoder:
     installed, original = _load_base(reference.name, wanted_by=folder)
     if autoencoder_digest(installed) != reference.digest:
-        raise UserError(
-            f"{folder / RECORD}: the model needs '{reference.name}' with digest {reference.digest}, but the installed "
-            f"one has {autoencoder_digest(installed)}; install the ladle that made the model ({record.ladle})"
-        )
+        there = f"'{reference.name}' has digest {autoencoder_digest(installed)}, not {reference.digest}"
+        raise UserError(f"{folder / RECORD}: {there}; install the ladle that made the model ({record.ladle})")
     path = folder / CHANGES
     changes = read_tensors(path) if CHANGES in record.files else {}
     original.backbone.max_tokens = record.autoencoder.max_tokens

@@ -27,10 +27,8 @@ class PartialRows:
         if path is not None and path.exists():
             head, *self.rows = _whole_lines(path) or [{}]
             if head.get("command") != self.command:
-                raise UserError(
-                    f"{path} holds rows of another command that was interrupted; run that command again to "
-                    "finish it, or delete that file, or give another --output"
-                )
+                what = f"{path} holds rows of another command that was interrupted"
+                raise UserError(f"{what}; run that again to finish it, delete the file, or give another --output")
             self.remembered = head["remembered"]
         self.count = len(self.rows)
 

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from ladle.data.files import PathLike, known_json
 from ladle.errors import LadleError, UserError
-from ladle.storage.writing import MODEL, RUN, Kind, atomic_json, check_folder, making
+from ladle.storage.writing import MODEL, RUN, Kind, atomic_json, check_folder, making, remove
 from ladle.version import __version__
 
 LOCK = ".ladle.lock"
@@ -44,8 +43,7 @@ def run_folder(path: PathLike, inputs: Iterable[Any] = (), final: Kind = MODEL) 
         except UserError:
             if new and not any(folder.glob("state/*/state.json")):
                 for name in RUN.names:  # none of them was there: `check_folder`
-                    shutil.rmtree(folder / name, ignore_errors=True)
-                    (folder / name).unlink(missing_ok=True)
+                    remove(folder / name)
             raise
 
 

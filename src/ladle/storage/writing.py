@@ -100,19 +100,18 @@ def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
             _flush(temporary)
             os.replace(temporary, real)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def clear_temporaries(folder: Path) -> None:
     """Delete files that a writer left when it was killed inside `write_atomically`. The folder must have one writer."""
     for path in folder.glob(f"{_TEMPORARY}*"):
-        _remove(path)
+        remove(path)
 
 
 def atomic_text(path: PathLike, text: str) -> None:
     """Write `text` as UTF-8, completely or not at all. Raises as `write_atomically`."""
-    data = text.encode("utf-8")
-    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode("utf-8")))
 
 
 def append_text(path: PathLike, text: str) -> None:
@@ -162,13 +161,13 @@ def atomic_folder(path: PathLike, *, kind: Kind | None = None, old: Iterable[str
             raise UserError(f"cannot write into {path}: it is a file; give the name of a folder")
         target.mkdir(parents=True, exist_ok=True)
         recover_folder(target)
-        _remove(new)
+        remove(new)
         try:
             (new / _FILES).mkdir(parents=True)
             yield new / _FILES
             _commit(target, new, set(old))
         finally:
-            _remove(new)
+            remove(new)
         recover_folder(target)
 
 
@@ -210,7 +209,7 @@ def recover_folder(path: PathLike) -> None:
             with suppress(OSError):  # not empty
                 for folder in place.parents[: len(Path(name).parts) - 1]:
                     folder.rmdir()
-        _remove(put)
+        remove(put)
 
 
 @contextmanager
@@ -329,14 +328,12 @@ def check_writable(path: PathLike | None, *, folder: bool = False, inputs: Itera
     if target.exists() and not target.is_dir() and not target.is_file():
         return  # a device or a pipe
     for given in _paths(inputs):
-        if _same(given, target):
-            raise UserError(f"cannot write {target}: the command reads it; give another name")
-    for kind, names in _PARTS:
-        for whole in Path(os.path.realpath(target)).parents[:3]:
-            if _name_in(target, whole) in names and kind.wrote(whole):
-                raise UserError(
-                    f"cannot write {target}: Ladle made {whole}, and this is a part of it; give another name"
-                )
+        with suppress(OSError):  # (one of them is missing)
+            if os.path.samefile(given, target):  # by any link
+                raise UserError(f"cannot write {target}: the command reads it; give another name")
+    for whole in Path(os.path.realpath(target)).parents[:3]:
+        if any(_name_in(target, whole) in names and kind.wrote(whole) for kind, names in _PARTS):
+            raise UserError(f"cannot write {target}: Ladle made {whole}, and this is a part of it; give another name")
     new = target / "new" if target.is_dir() else target
     place = next(folder for folder in new.absolute().parents if folder.exists())
     try:
@@ -368,13 +365,6 @@ def _paths(inputs: Iterable[Any]) -> list[Path]:
     return [Path("/dev/stdin" if os.fspath(path) == STDIO else path) for path in paths]
 
 
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return os.path.samefile(one, other)  # by any link
-    except OSError:
-        return os.path.realpath(one) == os.path.realpath(other)
-
-
 def _name_in(path: Path, folder: Path) -> str | None:
     """The name, directly in `folder`, of what holds `path`; None if it is not in that folder."""
     real, inside = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
@@ -403,13 +393,11 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _remove(path: Path) -> None:
-    """Remove a leftover. Never raises, because a more important error may be pending."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
+def remove(path: Path) -> None:
+    """Remove a file or a folder. Never raises, because a more important error may be pending."""
+    shutil.rmtree(path, ignore_errors=True)  # (does nothing to a file)
+    with suppress(OSError):
+        path.unlink()
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

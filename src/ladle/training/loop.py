@@ -224,11 +224,9 @@ class _Training:
         step = self.position.step
         read_now = self.device.type == "cpu" or step % MAX_BAD_STEPS == 0  # reading a number makes a GPU wait
         if read_now and float(self.bad_steps) >= MAX_BAD_STEPS:
-            raise LadleError(
-                f"{self.stage.name}: the loss or its gradient was not finite in {MAX_BAD_STEPS} steps in a row (step "
-                f"{step}); give a lower training.optimiser.lr than {self.config.lr:g} or training.precision=fp32, "
-                "and another --output"
-            )
+            what = f"{self.stage.name}: loss or gradient was not finite in {MAX_BAD_STEPS} steps in a row (step {step})"
+            lower = f"a lower training.optimiser.lr than {self.config.lr:g}"
+            raise LadleError(f"{what}; give {lower} or training.precision=fp32, and another --output")
         if step % LOG_EVERY == 0:
             self._write_row()
         progress.update(self.share, step, self._recent_loss)

@@ -115,7 +115,7 @@ def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None
         for name, settings in plan.stages.items():
             known = _identity(assembly, name, plan.recipe.diffusion)
             later = ("model.", "data.batches", *("diffusion.schedule.shift",) * plan.measures_shift)
-            state_folder(name, settings, output, known).check(later)
+            state_folder(name, settings, output, known).read(later)
     assembly.reader  # noqa: B018 (a source encoder that cannot be loaded is reported before any training)
     if is_main():
         _describe(plan, output)
@@ -300,10 +300,8 @@ class Assembly:
         """The rows of a portion whose labels the model knows: those of the first portion."""
         known = self._with_known_labels(rows)
         if not known:
-            raise UserError(
-                "the first portion of the rows has none of the labels of this portion; shuffle the file, or give a "
-                "larger data.rows_in_memory"
-            )
+            why = "the first portion of the rows has none of this portion's labels"
+            raise UserError(f"{why}; shuffle the file, or give a larger data.rows_in_memory")
         if len(known) < len(rows):
             self.log(f"warning: {len(rows) - len(known):,} rows left out: the first portion does not have their label")
         return known

@@ -85,7 +85,7 @@ class StateFolder:
             UserError: the state was made with other settings, data or model.
             LadleError: the state is damaged.
         """
-        values = self._read()
+        values = self.read()
         if values is None:
             return None
         with self._saying_damaged():
@@ -118,21 +118,12 @@ class StateFolder:
         Raises:
             UserError, LadleError: as `restore`.
         """
-        values = self._read()
+        values = self.read()
         if values is None or not values.get("done"):
             return None
         with self._saying_damaged():
             fill_module(module, self._tensors("ema"))
             return Position(**values["position"]), dict(values["metrics"])
-
-    def check(self, later: tuple[str, ...] = ()) -> None:
-        """Refuse a state of other settings or data before anything is built. `later`: beginnings of the keys that are
-        not known yet.
-
-        Raises:
-            UserError, LadleError: as `restore`.
-        """
-        self._read(later)
 
     def _write(self, values: dict[str, Any], tensors: dict[str, Tensors]) -> None:
         if not self.writes:  # (all processes must take part to make a whole tensor)
@@ -152,7 +143,13 @@ class StateFolder:
         except LadleError as error:
             raise LadleError(f"{error}; the earlier state is intact: free disk space, run the same command") from error
 
-    def _read(self, later: tuple[str, ...] = ()) -> dict[str, Any] | None:
+    def read(self, later: tuple[str, ...] = ()) -> dict[str, Any] | None:
+        """state.json, or None; refuses a state of other settings or data. `later`: beginnings of keys that are not
+        known yet.
+
+        Raises:
+            UserError, LadleError: as `restore`.
+        """
         recover_folder(self.path)
         if not any((self.path / name).exists() for name in ("state.json", *FILES)):
             return None
@@ -175,10 +172,8 @@ class StateFolder:
             raise
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise LadleError(
-                f"the training state in {self.path} is damaged ({reason}); "
-                "delete that folder to train this stage again, or give another --output"
-            ) from error
+            remedy = "delete that folder to train this stage again, or give another --output"
+            raise LadleError(f"the training state in {self.path} is damaged ({reason}); {remedy}") from error
 
 
 def check_identity(
@@ -195,13 +190,10 @@ def check_identity(
         was, now = _short(old.get(differing[0])), _short(new.get(differing[0]))
         key, *more = [_as_in_recipe(key, path.name) for key in differing[:6]]
         others = f" (also different: {', '.join(more)})" if more else ""
-        final = path / "final"
-        further = f"; to train its model further, give --set start={shlex.quote(str(final))} and another --output"
-        raise UserError(
-            f"{path} was started with {key} = {was}, but now {now} is given{others}; "
-            "give the earlier values to continue that run, or another --output to start a new run"
-            f"{further if final.is_dir() else ''}"
-        )
+        remedy = "give the earlier values to continue that run, or another --output to start a new run"
+        if (final := path / "final").is_dir():
+            remedy += f"; to train its model further, give --set start={shlex.quote(str(final))} and another --output"
+        raise UserError(f"{path} was started with {key} = {was}, but now {now} is given{others}; {remedy}")
 
 
 def describe_module(module: nn.Module) -> dict[str, Any]:
