@@ -116,6 +116,16 @@ def test_identity_is_compared_as_json() -> None:
     check_identity(Path("x"), json.loads(json.dumps({"betas": (0.9, 0.99)})), {"betas": (0.9, 0.99)})
 
 
+def test_a_setting_that_is_newer_than_the_state_may_have_its_default() -> None:
+    """A training goes on under a later version, unless the new setting is asked for."""
+    defaults = {"diffusion": {"times": "uniform", "width": 64}}
+    stored = {"diffusion": {"width": 32}}
+    check_identity(Path("x"), stored, {"diffusion": {"width": 32, "times": "uniform"}}, defaults)
+    for given in ({"width": 32, "times": "adaptive"}, {"width": 64, "times": "uniform"}, {"times": "uniform"}):
+        with pytest.raises(UserError, match="was started with diffusion"):
+            check_identity(Path("x"), stored, {"diffusion": given}, defaults)
+
+
 def test_modules_of_other_shapes_have_other_descriptions() -> None:
     """The weights of one size do not fit another, and the identity must say so before they are read."""
     assert describe_module(make(4)[0]) == describe_module(make(4)[0])

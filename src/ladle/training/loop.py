@@ -68,7 +68,8 @@ def train_stage(
 
     Args:
         identity: other values that define the run: configs (the model's), or JSON values (a digest of the data).
-            Settings, the batches of the first epoch and the shapes of the module are always compared.
+            Settings, the batches of the first epoch and the shapes of the module are always compared. A setting that
+            is missing in an older state counts as having its default.
         log: receives messages for the user (default: standard error).
 
     Raises:
@@ -94,9 +95,11 @@ def train_stage(
 
 def state_folder(stage: str, config: TrainingConfig, run_dir: Path, identity: Mapping[str, Any]) -> StateFolder:
     """The folder of a stage's state, which knows the settings and `identity`, but not yet the module and batches."""
-    given = {k: v.model_dump(mode="json") if isinstance(v, Config) else v for k, v in identity.items()}
+    configs = {key: value for key, value in identity.items() if isinstance(value, Config)} | {"training": config}
+    given = {key: value.model_dump(mode="json") for key, value in configs.items()}
     given["training"] = config.model_dump(mode="json", exclude=FREE_SETTINGS)
-    return StateFolder(run_dir / "state" / stage, given)
+    defaults = {key: type(value).model_construct().model_dump(mode="json") for key, value in configs.items()}
+    return StateFolder(run_dir / "state" / stage, {**identity, **given}, defaults)
 
 
 class _Training:

@@ -421,9 +421,10 @@ def _identity(assembly: Assembly, stage: str, diffusion: DiffusionConfig | None)
     return identity
 
 
-def _objective(stage: Config, objective: type[Config]) -> dict[str, Any]:
-    """The settings of a stage's loss, without budget and optimiser."""
-    return stage.model_dump(mode="json", include=set(objective.model_fields))
+def _objective(stage: Config, objective: type[Config]) -> Config:
+    """The settings of a stage's loss, without budget and optimiser. A config knows the defaults of settings that
+    an older state does not have."""
+    return objective.model_validate(stage.model_dump(include=set(objective.model_fields)))
 
 
 def _describe(plan: Plan, output: Path) -> None:

@@ -57,11 +57,11 @@ class StateFolder:
     """The state of one stage of one run, in `path`: `run/state/<stage>`.
 
     identity: the values that define the run (settings, data, model): JSON values, possibly nested. A state with another
-    identity is refused.
+    identity is refused. defaults: of settings that earlier versions did not have (see `check_identity`).
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        self.path, self.identity = path, dict(identity)
+    def __init__(self, path: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+        self.path, self.identity, self.defaults = path, dict(identity), defaults or {}
         self.writes = True  # False in processes that only bring their parts of tensors
 
     def save(
@@ -158,7 +158,7 @@ class StateFolder:
             found, stored = values["format"], values["identity"]
         if found != FORMAT:
             raise UserError(f"{self.path} has state format {found}; this ladle reads {FORMAT}; give another --output")
-        check_identity(self.path, stored, self.identity, later)
+        check_identity(self.path, stored, self.identity, self.defaults, later)
         return values
 
     def _tensors(self, name: str) -> Tensors:
@@ -177,14 +177,17 @@ class StateFolder:
 
 
 def check_identity(
-    path: Path, stored: Mapping[str, Any], given: Mapping[str, Any], later: tuple[str, ...] = ()
-) -> None:
-    """Compare the stored identity of a state with the given one. `later`: beginnings of keys that do not count.
+    path: Path, stored: Mapping[str, Any], given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None,
+    later: tuple[str, ...] = (),
+) -> None:  # fmt: skip
+    """Compare the stored identity of a state with the given one. A setting that `stored` lacks, because an earlier
+    version did not have it, counts as having its value in `defaults`. `later`: beginnings of keys that do not count.
 
     Raises:
         UserError: the two differ. The message has the first key with both values, and the other keys.
     """
     old, new = flatten(stored), flatten(json.loads(json.dumps(given)))
+    old = {key: value for key, value in flatten(defaults or {}).items() if key in new} | old
     differing = [key for key in old | new if old.get(key) != new.get(key) and not key.startswith(later)]
     if differing:
         was, now = _short(old.get(differing[0])), _short(new.get(differing[0]))
