@@ -1,6 +1,7 @@
 """The conditions of rows as tensors: labels, and the memories of the sources."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from ladle.autoencoder.encoding import store_texts
 from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
+from ladle.data.rows import Row
 
 
 class ConditionStore:
@@ -26,6 +28,12 @@ class ConditionStore:
         self.sources = (
             store_texts(reader.autoencoder, unique, reader.read, tokenize=reader.tokenize) if unique else None
         )
+
+    @classmethod
+    def of(cls, reader: SourceReader, rows: Sequence[Row]) -> Self:
+        """The conditions of rows of data, as far as the model takes them."""
+        labels = [row.get("label") if reader.config.labels else None for row in rows]
+        return cls(reader, labels, [row.get("source") for row in rows])
 
     def gather(self, rows: Tensor) -> RawCondition:
         """rows [B] -> their conditions. The mask is all False in rows without a source."""

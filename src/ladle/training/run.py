@@ -286,9 +286,7 @@ class Assembly:
         bf16 = use_bf16(self.training.precision, self.device)
 
         def store(rows: Sequence[Row]) -> Store:
-            latents = store_latents(autoencoder, [row["text"] for row in rows], bf16)
-            labels, sources = [row.get("label") for row in rows], [row.get("source") for row in rows]
-            return latents, ConditionStore(reader, labels, sources)
+            return store_latents(autoencoder, [row["text"] for row in rows], bf16), ConditionStore.of(reader, rows)
 
         return PerPortion(self.rows_of, store), store(self.valid_rows)
 
