@@ -11,12 +11,13 @@ import torch
 import memorised
 import tiny
 from ladle.autoencoder.latents import Latents
+from ladle.conditioning.store import ConditionStore
 from ladle.errors import UserError
 from ladle.evaluation.judge import fit_own
 from ladle.pipeline import LatentDiffusion
 from ladle.sampling.candidates import candidate_seeds
 from ladle.sampling.draw import draw_latents, draw_lengths
-from ladle.sampling.request import Conditions, Request, Sample
+from ladle.sampling.request import Sample
 from ladle.sampling.soundness import PLAN_TIME, SOURCE_TIME, likeness_to_others, soundness
 from ladle.sampling.words import decode_texts, decoding
 from ladle.seeding import SampleNoise
@@ -250,7 +251,7 @@ def drawn_candidates(
     """By hand: candidates of a sample without a source, each by its own stream, all as long as the first."""
     sampling = model.parts.sampling.override(**options)
     noise = [SampleNoise([own]) for own in candidate_seeds(seed, count)]
-    raw = Conditions(Request([seed], [label], [None]), model.diffusion, model.parts.reader()).batch([0])
+    raw = ConditionStore(model.parts.reader(), [label], [None]).gather(torch.tensor([0]))
     lengths = [draw_lengths(model.diffusion, raw, own, sampling) for own in noise]
     latents = [draw_latents(model.diffusion, raw, own, lengths[0], sampling).values[0] for own in noise]
     return decode_texts(model.autoencoder, latents, sampling.decoder, 8, noise=noise, **decoding(sampling))
@@ -321,7 +322,7 @@ def sound(
     guidance_scale: float = 2.0,
     time: float = PLAN_TIME,
 ) -> float:
-    raw = Conditions(Request([seed], [label], [source]), model.diffusion, model.parts.reader()).batch([0])
+    raw = ConditionStore(model.parts.reader(), [label], [source]).gather(torch.tensor([0]))
     tokens = model.autoencoder.backbone.tokenize([text])
     noise = SampleNoise([seed])
     return float(soundness(model.autoencoder, model.diffusion, tokens, raw, noise, guidance_scale, time))

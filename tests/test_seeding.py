@@ -67,12 +67,10 @@ def test_neighbouring_seeds_are_standard_normal_and_unrelated():
     assert uniform.min() >= 0 and uniform.max() < 1 and uniform.shape == (count,)
 
 
-def test_scalars_and_devices():
-    """One number a sample is a shape too; tensors arrive where they were asked for."""
-    noise = SampleNoise([1, 2], device="meta")
-    assert noise.normal([()] * 2).shape == (2,)
-    assert noise.normal([(3,)] * 2).device.type == noise.uniform().device.type == "meta"
-    assert len(noise) == 2
+def test_scalars():
+    """One number a sample is a shape too."""
+    noise = SampleNoise([1, 2])
+    assert noise.normal([()] * 2).shape == (2,) and len(noise) == 2
 
 
 def test_wrong_seeds_and_shapes_are_refused():

@@ -14,30 +14,17 @@ from typing import TYPE_CHECKING, Any
 from ladle.version import __version__
 
 if TYPE_CHECKING:
-    from ladle.autoencoder.autoencoder import TextAutoencoder
-    from ladle.autoencoder.latents import Latents
-    from ladle.errors import LadleError, UserError
-    from ladle.evaluation.evaluate import evaluate
-    from ladle.pipeline import LatentDiffusion
-    from ladle.sampling.options import SamplingOptions
-    from ladle.sampling.request import Sample
-    from ladle.training.recipe import Recipe, load_recipe
-    from ladle.training.run import train
-
-__all__ = [
-    "LadleError",
-    "LatentDiffusion",
-    "Latents",
-    "Recipe",
-    "Sample",
-    "SamplingOptions",
-    "TextAutoencoder",
-    "UserError",
-    "__version__",
-    "evaluate",
-    "load_recipe",
-    "train",
-]
+    from ladle.autoencoder.autoencoder import TextAutoencoder as TextAutoencoder
+    from ladle.autoencoder.latents import Latents as Latents
+    from ladle.errors import LadleError as LadleError
+    from ladle.errors import UserError as UserError
+    from ladle.evaluation.evaluate import evaluate as evaluate
+    from ladle.pipeline import LatentDiffusion as LatentDiffusion
+    from ladle.sampling.options import SamplingOptions as SamplingOptions
+    from ladle.sampling.request import Sample as Sample
+    from ladle.training.recipe import Recipe as Recipe
+    from ladle.training.recipe import load_recipe as load_recipe
+    from ladle.training.run import train as train
 
 _HOME = {
     "LadleError": "ladle.errors",
@@ -52,6 +39,7 @@ _HOME = {
     "load_recipe": "ladle.training.recipe",
     "train": "ladle.training.run",
 }
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:

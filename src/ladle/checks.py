@@ -6,6 +6,8 @@ from typing import Any
 
 from ladle.errors import UserError
 
+MAX_SEED = 2**32 - 1
+
 
 def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """A whole number of Python or NumPy from `least` to `most`, as an int. Raises UserError: 2.0 and True are none."""

@@ -132,10 +132,8 @@ class LatentDiffusion:
     def diffusion(self) -> LatentDiffusionModel:
         """The diffusion model. Raises UserError if there is none (`base-en`)."""
         if self.parts.diffusion is None:
-            raise UserError(
-                f"'{self.parts.name}' is an autoencoder without a diffusion model, so it cannot sample; "
-                "train a model with `ladle train --data FILE`, or use a shipped generator such as 'e2e'"
-            )
+            what = f"'{self.parts.name}' is an autoencoder without a diffusion model, so it cannot sample"
+            raise UserError(f"{what}; train a model with `ladle train --data FILE`, or use one such as 'e2e'")
         return self.parts.diffusion
 
     @property
@@ -202,6 +200,8 @@ class LatentDiffusion:
         request = Request.line_up(num_samples, seed, seeds, label, source, self.labels)
         if overrides.get("choose") == "label" and label is None:  # (some texts of many may have none)
             raise UserError("choose='label' needs a label; give one, or choose='sound'")
+        if self.diffusion.condition.config.source is None and any(text is not None for text in request.sources):
+            raise UserError("this model was not trained with source texts; give no source")
         batch_size = check_whole("batch_size", batch_size)
         check = LabelCheck(
             self.labels,

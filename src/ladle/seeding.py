@@ -1,6 +1,6 @@
 """One random generator per sample, so that a sample depends on its own seed and on nothing else.
 
-Numbers are drawn on the CPU and moved: the same seed gives the same noise on every device.
+Numbers are drawn on the CPU: the same seed gives the same noise on every device, to which callers move it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -8,10 +8,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ladle.checks import check_list, check_whole
+from ladle.checks import MAX_SEED, check_list, check_whole
 from ladle.errors import UserError
-
-MAX_SEED = 2**32 - 1
 
 
 class SampleNoise:
@@ -20,25 +18,22 @@ class SampleNoise:
 
     Args:
         seeds: one per sample; equal seeds give equal streams.
-        device: where the drawn tensors go.
 
     Raises:
         UserError: no seeds, or a seed outside 0 .. 2^32 - 1 (torch's CPU generator reads only 32 bits of a seed, so
             two larger seeds could silently give the same stream).
     """
 
-    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
+    def __init__(self, seeds: Sequence[int]):
         seeds = check_seeds(seeds)
         if not seeds:
             raise UserError("no seeds given; give one seed per sample")
-        self.device = torch.device(device)
         self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
     @classmethod
     def join(cls, parts: Sequence["SampleNoise"]) -> "SampleNoise":
         """The streams of all `parts` together. Each continues from its present position."""
         joined = cls.__new__(cls)
-        joined.device = parts[0].device
         joined._generators = [generator for part in parts for generator in part._generators]
         return joined
 
@@ -60,12 +55,11 @@ class SampleNoise:
         batch = torch.zeros(len(self), *largest, dtype=torch.float32)
         for row, own, generator in zip(batch, shapes, self._generators, strict=True):
             row[tuple(slice(size) for size in own)] = torch.randn(own, generator=generator, dtype=torch.float32)
-        return batch.to(self.device)
+        return batch
 
     def uniform(self) -> Tensor:
         """One float32 in [0, 1) per sample, [B]."""
-        drawn = [torch.rand((), generator=generator, dtype=torch.float32) for generator in self._generators]
-        return torch.stack(drawn).to(self.device)
+        return torch.stack([torch.rand((), generator=generator, dtype=torch.float32) for generator in self._generators])
 
 
 def check_seeds(seeds: Iterable[int]) -> list[int]:

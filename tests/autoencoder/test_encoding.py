@@ -9,7 +9,7 @@ from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.encoding import fit_normaliser, store_latents, store_texts
 from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.conditioning.source_text import SourceReader
-from ladle.conditioning.store import SourceStore
+from ladle.conditioning.store import ConditionStore
 from ladle.data.stores import VectorStore, length_batches
 from ladle.errors import UserError
 
@@ -76,9 +76,10 @@ def test_equal_sources_are_kept_once_and_a_missing_one_is_not_read(memory: str) 
     autoencoder = tiny.tiny_autoencoder()
     sources = ["the old cat", None, "a cat.", "the old cat"]
     reader = SourceReader(autoencoder, ConditionConfig(source=SourceConfig(memory=memory)))
-    store = SourceStore(reader, sources)
-    assert len(store.store) == 2
-    values, mask = store.gather(torch.arange(4))
+    store = ConditionStore(reader, [None] * 4, sources)
+    assert len(store.sources) == 2
+    raw = store.gather(torch.arange(4))
+    values, mask = raw.source, raw.source_mask
     for row, source in enumerate(sources):
         if source is None:
             assert not mask[row].any()

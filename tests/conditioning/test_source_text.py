@@ -10,12 +10,12 @@ import tiny
 from ladle.autoencoder.reconstruction import ReconstructionConfig
 from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.conditioning.source_text import SourceEncoder, SourceReader, learns_sources
+from ladle.conditioning.store import ConditionStore
 from ladle.data.row_portions import in_every_epoch
 from ladle.data.rows import Row
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.pipeline import LatentDiffusion
-from ladle.sampling.request import Conditions, Request
 from ladle.storage.model_folder import load_parts, save_parts
 from ladle.storage.parts import ModelParts, list_parts
 from ladle.training.optimiser import TrainingConfig
@@ -76,7 +76,7 @@ def test_a_model_with_its_own_source_encoder_is_complete(tmp_path: Path) -> None
     assert torch.equal(expected, actual)
     assert "source encoder" in [part.name for part in list_parts(again)]
     model = LatentDiffusion(again)
-    conditions = Conditions(Request([0, 0], [None, None], texts), model.diffusion, again.reader()).batch([0, 1])
+    conditions = ConditionStore(again.reader(), [None, None], texts).gather(torch.tensor([0, 1]))
     diffusion = again.diffusion
     assert diffusion is not None
     zt = torch.randn(1, 4, again.autoencoder.latent_dim).expand(2, -1, -1)

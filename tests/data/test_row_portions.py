@@ -142,7 +142,7 @@ def made_stages() -> dict[str, Any]:
 
     def store(rows: Any) -> Any:
         texts = [row["text"] for row in rows]
-        return store_latents(autoencoder, texts), ConditionStore(reader, rows)
+        return store_latents(autoencoder, texts), ConditionStore.of(reader, rows)
 
     latents_of = PerPortion(portion, store)
     tokens_of = PerPortion(portion, lambda rows: store_tokens(autoencoder, [row["text"] for row in rows]))

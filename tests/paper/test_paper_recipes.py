@@ -200,7 +200,7 @@ def test_ten_steps_of_each_stage_at_full_size(name: str) -> None:
             )  # fmt: skip
         else:
             autoencoder.eval()
-            store = (store_latents(autoencoder, [row["text"] for row in rows]), ConditionStore(reader, rows))
+            store = (store_latents(autoencoder, [row["text"] for row in rows]), ConditionStore.of(reader, rows))
             denoising = DenoisingLoss(diffusion, recipe.training.diffusion)
             stage = DiffusionStage(denoising, autoencoder, in_every_epoch(store), store, settings, recipe.sampling)
         stage.module.train()

@@ -245,7 +245,7 @@ def test_a_save_that_fails_leaves_the_earlier_model_and_no_trace(parts: ModelPar
     with pytest.raises(UserError, match=r"'denoiser.output.weight' are too large for torch.float16; save as bfloat16"):
         save_parts(parts, model_folder, dtype=torch.float16)
     assert hash_files(model_folder.parent) == before
-    with pytest.raises(ValueError, match="float32, float16, bfloat16"):
+    with pytest.raises(UserError, match="must be .float32., .float16. or .bfloat16."):
         save_parts(parts, model_folder, dtype=torch.float64)
 
 

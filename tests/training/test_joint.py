@@ -89,7 +89,7 @@ def test_conditions_are_those_of_cached_ones() -> None:
     reader.autoencoder.eval()
     order = torch.tensor([2, 0, 1])
     raw = stage.module.encoded(JointRows(reader, rows).condition(order))
-    expected = ConditionStore(reader, rows).gather(order)
+    expected = ConditionStore.of(reader, rows).gather(order)
     assert torch.equal(raw.label_ids, expected.label_ids)
     assert torch.equal(raw.source_mask.any(1), expected.source_mask.any(1))
     torch.testing.assert_close(raw.source[1][raw.source_mask[1]], expected.source[1][expected.source_mask[1]],

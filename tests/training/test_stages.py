@@ -31,7 +31,7 @@ ROWS = [Row(text=text, label=tiny.LABELS[i % 2], source=text.split()[1]) for i, 
 
 
 def stores(autoencoder: TextAutoencoder, config: ConditionConfig, rows: list[Row] = ROWS) -> tuple[Any, Any]:
-    return store_latents(autoencoder, [row["text"] for row in rows]), ConditionStore(
+    return store_latents(autoencoder, [row["text"] for row in rows]), ConditionStore.of(
         SourceReader(autoencoder, config), rows
     )
 
@@ -85,7 +85,7 @@ def test_rows_keep_their_own_conditions() -> None:
     autoencoder = tiny.tiny_autoencoder()
     rows = [Row(text="a", label="good", source="the cat"), Row(text="b"), Row(text="c", label="bad")]
     reader = SourceReader(autoencoder, ConditionConfig(labels=tiny.LABELS, source=SourceConfig()))
-    raw = ConditionStore(reader, rows).gather(torch.tensor([2, 0, 1]))
+    raw = ConditionStore.of(reader, rows).gather(torch.tensor([2, 0, 1]))
     assert raw.label_ids.tolist() == [0, 1, -1]
     assert raw.source_mask.any(1).tolist() == [False, True, False]
 
@@ -94,13 +94,13 @@ def test_rows_without_any_source_do_for_a_model_that_takes_one() -> None:
     """Held-out rows, say: the model is unconditional there."""
     rows = [Row(text="a", label="good"), Row(text="b", label="bad")]
     reader = SourceReader(tiny.tiny_autoencoder(), ConditionConfig(labels=tiny.LABELS, source=SourceConfig()))
-    store = ConditionStore(reader, rows)
+    store = ConditionStore.of(reader, rows)
     assert store.gather(torch.tensor([0, 1])).source is None
 
 
 def test_a_model_without_conditions_asks_for_none() -> None:
     """Though the rows have them."""
-    raw = ConditionStore(SourceReader(tiny.tiny_autoencoder(), ConditionConfig()), ROWS).gather(torch.tensor([0]))
+    raw = ConditionStore.of(SourceReader(tiny.tiny_autoencoder(), ConditionConfig()), ROWS).gather(torch.tensor([0]))
     assert (raw.label_ids, raw.source) == (None, None)
 
 

@@ -116,27 +116,20 @@ class Backbone(nn.Module):
         return cls(model, tokenizer, max_tokens)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, max_tokens: int) -> "Backbone":
-        """Load with transformers from a folder or a hub id; only safetensors weights are read.
+    def from_pretrained(cls, source: str | Path, max_tokens: int, *, weights: bool = True) -> "Backbone":
+        """Load with transformers from a folder or a hub id; only safetensors weights are read. Without `weights` they
+        are random.
 
         Raises:
             UserError: no such model, or one that is not an encoder-decoder.
         """
-        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-        with loading("encoder-decoder", source):
-            model = AutoModelForSeq2SeqLM.from_pretrained(source, use_safetensors=True, **PLAIN)
-            tokenizer = AutoTokenizer.from_pretrained(source)
-        return cls(model, tokenizer, max_tokens)
-
-    @classmethod
-    def from_config(cls, source: str | Path, max_tokens: int) -> "Backbone":
-        """The architecture and the tokenizer of a folder or a hub id, with random weights. Raises the same errors as
-        `from_pretrained`."""
         from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
         with loading("encoder-decoder", source):
-            model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(source), **PLAIN)
+            if weights:
+                model = AutoModelForSeq2SeqLM.from_pretrained(source, use_safetensors=True, **PLAIN)
+            else:
+                model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(source), **PLAIN)
             tokenizer = AutoTokenizer.from_pretrained(source)
         return cls(model, tokenizer, max_tokens)
 

@@ -98,7 +98,7 @@ def parallel_ids(
         if noise is None:
             uniform = torch.rand(logits.shape[:2])
         else:  # a stream's j-th number is its j-th place's, however long the batch is
-            uniform = torch.stack([noise.uniform().cpu() for _ in range(logits.shape[1])], dim=1)
+            uniform = torch.stack([noise.uniform() for _ in range(logits.shape[1])], dim=1)
         ids = chosen_ids(logits.flatten(0, 1), uniform.flatten().to(logits.device), top_p, temperature)
         ids = ids.view(logits.shape[:2])
     else:

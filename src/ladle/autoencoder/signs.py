@@ -32,9 +32,12 @@ def literal(tokenizer: Any) -> Any:
         return tokenizer
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True
-    special = set(tokenizer.all_special_tokens)
     # Some vocabularies (T5's) also hold the spelling as a piece of text: it is cut after its first sign.
-    held = [token for token in sorted(special) if len(token) > 1 and _is_one_token(backend, token)]
+    held = []
+    for token in sorted(set(tokenizer.all_special_tokens)):
+        spans = backend.encode(token, add_special_tokens=False).offsets
+        if len(token) > 1 and any(end - start >= len(token) for start, end in spans):
+            held.append(token)
     if held:
         from tokenizers import Regex, pre_tokenizers
 
@@ -42,11 +45,6 @@ def literal(tokenizer: Any) -> Any:
         before = [] if backend.pre_tokenizer is None else [backend.pre_tokenizer]
         backend.pre_tokenizer = pre_tokenizers.Sequence([*before, pre_tokenizers.Split(first, "isolated")])
     return tokenizer
-
-
-def _is_one_token(backend: Any, spelling: str) -> bool:
-    spans = backend.encode(spelling, add_special_tokens=False).offsets
-    return any(end - start >= len(spelling) for start, end in spans)
 
 
 def written(text: str, alphabet: frozenset[str] | None) -> str:
@@ -67,9 +65,8 @@ def used_parts(tokenizer: Any, texts: Iterable[str], max_tokens: int) -> Iterato
         # A token is a byte at least; a space before the text, a start and an end token may come with it.
         long = [text for text in part if len(text.encode()) + 3 > max_tokens]
         encoded = tokenizer(long, truncation=True, max_length=max_tokens, return_offsets_mapping=True) if long else {}
-        ends = dict(
-            zip(long, (max(end for _, end in spans) for spans in encoded.get("offset_mapping", [])), strict=True)
-        )
+        spans = zip(long, encoded.get("offset_mapping", []), strict=True)
+        ends = {text: max(end for _, end in places) for text, places in spans}
         yield from (text[: ends.get(text)] for text in part)
 
 
@@ -107,10 +104,8 @@ def unlearnt_line(texts: Sequence[str], alphabet: frozenset[str] | None, name: s
     found = None if alphabet is None else unlearnt(texts, alphabet)
     if found is None:
         return None
-    return (
-        f"{found.number:,} of {len(texts):,} texts hold signs that '{name}' never learnt ({found.examples}); "
-        "they will not come back"
-    )
+    what = f"{found.number:,} of {len(texts):,} texts hold signs that '{name}' never learnt ({found.examples})"
+    return f"{what}; they will not come back"
 
 
 def _shown(sign: str) -> str:

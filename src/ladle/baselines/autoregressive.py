@@ -17,29 +17,29 @@ from torch import Tensor, nn
 
 from ladle.autoencoder.decoders import chosen_ids
 from ladle.autoencoder.signs import literal, written
-from ladle.config import Config, nearest
+from ladle.conditioning.config import ConditionConfig
+from ladle.config import Config
 from ladle.errors import UserError, first_line
 from ladle.evaluation.likelihood import TokenRow, negative_log_likelihood
 from ladle.evaluation.scorer import ATTENTION, RECORD, WEIGHTS, read_trained
-from ladle.hub import loading
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
 from ladle.storage.writing import SCORER, atomic_folder, atomic_json
 
 ACTIVATION = "gelu"  # exact; GPT-2's approximation by tanh differs by 5e-4 at most and makes a step 1.28 times as long
-Given = Sequence[str | None] | None  # for each sample
+Each = Sequence[str | None]  # for each sample
+Given = Each | None
 SHRINK_BELOW = 0.5  # share of unfinished rows in a batch below which the finished ones leave it
 
 
 class AutoregressiveConfig(Config):
-    """pretrained: a folder or hub id of a causal language model to fine-tune. The sizes below are for a new model.
+    """Sizes and conditions.
 
     labels: names of the classes. source: whether a source text may precede the text. drop_prob: share of samples
     that lose each condition in training. max_tokens: longest text with its end token. Sources are cut at
     `max_source_tokens`.
     """
 
-    pretrained: str | None = None
     width: int = Field(384, ge=8)
     num_layers: int = Field(9, ge=1)
     num_heads: int = Field(6, ge=1)
@@ -66,8 +66,6 @@ class AutoregressiveModel(nn.Module):
         size = len(tokenizer) + 1 + len(config.labels)  # the separator and the labels come after the vocabulary
         # (torch's own type is vague)
         self.causal: Any = _build(config, tokenizer, size) if causal is None else causal
-        if self.causal.get_input_embeddings().num_embeddings < size:
-            self.causal.resize_token_embeddings(size)
         self.separator = len(tokenizer)
         self.info: dict[str, Any] = {}  # how it was trained
 
@@ -114,9 +112,7 @@ class AutoregressiveModel(nn.Module):
         if not texts:
             return torch.zeros(0), torch.zeros(0, dtype=torch.long)
         count = len(texts)
-        ids = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_tokens)["input_ids"]
-        prefixes = self.prefixes(label or [None] * count, source or [None] * count)
-        return self.score_rows(list(zip(prefixes, ids, strict=True)))
+        return self.score_rows(self.encode(texts, label or [None] * count, source or [None] * count))
 
     def score_rows(self, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
         """`score` of N (prefix ids, text ids)."""
@@ -158,7 +154,7 @@ class AutoregressiveModel(nn.Module):
                 texts[row] = written(text, None).strip()
         return texts
 
-    def prefixes(self, labels: Sequence[str | None], sources: Sequence[str | None]) -> list[list[int]]:
+    def prefixes(self, labels: Each, sources: Each) -> list[list[int]]:
         """Token ids of the prefix of each text, the separator last.
 
         Raises:
@@ -168,13 +164,14 @@ class AutoregressiveModel(nn.Module):
         cut = {"truncation": True, "max_length": self.config.max_source_tokens}
         ids = self.tokenizer(given, **cut)["input_ids"] if given else []
         encoded: dict[str | None, list[int]] = {None: [], **dict(zip(given, ids, strict=True))}
-        names = self.config.labels
-        for label in labels:
-            if label is not None and label not in names:
-                raise UserError(f"unknown label '{label}': {nearest(label, list(names))}")
-        before: dict[str | None, list[int]] = {name: [self.separator + 1 + i] for i, name in enumerate(names)}
-        pairs = zip(labels, sources, strict=True)
-        return [[*before.get(label, []), *encoded[source], self.separator] for label, source in pairs]
+        numbers = ConditionConfig(labels=self.config.labels).label_ids(labels).tolist()
+        pairs = zip(numbers, sources, strict=True)
+        return [[self.separator + 1 + i] * (i >= 0) + encoded[source] + [self.separator] for i, source in pairs]
+
+    def encode(self, texts: Sequence[str], labels: Each, sources: Each) -> list[TokenRow]:
+        """(prefix ids, text ids) of each text. Raises UserError as `prefixes`."""
+        ids = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_tokens)["input_ids"]
+        return list(zip(self.prefixes(labels, sources), ids, strict=True))
 
     def _continue(
         self, prefixes: list[list[int]], noise: SampleNoise, top_p: float, temperature: float
@@ -221,13 +218,8 @@ class AutoregressiveModel(nn.Module):
 
 
 def _build(config: AutoregressiveConfig, tokenizer: Any, vocab_size: int) -> Any:
-    from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2Config, GPT2LMHeadModel
 
-    if config.pretrained:
-        with loading("causal model", config.pretrained):
-            return AutoModelForCausalLM.from_pretrained(
-                config.pretrained, use_safetensors=True, dtype=torch.float32, attn_implementation=ATTENTION
-            )
     if config.width % config.num_heads:
         raise UserError(f"num_heads is {config.num_heads}; it must divide the width, {config.width}")
     positions = config.max_tokens + (config.max_source_tokens if config.source else 0) + 2

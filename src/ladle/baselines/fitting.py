@@ -181,8 +181,7 @@ class AutoregressiveStage:
         return self.module.generate(label=labels, source=sources, top_p=0.95)
 
     def _encode(self, rows: Sequence[Row]) -> list[TokenRow]:
-        model, config = self.module, self.module.config
+        config = self.module.config
         labels = [row.get("label") if config.labels else None for row in rows]
         sources = [row.get("source") if config.source else None for row in rows]
-        texts = model.tokenizer([row["text"] for row in rows], truncation=True, max_length=config.max_tokens)
-        return list(zip(model.prefixes(labels, sources), texts["input_ids"], strict=True))
+        return self.module.encode([row["text"] for row in rows], labels, sources)

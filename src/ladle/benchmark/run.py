@@ -71,9 +71,7 @@ class _Benchmark:
             log(note)
         self.test = self.splits.test
         if not self.test:
-            raise UserError(
-                "the suite's data have no test rows; give a folder of train and test files, or data.test_path"
-            )
+            raise UserError("the suite's data have no test rows; give a folder with a test file, or data.test_path")
         self.conditions = self._conditions()
         to_train = {name: system.kind for name, system in suite.systems.items() if system.model is None}
         # A recipe that cannot be trained is reported before the work too.

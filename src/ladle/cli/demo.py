@@ -76,15 +76,10 @@ def _title(text: str) -> None:
     print(f"\n{text}\n{'-' * len(text)}", flush=True)
 
 
-def _say(text: str) -> None:
-    print(textwrap.fill(text, _width()), flush=True)
+def _say(text: str, first: str = "", indent: str = "") -> None:
+    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    print(textwrap.fill(text, width, initial_indent=first, subsequent_indent=indent), flush=True)
 
 
 def _item(label: str, text: str) -> None:
-    indent = " " * 10
-    first = f"  {label}".ljust(len(indent))
-    print(textwrap.fill(text, _width(), initial_indent=first, subsequent_indent=indent), flush=True)
-
-
-def _width() -> int:
-    return min(100, shutil.get_terminal_size((100, 24)).columns)
+    _say(text, f"  {label:<8}", " " * 10)

@@ -1,12 +1,12 @@
 """Verbs with which a model writes texts: demo, sample, reconstruct."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from ladle.checks import check_whole
+from ladle.checks import MAX_SEED, check_whole
 from ladle.cli.app import (
     ColumnNames,
     Decoder,
@@ -29,10 +29,6 @@ from ladle.errors import UserError
 from ladle.storage.partial_rows import PartialRows, partial_rows
 from ladle.storage.writing import check_writable
 
-if TYPE_CHECKING:
-    from ladle.pipeline import LatentDiffusion
-
-MAX_SEED = 2**32 - 1
 TEXTS_AT_ONCE = 1024  # texts drawn between two writes: enough to sort them by length, few enough for the memory
 FIRST_TEXTS = 8  # drawn before the first write to standard output, so that its reader need not wait
 
@@ -89,8 +85,8 @@ def sample(
         raise UserError("--source-column and --label-column name columns of a file; give it with --source FILE")
     inputs = [Row()] if source is None else read_and_say(source, model, columns, need=("source",), empty="refuse")
     count = num_samples * len(inputs)
-    if seed is not None and not 0 <= seed <= MAX_SEED + 1 - count:
-        raise UserError(f"--seed is {seed}; for {counted(count, 'text')} it must be from 0 to {MAX_SEED + 1 - count}")
+    if seed is not None:
+        check_whole("--seed", seed, 0, MAX_SEED + 1 - count)
     if overrides.get("choose") == "label" and not label and not any("label" in row for row in inputs):
         raise UserError("--choose label needs a label; give --label, or leave --choose out")
 
@@ -114,12 +110,31 @@ def sample(
             draw: dict[str, Any] = {"seed": len(draws), "label": asked}
             draw |= {"source": row.get("source"), "references": row.get("references")}
             draws.append({name: value for name, value in draw.items() if value is not None})
-    how = loaded.parts.sampling.override(**overrides).model_dump(mode="json")
-    command = {"model": loaded.digest, "options": how, "seed": seed, "draws": digest(draws)}
+    how = loaded.parts.sampling.override(**overrides)
+    command = digest([loaded.digest, how.model_dump(mode="json"), seed, draws])
     with partial_rows(output, command, fresh_seed(count) if seed is None else seed, log=log) as kept:
         first = kept.remembered
         draws = [draw | {"seed": first + draw["seed"]} for draw in draws]
-        write_and_say(kept, _drawn_rows(kept, loaded, draws, batch_size, overrides))
+
+        def draw_part(part: range, bar: Any) -> list[dict[str, Any]]:
+            def show(done: int, total: int) -> None:
+                # Decoding comes after the last step; another round of candidates must not take the bar back.
+                bar.n = max(bar.n, part.start + len(part) * done // (total + 1))
+                bar.refresh()
+
+            asked = draws[part.start : part.stop]
+            texts = loaded.generate(
+                seeds=[draw["seed"] for draw in asked],
+                label=[draw.get("label") for draw in asked],
+                source=[draw.get("source") for draw in asked],
+                batch_size=batch_size,
+                on_step=None if bar.disable else show,
+                **overrides,
+            )
+            return [{"text": t, **draw, "model": loaded.digest} for t, draw in zip(texts, asked, strict=True)]
+
+        largest = TEXTS_AT_ONCE // how.candidates
+        write_and_say(kept, _rows(kept, count, batch_size, draw_part, largest))
     if seed is None:
         seeds = f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
         log(f"{seeds}; --seed {first} draws the same {'text' if count == 1 else 'texts'} again")
@@ -157,74 +172,37 @@ def reconstruct(
     say_cut(loaded.autoencoder.backbone.tokenizer, loaded.max_tokens, originals, "texts")
     if line := loaded.unlearnt(originals):
         log(line)
-    command = {"model": loaded.digest, "decoder": decoder, "texts": digest(originals)}
-    with partial_rows(output, command, log=log) as kept:
+    with partial_rows(output, digest([loaded.digest, decoder, originals]), log=log) as kept:
         decoded = [str(row["reconstruction"]) for row in kept.rows]
 
-        def rows() -> Iterator[Mapping[str, Any]]:
-            begin = len(decoded)
-            with _progress_bar(len(originals)) as bar:
-                for part in _portions(kept, len(originals), batch_size):
-                    given = originals[part.start : part.stop]
-                    texts = loaded.reconstruct(given, decoder=decoder, batch_size=batch_size)
-                    decoded[part.start :] = texts
-                    bar.update(part.stop - bar.n)
-                    bar.clear()
-                    pairs = zip(part, given, texts, strict=True)
-                    yield from ({"text": a, "reconstruction": b} for row, a, b in pairs if row >= begin)
+        def redraw(part: range, _: Any) -> list[dict[str, Any]]:
+            given = originals[part.start : part.stop]
+            decoded[part.start :] = loaded.reconstruct(given, decoder=decoder, batch_size=batch_size)
+            return [{"text": a, "reconstruction": b} for a, b in zip(given, decoded[part.start :], strict=True)]
 
-        write_and_say(kept, rows())
+        write_and_say(kept, _rows(kept, len(originals), batch_size, redraw, TEXTS_AT_ONCE))
     exact = sum(a == b for a, b in zip(originals, decoded, strict=True)) / len(originals)
     bleu = CorpusScore(decoded, [[text] for text in originals]).score
     log(f"{counted(len(originals), 'text')}: BLEU {bleu:.1f}, {exact:.1%} exactly the same")
 
 
-def _portions(kept: PartialRows, count: int, batch_size: int, largest: int = TEXTS_AT_ONCE) -> Iterator[range]:
-    """Parts of range(count), each four times as large as the one before, from the one that holds the next row. Wherever
-    a command goes on, it has the same parts, and so the same texts to the last bit."""
-    start, size = 0, FIRST_TEXTS if kept.output == STDIO else batch_size
-    while start < count:
-        part = range(start, min(start + size, count))
-        if part.stop > kept.count:
-            yield part
-        start, size = part.stop, max(batch_size, min(4 * size, largest))
-
-
-def _drawn_rows(
-    kept: PartialRows,
-    model: "LatentDiffusion",
-    draws: Sequence[Mapping[str, Any]],
-    batch_size: int,
-    overrides: Mapping[str, Any],
+def _rows(
+    kept: PartialRows, count: int, batch_size: int, draw: Callable[[range, Any], list[dict[str, Any]]], largest: int
 ) -> Iterator[dict[str, Any]]:
-    """Draw texts in the given order and yield the rows that follow those kept. draws: for each text its seed, label and
-    source."""
-    begin, largest = kept.count, TEXTS_AT_ONCE // model.parts.sampling.override(**overrides).candidates
-    with _progress_bar(len(draws)) as bar:
-        for rows in _portions(kept, len(draws), batch_size, largest):
-            part = draws[rows.start : rows.stop]
+    """The rows that follow those kept, drawn in parts of range(count). Each part is four times as large as the one
+    before. Wherever a command goes on, it has the same parts, and so the same texts to the last bit.
 
-            def show(done: int, total: int, rows: range = rows) -> None:
-                # Decoding comes after the last step; another round of candidates must not take the bar back.
-                bar.n = max(bar.n, rows.start + len(rows) * done // (total + 1))
-                bar.refresh()
-
-            texts = model.generate(
-                seeds=[draw["seed"] for draw in part],
-                label=[draw.get("label") for draw in part],
-                source=[draw.get("source") for draw in part],
-                batch_size=batch_size,
-                on_step=None if bar.disable else show,
-                **overrides,
-            )
-            bar.n = rows.stop
-            bar.clear()  # rows may go to the same terminal
-            drawn = zip(rows, part, texts, strict=True)
-            yield from ({"text": text, **draw, "model": model.digest} for row, draw, text in drawn if row >= begin)
-
-
-def _progress_bar(total: int) -> Any:
-    """A progress bar of `total` texts on standard error; hidden when that is not a terminal."""
+    draw: (a part, a progress bar) -> its rows.
+    """
     from tqdm import tqdm
 
-    return tqdm(total=total, unit=" texts", file=sys.stderr, disable=None, leave=False)
+    begin, start, size = kept.count, 0, FIRST_TEXTS if kept.output == STDIO else batch_size
+    with tqdm(total=count, unit=" texts", file=sys.stderr, disable=None, leave=False) as bar:  # (None: no terminal)
+        while start < count:
+            part = range(start, min(start + size, count))
+            if part.stop > begin:
+                rows = draw(part, bar)
+                bar.n = part.stop
+                bar.clear()  # rows may go to the same terminal
+                yield from rows[max(0, begin - start) :]
+            start, size = part.stop, max(batch_size, min(4 * size, largest))

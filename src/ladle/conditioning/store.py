@@ -1,6 +1,7 @@
-"""The conditions of all rows as tensors: labels, and the memories of the sources."""
+"""The conditions of rows as tensors: labels, and the memories of the sources."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -11,36 +12,34 @@ from ladle.conditioning.source_text import SourceReader
 from ladle.data.rows import Row
 
 
-class SourceStore:
-    """The memory of each row's source text. Equal sources are encoded and stored once."""
-
-    def __init__(self, reader: SourceReader, sources: Sequence[str | None]):
-        unique = sorted({source for source in sources if source is not None})
-        number = {source: i for i, source in enumerate(unique)}
-        self.index = torch.tensor([-1 if source is None else number[source] for source in sources])
-        self.store = store_texts(reader.autoencoder, unique, reader.read, tokenize=reader.tokenize)
-
-    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """rows [B] -> memory [B, M, C] and its mask [B, M], which is all False in rows without a source."""
-        index = self.index[rows]
-        vectors, mask = self.store.gather(index.clamp_min(0))
-        return vectors, mask & (index >= 0)[:, None]
-
-
 class ConditionStore:
-    """Labels and sources of all rows, as tensors."""
+    """A label and a source, or None, for each row. Equal sources are encoded and stored once. Sources are left out if
+    the model takes none.
 
-    def __init__(self, reader: SourceReader, rows: Sequence[Row]):
-        config = reader.config
-        self.label_ids = config.label_ids([row.get("label") for row in rows]) if config.labels else None
-        self.sources = None
-        sources = [row.get("source") for row in rows]
-        if config.source and any(source is not None for source in sources):
-            self.sources = SourceStore(reader, sources)
+    Raises UserError: an unknown label.
+    """
+
+    def __init__(self, reader: SourceReader, labels: Sequence[str | None], sources: Sequence[str | None]):
+        ids = reader.config.label_ids(labels)
+        self.label_ids = ids if reader.config.labels else None
+        unique = sorted({source for source in sources if source is not None}) if reader.config.source else []
+        number: dict[str | None, int] = {source: i for i, source in enumerate(unique)}
+        self.index = torch.tensor([number.get(source, -1) for source in sources])
+        self.sources = (
+            store_texts(reader.autoencoder, unique, reader.read, tokenize=reader.tokenize) if unique else None
+        )
+
+    @classmethod
+    def of(cls, reader: SourceReader, rows: Sequence[Row]) -> Self:
+        """The conditions of rows of data, as far as the model takes them."""
+        labels = [row.get("label") if reader.config.labels else None for row in rows]
+        return cls(reader, labels, [row.get("source") for row in rows])
 
     def gather(self, rows: Tensor) -> RawCondition:
-        """rows [B] -> their conditions."""
+        """rows [B] -> their conditions. The mask is all False in rows without a source."""
         source = mask = None
         if self.sources is not None:
-            source, mask = self.sources.gather(rows)
+            index = self.index[rows]
+            source, mask = self.sources.gather(index.clamp_min(0))
+            mask = mask & (index >= 0)[:, None]
         return RawCondition(None if self.label_ids is None else self.label_ids[rows], source, mask)

@@ -131,7 +131,7 @@ def _autoencoder(folder: Path, backbone: str | Path | None) -> TextAutoencoder:
     tensors = saved["model"]
     source = backbone or _required(args, "enc_dec_model", folder)
     max_tokens = len(tensors["perceiver_ae.perceiver_encoder.pos_emb.emb.weight"])
-    language_model = Backbone.from_config(source, max_tokens)
+    language_model = Backbone.from_pretrained(source, max_tokens, weights=False)
     config = AutoencoderConfig.parse({
         "max_tokens": max_tokens, "parallel_layers": 0,
         "backbone": {"pretrained": str(source)},

@@ -9,11 +9,12 @@ import torch
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
+from ladle.conditioning.store import ConditionStore
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.sampling.candidates import Candidate, LabelCheck, candidate_seeds, first_with_label, soundest
 from ladle.sampling.draw import draw_latents, draw_lengths
 from ladle.sampling.options import SamplingOptions
-from ladle.sampling.request import Conditions, Request, Sample
+from ladle.sampling.request import Request, Sample
 from ladle.sampling.soundness import SoundnessScore
 from ladle.sampling.words import check_decoder, decode_texts, decoding
 from ladle.seeding import SampleNoise
@@ -74,11 +75,12 @@ def _draw_candidates(
         for row, seed in enumerate(request.seeds)
     ]
     every = [one for own in candidates for one in own]
-    conditions = Conditions(request, writer.diffusion, writer.reader)
+    conditions = ConditionStore(writer.reader, request.labels, request.sources)
 
     def given(batch: Sequence[Candidate]) -> tuple[RawCondition, SampleNoise]:
         """Conditions and random streams. Each stream continues from its present position."""
-        return conditions.batch([one.sample for one in batch]), SampleNoise.join([one.noise for one in batch])
+        raw = conditions.gather(torch.tensor([one.sample for one in batch])).to(writer.diffusion.device)
+        return raw, SampleNoise.join([one.noise for one in batch])
 
     # Lengths.
     for batch in _batches(every, writer.batch_size):

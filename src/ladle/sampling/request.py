@@ -9,14 +9,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from ladle.checks import check_list, check_texts, check_whole
-from ladle.conditioning.encoder import RawCondition
-from ladle.conditioning.source_text import SourceReader
-from ladle.conditioning.store import SourceStore
+from ladle.checks import MAX_SEED, check_list, check_texts, check_whole
 from ladle.data.labels import own_label
-from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError
-from ladle.seeding import MAX_SEED, check_seeds
+from ladle.seeding import check_seeds
 
 LABELS = str | Number | np.bool_  # the types of one label: a label column may hold numbers
 
@@ -102,27 +98,3 @@ class Request:
 def fresh_seed(count: int) -> int:
     """A random first seed for `count` seeds that count up."""
     return secrets.randbelow(MAX_SEED + 2 - count)
-
-
-class Conditions:
-    """Conditions of all samples of a request. Each distinct source is encoded once.
-
-    Raises UserError: an unknown label, or a source for a model that takes none.
-    """
-
-    def __init__(self, request: Request, diffusion: LatentDiffusionModel, reader: SourceReader):
-        config = diffusion.condition.config
-        self.device = diffusion.device
-        given = any(label is not None for label in request.labels)
-        self.label_ids = config.label_ids(request.labels) if given or config.labels else None
-        self.sources = None
-        if any(source is not None for source in request.sources):
-            if not config.source:
-                raise UserError("this model was not trained with source texts; give no source")
-            self.sources = SourceStore(reader, request.sources)
-
-    def batch(self, rows: Sequence[int]) -> RawCondition:
-        """The conditions of some rows."""
-        index = torch.tensor(rows)
-        source, mask = (None, None) if self.sources is None else self.sources.gather(index)
-        return RawCondition(None if self.label_ids is None else self.label_ids[index], source, mask).to(self.device)

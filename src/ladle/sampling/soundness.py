@@ -10,11 +10,11 @@ from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.latents import Latents
 from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
+from ladle.conditioning.store import ConditionStore
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.prediction import add_noise
 from ladle.diffusion.schedule import Level
 from ladle.diffusion.wrappers import guided
-from ladle.sampling.request import Conditions, Request
 from ladle.seeding import SampleNoise
 
 # Diffusion times at which a text is judged: one leaves a rough plan of the text (.7 to .9 choose alike), the other,
@@ -38,9 +38,9 @@ class SoundnessScore:
 
     def __call__(self, texts: list[str], label: str | None, source: str | None, seed: int) -> list[float]:
         count = len(texts)
-        request = Request([seed] * count, [label] * count, [source] * count)
-        raw = Conditions(request, self.diffusion, self.reader).batch(range(count))
-        device = next(self.autoencoder.parameters()).device
+        device = self.diffusion.device
+        conditions = ConditionStore(self.reader, [label] * count, [source] * count)
+        raw = conditions.gather(torch.arange(count)).to(device)
         tokens = {name: ids.to(device) for name, ids in self.autoencoder.backbone.tokenize(texts).items()}
 
         def sound(guidance_scale: float, time: float) -> torch.Tensor:

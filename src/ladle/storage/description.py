@@ -81,12 +81,10 @@ def _statistics(parts: ModelParts) -> Iterator[tuple[str, str]]:
 
 
 def _origin(info: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The origin of the model, under the names of `ladle.storage.card`. Nested settings are named, not shown."""
+    """The origin of the model, under the names of `ladle.storage.card`."""
     for key, value in info.items():
         label = "training data" if key == "data" else key.replace("_", " ")
-        if isinstance(value, Mapping) and key == "recipe":
-            yield label, f"{value.get('name', '')} (in model.json, under info)"
-        elif key == "figures":
+        if key == "figures":
             yield label, "in the card, README.md"
         elif value not in (None, "", [], {}):
             yield label, _plain(value)

@@ -72,14 +72,11 @@ def save_parts(
 
     Raises:
         UserError: `folder` is a file, or holds what has a name in a model folder and is none; no such `base`, or its
-            backbone or tokenizer differs; a weight is too large for `dtype`.
+            backbone or tokenizer differs; a weight is too large for `dtype`; another dtype.
         LadleError: the folder could not be written; the earlier folder is not changed.
         TypeError: `info` holds a value that JSON cannot represent.
-        ValueError: another dtype.
     """
     dtype = dtype or torch.float32
-    if dtype not in DTYPES.values():
-        raise ValueError(f"weights cannot be stored as {dtype}; allowed are {', '.join(DTYPES)}")
     json.dumps(parts.info)  # before anything is written
     backbone, diffusion, encoder = parts.autoencoder.backbone, parts.diffusion, parts.source_encoder
     reference, changes = (None, {}) if base is None else _changes(parts.autoencoder, base, dtype)
@@ -184,10 +181,8 @@ def _load_autoencoder(folder: Path, record: ModelRecord) -> TextAutoencoder:
 def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference) -> TextAutoencoder:
     installed, original = _load_base(reference.name, wanted_by=folder)
     if autoencoder_digest(installed) != reference.digest:
-        raise UserError(
-            f"{folder / RECORD}: the model needs '{reference.name}' with digest {reference.digest}, but the installed "
-            f"one has {autoencoder_digest(installed)}; install the ladle that made the model ({record.ladle})"
-        )
+        there = f"'{reference.name}' has digest {autoencoder_digest(installed)}, not {reference.digest}"
+        raise UserError(f"{folder / RECORD}: {there}; install the ladle that made the model ({record.ladle})")
     path = folder / CHANGES
     changes = read_tensors(path) if CHANGES in record.files else {}
     original.backbone.max_tokens = record.autoencoder.max_tokens

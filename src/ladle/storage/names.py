@@ -77,6 +77,4 @@ def _download(hub_id: str, revision: str | None) -> Path:
             return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(HUB_FILES)))
         except Exception as error:  # of many kinds: no such repository, no space, none stored on this machine
             reason = first_line(error) if online else "the hub cannot be reached"
-            raise UserError(
-                f"no model '{hub_id}': no such folder, and loading it from the hub failed: {reason}"
-            ) from None
+            raise UserError(f"no model '{hub_id}': no folder, and loading it from the hub failed: {reason}") from None

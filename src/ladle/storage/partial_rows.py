@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,14 @@ class PartialRows:
     count: of the rows that are kept so far.
     """
 
-    def __init__(self, output: PathLike, path: Path | None, command: Mapping[str, Any], remember: Any) -> None:
-        self.output, self.path, self.remembered = output, path, remember
-        self.command = json.loads(to_json(dict(command)))
+    def __init__(self, output: PathLike, path: Path | None, command: str, remember: Any) -> None:
+        self.output, self.path, self.command, self.remembered = output, path, command, remember
         self.rows: list[dict[str, Any]] = []
         if path is not None and path.exists():
             head, *self.rows = _whole_lines(path) or [{}]
             if head.get("command") != self.command:
-                raise UserError(
-                    f"{path} holds rows of another command that was interrupted; run that command again to "
-                    "finish it, or delete that file, or give another --output"
-                )
+                what = f"{path} holds rows of another command that was interrupted"
+                raise UserError(f"{what}; run that again to finish it, delete the file, or give another --output")
             self.remembered = head["remembered"]
         self.count = len(self.rows)
 
@@ -54,12 +51,12 @@ class PartialRows:
 
 @contextmanager
 def partial_rows(
-    output: PathLike, command: Mapping[str, Any], remember: Any = None, *, log: Callable[[str], None]
+    output: PathLike, command: str, remember: Any = None, *, log: Callable[[str], None]
 ) -> Iterator[PartialRows]:
     """Rows for `output`. A file's rows wait in OUTPUT.partial until all are there.
 
     Args:
-        command: JSON values on which the rows depend. Only the same command goes on.
+        command: a fingerprint of all that the rows depend on. Only the same command goes on.
         remember: a JSON value that the same command gets back when it goes on, such as a random seed.
         log: gets a line when the command goes on, and when it ends early.
 
@@ -88,12 +85,7 @@ def partial_rows(
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file's lines, up to the first line that is cut or damaged."""
     found: list[dict[str, Any]] = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            value = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            break
-        found.append(value)
+    with suppress(ValueError, TypeError):
+        for line in path.read_bytes().splitlines(keepends=True):
+            found.append({**json.loads(line if line.endswith(b"\n") else "")})
     return found

@@ -13,6 +13,7 @@ from pydantic import field_validator
 from ladle.autoencoder.autoencoder import AutoencoderConfig
 from ladle.conditioning.config import ConditionConfig
 from ladle.config import Config
+from ladle.data.files import known_json
 from ladle.diffusion.model import DiffusionConfig
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
@@ -22,7 +23,6 @@ FORMAT: Literal[2] = 2
 BACKBONE = ("backbone", "tokenizer")
 # Folder -> beginnings of the names of the tensors that it holds. A folder without tensors is not written.
 AUTOENCODER_PARTS = {"bottleneck": ("bottleneck.", "normaliser."), "parallel_decoder": ("parallel_decoder.",)}
-AUTOENCODER_FOLDERS = (*BACKBONE, *AUTOENCODER_PARTS)
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 
 
@@ -72,12 +72,9 @@ class ModelRecord(Config):
 def read_record(folder: str | Path) -> ModelRecord:
     """Read and validate model.json.
 
-    Raises UserError: no folder, no model.json in it, malformed JSON, unknown keys or values, or an unknown format.
+    Raises UserError: no model.json in the folder, malformed JSON, unknown keys or values, or an unknown format.
     """
-    folder = Path(folder)
-    path = folder / RECORD
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give a model folder")
+    path = Path(folder) / RECORD
     if not path.is_file():
         raise UserError(f"{folder} is not a model folder: it has no {path.name}; give a folder that `ladle train` made")
     try:
@@ -87,12 +84,10 @@ def read_record(folder: str | Path) -> ModelRecord:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     found = values.get("format") if isinstance(values, dict) else None
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+    if type(found) is not int:
         raise UserError(f"{path}: malformed, it has no format number; give a folder that `ladle train` made")
     if found > FORMAT:
         raise UserError(f"{path}: format {found} is newer than this ladle, which reads format {FORMAT}; upgrade ladle")
-    if found < FORMAT:
-        raise UserError(f"{path}: format {found} is older than the first release; this ladle reads format {FORMAT}")
     return ModelRecord.parse(values, where=str(path))
 
 
@@ -108,7 +103,8 @@ def model_digest(folder: str | Path) -> str:
 
 def autoencoder_digest(record: ModelRecord) -> str:
     """Sixteen hex digits of the autoencoder's files, which must not change under a model built on them."""
-    return _short_hash({name: h for name, h in record.files.items() if name.split("/")[0] in AUTOENCODER_FOLDERS})
+    folders = (*BACKBONE, *AUTOENCODER_PARTS)
+    return _short_hash({name: h for name, h in record.files.items() if name.split("/")[0] in folders})
 
 
 def hash_files(folder: Path) -> dict[str, str]:
@@ -117,11 +113,8 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 def written_files(folder: str | Path) -> set[str]:
-    """The files of the model in a folder, as its model.json names them, with the card. None if it cannot be read."""
-    try:
-        return {*read_record(folder).files, RECORD, "README.md"}
-    except UserError:
-        return set()
+    """The files of the model in a folder, as its model.json names them, with that and the card."""
+    return {*known_json(Path(folder) / RECORD).get("files", ()), RECORD, "README.md"}
 
 
 def check_files(folder: Path, record: ModelRecord, *, weights: bool) -> None:

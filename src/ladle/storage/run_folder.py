@@ -3,12 +3,11 @@
 import json
 import os
 import platform
-import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from filelock import FileLock, Timeout
 
 from ladle.data.files import PathLike, known_json
 from ladle.errors import LadleError, UserError
-from ladle.storage.writing import MODEL, RUN, Kind, atomic_json, check_folder, making
+from ladle.storage.writing import MODEL, RUN, Kind, atomic_json, check_folder, making, remove
+from ladle.version import __version__
 
 LOCK = ".ladle.lock"
 
@@ -43,8 +43,7 @@ def run_folder(path: PathLike, inputs: Iterable[Any] = (), final: Kind = MODEL) 
         except UserError:
             if new and not any(folder.glob("state/*/state.json")):
                 for name in RUN.names:  # none of them was there: `check_folder`
-                    shutil.rmtree(folder / name, ignore_errors=True)
-                    (folder / name).unlink(missing_ok=True)
+                    remove(folder / name)
             raise
 
 
@@ -81,12 +80,9 @@ def locked(path: PathLike, file: Path | None = None) -> Iterator[None]:
             lock.release()
 
 
-def environment() -> dict[str, str | None]:
+def environment() -> dict[str, str]:
     """The machine and the versions that a model was trained with."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ("ladle", "torch", "transformers", "accelerate", "tokenizers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+    versions = {package: version(package) for package in ("torch", "transformers", "accelerate", "tokenizers")}
+    return {
+        "python": platform.python_version(), "platform": platform.platform(), "ladle": __version__, **versions
+    }  # fmt: skip

@@ -83,8 +83,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises UserError: missing, cut short, unreadable."""
     try:
         return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; copy or download the model folder again") from None
     except SafetensorError as error:
         raise UserError(f"{path} is cut short or damaged ({first_line(error)}); copy the model folder again") from None
     except OSError as error:

@@ -8,7 +8,6 @@ never a half-written file. What Ladle did not write stays. `-` is standard outpu
 import _thread
 import gzip
 import json
-import math
 import os
 import re
 import secrets
@@ -101,19 +100,18 @@ def write_atomically(path: PathLike, write: Callable[[Path], object]) -> None:
             _flush(temporary)
             os.replace(temporary, real)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def clear_temporaries(folder: Path) -> None:
     """Delete files that a writer left when it was killed inside `write_atomically`. The folder must have one writer."""
     for path in folder.glob(f"{_TEMPORARY}*"):
-        _remove(path)
+        remove(path)
 
 
 def atomic_text(path: PathLike, text: str) -> None:
     """Write `text` as UTF-8, completely or not at all. Raises as `write_atomically`."""
-    data = text.encode("utf-8")
-    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode("utf-8")))
 
 
 def append_text(path: PathLike, text: str) -> None:
@@ -163,13 +161,13 @@ def atomic_folder(path: PathLike, *, kind: Kind | None = None, old: Iterable[str
             raise UserError(f"cannot write into {path}: it is a file; give the name of a folder")
         target.mkdir(parents=True, exist_ok=True)
         recover_folder(target)
-        _remove(new)
+        remove(new)
         try:
             (new / _FILES).mkdir(parents=True)
             yield new / _FILES
             _commit(target, new, set(old))
         finally:
-            _remove(new)
+            remove(new)
         recover_folder(target)
 
 
@@ -211,7 +209,7 @@ def recover_folder(path: PathLike) -> None:
             with suppress(OSError):  # not empty
                 for folder in place.parents[: len(Path(name).parts) - 1]:
                     folder.rmdir()
-        _remove(put)
+        remove(put)
 
 
 @contextmanager
@@ -245,18 +243,11 @@ def write_rows(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> int:
             yield (to_json(dict(row)) + "\n").encode("utf-8")
             count += 1
 
-    if os.fspath(path) != STDIO:
+    if os.fspath(path) == STDIO:
+        with _saying("standard output"):
+            _show_lines(lines())
+    else:
         write_lines(path, lines())
-        return count
-
-    def show() -> None:
-        sys.stdout.flush()
-        for line in lines():
-            sys.stdout.buffer.write(line)  # bytes, since JSON Lines are UTF-8 whatever the terminal speaks
-            sys.stdout.buffer.flush()
-
-    with _saying("standard output"):
-        _while_read(show)
     return count
 
 
@@ -274,41 +265,43 @@ def write_lines(path: PathLike, lines: Iterable[bytes]) -> None:
     write_atomically(path, write)
 
 
-def _while_read(show: Callable[[], None]) -> None:
-    """Call `show`, and interrupt it when the reader of standard output goes, since what is drawn then is for nobody.
+def _show_lines(lines: Iterable[bytes]) -> None:
+    """Write to standard output, and stop when its reader goes, even in the next line, which would be for nobody.
 
-    Raises BrokenPipeError then. Works in the main thread, where the system has `poll`. (No context manager: the
-    interrupt may come at any moment, even between a block and its `__exit__`.)
+    Raises BrokenPipeError then. The interrupt is a SIGTERM, and one that has no handler of Python's (as the command
+    line has) does nothing. (No context manager: it may come even between a block and its `__exit__`.)
     """
-    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
-    try:
-        poll = select.poll()
-        poll.register(sys.stdout.fileno(), 0)  # errors, such as that of a pipe without a reader, are always told
-    except (AttributeError, OSError, ValueError):
-        handled = []
-    if not handled or threading.current_thread() is not threading.main_thread():
-        return show()
-    done, gone = threading.Event(), threading.Event()
+    done = threading.Event()
 
     def watch() -> None:
-        while not done.is_set():
-            if poll.poll(200):  # milliseconds
-                gone.set()
-                _thread.interrupt_main(handled[0])
-                return
+        while not done.wait(0.2):
+            if _reader_is_gone():
+                return _thread.interrupt_main(signal.SIGTERM)
 
     watcher = threading.Thread(target=watch, daemon=True)
     try:
         try:
             watcher.start()  # (from here on the interrupt may come)
-            show()
+            sys.stdout.flush()
+            for line in lines:
+                sys.stdout.buffer.write(line)  # bytes, since JSON Lines are UTF-8 whatever the terminal speaks
+                sys.stdout.buffer.flush()
         finally:
             done.set()
             watcher.join()
-    except (KeyboardInterrupt, SystemExit):
-        if not gone.is_set():
-            raise
-        raise BrokenPipeError from None
+    except SystemExit:
+        if _reader_is_gone():
+            raise BrokenPipeError from None
+        raise
+
+
+def _reader_is_gone() -> bool:
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)  # errors, such as that of a pipe without a reader, are always told
+        return bool(poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # (no such call, no real file)
+        return False
 
 
 def check_writable(path: PathLike | None, *, folder: bool = False, inputs: Iterable[Any] = ()) -> None:
@@ -335,17 +328,14 @@ def check_writable(path: PathLike | None, *, folder: bool = False, inputs: Itera
     if target.exists() and not target.is_dir() and not target.is_file():
         return  # a device or a pipe
     for given in _paths(inputs):
-        if _same(given, target):
-            raise UserError(f"cannot write {target}: the command reads it; give another name")
-    for kind, names in _PARTS:
-        for whole in Path(os.path.realpath(target)).parents[:3]:
-            if _name_in(target, whole) in names and kind.wrote(whole):
-                raise UserError(
-                    f"cannot write {target}: Ladle made {whole}, and this is a part of it; give another name"
-                )
-    place = target if target.is_dir() else target.parent
-    while not place.exists() and place != place.parent:
-        place = place.parent
+        with suppress(OSError):  # (one of them is missing)
+            if os.path.samefile(given, target):  # by any link
+                raise UserError(f"cannot write {target}: the command reads it; give another name")
+    for whole in Path(os.path.realpath(target)).parents[:3]:
+        if any(_name_in(target, whole) in names and kind.wrote(whole) for kind, names in _PARTS):
+            raise UserError(f"cannot write {target}: Ladle made {whole}, and this is a part of it; give another name")
+    new = target / "new" if target.is_dir() else target
+    place = next(folder for folder in new.absolute().parents if folder.exists())
     try:
         with tempfile.TemporaryFile(dir=place):
             pass
@@ -373,13 +363,6 @@ def _paths(inputs: Iterable[Any]) -> list[Path]:
     """Those of a command's inputs that are paths."""
     paths = [given for given in inputs if isinstance(given, str | os.PathLike)]
     return [Path("/dev/stdin" if os.fspath(path) == STDIO else path) for path in paths]
-
-
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return os.path.samefile(one, other)  # by any link
-    except OSError:
-        return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _name_in(path: Path, folder: Path) -> str | None:
@@ -410,13 +393,11 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _remove(path: Path) -> None:
-    """Remove a leftover. Never raises, because a more important error may be pending."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
+def remove(path: Path) -> None:
+    """Remove a file or a folder. Never raises, because a more important error may be pending."""
+    shutil.rmtree(path, ignore_errors=True)  # (does nothing to a file)
+    with suppress(OSError):
+        path.unlink()
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -424,14 +405,5 @@ def to_json(value: Any, indent: int | None = None) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, indent=indent)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
+        finite = json.loads(json.dumps(value), parse_constant=lambda name: None)
+        return json.dumps(finite, ensure_ascii=False, indent=indent)

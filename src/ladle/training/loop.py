@@ -95,12 +95,11 @@ def train_stage(
 
 def state_folder(stage: str, config: TrainingConfig, run_dir: Path, identity: Mapping[str, Any]) -> StateFolder:
     """The folder of a stage's state, which knows the settings and `identity`, but not yet the module and batches."""
-    given = dict(identity) | {"training": config}
-    free = {"training": FREE_SETTINGS}
-    configs = {key: value for key, value in given.items() if isinstance(value, Config)}
-    given |= {key: value.model_dump(mode="json", exclude=free.get(key)) for key, value in configs.items()}
+    configs = {key: value for key, value in identity.items() if isinstance(value, Config)} | {"training": config}
+    given = {key: value.model_dump(mode="json") for key, value in configs.items()}
+    given["training"] = config.model_dump(mode="json", exclude=FREE_SETTINGS)
     defaults = {key: type(value).model_construct().model_dump(mode="json") for key, value in configs.items()}
-    return StateFolder(run_dir / "state" / stage, given, defaults)
+    return StateFolder(run_dir / "state" / stage, {**identity, **given}, defaults)
 
 
 class _Training:
@@ -228,11 +227,9 @@ class _Training:
         step = self.position.step
         read_now = self.device.type == "cpu" or step % MAX_BAD_STEPS == 0  # reading a number makes a GPU wait
         if read_now and float(self.bad_steps) >= MAX_BAD_STEPS:
-            raise LadleError(
-                f"{self.stage.name}: the loss or its gradient was not finite in {MAX_BAD_STEPS} steps in a row (step "
-                f"{step}); give a lower training.optimiser.lr than {self.config.lr:g} or training.precision=fp32, "
-                "and another --output"
-            )
+            what = f"{self.stage.name}: loss or gradient was not finite in {MAX_BAD_STEPS} steps in a row (step {step})"
+            lower = f"a lower training.optimiser.lr than {self.config.lr:g}"
+            raise LadleError(f"{what}; give {lower} or training.precision=fp32, and another --output")
         if step % LOG_EVERY == 0:
             self._write_row()
         progress.update(self.share, step, self._recent_loss)

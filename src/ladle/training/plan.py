@@ -142,10 +142,8 @@ def _condition(recipe: Recipe, rows: Sequence[Row]) -> tuple[ConditionConfig, li
     """Labels and source of the data, and notes on them."""
     labels = sorted({row["label"] for row in rows if "label" in row})
     if len(labels) > MAX_CLASSES:
-        raise UserError(
-            f"the label column has {len(labels):,} different values; at most {MAX_CLASSES} are allowed; name another "
-            'column with --label, or use no labels with --label ""'
-        )
+        what = f"the label column has {len(labels):,} different values; at most {MAX_CLASSES} are allowed"
+        raise UserError(f'{what}; name another column with --label, or use no labels with --label ""')
     has_source = any("source" in row for row in rows)
     notes = ["texts are conditioned on their source"] if has_source else []
     return ConditionConfig(labels=tuple(labels), source=recipe.source if has_source else None), notes

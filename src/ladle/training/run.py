@@ -117,7 +117,7 @@ def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None
         for name, settings in plan.stages.items():
             known = _identity(assembly, name, plan.recipe.diffusion)
             later = ("model.", "data.batches", *("diffusion.schedule.shift",) * plan.measures_shift)
-            state_folder(name, settings, output, known).check(later)
+            state_folder(name, settings, output, known).read(later)
     assembly.reader  # noqa: B018 (a source encoder that cannot be loaded is reported before any training)
     if is_main():
         _describe(plan, output)
@@ -173,18 +173,16 @@ class Assembly:
     def _learn_signs(self, backbone: Backbone, pretrained: str | None) -> None:
         """Give the backbone the alphabet of the data. Of a pre-trained one nobody knows it; what its tokenizer cannot
         write of the data is said, or refused."""
-        texts, tokenizer, known = [row["text"] for row in self.splits.train], backbone.tokenizer, backbone.alphabet
+        texts, tokenizer = [row["text"] for row in self.splits.train], backbone.tokenizer
+        known = backbone.alphabet if self.plan.start.keeps_autoencoder else frozenset[str]()
         seen = alphabet_of(tokenizer, texts, backbone.max_tokens)
         if pretrained is None:
             if self.recipe.source.encoder is None:
                 sources = [row["source"] for row in self.splits.train if row.get("source")]
                 seen |= alphabet_of(tokenizer, sources, self.recipe.source.max_tokens)
             if self.splits.portions:  # later portions may hold other signs
-                backbone.alphabet = None
-            elif not self.plan.start.keeps_autoencoder:
-                backbone.alphabet = seen
-            elif known is not None:
-                backbone.alphabet = known | seen
+                known = None
+            backbone.alphabet = None if known is None else known | seen
         elif lost := unlearnt(texts, writable(backbone, seen)):
             said = f"'{pretrained}' cannot write {lost.characters:.1%} of the characters ({lost.examples})"
             if lost.characters > OTHER_SCRIPT:
@@ -290,7 +288,7 @@ class Assembly:
         bf16 = use_bf16(self.training.precision, self.device)
 
         def store(rows: Sequence[Row]) -> Store:
-            return store_latents(autoencoder, [row["text"] for row in rows], bf16), ConditionStore(reader, rows)
+            return store_latents(autoencoder, [row["text"] for row in rows], bf16), ConditionStore.of(reader, rows)
 
         return PerPortion(self.rows_of, store), store(self.valid_rows)
 
@@ -302,10 +300,8 @@ class Assembly:
         """The rows of a portion whose labels the model knows: those of the first portion."""
         known = self._with_known_labels(rows)
         if not known:
-            raise UserError(
-                "the first portion of the rows has none of the labels of this portion; shuffle the file, or give a "
-                "larger data.rows_in_memory"
-            )
+            why = "the first portion of the rows has none of this portion's labels"
+            raise UserError(f"{why}; shuffle the file, or give a larger data.rows_in_memory")
         if len(known) < len(rows):
             self.log(f"warning: {len(rows) - len(known):,} rows left out: the first portion does not have their label")
         return known
@@ -395,7 +391,8 @@ def _check_budget(recipe: Recipe, output: Path) -> None:
         for budget in (old, new):
             budget["minutes"] = budget.get("minutes") or (None if budget.get("steps") else DEFAULT_MINUTES)
         keys = sorted(old.keys() & {"minutes", "steps", "seed"})
-        check_identity(output, *({f"training.{key}": budget[key] for key in keys} for budget in (old, new)))
+        stored, given = ({f"training.{key}": budget[key] for key in keys} for budget in (old, new))
+        check_identity(output, stored, given)
 
 
 def _identity(assembly: Assembly, stage: str, diffusion: DiffusionConfig | None) -> dict[str, Any]:
@@ -408,11 +405,9 @@ def _identity(assembly: Assembly, stage: str, diffusion: DiffusionConfig | None)
         "autoencoder": recipe.autoencoder,
         "training.autoencoder": _objective(training.autoencoder, ReconstructionConfig),
         "training.backbone": training.backbone,
+        "data.rows_in_memory": recipe.data.rows_in_memory if splits.portions else None,
+        "own_vocabulary": recipe.own_vocabulary,
     }
-    if splits.portions:
-        identity["data.rows_in_memory"] = recipe.data.rows_in_memory
-    if recipe.own_vocabulary:
-        identity["own_vocabulary"] = True
     if stage != "autoencoder":
         identity |= {
             "diffusion": diffusion, "source": recipe.source,

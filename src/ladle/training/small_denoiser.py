@@ -36,7 +36,7 @@ def fit_small_denoiser(
     model.to(autoencoder.device)
     plan = TrainingPlanConfig(validate_every=0, sample_every=0, seed=seed)
     settings = stage_settings(plan, "diffusion", from_nothing=True, minutes=minutes)
-    nothing = ConditionStore(SourceReader(autoencoder, condition), [])
+    nothing = ConditionStore.of(SourceReader(autoencoder, condition), [])
     stage = DiffusionStage(
         DenoisingLoss(model, plan.diffusion).to(model.device), autoencoder, in_every_epoch((known, nothing)),
         (held_out, nothing), settings, SamplingOptions(num_inference_steps=1),

@@ -61,8 +61,7 @@ class StateFolder:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
-        self.path = path
-        self.identity, self.defaults = dict(identity), defaults or {}
+        self.path, self.identity, self.defaults = path, dict(identity), defaults or {}
         self.writes = True  # False in processes that only bring their parts of tensors
 
     def save(
@@ -86,7 +85,7 @@ class StateFolder:
             UserError: the state was made with other settings, data or model.
             LadleError: the state is damaged.
         """
-        values = self._read()
+        values = self.read()
         if values is None:
             return None
         with self._saying_damaged():
@@ -119,21 +118,12 @@ class StateFolder:
         Raises:
             UserError, LadleError: as `restore`.
         """
-        values = self._read()
+        values = self.read()
         if values is None or not values.get("done"):
             return None
         with self._saying_damaged():
             fill_module(module, self._tensors("ema"))
             return Position(**values["position"]), dict(values["metrics"])
-
-    def check(self, later: tuple[str, ...] = ()) -> None:
-        """Refuse a state of other settings or data before anything is built. `later`: beginnings of the keys that are
-        not known yet.
-
-        Raises:
-            UserError, LadleError: as `restore`.
-        """
-        self._read(later)
 
     def _write(self, values: dict[str, Any], tensors: dict[str, Tensors]) -> None:
         if not self.writes:  # (all processes must take part to make a whole tensor)
@@ -153,7 +143,13 @@ class StateFolder:
         except LadleError as error:
             raise LadleError(f"{error}; the earlier state is intact: free disk space, run the same command") from error
 
-    def _read(self, later: tuple[str, ...] = ()) -> dict[str, Any] | None:
+    def read(self, later: tuple[str, ...] = ()) -> dict[str, Any] | None:
+        """state.json, or None; refuses a state of other settings or data. `later`: beginnings of keys that are not
+        known yet.
+
+        Raises:
+            UserError, LadleError: as `restore`.
+        """
         recover_folder(self.path)
         if not any((self.path / name).exists() for name in ("state.json", *FILES)):
             return None
@@ -162,10 +158,7 @@ class StateFolder:
             found, stored = values["format"], values["identity"]
         if found != FORMAT:
             raise UserError(f"{self.path} has state format {found}; this ladle reads {FORMAT}; give another --output")
-        groups = [flatten(group) for group in (stored, self.identity, self.defaults)]
-        check_identity(
-            self.path, *({key: group[key] for key in group if not key.startswith(later)} for group in groups)
-        )
+        check_identity(self.path, stored, self.identity, self.defaults, later)
         return values
 
     def _tensors(self, name: str) -> Tensors:
@@ -179,40 +172,36 @@ class StateFolder:
             raise
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise LadleError(
-                f"the training state in {self.path} is damaged ({reason}); "
-                "delete that folder to train this stage again, or give another --output"
-            ) from error
+            remedy = "delete that folder to train this stage again, or give another --output"
+            raise LadleError(f"the training state in {self.path} is damaged ({reason}); {remedy}") from error
 
 
 def check_identity(
-    path: Path, stored: Mapping[str, Any], given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
-) -> None:
+    path: Path, stored: Mapping[str, Any], given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None,
+    later: tuple[str, ...] = (),
+) -> None:  # fmt: skip
     """Compare the stored identity of a state with the given one. A setting that `stored` lacks, because an earlier
-    version did not have it, counts as having its value in `defaults`.
+    version did not have it, counts as having its value in `defaults`. `later`: beginnings of keys that do not count.
 
     Raises:
         UserError: the two differ. The message has the first key with both values, and the other keys.
     """
     old, new = flatten(stored), flatten(json.loads(json.dumps(given)))
     old = {key: value for key, value in flatten(defaults or {}).items() if key in new} | old
-    differing = [key for key in old | new if old.get(key) != new.get(key)]
+    differing = [key for key in old | new if old.get(key) != new.get(key) and not key.startswith(later)]
     if differing:
         was, now = _short(old.get(differing[0])), _short(new.get(differing[0]))
         key, *more = [_as_in_recipe(key, path.name) for key in differing[:6]]
         others = f" (also different: {', '.join(more)})" if more else ""
-        final = path / "final"
-        further = f"; to train its model further, give --set start={shlex.quote(str(final))} and another --output"
-        raise UserError(
-            f"{path} was started with {key} = {was}, but now {now} is given{others}; "
-            "give the earlier values to continue that run, or another --output to start a new run"
-            f"{further if final.is_dir() else ''}"
-        )
+        remedy = "give the earlier values to continue that run, or another --output to start a new run"
+        if (final := path / "final").is_dir():
+            remedy += f"; to train its model further, give --set start={shlex.quote(str(final))} and another --output"
+        raise UserError(f"{path} was started with {key} = {was}, but now {now} is given{others}; {remedy}")
 
 
 def describe_module(module: nn.Module) -> dict[str, Any]:
     """A fingerprint of an architecture: the number of trained parameters, and a digest of names and shapes."""
-    shapes = [[name, list(tensor.shape)] for name, tensor in _live_tensors(module).items()]
+    shapes = [[name, list(tensor.shape)] for name, tensor in trained_tensors(module).items()]
     count = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     return {"num_trained_parameters": count, "shapes": digest(shapes)}
 
@@ -236,7 +225,9 @@ def flatten(values: Mapping[str, Any], separator: str = ".") -> dict[str, Any]:
 
 def trained_tensors(module: nn.Module) -> Tensors:
     """The parameters that require a gradient and the buffers that are saved, by name, detached, not copied."""
-    return {name: tensor.detach() for name, tensor in _live_tensors(module).items()}
+    parameters = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    saved = module.state_dict(keep_vars=True).keys()  # leaves out the buffers that are not to be saved
+    return parameters | {name: buffer.detach() for name, buffer in module.named_buffers() if name in saved}
 
 
 @torch.no_grad()
@@ -246,7 +237,7 @@ def fill_module(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         KeyError: one is missing.
     """
-    for name, target in _live_tensors(module).items():
+    for name, target in trained_tensors(module).items():
         target.copy_(like(tensors[name], target))
 
 
@@ -274,12 +265,6 @@ def preserved_random(device: torch.device) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------------------------ helpers
-
-
-def _live_tensors(module: nn.Module) -> Tensors:
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    saved = module.state_dict(keep_vars=True).keys()  # leaves out the buffers that are not to be saved
-    return parameters | {name: buffer for name, buffer in module.named_buffers() if name in saved}
 
 
 def _optimizer_tensors(module: nn.Module, optimizer: Optimizer) -> Tensors:

@@ -88,9 +88,7 @@ def choose_start(recipe: Recipe, rows: Sequence[Row]) -> Start:
             elif own_vocabulary:
                 notes.append(f"{size:,} characters are enough for a new vocabulary")
             else:
-                notes.append(
-                    f"{size:,} characters of text are too few to learn a language, so '{PRIOR}' is trained further"
-                )
+                notes.append(f"{size:,} characters are too few to learn a language, so '{PRIOR}' is trained further")
         if lacking and not own_vocabulary:
             notes.append(f"{said}; {holding:.1%} of the texts hold these signs, which will be lost")
     denoiser = parts.diffusion
