@@ -242,7 +242,7 @@ class LatentDiffusion:
         num_levels = check_whole("num_levels", num_levels)
         if not self.labels:
             raise UserError(f"'{self.parts.name}' was trained without labels, so it cannot classify; use another model")
-        if by not in (None, "words", "denoiser"):
+        if by is not None and not (isinstance(by, str) and by in ("words", "denoiser")):
             raise UserError(f"by is '{by}'; allowed are words, denoiser")
         if by == "words" and judge is None:
             raise UserError(f"'{self.parts.name}' has no judge of words; use by=\"denoiser\"")
