@@ -316,6 +316,16 @@ def test_case_signs_that_the_start_lacks_get_an_own_vocabulary() -> None:
         assert start.notes[0].endswith(": it gets a new vocabulary")
 
 
+def test_case_other_languages_in_latin_letters_get_an_own_vocabulary() -> None:
+    """Case B, of the same kind as `cyrillic.txt`: the start knows the letters, but not the words."""
+    german = "Am Morgen öffnete der Gärtner die Türen des Gewächshauses und goss die jungen Pflanzen."
+    turkish = "Sabahleyin bahçıvan seranın kapılarını açtı ve genç bitkileri suladı."
+    for text in (german, turkish):
+        start = chosen([text] * 200)
+        assert (start.name, start.own_vocabulary) == ("prior-en", True)
+        assert start.notes[0] == "these texts are not in the English of 'prior-en': it gets a new vocabulary"
+
+
 def test_case_plain_english_starts_as_before_and_rare_signs_are_named() -> None:
     """Case B, the other way round: nothing unlearnt changes nothing; a few texts with such signs are named."""
     start = chosen(ENGLISH)

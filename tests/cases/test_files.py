@@ -26,7 +26,7 @@ from ladle.paper.conversion import convert_ld4lg
 from ladle.pipeline import LatentDiffusion
 from ladle.storage.model_folder import load_parts, save_parts
 from ladle.storage.run_folder import LOCK, locked
-from ladle.storage.writing import atomic_json
+from ladle.storage.writing import atomic_json, check_writable, write_rows
 from ladle.training.run import train
 
 Run = Callable[..., tuple[int, str, str]]
@@ -465,7 +465,8 @@ def test_case_rows_already_drawn_are_kept(
     output, whole = tmp_path / f"out.{ending}", tmp_path / f"whole.{ending}"
     code, _, said = run(*words, "-o", whole)
     assert code == 0
-    output.write_bytes(b"earlier")
+    write_rows(output, [{"text": "earlier", "seed": 1}])
+    earlier = output.read_bytes()
     partial = tmp_path / f"out.{ending}.partial"
     name = "generate" if verb == "sample" else "reconstruct"
     for calls, rows, error in ((1, 4, KeyboardInterrupt()), (1, 20, SystemExit(143))):
@@ -479,7 +480,7 @@ def test_case_rows_already_drawn_are_kept(
                 assert code == 130
                 assert f"\n{rows} rows kept in {partial}; the same command goes on from there\n" in f"\n{err}"
         assert len(partial.read_text().splitlines()) == rows + 1
-        assert output.read_bytes() == b"earlier"
+        assert output.read_bytes() == earlier
     with open(partial, "a") as file:
         file.write('{"text": "cut o')  # the kill of a system that lost its power
     refused(run(*words[:-1], 5, "--model", NOWHERE, "-o", texts) if verb == "reconstruct" else run(
@@ -603,3 +604,21 @@ def test_the_generator_is_not_touched_by_writing(tmp_path: Path) -> None:
     state = torch.get_rng_state()
     save_parts(tiny.tiny_parts(), tmp_path / "model")
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_case_a_file_that_ladle_did_not_write_is_no_output(tmp_path: Path) -> None:
+    """Case A, of the same kind as "a file of the user's": the name of an output that a file of the user's has."""
+    own = tmp_path / "rows.jsonl"
+    own.write_text('{"text": "mine", "label": "x"}\n', encoding="utf-8")
+    (tmp_path / "thesis.docx").write_bytes(b"PK\x03\x04 forty pages")
+    for path in (own, tmp_path / "thesis.docx"):
+        with pytest.raises(UserError, match="exists, and Ladle did not write it; give another name"):
+            check_writable(path)
+    (tmp_path / "link.jsonl").symlink_to(own)
+    with pytest.raises(UserError, match="did not write it"):
+        check_writable(tmp_path / "link.jsonl")
+    for name in ("samples.jsonl", "samples.jsonl.gz"):
+        write_rows(tmp_path / name, [{"text": "a", "seed": 1, "model": "0"}])
+        check_writable(tmp_path / name)
+    (tmp_path / "empty.jsonl").touch()
+    check_writable(tmp_path / "empty.jsonl")

@@ -155,7 +155,7 @@ class Backbone(nn.Module):
     def detokenize(self, ids: Tensor) -> list[str]:
         """ids [B, S] -> texts, without special tokens and without signs that are not in the alphabet."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return [written(text, self.alphabet).strip() for text in texts]
+        return [written(text.strip(), self.alphabet).strip() for text in texts]
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids [B, S], attention_mask [B, S] -> token states [B, S, W]."""

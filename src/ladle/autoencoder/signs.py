@@ -71,9 +71,9 @@ def used_parts(tokenizer: Any, texts: Iterable[str], max_tokens: int) -> Iterato
 
 
 def alphabet_of(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> frozenset[str]:
-    """The signs of the used parts of texts, and the space."""
+    """The signs of the used parts of texts."""
     sure = max(0, max_tokens - 3) // 4  # signs that are seen of every text: each is four tokens at most
-    known = {" "}.union(*(text[:sure] for text in texts))
+    known = set[str]().union(*(text[:sure] for text in texts))
     rest = (text for text in texts if len(text) > sure and not known.issuperset(text))
     return frozenset(known.union(*used_parts(tokenizer, rest, max_tokens)))
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ladle.data.files import STDIO, PathLike, known_json
+from ladle.data.files import STDIO, PathLike, known_json, open_bytes
 from ladle.errors import LadleError, UserError
 
 # safetensors reports a full disk by an error type of its own; this is the trace of the system's error in its message.
@@ -30,6 +30,7 @@ _FOREIGN_ERRNO = re.compile(r"(?:os error|code:)\s*(\d+)")
 
 _TEMPORARY = ".tmp-"  # prefix of the names of files that `write_atomically` is still writing
 _NEW, _PUT = ".ladle-new", ".ladle-put"  # in a folder: its next files while they are written; whole, being put in place
+_OF_LADLE = (b', "seed": ', b', "reconstruction": ', b'\n  "format": ', b'\n  "recovery": ')  # in files of its own
 _FILES, _COMMIT = "files", "commit.json"  # in these two: the files; the names of earlier files to delete
 
 
@@ -334,6 +335,8 @@ def check_writable(path: PathLike | None, *, folder: bool = False, inputs: Itera
     for whole in Path(os.path.realpath(target)).parents[:3]:
         if any(_name_in(target, whole) in names and kind.wrote(whole) for kind, names in _PARTS):
             raise UserError(f"cannot write {target}: Ladle made {whole}, and this is a part of it; give another name")
+    if target.is_file() and not _is_ours(target):
+        raise UserError(f"{target} exists, and Ladle did not write it; give another name")
     new = target / "new" if target.is_dir() else target
     place = next(folder for folder in new.absolute().parents if folder.exists())
     try:
@@ -341,6 +344,13 @@ def check_writable(path: PathLike | None, *, folder: bool = False, inputs: Itera
             pass
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}; give another place") from None
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether Ladle wrote a file: rows with a seed or a reconstruction, or a report. An empty file is anybody's."""
+    with open_bytes(file) as stream:
+        head = stream.read(1 << 20)
+    return not head or (head[:1] == b"{" and any(mark in head for mark in _OF_LADLE))
 
 
 def check_folder(path: PathLike, kind: Kind, inputs: Iterable[Any] = ()) -> None:
