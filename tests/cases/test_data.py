@@ -186,8 +186,8 @@ def test_case_one_label_for_all_is_said(tmp_path: Path):
     """Case C: `one_label.csv`: one label for all is said."""
     path = table(tmp_path / "a.csv", ["text", "label"], [(text, "positive") for text in TEXTS])
     _, taken, notes = read(path)
-    assert taken[1] == "a.csv: label is column 'label': 1 label: positive (300 rows)"
-    assert notes == ["a.csv: all rows have one label, 'positive': it tells nothing apart"]
+    said = "1 label: positive (300 rows); one label for all rows tells nothing apart"
+    assert (taken[1], notes) == (f"a.csv: label is column 'label': {said}", [])
 
 
 def test_case_singleton_label_is_named(tmp_path: Path):

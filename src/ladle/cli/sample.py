@@ -84,6 +84,7 @@ def sample(
     if source is None and columns != _SourceColumns():
         raise UserError("--source-column and --label-column name columns of a file; give it with --source FILE")
     inputs = [Row()] if source is None else read_and_say(source, model, columns, need=("source",), empty="refuse")
+    check_whole("--num-samples", num_samples, most=(MAX_SEED + 1) // len(inputs))  # as many as there are seeds
     count = num_samples * len(inputs)
     if seed is not None:
         check_whole("--seed", seed, 0, MAX_SEED + 1 - count)

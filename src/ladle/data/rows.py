@@ -88,6 +88,7 @@ class Taken:
             found = [f"{label} ({counted(count, 'row')})" for label, count in self.labels.most_common(_CLASSES_SHOWN)]
             found += ["..."] * (len(self.labels) > _CLASSES_SHOWN)
             what = f"{counted(len(self.labels), 'label')}: {', '.join(found)}"
+            what += "; one label for all rows tells nothing apart" * (len(self.labels) == 1)
             lines.append(f"{name}: label is column '{self.columns.label}': {what}")
         elif not self.table.plain:
             lines.append("; ".join([f"{name}: no labels", *self.offers()]))
@@ -111,8 +112,6 @@ class Taken:
             missing = ", ".join(f"'{value}'" for value in list(self.unlabelled)[:4])
             count = f"{self.unlabelled.total():,} of {used:,} rows"
             notes.append(f"{name}: {count} have no label ({missing}); they count as unlabelled")
-        if len(self.labels) == 1:
-            notes.append(f"{name}: all rows have one label, '{next(iter(self.labels))}': it tells nothing apart")
         lone = [f"'{label}'" for label, count in self.labels.items() if count == 1]
         if lone and (len(lone) < len(self.labels) or used > 10):
             which = ", ".join(lone[:4] + ["..."] * (len(lone) > 4))
