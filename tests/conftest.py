@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 
 import tiny
+from ladle import cli
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.storage.model_folder import save_parts
@@ -78,3 +79,18 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ModelParts("base-en", tiny.tiny_autoencoder(seed=1)), tmp_path / "models" / "base-en", dtype=torch.float16
     )
     return tmp_path / "models"
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = cli.main([str(word) for word in words])
+        return code, *capfd.readouterr()
+
+    return call

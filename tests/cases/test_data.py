@@ -6,7 +6,6 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tiny
-from ladle import cli
 from ladle.conditioning.config import ConditionConfig
 from ladle.data.columns import Columns
 from ladle.data.labels import own_label, spell_label
@@ -61,18 +59,6 @@ def read(path: Any, columns: Columns | None = None, **options: Any) -> tuple[lis
     notes: list[str] = []
     rows = read_rows(path, columns, taken=taken, notes=notes, **options)
     return rows, *([line.replace(f"{Path(str(path)).parent}/", "") for line in lines] for lines in (taken, notes))
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the command line in this process: (exit code, standard output, standard error)."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = cli.main([str(word) for word in words])
-        return code, *capfd.readouterr()
-
-    return call
 
 
 SIZES = [
@@ -392,8 +378,19 @@ def test_case_nul_is_named_with_its_line(tmp_path: Path):
     content = "".join(text + "\0" * (n == 40) + "\n" for n, text in enumerate(TEXTS))
     message = message_of(read_rows, put(tmp_path / "nul.txt", content))
     assert message.startswith(f"{tmp_path}/nul.txt:41: a NUL character (\\0)") and TEXTS[40][-20:] in message
+    message = message_of(read_rows, put(tmp_path / "nul.csv", "text,label\na text,x\n\0\0\0\n"))
+    assert ":3: a NUL character" in message and "iconv" not in message  # converting it would not help
     spelled = put(tmp_path / "a.jsonl", '{"text": "a"}\n{"text": "b\\u0000c"}\n')  # (a sample of a model may hold it)
     assert read(spelled)[0][1]["text"] == "b\0c"
+
+
+def test_case_a_line_in_another_encoding_is_not_a_reason_to_convert_all(tmp_path: Path):
+    """Case C, of the same kind as `nul.txt`: the remedy must fit. Lines in UTF-8 would be garbled by iconv."""
+    lines = [b"text\n", "Café au lait\n".encode(), "Café noir\n".encode("cp1252")]
+    message = message_of(read_rows, put(tmp_path / "a.csv", b"".join(lines)))
+    assert ":3: the lines before are UTF-8, this one is not" in message and "iconv" not in message
+    message = message_of(read_rows, put(tmp_path / "b.csv", b"".join([lines[0], lines[2]])))
+    assert ":2: not UTF-8 text; convert it first" in message
 
 
 @pytest.mark.parametrize(
@@ -640,7 +637,7 @@ def test_texts_of_every_json_form_come_through(tmp_path: Path, texts: list[str],
 
 
 def test_what_pandas_writes_comes_through(tmp_path: Path):
-    pandas = pytest.importorskip("pandas")
+    pandas = pytest.importorskip("pandas", reason="pandas, to write the files with, is not installed")
     texts = ['Say "no".', "Two\n\nparagraphs, yes.", "a;b\tc|d", "Привет, мир 😀", " \\ back\\slash \\n", "'single'"]
     frame = pandas.DataFrame({"text": texts * 5, "label": [1.0, 0.0, None, 1.0, 0.0, 1.0] * 5})
     expected = [text.strip() for text in frame["text"]]

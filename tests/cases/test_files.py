@@ -33,18 +33,6 @@ Run = Callable[..., tuple[int, str, str]]
 NOWHERE = "no-such-model"  # what loads it has begun to work
 
 
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process: (exit code, standard output, standard error)."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = cli.main([str(word) for word in words])
-        return code, *capfd.readouterr()
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny model with labels and source texts. Its parallel decoder writes texts that differ."""

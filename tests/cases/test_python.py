@@ -133,7 +133,8 @@ def test_whatever_holds_texts_in_order_is_taken(model: LatentDiffusion) -> None:
 
 def test_case_pandas_and_arrow_hold_texts(model: LatentDiffusion) -> None:
     """Case D: `reconstruct(df[["text"]])` and NaN in a Series, with the libraries themselves."""
-    pandas, arrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    arrow = pytest.importorskip("pyarrow", reason="needs the extra [parquet]")
     table = pandas.DataFrame({"id": [1, 2, 3], "text": TEXTS, "label": ["good", "bad", "good"]}, index=[7, 8, 9])
     assert "a DataFrame was given; give one column of it, such as df['text']" in refused(model.reconstruct, table)
     assert "such as df['text']" in refused(model.reconstruct, table[["text"]])
@@ -307,14 +308,15 @@ def test_case_a_new_process_writes_the_same(model: LatentDiffusion) -> None:
 def test_case_workers_of_joblib_write_the_same(model: LatentDiffusion) -> None:
     """Case D: `pickle.dumps(model)`, a spawn pool, Ray. Here: joblib's processes."""
     expected = [generated(model, seed) for seed in range(3)]
-    joblib = pytest.importorskip("joblib")
+    joblib = pytest.importorskip("joblib", reason="joblib is not installed")
     assert joblib.Parallel(2)(joblib.delayed(generated)(model, seed) for seed in range(3)) == expected
 
 
 @pytest.mark.slow
 def test_case_ray_workers_write_what_one_process_writes() -> None:
     """Case D: `pickle.dumps(model)`, a spawn pool, Ray. Here: the example on two workers of Ray."""
-    ray, data = pytest.importorskip("ray"), pytest.importorskip("ray.data")
+    ray = pytest.importorskip("ray", reason="needs the extra [ray]")
+    data = pytest.importorskip("ray.data", reason="needs the extra [ray]")
     import runpy
 
     worker = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "ray_map.py"))["Ladle"]

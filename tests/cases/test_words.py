@@ -37,18 +37,6 @@ NEEDS_NO_MODEL = ["sample", "--model", "no-such-model-anywhere"]
 
 
 @pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process: (exit code, standard output, standard error)."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = cli.main([str(word) for word in words])
-        return code, *capfd.readouterr()
-
-    return call
-
-
-@pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of texts in a folder with a blank in its name; the working folder is beside it."""
     monkeypatch.chdir(tmp_path)

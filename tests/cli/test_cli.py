@@ -27,18 +27,6 @@ VERBS = ("demo", "train", "sample", "reconstruct", "evaluate", "inspect")
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process: (exit code, standard output, standard error)."""
-
-    def call(*words: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = cli.main([str(word) for word in words])
-        return code, *capfd.readouterr()
-
-    return call
-
-
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny model with the labels bad and good and with source texts."""

@@ -117,16 +117,20 @@ def read_lines(path: PathLike) -> Iterator[str]:
                 lines = io.BytesIO(stream.read().decode(codec).encode())
             except UnicodeError:
                 raise UserError(f"{name}: not whole {codec.upper()} text; save it as UTF-8") from None
+        plain = True  # so far, ASCII alone
         for number, raw in enumerate(lines, start=1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 near = raw[max(0, error.start - 20) : error.start].decode("utf-8", "replace")
-                raise UserError(f"{name}:{number}: {_NOT_UTF8} (what cannot be read comes after {near!r})") from None
+                what = _NOT_UTF8 if plain else "the lines before are UTF-8, this one is not; write it again"
+                raise UserError(f"{name}:{number}: {what} (what cannot be read comes after {near!r})") from None
+            plain &= line.isascii()
             if NUL in line:
                 what = f"a NUL character (\\0), which no text has, after {line.split(NUL)[0][-20:]!r}; remove it"
-                # (Many of them: UTF-16 without a mark, or no text at all.)
-                raise UserError(f"{name}:{number}: {_NOT_UTF8 if line.count(NUL) * 4 > len(line) else what}")
+                # (Many of them from the first line on: UTF-16 without a mark, or no text at all.)
+                many = number == 1 and line.count(NUL) * 4 > len(line)
+                raise UserError(f"{name}:{number}: {_NOT_UTF8 if many else what}")
             yield from [line] if number > 1 or line.endswith("\n") else io.StringIO(line, newline="\r")
 
 
