@@ -1,6 +1,7 @@
 """A tiny autoencoder that has learnt eight sentences by heart, trained once a session, so that its texts differ."""
 
 import copy
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -29,23 +30,35 @@ def decoded(autoencoder: TextAutoencoder, decoder: str) -> list[str]:
     return autoencoder.backbone.detokenize(autoencoder.decode(tiny.latents(autoencoder, EIGHT), decoder))
 
 
+def learn(
+    autoencoder: TextAutoencoder, batch: dict[str, torch.Tensor], known: Callable[[], bool], rounds: int
+) -> TextAutoencoder:
+    """Train on one batch of tokens until `known` says so, at most so many rounds. In evaluation mode afterwards."""
+    objective = ReconstructionConfig(token_mask_prob=0.0, latent_noise=0.1)
+    optimizer = torch.optim.Adam(autoencoder.parameters(), lr=5e-3, betas=(0.9, 0.98))
+    for _ in range(rounds):
+        autoencoder.train()
+        for _ in range(40):
+            optimizer.zero_grad()
+            reconstruction_loss(autoencoder, batch, objective)[0].backward()
+            optimizer.step()
+        autoencoder.eval()
+        if known():
+            break
+    return autoencoder
+
+
 @cache
 def _learn(kind: str) -> TextAutoencoder:
     autoencoder = tiny.tiny_autoencoder(kind)
-    objective = ReconstructionConfig(token_mask_prob=0.0, latent_noise=0.1)
-    batch = tiny.tokens(autoencoder, EIGHT)
-    optimizer = torch.optim.Adam(autoencoder.parameters(), lr=5e-3, betas=(0.9, 0.98))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for _ in range(8):
-            autoencoder.train()
-            for _ in range(40):
-                optimizer.zero_grad()
-                reconstruction_loss(autoencoder, batch, objective)[0].backward()
-                optimizer.step()
-            if all(decoded(autoencoder.eval(), decoder) == EIGHT for decoder in DECODERS):
-                break
-    return autoencoder
+        return learn(
+            autoencoder,
+            tiny.tokens(autoencoder, EIGHT),
+            lambda: all(decoded(autoencoder, decoder) == EIGHT for decoder in DECODERS),
+            rounds=8,
+        )
 
 
 def memorised(kind: str = "aligned") -> TextAutoencoder:

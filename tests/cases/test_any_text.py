@@ -20,7 +20,6 @@ import tiny
 from ladle import cli
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import Backbone, train_tokenizer
-from ladle.autoencoder.reconstruction import ReconstructionConfig, reconstruction_loss
 from ladle.autoencoder.signs import alphabet_of, literal, unlearnt, unlearnt_line, used_parts, writable, written
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.conditioning.source_text import SourceEncoder
@@ -38,6 +37,7 @@ from ladle.training.plan import make_plan
 from ladle.training.recipe import Recipe, load_recipe
 from ladle.training.run import train
 from ladle.training.warm_start import OWN_CHARACTERS, Start, choose_start
+from memorised import learn
 
 SPELLINGS = "Use </s> to close <s>this</s>: <pad>, <mask>, <unk>, <extra_id_0>, [SEP] and [CLS]."
 SYMBOLS = ["Tab\there.", "Braces {like} <these>.", "A smile 😀.", "Привет, мир.", "مرحبا بالعالم.", "Plain words."]
@@ -137,17 +137,12 @@ def _learnt_by_heart(texts: tuple[str, ...]) -> TextAutoencoder:
         backbone = Backbone.build(config.backbone, 48, train_tokenizer(texts, 330))
         autoencoder = TextAutoencoder(config.model_copy(update={"max_tokens": 48}), backbone)
         batch = backbone.tokenize(texts)
-        objective = ReconstructionConfig(token_mask_prob=0.0, latent_noise=0.1)
-        optimizer = torch.optim.Adam(autoencoder.parameters(), lr=5e-3, betas=(0.9, 0.98))
-        for _ in range(10):
-            autoencoder.train()
-            for _ in range(40):
-                optimizer.zero_grad()
-                reconstruction_loss(autoencoder, batch, objective)[0].backward()
-                optimizer.step()
-            autoencoder.eval()
-            if backbone.detokenize(autoencoder.decode(autoencoder.encode(**batch))) == list(texts):
-                break
+        learn(
+            autoencoder,
+            batch,
+            lambda: backbone.detokenize(autoencoder.decode(autoencoder.encode(**batch))) == list(texts),
+            rounds=10,
+        )
     backbone.alphabet = alphabet_of(backbone.tokenizer, texts, 48)
     return autoencoder
 

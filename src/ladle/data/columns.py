@@ -16,7 +16,7 @@ CLEARLY = 3  # times as many words as every other column of texts: the text
 MAX_CLASSES = 200  # that a model can have
 _OFFERED = 20  # classes at most; a column with more is hardly one of labels
 _SHOWN = 8
-_NUMBER = re.compile(r"[+-]?([\d.,]*\d[.,]?(e[+-]?\d+)?|nan|inf(inity)?)", re.IGNORECASE)
+NUMBER = re.compile(r"[+-]?([\d.,]*\d[.,]?(e[+-]?\d+)?|nan|inf(inity)?)", re.IGNORECASE)
 _WORD = re.compile(r"\S*[^\W\d_]\S*")
 _NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")  # Thai to Chinese
 
@@ -69,7 +69,7 @@ class Profile:
         texts = [value for value in values if isinstance(value, str)]
         self.words = sum(map(count_words, texts)) / max(1, len(texts))
         self.classes = len({spell_label(str(value)) for value in values})
-        self.prose = 2 * sum(not _NUMBER.fullmatch(text.strip()) for text in texts) >= max(1, len(values))
+        self.prose = 2 * sum(not NUMBER.fullmatch(text.strip()) for text in texts) >= max(1, len(values))
 
     def few(self, least: int, share: int) -> bool:
         """Whether there are at least `least` values, and only a few short ones come again and again: fewer than one

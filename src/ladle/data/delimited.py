@@ -8,6 +8,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any
 
+from ladle.data.columns import NUMBER
 from ladle.data.files import Record, Table
 from ladle.errors import UserError
 
@@ -19,7 +20,6 @@ _SAMPLE = 20_000  # lines by which a file's way of writing is found
 _LOOK_AT = 1000  # rows by which the header is
 # A cell that a writer had to quote because it holds quotes: inside, every quote stands twice.
 _QUOTED_CELL = re.compile(r'"((?:[^"]|"")*""(?:[^"]|"")*)"')
-_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _SENTENCE = re.compile(r"""\w+\W+\w+\W+\w.*[.!]["')\]]*""", re.DOTALL)
 
 
@@ -126,7 +126,7 @@ def _is_data(first: list[str], rest: list[list[str]], header_names: frozenset[st
     """Whether the first row is no header: it has a number, a whole sentence, or a value that comes again below it."""
     if header_names & {cell.lower() for cell in first}:
         return False
-    if any(_NUMBER.fullmatch(cell) or _SENTENCE.fullmatch(cell) for cell in first):
+    if any(NUMBER.fullmatch(cell) or _SENTENCE.fullmatch(cell) for cell in first):
         return True
     below = [row for row in ([cell.strip() for cell in cells] for cells in rest) if row != first]
     again = (sum(row[place : place + 1] == [cell] for row in below) for place, cell in enumerate(first) if cell)
