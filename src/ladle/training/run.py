@@ -12,18 +12,16 @@ import torch
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import Backbone, PretrainedBackboneConfig, SmallBackboneConfig, train_tokenizer
 from ladle.autoencoder.encoding import fit_normaliser, store_latents, store_tokens
-from ladle.autoencoder.reconstruction import ReconstructionConfig
 from ladle.autoencoder.signs import alphabet_of, unlearnt, writable
 from ladle.autoencoder.transfer import transfer
 from ladle.conditioning.source_text import SourceEncoder, SourceReader, learns_sources
 from ladle.conditioning.store import ConditionStore
-from ladle.config import Config
 from ladle.data.files import known_json
 from ladle.data.row_portions import PerPortion
 from ladle.data.rows import Row, counted
 from ladle.data.splits import Data, Splits, load_splits
 from ladle.data.stores import TokenStore, VectorStore, count_cut
-from ladle.diffusion.loss import DenoisingConfig, DenoisingLoss
+from ladle.diffusion.loss import DenoisingLoss
 from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.evaluation.judge import fit_own
@@ -33,9 +31,10 @@ from ladle.storage.model_folder import save_parts
 from ladle.storage.parts import ModelParts
 from ladle.storage.run_folder import environment, run_folder
 from ladle.storage.writing import atomic_folder, atomic_json, atomic_text, recover_folder
+from ladle.training.identity import check_budget, stage_identity
 from ladle.training.loop import state_folder, train_stage
 from ladle.training.optimiser import TrainingConfig, use_bf16
-from ladle.training.plan import DEFAULT_MINUTES, STAGES, Plan, make_plan, with_shift
+from ladle.training.plan import STAGES, Plan, make_plan, with_shift
 from ladle.training.processes import is_main, main_first, set_up, several
 from ladle.training.progress import Log, say
 from ladle.training.recipe import Recipe, parse_recipe, to_toml
@@ -44,8 +43,8 @@ from ladle.training.stages.autoencoder import AutoencoderStage
 from ladle.training.stages.decoder import DecoderStage
 from ladle.training.stages.diffusion import DiffusionStage
 from ladle.training.stages.interface import Stage
-from ladle.training.stages.joint import JointConfig, JointStage
-from ladle.training.state import check_identity, digest
+from ladle.training.stages.joint import JointStage
+from ladle.training.state import digest
 from ladle.training.trackers import check_trackers
 from ladle.training.warm_start import OTHER_SCRIPT, start_from
 
@@ -100,7 +99,7 @@ def train(
 
 
 def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None) -> Path:
-    _check_budget(recipe, output)
+    check_budget(recipe, output)
     splits = load_splits(recipe.data, data)
     for line in (*splits.taken, *splits.notes):  # before anything else is done
         log(line)
@@ -115,7 +114,7 @@ def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None
     assembly = Assembly(plan, splits, output, log)
     with main_first():  # (it mends what a killed run left)
         for name, settings in plan.stages.items():
-            known = _identity(assembly, name, plan.recipe.diffusion)
+            known = stage_identity(plan, splits, assembly.rows_digest, name, plan.recipe.diffusion)
             later = ("model.", "data.batches", *("diffusion.schedule.shift",) * plan.measures_shift)
             state_folder(name, settings, output, known).read(later)
     assembly.reader  # noqa: B018 (a source encoder that cannot be loaded is reported before any training)
@@ -124,7 +123,8 @@ def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None
     minutes: dict[str, float] = {}
     for name, settings in plan.stages.items():
         built = STAGE_BUILDERS[name](assembly, settings)
-        identity = _identity(assembly, name, assembly.diffusion.config if name != "autoencoder" else None)
+        config = assembly.diffusion.config if name != "autoencoder" else None
+        identity = stage_identity(plan, splits, assembly.rows_digest, name, config)
         result = train_stage(built, settings, output, identity=identity, log=log)
         minutes[name] = round(result.seconds / 60, 2)
     parts = _model(assembly, minutes)
@@ -382,49 +382,6 @@ def _model(assembly: Assembly, minutes: dict[str, float]) -> ModelParts:
         texts = counted(real["n"], "held-out text")
         assembly.log(f"the label classifier is right on {right:,} of {texts} (by chance: {chance:.1%})")
     return parts
-
-
-def _check_budget(recipe: Recipe, output: Path) -> None:
-    """Refuse to continue a run with another budget or seed, before the data are read."""
-    old, new = known_json(output / "config.json").get("training"), recipe.training.model_dump()
-    if isinstance(old, dict) and any(output.glob("state/*/state.json")):  # else the stages compare all
-        for budget in (old, new):
-            budget["minutes"] = budget.get("minutes") or (None if budget.get("steps") else DEFAULT_MINUTES)
-        keys = sorted(old.keys() & {"minutes", "steps", "seed"})
-        stored, given = ({f"training.{key}": budget[key] for key in keys} for budget in (old, new))
-        check_identity(output, stored, given)
-
-
-def _identity(assembly: Assembly, stage: str, diffusion: DiffusionConfig | None) -> dict[str, Any]:
-    """The values, besides its own settings, that a stage depends on. A state with other values is not continued.
-    diffusion: not needed by the autoencoder."""
-    recipe, splits, training = assembly.recipe, assembly.splits, assembly.training
-    identity: dict[str, Any] = {
-        "start": recipe.start,
-        "data.rows": assembly.rows_digest,
-        "autoencoder": recipe.autoencoder,
-        "training.autoencoder": _objective(training.autoencoder, ReconstructionConfig),
-        "training.backbone": training.backbone,
-        "data.rows_in_memory": recipe.data.rows_in_memory if splits.portions else None,
-        "own_vocabulary": recipe.own_vocabulary,
-    }
-    if stage != "autoencoder":
-        identity |= {
-            "diffusion": diffusion, "source": recipe.source,
-            "training.diffusion": _objective(training.diffusion, DenoisingConfig),
-        }  # fmt: skip
-    if stage == "joint" or (stage == "decoder" and "joint" in assembly.plan.stages):
-        identity["training.joint"] = _objective(training.joint, JointConfig)
-    if stage == "decoder":
-        identity["training.decoder.times"] = list(training.decoder.times)
-        identity["guidance_scale"] = recipe.sampling.guidance_scale
-    return identity
-
-
-def _objective(stage: Config, objective: type[Config]) -> Config:
-    """The settings of a stage's loss, without budget and optimiser. A config knows the defaults of settings that
-    an older state does not have."""
-    return objective.model_validate(stage.model_dump(include=set(objective.model_fields)))
 
 
 def _describe(plan: Plan, output: Path) -> None:
