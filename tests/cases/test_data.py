@@ -348,6 +348,14 @@ def test_excels_encodings_are_read(tmp_path: Path, codec: str):
         assert rows[0] == {"text": f"Café {TEXTS[0]} 😀", "label": ROWS[0][1]} and len(rows) == 300
 
 
+def test_case_a_title_above_the_header_is_no_header(tmp_path: Path):
+    """Case C, of the same kind as `label_first_no_header.csv`: spreadsheets often have a title in the first cell."""
+    rows = "".join(f'"{text}",{label}\n' for text, label in ROWS)
+    found, taken, _ = read(put(tmp_path / "a.csv", f"Customer feedback 2024,\ntext,label\n{rows}"))
+    assert [(row["text"], row["label"]) for row in found] == ROWS
+    assert taken[0] == "a.csv: the first line is a title"
+
+
 def test_case_backslash_escapes(tmp_path: Path):
     """Case C: `backslash_escapes.csv`: "',' expected after '"'"."""
     said = [f'{text} He said "no", twice. C:\\dir' for text in TEXTS]

@@ -37,6 +37,9 @@ def delimited_table(name: str, first: str, lines: Iterator[str], header_names: f
     start = list(islice(rows, _LOOK_AT))
     if not start:  # (only empty cells)
         raise UserError(f"{name} is empty")
+    if len(start) > 1 and _is_title(start[0][1], start[1][1], header_names):
+        del start[0]
+        form = ", ".join(filter(None, [form, "the first line is a title"]))
     number, cells = start[0]
     columns = [cell.strip() for cell in cells]
     headless = _is_data(columns, [cells for _, cells in start[1:]], header_names)
@@ -120,6 +123,13 @@ def _unquoted(_: str, lines: Iterable[str], *, mark: str) -> Cells:
         if line.strip():
             cells = line.rstrip("\r\n").split(mark)
             yield number, [m[1].replace('""', '"') if (m := _QUOTED_CELL.fullmatch(cell)) else cell for cell in cells]
+
+
+def _is_title(first: list[str], second: list[str], header_names: frozenset[str]) -> bool:
+    """Whether a table begins with a title: one filled cell of several, above a row of names that are known."""
+    return len(first) > sum(map(bool, map(str.strip, first))) == 1 and bool(
+        header_names & {cell.strip().lower() for cell in second}
+    )
 
 
 def _is_data(first: list[str], rest: list[list[str]], header_names: frozenset[str]) -> bool:
