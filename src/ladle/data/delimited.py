@@ -127,9 +127,8 @@ def _unquoted(_: str, lines: Iterable[str], *, mark: str) -> Cells:
 
 def _is_title(first: list[str], second: list[str], header_names: frozenset[str]) -> bool:
     """Whether a table begins with a title: one filled cell of several, above a row of names that are known."""
-    return len(first) > sum(map(bool, map(str.strip, first))) == 1 and bool(
-        header_names & {cell.strip().lower() for cell in second}
-    )
+    filled = sum(map(bool, map(str.strip, first)))
+    return len(first) > filled == 1 and bool(header_names & {cell.strip().lower() for cell in second})
 
 
 def _is_data(first: list[str], rest: list[list[str]], header_names: frozenset[str]) -> bool:

@@ -165,14 +165,17 @@ def fit_judge(
         raise UserError("a judge of kind 'encoder' needs --encoder FOLDER; a judge of kind 'bigrams' takes none")
     check_folder(output, JUDGE, (data, test))
     columns = replace(columns or Columns(), source="")  # a judge reads no sources
-    rows = read_and_tell(data, columns, log, need=("text", "label"))
+    told: list[str] = []  # until a judge is there: rows that make none are refused in one line
+    rows = read_and_tell(data, columns, told.append, need=("text", "label"))
     if test is None:
         order = np.random.default_rng(seed).permutation(len(rows))
         cut = max(1, len(rows) // 5)
         held, rows = [rows[i] for i in order[:cut]], [rows[i] for i in order[cut:]]
     else:
-        held = read_and_tell(test, columns, log, need=("text", "label"))
+        held = read_and_tell(test, columns, told.append, need=("text", "label"))
     judge = fit_rows(rows, kind, encoder)
+    for line in told:
+        log(line)
     judge.measure(held)
     judge.save(output)
     return judge
