@@ -222,7 +222,7 @@ def test_outputs_of_any_kind(fresh: Callable[[], Path]) -> None:
             unchanged = {name: content for name, content in before.items() if content is not None}
             assert {name: (folder / name).read_bytes() for name in unchanged} == unchanged
             return
-        ours = [os.path.normpath(target), "new", "nothing-there"]
+        ours = [os.path.normpath(target), "nothing-there"]
         if target == "link":  # it points to a file that the command does not read
             ours.append("rows.jsonl")
         if is_folder or target == "model/model.json" or ("rows.jsonl" in words and target in READ):
