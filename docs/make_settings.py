@@ -6,7 +6,7 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from ladle.config import leaves
-from ladle.training.plan import SHARES, STAGE_DEFAULTS
+from ladle.training.plan import PLAN_SHARES, SHARES, STAGE_DEFAULTS
 from ladle.training.recipe import Recipe
 
 HEAD = """# Settings
@@ -22,14 +22,15 @@ STAGES_HEAD = """
 
 These values hold where neither `training.optimiser` nor `training.STAGE.optimiser` gives another one. "trained
 autoencoder" is one that begins from a trained model or a pre-trained backbone. A given
-optimizer chooses the row instead: `muon` the first one, `adamw` the second one.
+optimizer chooses the row instead: `muon` the first one, `adamw` the second one. "plan decoder" and "plan prior" are the
+stages autoencoder and diffusion of plan latents.
 """
 SHARES_HEAD = """
 These are the defaults of `training.STAGE.share`. From a trained model, the autoencoder stage runs only if the model
-gets a new vocabulary.
+gets a new vocabulary. Of plan latents it always runs.
 
-| stage | `share` from nothing | `share` from a trained model |
-|---|---|---|"""
+| stage | `share` from nothing | `share` from a trained model | `share` for plan latents |
+|---|---|---|---|"""
 
 
 def settings_page() -> str:
@@ -53,7 +54,8 @@ def settings_page() -> str:
         f"| {stage} | " + " | ".join(f"`{own[name]}`" for name in names) + " |" for stage, own in STAGE_DEFAULTS.items()
     ]
     parts += [SHARES_HEAD] + [
-        f"| {stage} | `{nothing}` | `{trained}` |" for stage, (nothing, trained) in SHARES.items()
+        f"| {stage} | `{nothing}` | `{trained}` | `{PLAN_SHARES[stage]}` |"
+        for stage, (nothing, trained) in SHARES.items()
     ]
     return "\n".join(parts) + "\n"
 

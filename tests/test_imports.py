@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = (
     ("ladle.errors", "ladle.version"),
     ("ladle.checks", "ladle.hub"),
-    ("ladle.config", "ladle.seeding", "ladle.layers"),
+    ("ladle.config", "ladle.seeding", "ladle.layers", "ladle.diffusion.schedule", "ladle.diffusion.prediction"),
     ("ladle.data.files",),
     ("ladle.storage.writing",),
     ("ladle.data",),

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from ladle.autoencoder.autoencoder import AutoencoderConfig, TextAutoencoder, Trained
 from ladle.autoencoder.backbone import Backbone, train_tokenizer
+from ladle.autoencoder.encoding import fit_normaliser
+from ladle.autoencoder.language import LanguageDecoder
 from ladle.autoencoder.latents import Latents
 from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.decoder import attach
 from ladle.conditioning.source_text import SourceReader
 from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
 from ladle.sampling.options import SamplingOptions
@@ -145,6 +148,71 @@ def tiny_parts(kind: str = "aligned", *, name: str = "tiny", seed: int = 0, **ba
     autoencoder = tiny_autoencoder(kind, seed=seed, **backbone)
     sampling = SamplingOptions(num_inference_steps=4, guidance_scale=1.5)
     return ModelParts(name, autoencoder, tiny_diffusion(autoencoder, seed=seed), sampling, {"rows": len(SENTENCES)})
+
+
+PLAN_SIZES: dict[str, Any] = {
+    "max_tokens": MAX_TOKENS,
+    "backbone": {
+        "kind": "language", "vocab_size": 320, "width": 32, "num_decoder_layers": 2, "num_heads": 2,
+        "encoder_width": 32, "num_encoder_layers": 1,
+    },
+    "bottleneck": {"kind": "plan", "num_latents": 4, "latent_dim": 8},
+}  # fmt: skip
+
+
+@torch.no_grad()
+def roughen(decoder: LanguageDecoder) -> LanguageDecoder:
+    """Random weights everywhere: what a new decoder writes does not depend on what it reads."""
+    torch.nn.init.normal_(decoder.embedding.weight, std=0.3)
+    for block in decoder.blocks:
+        torch.nn.init.normal_(block.output.weight)
+        torch.nn.init.normal_(block.down.weight)
+    return decoder
+
+
+def tiny_decoder(vocab_size: int = 12, max_tokens: int = MAX_TOKENS, seed: int = 0) -> LanguageDecoder:
+    """A language decoder with random weights, 32 wide, in evaluation mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return roughen(LanguageDecoder(vocab_size, 32, 2, 2, max_tokens)).eval()
+
+
+def tiny_plan_autoencoder(*, rough: bool = True, seed: int = 0, **bottleneck: Any) -> TextAutoencoder:
+    """A new autoencoder with plan latents, in evaluation mode, with a fitted normaliser. rough: see `roughen`."""
+    config = AutoencoderConfig.parse(PLAN_SIZES | {"bottleneck": PLAN_SIZES["bottleneck"] | bottleneck})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, MAX_TOKENS, tiny_tokenizer())).eval()
+        if rough:
+            roughen(autoencoder.backbone.model.get_decoder())
+    fit_normaliser(autoencoder, SENTENCES)
+    return autoencoder
+
+
+def tiny_plan_parts(*, labels: tuple[str, ...] = LABELS, source: bool = True, seed: int = 0) -> ModelParts:
+    """A whole tiny model with plan latents, whose decoder reads labels and sources."""
+    autoencoder = tiny_plan_autoencoder(seed=seed)
+    reads = {"memory": "latents", "max_tokens": MAX_TOKENS} if source else None
+    condition = ConditionConfig.parse({"labels": labels, "source": reads})
+    denoiser = {"kind": "perceptron", "width": 32, "num_layers": 2}
+    config = DiffusionConfig.parse({"denoiser": denoiser, "schedule": {"shift": 1.0}})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        attach(autoencoder, condition)
+        source_dim = SourceReader(autoencoder, condition).dim
+        diffusion = LatentDiffusionModel(autoencoder, config, condition, source_dim).eval()
+        torch.nn.init.normal_(diffusion.denoiser.output.weight, std=0.2)
+    stop = {"stop_time": 0.3}
+    sampling = SamplingOptions.parse(
+        {
+            "num_inference_steps": 4,
+            "guidance_scale": 1.5,
+            "temperature": 1.0,
+            "conditional": stop,
+            "unconditional": stop,
+        }
+    )
+    return ModelParts("plan", autoencoder.eval(), diffusion, sampling, {"rows": len(SENTENCES)})
 
 
 def bart_folder(path: Path, seed: int = 0) -> Path:

@@ -80,9 +80,11 @@ def _explain(cls: type[BaseModel], error: Any) -> str:
     key = ".".join(path)
     match error["type"]:
         case "extra_forbidden":
-            if others := [f"'{tag}'" for tag, group in kinds if {"kind", path[-1]} <= set(group.model_fields)]:
+            others = [(f"'{tag}'", group) for tag, group in kinds if path[-1] in group.model_fields]
+            if others and all("kind" in group.model_fields for _, group in others):
                 own = next(tag for tag, group in kinds if group in groups)
-                return f"'{key}' belongs to kind {' or '.join(others)}; {'.'.join(path[:-1])} has kind '{own}'"
+                belongs = f"'{key}' belongs to kind {' or '.join(tag for tag, _ in others)}"
+                return f"{belongs}; {'.'.join(path[:-1])} has kind '{own}'"
             elsewhere = [f"'{name}'" for name, _ in leaves(cls) if name.endswith(f".{path[-1]}")]
             if 1 <= len(elsewhere) <= 3 and f"'{key}'" not in elsewhere:  # (else the other settings do not allow it)
                 return f"unknown key '{key}': did you mean {' or '.join(elsewhere)}?"

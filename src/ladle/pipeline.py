@@ -19,6 +19,7 @@ from ladle.config import nearest
 from ladle.data.stores import length_batches
 from ladle.diffusion.classifier import NUM_LEVELS, log_evidence
 from ladle.diffusion.model import LatentDiffusionModel
+from ladle.diffusion.schedule import Level
 from ladle.errors import LadleError, UserError, first_line
 from ladle.layers import usual_defaults
 from ladle.sampling.candidates import LabelCheck
@@ -288,9 +289,18 @@ class LatentDiffusion:
     @usual_defaults(None)
     @torch.no_grad()
     def decode(
-        self, latents: Latents, decoder: DecoderName | None = None, batch_size: int = 128, **options: Any
+        self,
+        latents: Latents,
+        decoder: DecoderName | None = None,
+        batch_size: int = 128,
+        *,
+        level: Level | None = None,
+        **options: Any,
     ) -> list[str]:
-        """z0 -> texts; `options` (num_beams, do_sample, top_p, temperature) are those of `TextAutoencoder.decode`.
+        """Latents -> texts; `options` (num_beams, do_sample, top_p, temperature) are those of `TextAutoencoder.decode`.
+
+        level: of noised latents zt, which the decoder of a plan reads too; None: `latents.level`, without noise if that
+        is None. Other decoders take z0 alone.
 
         Raises UserError: latents that this model cannot decode (wrong type or shape, not finite, of another model), no
         such decoder or option, an option out of range.
@@ -299,8 +309,15 @@ class LatentDiffusion:
         how = DecodingOptions.parse(options, "decode")
         if how.num_beams > 1 and decoder == "parallel":
             raise UserError("num_beams needs the autoregressive decoder")
-        parts = [values[mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
-        return decode_texts(self.autoencoder, parts, decoder, batch_size, **how.model_dump(exclude_unset=True))
+        level, log_snr, values = latents.level if level is None else level, None, latents.values
+        if level is not None:
+            if not self.autoencoder.is_plan:
+                raise UserError("this model's decoder reads latents without noise only; give no level")
+            log_snr = level.log_snr.expand(len(latents)).tolist()
+            values = values / level.expand(values).scale
+        parts = [own[mask] for own, mask in zip(values, latents.mask, strict=True)]
+        words = how.model_dump(exclude_unset=True)
+        return decode_texts(self.autoencoder, parts, decoder, batch_size, log_snr=log_snr, **words)
 
     def reconstruct(self, texts: Texts, decoder: DecoderName | None = None, batch_size: int = 128) -> list[str]:
         """texts -> latents -> texts. Raises UserError as `encode` and `decode`."""
@@ -317,8 +334,7 @@ class LatentDiffusion:
 
     def _encode_batches(self, texts: list[str], batch_size: int) -> Iterable[tuple[list[int], Latents]]:
         for rows in length_batches(texts, batch_size):
-            tokens = self.autoencoder.backbone.tokenize(texts[i] for i in rows)
-            yield rows, self.autoencoder.encode(**{name: tensor.to(self.device) for name, tensor in tokens.items()})
+            yield rows, self.autoencoder.encode_texts(texts[i] for i in rows)
 
 
 def _path(name: str, given: str | os.PathLike[str]) -> str:

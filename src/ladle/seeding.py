@@ -57,9 +57,10 @@ class SampleNoise:
             row[tuple(slice(size) for size in own)] = torch.randn(own, generator=generator, dtype=torch.float32)
         return batch
 
-    def uniform(self) -> Tensor:
-        """One float32 in [0, 1) per sample, [B]."""
-        return torch.stack([torch.rand((), generator=generator, dtype=torch.float32) for generator in self._generators])
+    def uniform(self, shape: Sequence[int] = ()) -> Tensor:
+        """Float32 numbers in [0, 1), [B, *shape]: one per sample if no shape is given."""
+        draws = [torch.rand(shape, generator=generator, dtype=torch.float32) for generator in self._generators]
+        return torch.stack(draws)
 
 
 def check_seeds(seeds: Iterable[int]) -> list[int]:

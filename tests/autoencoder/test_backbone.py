@@ -77,8 +77,8 @@ def test_families_are_met_by_one_class(pretrained: Backbone) -> None:
     assert states.shape == (*batch["input_ids"].shape, pretrained.width)
     logits = pretrained.decode_logits(batch["input_ids"], states, batch["attention_mask"])
     assert logits.shape == (*batch["input_ids"].shape, pretrained.model.config.vocab_size)
-    ids = pretrained.generate(states, batch["attention_mask"], max_new_tokens=5)
-    assert ids.shape[1] <= 6
+    ids = pretrained.write(states, batch["attention_mask"], max_tokens=5)
+    assert ids.shape[1] <= 5
 
 
 def test_padding_does_not_change_the_states(pretrained: Backbone) -> None:
@@ -111,11 +111,13 @@ def test_a_summarisers_habits_do_not_shape_the_text(tmp_path: Path) -> None:
     batch = plain.tokenize(tiny.SENTENCES[:2])
     memory = plain.encode(**batch)
     end = plain.tokenizer.eos_token_id
-    for word, expected in ((9, [9] * 11 + [end]), (end, [end])):
+    # (in a search BART forces the end at the last place)
+    for word, expected, searched in ((9, [9] * 12, [9] * 11 + [end]), (end, [end], [end])):
         for backbone in (plain, biased):
-            with torch.no_grad():  # the decoder wants this token; BART forces the end at the last place
+            with torch.no_grad():  # the decoder wants this token
                 backbone.model.final_logits_bias.zero_()[0, word] = 1e4
-            assert backbone.generate(memory, batch["attention_mask"])[:, 1:].tolist() == [expected] * 2
+            assert backbone.write(memory, batch["attention_mask"]).tolist() == [expected] * 2
+            assert backbone.search(memory, batch["attention_mask"], num_beams=2).tolist() == [searched] * 2
 
 
 def test_a_model_that_is_not_there_is_said_in_one_line(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def build(*, dim: int = 3, max_latents: int = 4, condition: dict[str, Any] | Non
     torch.manual_seed(0)
     denoiser = {"width": 32, "num_layers": 2, "num_skips": 1, "num_heads": 2}
     return LatentDiffusionModel(
-        SimpleNamespace(latent_dim=dim, max_latents=max_latents, fixed_length=True),
+        SimpleNamespace(latent_dim=dim, max_latents=max_latents, fixed_length=True, is_plan=False),
         DiffusionConfig.parse({"denoiser": denoiser, "schedule": {"shift": 1.0}} | settings),  # two channels, not 64
         ConditionConfig.parse(condition or {}),
         source_dim=4,

@@ -8,7 +8,7 @@ import pytest
 
 from ladle.errors import UserError
 from ladle.evaluation import slots
-from ladle.evaluation.mauve import offline_encoder
+from ladle.hub import offline_encoder
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 INPUTS = [

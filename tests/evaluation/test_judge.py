@@ -91,7 +91,7 @@ def test_accuracy_counts_every_row_and_no_empty_text(data: Path, tmp_path: Path)
 
 
 def test_the_encoder_kind_reads_features(data: Path, tmp_path: Path) -> None:
-    from ladle.evaluation.mauve import offline_encoder
+    from ladle.hub import offline_encoder
 
     encoder = offline_encoder()
     if encoder is None:

@@ -144,7 +144,7 @@ def test_a_setting_below_a_value_is_refused(tmp_path: Path) -> None:
         ("width=3", r"did you mean 'autoencoder.backbone.width' or 'diffusion.denoiser.width'\?"),
         (
             "autoencoder.bottleneck.num_latents=8",
-            "'autoencoder.bottleneck.num_latents' belongs to kind 'perceiver' or 'paper'; "
+            "'autoencoder.bottleneck.num_latents' belongs to kind 'perceiver' or 'plan' or 'paper'; "
             "autoencoder.bottleneck has kind 'aligned'",
         ),
         ("diffusion.schedule.shfit=3", r"did you mean 'shift'\?"),

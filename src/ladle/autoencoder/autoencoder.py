@@ -1,5 +1,6 @@
 """TextAutoencoder: backbone, bottleneck, normaliser and decoders, in the order in which a text passes them."""
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -10,9 +11,13 @@ from ladle.autoencoder.backbone import Backbone, BackboneConfig, SmallBackboneCo
 from ladle.autoencoder.bottleneck import BOTTLENECKS, AlignedConfig, BottleneckConfig
 from ladle.autoencoder.decoders import ParallelDecoder, autoregressive_ids, parallel_ids
 from ladle.autoencoder.latents import Latents, Normaliser
+from ladle.autoencoder.plan import PlanBottleneck
+from ladle.autoencoder.sentence_encoder import StoredSentenceEncoder, sentence_encoder
 from ladle.config import Config
+from ladle.diffusion.schedule import Level
 from ladle.errors import UserError
 
+Memory = tuple[Tensor, Tensor]  # vectors [B, N, W] and their mask [B, N]
 DecoderName = Literal["autoregressive", "parallel"]
 Trained = Literal["none", "decoder", "all"]  # of a pre-trained backbone
 
@@ -31,14 +36,19 @@ class AutoencoderConfig(Config):
 class TextAutoencoder(nn.Module):
     """text -> tokens -> backbone encoder -> bottleneck -> normaliser -> z0, and back (arXiv 2212.09462, section 4)."""
 
-    def __init__(self, config: AutoencoderConfig, backbone: Backbone):
+    def __init__(self, config: AutoencoderConfig, backbone: Backbone, encoder: StoredSentenceEncoder | None = None):
         super().__init__()
         self.config, self.backbone = config, backbone
         width, heads = backbone.width, backbone.num_heads
         self.bottleneck: Any = BOTTLENECKS[config.bottleneck.kind](config.bottleneck, width, heads, config.max_tokens)
-        self.normaliser = Normaliser(config.bottleneck.latent_dim)
+        places = (self.max_latents,) if self.is_plan else ()  # (each latent of a plan has channels of its own)
+        self.normaliser = Normaliser(*places, config.bottleneck.latent_dim)
+        self.sentence_encoder: Any = encoder
+        if encoder is None:
+            self.sentence_encoder = sentence_encoder(getattr(config.bottleneck, "sentence_encoder", None))
+        self.condition: nn.Module | None = None  # of a decoder that reads labels or sources (`ladle.conditioning`)
         self.parallel_decoder = None
-        if config.parallel_layers:
+        if config.parallel_layers and not self.is_plan:
             self.parallel_decoder = ParallelDecoder(
                 config.parallel_layers, width, heads, backbone.model.config.vocab_size, config.max_tokens,
                 aligned=not self.fixed_length,
@@ -61,6 +71,11 @@ class TextAutoencoder(nn.Module):
         return self.bottleneck.max_latents
 
     @property
+    def is_plan(self) -> bool:
+        """Whether the latents are a plan: they hold the meaning, and the decoder is told their noise level."""
+        return isinstance(self.bottleneck, PlanBottleneck)
+
+    @property
     def fixed_length(self) -> bool:
         """Whether all texts have `max_latents` latents."""
         return self.bottleneck.tokens_per_latent is None
@@ -77,22 +92,51 @@ class TextAutoencoder(nn.Module):
         mean = raw[..., : self.latent_dim]
         return Latents(self.normaliser.normalise(mean) * mask[..., None], mask)
 
-    def expand(self, latents: Latents) -> tuple[Tensor, Tensor]:
-        """z0 -> decoder memory [B, N, W] and its mask [B, N]."""
-        raw = self.normaliser.denormalise(latents.values) * latents.mask[..., None]
-        return self.bottleneck.expand(raw.to(self.bottleneck.up.weight.dtype), latents.mask)
+    @torch.no_grad()
+    def encode_texts(self, texts: Iterable[str]) -> Latents:
+        """texts -> z0 on this autoencoder's device; a text is cut at the longest that it reads."""
+        if self.sentence_encoder is not None:
+            raw = self.bottleneck.split(self.sentence_encoder.embed(list(texts)).to(self.device))
+            mask = torch.ones(raw.shape[:2], dtype=torch.bool, device=raw.device)
+            return Latents(self.normaliser.normalise(raw), mask)
+        tokens = self.backbone.tokenize(texts)
+        return self.encode(**{name: tensor.to(self.device) for name, tensor in tokens.items()})
+
+    def expand(self, latents: Latents, level: Level | None = None, read: Memory | None = None) -> Memory:
+        """Latents -> decoder memory [B, N, W] and its mask [B, N].
+
+        level: of the latents, one for all or [B], which the decoder of a plan is told; None: `latents.level`. read: the
+        memory of labels and sources (`condition`), and its mask.
+        """
+        level = latents.level if level is None else level
+        if self.is_plan:
+            memory, mask = self.bottleneck.expand(latents.values, latents.mask, level)
+        else:
+            raw = self.normaliser.denormalise(latents.values) * latents.mask[..., None]
+            memory, mask = self.bottleneck.expand(raw.to(self.bottleneck.up.weight.dtype), latents.mask)
+        if read is None:
+            return memory, mask
+        return torch.cat([read[0].to(memory), memory], dim=1), torch.cat([read[1], mask], dim=1)
 
     @torch.no_grad()
-    def decode(self, latents: Latents, decoder: DecoderName | None = None, **options: Any) -> Tensor:
-        """z0 -> token ids [B, S]. `decoder` None is the autoregressive decoder.
+    def decode(
+        self,
+        latents: Latents,
+        decoder: DecoderName | None = None,
+        *,
+        level: Level | None = None,
+        read: Memory | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Latents -> token ids [B, S]. `decoder` None is the autoregressive decoder. level, read: as in `expand`.
 
         options: `num_beams`, `do_sample`, `top_p` and `temperature` as in transformers' `generate`; `noise`, one random
-        stream for each row, used when `do_sample` is set.
+        stream for each row, used when `do_sample` is set; `drafts` (`ladle.autoencoder.loop`).
 
         Raises:
             ValueError: an unknown decoder, or `parallel` for an autoencoder without a parallel decoder.
         """
-        memory, mask = self.expand(latents)
+        memory, mask = self.expand(latents, level, read)
         if decoder in (None, "autoregressive"):
             return autoregressive_ids(self.backbone, memory, mask, **options)
         if decoder != "parallel" or self.parallel_decoder is None:
@@ -119,9 +163,17 @@ class TextAutoencoder(nn.Module):
         if not values[mask].isfinite().all():
             raise UserError("latents hold NaN or infinite values; give finite ones")
 
-    def log_likelihood(self, latents: Latents, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Mean log-probability per token of the texts input_ids [B, S] under the autoregressive decoder: [B]."""
-        logits = self.backbone.decode_logits(input_ids, *self.expand(latents)).float()
+    def log_likelihood(
+        self,
+        latents: Latents,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        level: Level | None = None,
+        read: Memory | None = None,
+    ) -> Tensor:
+        """Mean log-probability per token of the texts input_ids [B, S] under the autoregressive decoder: [B]. level,
+        read: as in `expand`."""
+        logits = self.backbone.decode_logits(input_ids, *self.expand(latents, level, read)).float()
         chosen = logits.log_softmax(-1).gather(-1, input_ids[..., None])[..., 0]
         return (chosen * attention_mask).sum(1) / attention_mask.sum(1)
 

@@ -7,14 +7,17 @@ generate from a memory tensor without changes, so one class serves all of them.
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 from torch import Tensor, nn
 
+from ladle.autoencoder.lexicon import Lexicon
+from ladle.autoencoder.loop import stepper_of, write
 from ladle.autoencoder.signs import literal, written
 from ladle.config import Config
+from ladle.errors import UserError
 from ladle.hub import loading
 from ladle.layers import sinusoids
 
@@ -62,13 +65,47 @@ class SmallBackboneConfig(Config):
         return num_heads
 
 
+class LanguageBackboneConfig(Config):
+    """The sizes of Ladle's own encoder-decoder for plan latents: a sentence encoder and a language decoder."""
+
+    kind: Literal["language"]
+    """`language`: Ladle's own decoder, which reads plan latents, and a sentence encoder. Leave it out for an
+    encoder-decoder of transformers."""
+    vocab_size: int = Field(12288, ge=300)
+    width: int = Field(320, ge=8)
+    num_decoder_layers: int = Field(8, ge=1)
+    num_heads: int = Field(5, ge=1)
+    encoder_width: int = Field(384, ge=8)
+    """Channels of the sentence encoder: as many as a plan has (`language`)."""
+    num_encoder_layers: int = Field(0, ge=0)
+
+    @property
+    def pretrained(self) -> None:
+        """Not one of transformers."""
+        return None
+
+    @field_validator("num_heads")
+    @classmethod
+    def _halves_the_width(cls, num_heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width")
+        if width is not None and width % (2 * num_heads):
+            raise ValueError(f"twice this number must divide the width, {width}")
+        return num_heads
+
+
 def _which(given: Any) -> str:
-    name = given.get("pretrained") if isinstance(given, Mapping) else given.pretrained
-    return "small" if name is None else "pretrained"
+    def value(name: str) -> Any:
+        return given.get(name) if isinstance(given, Mapping) else getattr(given, name, None)
+
+    if value("kind") is not None:
+        return "language"
+    return "small" if value("pretrained") is None else "pretrained"
 
 
 BackboneConfig = Annotated[
-    Annotated[SmallBackboneConfig, Tag("small")] | Annotated[PretrainedBackboneConfig, Tag("pretrained")],
+    Annotated[SmallBackboneConfig, Tag("small")]
+    | Annotated[PretrainedBackboneConfig, Tag("pretrained")]
+    | Annotated[LanguageBackboneConfig, Tag("language")],
     Discriminator(_which),
 ]
 
@@ -78,10 +115,11 @@ class Backbone(nn.Module):
 
     model: any `AutoModelForSeq2SeqLM`. tokenizer: with a padding and an end-of-text token. max_tokens: length of the
     longest text, in tokens, end token included; longer texts are cut. alphabet: the signs that it has learnt and may
-    write; None if they are not known.
+    write; None if they are not known. lexicon: the words that it may write; None for any.
     """
 
     alphabet: frozenset[str] | None = None
+    lexicon: Lexicon | None = None
     model: Any  # transformers' own types say less than is known here
 
     def __init__(self, model: Any, tokenizer: Any, max_tokens: int):
@@ -97,6 +135,19 @@ class Backbone(nn.Module):
         """Load `config.pretrained`, or build a new model for `tokenizer` (made by `train_tokenizer`)."""
         if isinstance(config, PretrainedBackboneConfig):
             return cls.from_pretrained(config.pretrained, max_tokens)
+        tokens = {
+            "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id, "decoder_start_token_id": tokenizer.bos_token_id,
+        }  # fmt: skip
+        if isinstance(config, LanguageBackboneConfig):
+            from ladle.autoencoder.language_model import LanguageConfig, LanguageModel
+
+            sizes = LanguageConfig(
+                vocab_size=len(tokenizer), hidden_size=config.width, num_hidden_layers=config.num_decoder_layers,
+                num_attention_heads=config.num_heads, max_position_embeddings=max_tokens,
+                encoder_hidden_size=config.encoder_width, num_encoder_layers=config.num_encoder_layers, **tokens,
+            )  # fmt: skip
+            return cls(LanguageModel(sizes), tokenizer, max_tokens)
         from transformers import MBartConfig, MBartForConditionalGeneration
 
         # mBART's layers are pre-norm, which trains from nothing without care; sizes are ours.
@@ -106,10 +157,8 @@ class Backbone(nn.Module):
                 encoder_layers=config.num_encoder_layers, decoder_layers=config.num_decoder_layers,
                 encoder_attention_heads=config.num_heads, decoder_attention_heads=config.num_heads,
                 encoder_ffn_dim=4 * config.width, decoder_ffn_dim=4 * config.width, dropout=0.0,
-                attention_dropout=0.0, activation_dropout=0.0, scale_embedding=True,
-                pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.bos_token_id,
-                forced_eos_token_id=None, attn_implementation="eager",
+                attention_dropout=0.0, activation_dropout=0.0, scale_embedding=True, forced_eos_token_id=None,
+                attn_implementation="eager", **tokens,
             )
         )  # fmt: skip
         _start_aligned(model)
@@ -139,6 +188,11 @@ class Backbone(nn.Module):
         return self.model.config.hidden_size
 
     @property
+    def encoder_width(self) -> int:
+        """Channels of the encoder's states, where they differ from the decoder's."""
+        return int(getattr(self.model.config, "encoder_hidden_size", self.width))
+
+    @property
     def num_heads(self) -> int:
         """Attention heads of a layer."""
         return self.model.config.num_attention_heads
@@ -159,7 +213,11 @@ class Backbone(nn.Module):
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids [B, S], attention_mask [B, S] -> token states [B, S, W]."""
-        return self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
+        encoder = self.model.get_encoder()
+        if encoder is None:
+            what = "this model has no encoder of its own"
+            raise UserError(f"{what}; give autoencoder.bottleneck.sentence_encoder or backbone.num_encoder_layers")
+        return encoder(input_ids=input_ids, attention_mask=attention_mask.long()).last_hidden_state
 
     def decode_logits(self, labels: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
         """Teacher forcing: labels [B, S] (padded), memory [B, N, W], memory_mask [B, N] -> logits [B, S, V]."""
@@ -167,12 +225,23 @@ class Backbone(nn.Module):
         written = torch.cat([start, labels[:, :-1]], dim=1)
         return self.model(**_encoded(memory, memory_mask), decoder_input_ids=written, use_cache=False).logits
 
+    def write(self, memory: Tensor, memory_mask: Tensor, **options: Any) -> Tensor:
+        """Autoregressive decoding from memory [B, N, W] -> ids [B, S], without the start token; `options` are those of
+        `loop.write`."""
+        tokens = self.model.generation_config
+        # (A special token inside a text would vanish, and join what stands around it.)
+        banned = [token for token in self.tokenizer.all_special_ids if token != tokens.eos_token_id]
+        options = {"max_tokens": self.max_tokens, "banned": banned, "first": tokens.forced_bos_token_id, **options}
+        start, end = tokens.decoder_start_token_id, tokens.eos_token_id
+        return write(stepper_of(self.model), memory, memory_mask, start=start, end=end, **options)
+
     @torch.no_grad()
-    def generate(self, memory: Tensor, memory_mask: Tensor, **options: Any) -> Tensor:
-        """Autoregressive decoding from memory [B, N, W] -> ids [B, S]; `options` are those of transformers."""
-        options = {"max_new_tokens": self.max_tokens, "do_sample": False, "num_beams": 1, **options}
+    def search(self, memory: Tensor, memory_mask: Tensor, num_beams: int) -> Tensor:
+        """Beam search by transformers from memory [B, N, W] -> ids [B, S], without the start token."""
         # synced_gpus: else, in sharded training, the one process that samples would wait for the others.
-        return self.model.generate(**_encoded(memory, memory_mask), synced_gpus=False, **options)
+        options = {"max_new_tokens": self.max_tokens, "do_sample": False, "num_beams": num_beams, "synced_gpus": False}
+        ids: Tensor = self.model.generate(**_encoded(memory, memory_mask), **options)
+        return ids[:, 1:]
 
 
 def padded_tokens(tokenizer: Any, texts: Iterable[str], max_tokens: int) -> dict[str, Tensor]:

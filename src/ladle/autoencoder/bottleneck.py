@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field, Tag
 from torch import Tensor, nn
 
+from ladle.autoencoder.plan import PlanBottleneck, PlanConfig
 from ladle.config import Config, by_kind
 from ladle.layers import Attention, Block, feed_forward, sinusoids
 from ladle.paper.bottleneck import PaperBottleneck, PaperBottleneckConfig
@@ -24,7 +25,8 @@ class AlignedConfig(Config):
 
     kind: Literal["aligned"] = "aligned"
     """`aligned`: a few neighbouring tokens share each latent. `perceiver`: a fixed number of latents, which learned
-    queries read from the text. `paper`: the network of the paper's code, for its checkpoints."""
+    queries read from the text. `plan`: a few latents that hold the meaning of a text, made from a sentence embedding;
+    needs `autoencoder.backbone.kind = "language"`. `paper`: the network of the paper's code, for its checkpoints."""
     latent_dim: int = Field(64, ge=1)
     """Channels of a latent."""
     tokens_per_latent: int = Field(3, ge=1)
@@ -45,7 +47,8 @@ class PerceiverConfig(Config):
     kind: Literal["perceiver"]
     latent_dim: int = Field(64, ge=1)
     num_latents: int = Field(32, ge=1)
-    """Number of latents of every text (`perceiver` and `paper`)."""
+    """Number of latents of every text (`perceiver`, `plan` and `paper`). A plan has `num_latents` times `latent_dim`
+    channels, as many as the embedding of the sentence encoder."""
     num_layers: int = Field(2, ge=1)
     regulariser: Regulariser = "norm"
 
@@ -145,10 +148,11 @@ def num_outputs(latent_dim: int, regulariser: Regulariser) -> int:
 BottleneckConfig = Annotated[
     Annotated[AlignedConfig, Tag("aligned")]
     | Annotated[PerceiverConfig, Tag("perceiver")]
+    | Annotated[PlanConfig, Tag("plan")]
     | Annotated[PaperBottleneckConfig, Tag("paper")],
     by_kind("aligned"),
 ]
 # kind -> (its config, W, attention heads, longest text in tokens) -> the network
 BOTTLENECKS: dict[str, Callable[[Any, int, int, int], Any]] = {
-    "aligned": AlignedBottleneck, "perceiver": PerceiverBottleneck, "paper": PaperBottleneck,
+    "aligned": AlignedBottleneck, "perceiver": PerceiverBottleneck, "plan": PlanBottleneck, "paper": PaperBottleneck,
 }  # fmt: skip

@@ -1,12 +1,15 @@
 """Memory -> token ids: the backbone's autoregressive decoder, or a parallel decoder that writes all tokens at once."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ladle.autoencoder.backbone import Backbone
+from ladle.autoencoder.choice import chosen_ids
+from ladle.autoencoder.lexicon import Lexicon
+from ladle.autoencoder.loop import Draft
 from ladle.layers import Block
 from ladle.seeding import SampleNoise
 
@@ -58,26 +61,36 @@ def parallel_targets(input_ids: Tensor, attention_mask: Tensor, size: int, end: 
 
 
 def autoregressive_ids(
-    backbone: Backbone, memory: Tensor, mask: Tensor, *, noise: SampleNoise | None = None, **options: Any
+    backbone: Backbone,
+    memory: Tensor,
+    mask: Tensor,
+    *,
+    noise: SampleNoise | None = None,
+    num_beams: int = 1,
+    do_sample: bool = False,
+    top_p: float = 1.0,
+    temperature: float = 1.0,
+    drafts: Sequence[Draft] | None = None,
+    lexicon: Lexicon | None = None,
 ) -> Tensor:
-    """Greedy by default; `num_beams`, or `do_sample` with `top_p` and `temperature`, as transformers names them.
+    """Greedy by default; or drawn (`do_sample`) with `top_p` and `temperature`; or a search by transformers with
+    `num_beams` beams.
 
-    noise: one random stream per row to sample with, so that a text does not depend on its batch. Without it, sampling
-    uses torch's global generator (transformers takes no other), which is forked around the call.
+    noise: one random stream per row to draw with, so that a text does not depend on its batch; by default torch's
+    global generator, which is left as it was. drafts: one per row (`ladle.autoencoder.loop`); the texts are the same
+    without them.
     """
-    if noise is not None and options.pop("do_sample", False):
-        from transformers import LogitsProcessorList
-
-        top_p, temperature = options.pop("top_p", 1.0), options.pop("temperature", 1.0)
-
-        def drawn(input_ids: Tensor, scores: Tensor) -> Tensor:
-            # The row's own stream draws one token. Only that token is left, so greedy decoding takes it.
-            ids = chosen_ids(scores, noise.uniform().to(scores.device), top_p, temperature)
-            return torch.full_like(scores, -torch.inf).scatter(1, ids[:, None], 0.0)
-
-        return backbone.generate(memory, mask, logits_processor=LogitsProcessorList([drawn]), **options)
-    with torch.random.fork_rng(enabled=bool(options.get("do_sample"))):
-        return backbone.generate(memory, mask, **options)
+    if num_beams > 1:
+        return backbone.search(memory, mask, num_beams)
+    uniform = None
+    if do_sample and temperature:
+        size = (backbone.max_tokens,)
+        with torch.random.fork_rng(devices=()):  # (the caller's next random numbers stay what they are)
+            uniform = torch.rand(len(memory), *size) if noise is None else noise.uniform(size)
+        uniform = uniform.to(memory.device)
+    return backbone.write(
+        memory, mask, uniform=uniform, top_p=top_p, temperature=temperature, drafts=drafts, lexicon=lexicon
+    )
 
 
 def parallel_ids(
@@ -105,20 +118,3 @@ def parallel_ids(
         ids = logits.argmax(-1)
     ids = ids.masked_fill(~mask, end)
     return ids.masked_fill((ids == end).cumsum(1) > 0, end)
-
-
-def chosen_ids(logits: Tensor, uniform: Tensor, top_p: float, temperature: float) -> Tensor:
-    """logits [B, V], uniform [B] in [0, 1) -> ids [B]: the inverse of the distribution function, likeliest first.
-
-    top_p: draw only among the likeliest tokens that together have this probability (arXiv 1904.09751). temperature: 0
-    takes the likeliest token.
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    probabilities, order = (logits.float() / temperature).softmax(-1).sort(-1, descending=True)
-    below = probabilities.cumsum(-1) - probabilities  # mass of the likelier tokens
-    probabilities = probabilities.masked_fill(below >= top_p, 0.0)
-    total = probabilities.cumsum(-1)
-    place = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)
-    last = (probabilities > 0).sum(-1, keepdim=True) - 1
-    return order.gather(1, torch.minimum(place, last))[:, 0]

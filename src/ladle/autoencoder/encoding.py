@@ -46,6 +46,11 @@ def store_texts(
 
 def store_latents(autoencoder: TextAutoencoder, texts: Sequence[str], bf16: bool = False) -> VectorStore:
     """z0 of every text; `bf16` as in `store_texts`."""
+    if autoencoder.sentence_encoder is not None:  # (it makes batches and tokens itself)
+        with torch.autocast(autoencoder.device.type, dtype=torch.bfloat16, enabled=bf16):
+            values = autoencoder.encode_texts(texts).values
+        lengths = torch.full((len(texts),), autoencoder.max_latents)
+        return VectorStore(values.flatten(0, 1).half().cpu(), lengths, len(store_tokens(autoencoder, texts).ids))
 
     def encode(tokens: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         latents = autoencoder.encode(**tokens)
@@ -58,5 +63,7 @@ def fit_normaliser(autoencoder: TextAutoencoder, texts: Sequence[str], max_rows:
     """Give z0 of these texts mean 0 and variance 1 in each channel, from up to `max_rows` of them."""
     chosen = np.random.default_rng(0).permutation(len(texts))[:max_rows]
     store = store_latents(autoencoder, [texts[i] for i in chosen])
-    chunks = store.vectors.split(65_536)
-    autoencoder.normaliser.fit(Latents(x.float()[None], torch.ones(1, len(x), dtype=torch.bool)) for x in chunks)
+    # Latents of a plan have channels of their own, others share them: as many as can be together in one "text".
+    count = autoencoder.max_latents if autoencoder.is_plan else 1
+    chunks = (x.float().unflatten(0, (-1, count)) for x in store.vectors.split(65_536 * count))
+    autoencoder.normaliser.fit(Latents(x, torch.ones(x.shape[:2], dtype=torch.bool)) for x in chunks)

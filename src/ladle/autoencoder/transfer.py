@@ -10,7 +10,10 @@ from ladle.autoencoder.backbone import PretrainedBackboneConfig
 from ladle.errors import UserError
 
 # Tensors with a row for each token: the embeddings, by all names that they go by, and what the parallel decoder adds.
-BY_TOKEN = ("shared.weight", "embed_tokens.weight", "lm_head.weight", "parallel_decoder.bias")
+BY_TOKEN = (
+    "shared.weight", "embed_tokens.weight", "lm_head.weight", "parallel_decoder.bias", "decoder.embedding.weight",
+    "word_embeddings.weight",
+)  # fmt: skip
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ladle.autoencoder.decoders import chosen_ids
+from ladle.autoencoder.choice import chosen_ids
 from ladle.autoencoder.signs import literal, written
 from ladle.conditioning.config import ConditionConfig
 from ladle.config import Config

@@ -10,7 +10,7 @@ from ladle.config import Config
 from ladle.data.files import read_toml
 from ladle.data.splits import DataConfig
 from ladle.errors import UserError
-from ladle.evaluation.mauve import offline_encoder
+from ladle.hub import offline_encoder
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 

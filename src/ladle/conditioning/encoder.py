@@ -33,11 +33,14 @@ class TensorGroup:
 @dataclass(frozen=True)
 class RawCondition(TensorGroup):
     """The given conditions as tensors. label_ids: [B], -1 for no label. source: [B, M, C] with source_mask [B, M]
-    (a row without True has no source)."""
+    (a row without True has no source), the denoiser's. source_ids: [B, S], the tokens of the source, with
+    source_ids_mask [B, S], for a decoder that reads sources."""
 
     label_ids: Tensor | None = None
     source: Tensor | None = None
     source_mask: Tensor | None = None
+    source_ids: Tensor | None = None
+    source_ids_mask: Tensor | None = None
 
     def given_rows(self, batch: int) -> Tensor:
         """Which of the `batch` rows have a label or a source, bool [B] on the CPU."""
@@ -47,6 +50,19 @@ class RawCondition(TensorGroup):
         if self.source_mask is not None:
             given |= self.source_mask.any(1).cpu()
         return given
+
+    def dropped(self, drop_prob: float) -> "RawCondition":
+        """The same, but each condition of each row is lost with probability `drop_prob` (torch's global generator)."""
+        raw = self
+        if raw.label_ids is not None:
+            lost = torch.rand(raw.label_ids.shape, device=raw.label_ids.device) < drop_prob
+            raw = replace(raw, label_ids=raw.label_ids.masked_fill(lost, -1))
+        if raw.source_mask is not None:
+            lost = torch.rand(len(raw.source_mask), 1, device=raw.source_mask.device) < drop_prob
+            raw = replace(raw, source_mask=raw.source_mask & ~lost)
+            if raw.source_ids_mask is not None:
+                raw = replace(raw, source_ids_mask=raw.source_ids_mask & ~lost)
+        return raw
 
     def and_without(self) -> "RawCondition":
         """All rows, followed by the same rows without any condition: [2B]."""
@@ -110,14 +126,8 @@ class ConditionEncoder(nn.Module):
         return Condition(vector, memory, mask)
 
     def drop(self, raw: RawCondition, drop_prob: float) -> RawCondition:
-        """Drop each condition of each sample with probability `drop_prob` (torch's global generator)."""
-        if raw.label_ids is not None:
-            lost = torch.rand(raw.label_ids.shape, device=raw.label_ids.device) < drop_prob
-            raw = replace(raw, label_ids=raw.label_ids.masked_fill(lost, -1))
-        if raw.source_mask is not None:
-            lost = torch.rand(len(raw.source_mask), 1, device=raw.source_mask.device) < drop_prob
-            raw = replace(raw, source_mask=raw.source_mask & ~lost)
-        return raw
+        """`raw.dropped(drop_prob)`."""
+        return raw.dropped(drop_prob)
 
     def _source(self, raw: RawCondition, batch: int) -> tuple[Tensor, Tensor]:
         assert self.project is not None and self.config.source is not None

@@ -1,15 +1,18 @@
 """The conditions of rows as tensors: labels, and the memories of the sources."""
 
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from ladle.autoencoder.encoding import store_texts
+from ladle.autoencoder.encoding import store_latents, store_texts
 from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
 from ladle.data.rows import Row
+from ladle.data.stores import TokenStore
 
 
 class ConditionStore:
@@ -25,9 +28,13 @@ class ConditionStore:
         unique = sorted({source for source in sources if source is not None}) if reader.config.source else []
         number: dict[str | None, int] = {source: i for i, source in enumerate(unique)}
         self.index = torch.tensor([number.get(source, -1) for source in sources])
-        self.sources = (
-            store_texts(reader.autoencoder, unique, reader.read, tokenize=reader.tokenize) if unique else None
-        )
+        self.sources, self.tokens = None, None
+        if unique and reader.source.memory == "latents":
+            self.sources = store_latents(reader.autoencoder, unique)
+        elif unique:
+            self.sources = store_texts(reader.autoencoder, unique, reader.read, tokenize=reader.tokenize)
+        if unique and reader.autoencoder.condition is not None:
+            self.tokens = TokenStore(reader.autoencoder.backbone.tokenizer, unique, reader.source.max_tokens)
 
     @classmethod
     def of(cls, reader: SourceReader, rows: Sequence[Row]) -> Self:
@@ -37,9 +44,21 @@ class ConditionStore:
 
     def gather(self, rows: Tensor) -> RawCondition:
         """rows [B] -> their conditions. The mask is all False in rows without a source."""
-        source = mask = None
-        if self.sources is not None:
-            index = self.index[rows]
-            source, mask = self.sources.gather(index.clamp_min(0))
-            mask = mask & (index >= 0)[:, None]
-        return RawCondition(None if self.label_ids is None else self.label_ids[rows], source, mask)
+        raw = RawCondition(None if self.label_ids is None else self.label_ids[rows])
+        if self.sources is None:
+            return raw
+        index = self.index[rows]
+        there, known = (index >= 0)[:, None], index.clamp_min(0)
+        source, mask = self.sources.gather(known)
+        raw = replace(raw, source=source, source_mask=mask & there)
+        if self.tokens is None:
+            return raw
+        tokens = self.tokens.gather(known)
+        return replace(raw, source_ids=tokens["input_ids"], source_ids_mask=tokens["attention_mask"] & there)
+
+    def of_rows(self, rows: Tensor) -> Self:
+        """The conditions of some rows, in that order."""
+        part = copy(self)
+        part.index = self.index[rows]
+        part.label_ids = None if self.label_ids is None else self.label_ids[rows]
+        return part

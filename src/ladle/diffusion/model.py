@@ -12,6 +12,7 @@ from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.encoder import Condition, ConditionEncoder
 from ladle.config import Config, by_kind
 from ladle.diffusion.lengths import LengthModel
+from ladle.diffusion.perceptron import DenoisingPerceptron, PerceptronConfig
 from ladle.diffusion.prediction import to_z0
 from ladle.diffusion.samplers import Denoise
 from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule
@@ -19,11 +20,14 @@ from ladle.diffusion.transformer import CompactConfig, DenoisingTransformer
 from ladle.paper.transformer import PaperTransformer, PaperTransformerConfig
 
 DenoiserConfig = Annotated[
-    Annotated[CompactConfig, Tag("compact")] | Annotated[PaperTransformerConfig, Tag("paper")], by_kind("compact")
+    Annotated[CompactConfig, Tag("compact")]
+    | Annotated[PerceptronConfig, Tag("perceptron")]
+    | Annotated[PaperTransformerConfig, Tag("paper")],
+    by_kind("compact"),
 ]
 # kind -> (its config, D, most latents, reads a memory, reads a vector) -> the network
 DENOISERS: dict[str, Callable[[Any, int, int, bool, bool], nn.Module]] = {
-    "compact": DenoisingTransformer, "paper": PaperTransformer,
+    "compact": DenoisingTransformer, "perceptron": DenoisingPerceptron, "paper": PaperTransformer,
 }  # fmt: skip
 
 
@@ -62,6 +66,7 @@ class LatentDiffusionModel(nn.Module):
         self.config, self.latent_dim = config, autoencoder.latent_dim
         self.max_latents = autoencoder.max_latents if max_latents is None else max_latents
         self.schedule = build_schedule(config.schedule)
+        self.hands_over_samples = autoencoder.is_plan  # when sampling stops early; else estimates
         self.condition = ConditionEncoder(condition, network.width, source_dim, network.num_heads)
         reads_vector = bool(condition.labels) or (condition.source is not None and not condition.source.plain)
         self.denoiser = DENOISERS[network.kind](

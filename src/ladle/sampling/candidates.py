@@ -21,6 +21,8 @@ class Candidate:
     length: int = 0
     latents: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     """[length, D], on the CPU."""
+    log_snr: float | None = None
+    """Of the latents, if they are noised."""
     text: str = ""
 
 
@@ -73,7 +75,7 @@ def soundest(request: Request, options: SamplingOptions, draw: Draw, score: Scor
         if len(right) > 1:
             scores = score([one.text for one in right], label, source, seed)
             value, best = max(zip(scores, right, strict=True), key=lambda pair: pair[0])
-        kept.append(Sample(best.text, seed, label, source, best.latents, value))
+        kept.append(Sample(best.text, seed, label, source, best.latents, value, best.log_snr))
     return kept
 
 
@@ -89,7 +91,7 @@ def first_with_label(request: Request, options: SamplingOptions, draw: Draw, che
         for row, one, share in zip(waiting, drawn, shares, strict=True):
             if row not in kept or share > kept[row][0]:
                 seed, label, source = request.seeds[row], request.labels[row], request.sources[row]
-                kept[row] = share, Sample(one.text, seed, label, source, one.latents, share)
+                kept[row] = share, Sample(one.text, seed, label, source, one.latents, share, one.log_snr)
         waiting = [row for row in waiting if kept[row][0] < options.label_confidence]
         if not waiting:
             break

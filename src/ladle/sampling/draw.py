@@ -44,7 +44,8 @@ def draw_latents(
         on_step: called after every step.
 
     Returns:
-        z0 [B, L, D], zero outside the mask, in float32 for every dtype of the weights.
+        z0 [B, L, D], zero outside the mask, in float32 for every dtype of the weights. With a stop time: the estimate
+        of z0 at that time; for a plan zt itself, with its level, because the decoder of a plan reads both.
     """
     device = diffusion.device
     shapes = [(int(length), diffusion.latent_dim) for length in lengths]
@@ -60,6 +61,10 @@ def draw_latents(
     stop_time = (options.conditional if raw.given_rows(batch).any() else options.unconditional).stop_time
     levels = sampling_levels(diffusion.schedule, options.num_inference_steps, options.grid, stop_time=stop_time)
     levels = [level.to(device) for level in levels]
+    handed_over = None
+    if stop_time and diffusion.hands_over_samples:  # without the step to the estimate
+        levels = levels[:-1]
+        handed_over = levels[-1]
     z0 = SAMPLERS[options.sampler](
         denoise,
         levels[0].sigma * noise.normal(shapes).to(device),
@@ -67,7 +72,7 @@ def draw_latents(
         noise=lambda: scale * noise.normal(shapes).to(device),
         callback=None if on_step is None else (lambda step, zt, z0_hat: on_step()),
     )
-    return Latents(z0 * mask[..., None], mask)
+    return Latents(z0 * mask[..., None], mask, level=handed_over)
 
 
 def _of_rows(name: str, given: torch.Tensor, options: SamplingOptions) -> torch.Tensor:

@@ -16,7 +16,7 @@ from ladle.sampling.draw import draw_latents, draw_lengths
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Request, Sample
 from ladle.sampling.soundness import SoundnessScore
-from ladle.sampling.words import check_decoder, decode_texts, decoding
+from ladle.sampling.words import check_decoder, decode_texts, decoding, lexicon_for
 from ladle.seeding import SampleNoise
 
 OnStep = Callable[[int, int], None]
@@ -103,14 +103,20 @@ def _draw_candidates(
     for batch in batches:
         lengths = torch.tensor([one.length for one in batch])
         z0 = draw_latents(writer.diffusion, *given(batch), lengths, options, steps.step)
+        scale = 1.0 if z0.level is None else z0.level.scale.cpu()
         for one, values in zip(batch, z0.values.cpu(), strict=True):
-            one.latents = values[: one.length]
+            one.latents = values[: one.length] / scale
+            one.log_snr = None if z0.level is None else float(z0.level.log_snr)
 
     # Words.
     latents, noise = [one.latents for one in every], [one.noise for one in every]
-    texts = decode_texts(
-        writer.autoencoder, latents, options.decoder, writer.batch_size, noise=noise, **decoding(options)
-    )
+    samples = torch.tensor([one.sample for one in every])
+    how = decoding(options)
+    if options.words == "known" and options.decoder == "autoregressive" and options.num_beams == 1:
+        how["lexicon"] = lexicon_for(writer.autoencoder.backbone, request.sources)
+    if writer.autoencoder.is_plan:
+        how |= {"log_snr": [one.log_snr for one in every], "conditions": conditions.of_rows(samples)}
+    texts = decode_texts(writer.autoencoder, latents, options.decoder, writer.batch_size, noise=noise, **how)
     for one, text in zip(every, texts, strict=True):
         one.text = text
     return candidates

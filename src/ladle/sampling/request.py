@@ -31,6 +31,8 @@ class Sample:
     score: float | None
     """The score by which the text was chosen among its candidates; higher is better. With `choose="label"` it is the
     probability of the label. None if there was no choice: only one candidate, or only one that could be kept."""
+    log_snr: float | None = None
+    """Log-SNR of the latents if the sampler handed them over with noise (plans); None: they have none."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.latents import Latents
+from ladle.conditioning.decoder import read_conditions
 from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
 from ladle.conditioning.store import ConditionStore
@@ -42,10 +43,11 @@ class SoundnessScore:
         conditions = ConditionStore(self.reader, [label] * count, [source] * count)
         raw = conditions.gather(torch.arange(count)).to(device)
         tokens = {name: ids.to(device) for name, ids in self.autoencoder.backbone.tokenize(texts).items()}
+        z0 = self.autoencoder.encode_texts(texts)
 
         def sound(guidance_scale: float, time: float) -> torch.Tensor:
             noise = SampleNoise([seed] * count)  # one for all that are compared
-            return soundness(self.autoencoder, self.diffusion, tokens, raw, noise, guidance_scale, time).cpu()
+            return soundness(self.autoencoder, self.diffusion, tokens, raw, noise, guidance_scale, time, z0).cpu()
 
         value = sound(self.guidance_scale, PLAN_TIME)
         if source is not None:
@@ -83,6 +85,7 @@ def soundness(
     noise: SampleNoise,
     guidance_scale: float,
     time: float = PLAN_TIME,
+    z0: Latents | None = None,
 ) -> torch.Tensor:
     """How well each text fits together: [B], the mean log-probability of its tokens under the autoregressive decoder,
     which reads the denoiser's estimate of the text's own latents at diffusion time `time`.
@@ -96,13 +99,19 @@ def soundness(
         tokens: input_ids and attention_mask, [B, S].
         noise: one stream per row; use the same seed for texts that are compared.
         time: diffusion time in (0, 1].
+        z0: the texts' latents, if they are known.
     """
-    z0 = autoencoder.encode(**tokens)
+    z0 = autoencoder.encode(**tokens) if z0 is None else z0
     level = diffusion.schedule.level(z0.values.new_full((len(z0.values),), time))
     shapes = [(int(length), diffusion.latent_dim) for length in z0.mask.sum(1)]
     drawn = noise.normal(shapes).to(z0.values)
+    if autoencoder.is_plan:  # its decoder reads noised plans, so it needs no estimate
+        noised = Latents(add_noise(z0.values, drawn, level), z0.mask, level=level)
+        read = read_conditions(autoencoder, raw, len(z0))
+        return autoencoder.log_likelihood(noised, tokens["input_ids"], tokens["attention_mask"], read=read)
     estimate = noised_estimate(diffusion, z0.values, z0.mask, raw, level, drawn, guidance_scale)
-    return autoencoder.log_likelihood(Latents(estimate * z0.mask[..., None], z0.mask), **tokens)
+    estimated = Latents(estimate * z0.mask[..., None], z0.mask)
+    return autoencoder.log_likelihood(estimated, tokens["input_ids"], tokens["attention_mask"])
 
 
 def likeness_to_others(candidates: Sequence[str]) -> list[float]:

@@ -1,15 +1,21 @@
 """Turns latents into words: decodes many texts in batches of similar length."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self, get_args
 
 import torch
 from pydantic import Field, model_validator
 
 from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
+from ladle.autoencoder.backbone import Backbone
 from ladle.autoencoder.latents import Latents
+from ladle.autoencoder.lexicon import Lexicon, words_of
+from ladle.autoencoder.plan import CLEAN_LOG_SNR
+from ladle.conditioning.decoder import read_conditions
+from ladle.conditioning.store import ConditionStore
 from ladle.config import Config, nearest
 from ladle.data.stores import length_batches
+from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule
 from ladle.errors import UserError
 from ladle.layers import lengths_to_mask
 from ladle.sampling.options import SamplingOptions
@@ -40,6 +46,13 @@ def decoding(options: SamplingOptions) -> dict[str, Any]:
     return {}
 
 
+def lexicon_for(backbone: Backbone, sources: Iterable[str | None]) -> Lexicon | None:
+    """The words that the backbone may write for these sources: its own and theirs."""
+    if backbone.lexicon is None:
+        return None
+    return backbone.lexicon.extended(words_of(source for source in sources if source))
+
+
 @torch.no_grad()
 def decode_texts(
     autoencoder: TextAutoencoder,
@@ -47,6 +60,8 @@ def decode_texts(
     decoder: DecoderName | None,
     batch_size: int,
     noise: Sequence[SampleNoise] | None = None,
+    log_snr: Sequence[float | None] | None = None,
+    conditions: ConditionStore | None = None,
     **how: Any,
 ) -> list[str]:
     """One text for each element of `latents`, [L, D] each, in their order.
@@ -55,14 +70,22 @@ def decode_texts(
         latents: normalised; the numbers of latents L may differ.
         decoder: `autoregressive` (also when None) or `parallel`. UserError if the model has no parallel decoder.
         noise: the texts' own random streams, to draw words.
+        log_snr: of each text's latents; None: they have no noise.
+        conditions: the texts' labels and sources, for a decoder that reads them.
         how: options of `TextAutoencoder.decode`.
     """
     check_decoder(autoencoder, decoder)
     device = next(autoencoder.parameters()).device
     texts = [""] * len(latents)
     for rows in length_batches(latents, batch_size):
-        streams = {} if noise is None else {"noise": SampleNoise.join([noise[row] for row in rows])}
-        ids = autoencoder.decode(padded([latents[row] for row in rows]).to(device), decoder, **streams, **how)
+        given: dict[str, Any] = {}
+        if noise is not None:
+            given["noise"] = SampleNoise.join([noise[row] for row in rows])
+        if log_snr is not None:
+            given["level"] = level_of([log_snr[row] for row in rows]).to(device)
+        raw = None if conditions is None else conditions.gather(torch.tensor(rows)).to(device)
+        given["read"] = read_conditions(autoencoder, raw, len(rows))
+        ids = autoencoder.decode(padded([latents[row] for row in rows]).to(device), decoder, **given, **how)
         for row, text in zip(rows, autoencoder.backbone.detokenize(ids), strict=True):
             texts[row] = text
     return texts
@@ -75,6 +98,12 @@ def check_decoder(autoencoder: TextAutoencoder, decoder: DecoderName | None) -> 
         raise UserError(f"there is no decoder {decoder!r:.60}: {nearest(str(decoder), list(known))}")
     if decoder == "parallel" and autoencoder.parallel_decoder is None:
         raise UserError("this model has no parallel decoder; use the autoregressive decoder")
+
+
+def level_of(log_snr: Sequence[float | None]) -> Level:
+    """The levels [B] of latents with these log-SNRs, of unit variance; None: without noise."""
+    values = [CLEAN_LOG_SNR if value is None else value for value in log_snr]
+    return build_schedule(ScheduleConfig()).level_from_log_snr(torch.tensor(values, dtype=torch.float32))
 
 
 def padded(parts: Sequence[torch.Tensor]) -> Latents:

@@ -3,8 +3,11 @@
 A complete model:
 
     README.md  model.json  backbone/ (config, weights)  tokenizer/  bottleneck/ (and normaliser)  parallel_decoder/
+    words.txt (the words that it may write)
     denoiser/  condition/ (condition encoder and length model)  judge/ (which words tell labels apart)
     source_encoder/  source_tokenizer/ (if another model than the backbone reads sources)
+    sentence_encoder/  sentence_tokenizer/ (the encoder of plans, if it is a part of the model)
+    decoder_condition/ (if the decoder of a plan reads labels or sources)
 
 A model built on a shipped model (`base`) has no backbone/ and tokenizer/. It stores only those tensors of the
 autoencoder that differ from the base, in `autoencoder_changes.safetensors`.
@@ -14,13 +17,17 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import Backbone
+from ladle.autoencoder.lexicon import Lexicon
+from ladle.autoencoder.sentence_encoder import StoredSentenceEncoder, Unpooled
 from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.decoder import attach
 from ladle.conditioning.source_text import SourceEncoder, SourceReader, auto_class
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError, first_line
@@ -32,6 +39,7 @@ from ladle.storage.parts import ModelParts
 from ladle.storage.record import (
     AUTOENCODER_PARTS,
     BACKBONE,
+    SENTENCE_ENCODER,
     BaseReference,
     ModelRecord,
     autoencoder_digest,
@@ -54,8 +62,9 @@ from ladle.storage.writing import MODEL, atomic_folder, atomic_json
 from ladle.version import __version__
 
 CHANGES = "autoencoder_changes.safetensors"
-JUDGE = "judge"
+JUDGE, WORDS = "judge", "words.txt"
 SOURCE_ENCODER = ("source_encoder", "source_tokenizer")  # model, tokenizer
+WITH_FOLDERS = ("backbone.", "sentence_encoder.")  # transformers' own layout
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # (as AUTOENCODER_PARTS)
 DIFFUSION_PARTS = {"denoiser": ("denoiser.",), "condition": ("condition.", "length.")}
@@ -86,10 +95,14 @@ def save_parts(
             _save_groups(parts.autoencoder, AUTOENCODER_PARTS, new, dtype)
         elif changes:
             save_tensors(changes, new / CHANGES, dtype)
+        if backbone.lexicon is not None:
+            (new / WORDS).write_text("\n".join(sorted(backbone.lexicon.words)), encoding="utf-8")
         if diffusion is not None:
             _save_groups(diffusion, DIFFUSION_PARTS, new, dtype)
         if encoder is not None:
             save_language_model(encoder.model, encoder.tokenizer, new, SOURCE_ENCODER, dtype)
+        if isinstance(sentences := parts.autoencoder.sentence_encoder, StoredSentenceEncoder):
+            save_language_model(sentences.model, sentences.tokenizer, new, SENTENCE_ENCODER, dtype)
         if parts.judge is not None:
             parts.judge.save(new / JUDGE)
         record = ModelRecord(
@@ -99,7 +112,7 @@ def save_parts(
             base=reference,
             autoencoder=parts.autoencoder.config,
             diffusion=None if diffusion is None else diffusion.config,
-            condition=ConditionConfig() if diffusion is None else diffusion.condition.config,
+            condition=_condition(parts),
             max_latents=None if diffusion is None else diffusion.max_latents,
             sampling=parts.sampling,
             alphabet=None if backbone.alphabet is None else "".join(sorted(backbone.alphabet)),
@@ -110,8 +123,14 @@ def save_parts(
         (new / "README.md").write_text(model_card(parts, base=base), encoding="utf-8")
 
 
+def _condition(parts: ModelParts) -> ConditionConfig:
+    """The conditions that the diffusion model reads; without one those of the decoder of a plan."""
+    reader: Any = parts.autoencoder.condition if parts.diffusion is None else parts.diffusion.condition
+    return ConditionConfig() if reader is None else reader.config
+
+
 def _save_groups(module: nn.Module, groups: Mapping[str, tuple[str, ...]], folder: Path, dtype: torch.dtype) -> None:
-    tensors = {name: tensor for name, tensor in live_tensors(module).items() if not name.startswith("backbone.")}
+    tensors = {name: tensor for name, tensor in live_tensors(module).items() if not name.startswith(WITH_FOLDERS)}
     homeless = [name for name in tensors if not name.startswith(tuple(p for group in groups.values() for p in group))]
     if homeless:
         raise RuntimeError(f"no folder of the model holds '{homeless[0]}': give it one in storage/model_folder.py")
@@ -156,6 +175,10 @@ def load_parts(name_or_path: str | Path) -> ModelParts:
         else:
             autoencoder = _load_on_base(folder, record, record.base)
         autoencoder.backbone.alphabet = None if record.alphabet is None else frozenset(record.alphabet)
+        if WORDS in record.files:
+            words = (folder / WORDS).read_text(encoding="utf-8").split("\n")
+            backbone = autoencoder.backbone
+            backbone.lexicon = Lexicon(words, backbone.tokenizer, backbone.alphabet)
         source_encoder = None
         if record.holds(SOURCE_ENCODER[0]):
             source_encoder = SourceEncoder(*load_language_model(folder, SOURCE_ENCODER, auto_class)).eval()
@@ -172,8 +195,13 @@ def _load_autoencoder(folder: Path, record: ModelRecord) -> TextAutoencoder:
 
     model, tokenizer = load_language_model(folder, BACKBONE, lambda config: AutoModelForSeq2SeqLM)
     backbone = Backbone(model, tokenizer, record.autoencoder.max_tokens).eval()
+    encoder = None
+    if record.holds(SENTENCE_ENCODER[0]):
+        encoder = StoredSentenceEncoder(*load_language_model(folder, SENTENCE_ENCODER, lambda config: Unpooled))
     with _saying_unfit(folder):
-        autoencoder = TextAutoencoder(record.autoencoder, backbone).eval()
+        autoencoder = TextAutoencoder(record.autoencoder, backbone, encoder)
+        attach(autoencoder, record.condition)
+    autoencoder.eval()
     _load_groups(autoencoder, AUTOENCODER_PARTS, folder)
     return autoencoder
 
@@ -188,7 +216,11 @@ def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference) -
     original.backbone.max_tokens = record.autoencoder.max_tokens
     inherited = {name: t.detach().clone() for name, t in live_tensors(original).items() if name not in changes}
     with _saying_unfit(folder):
-        autoencoder = TextAutoencoder(record.autoencoder, original.backbone).eval()
+        encoder = original.sentence_encoder
+        encoder = encoder if isinstance(encoder, StoredSentenceEncoder) else None
+        autoencoder = TextAutoencoder(record.autoencoder, original.backbone, encoder)
+        attach(autoencoder, record.condition)
+    autoencoder.eval()
     targets = autoencoder.state_dict(keep_vars=True)
     # Settings may differ from the base's (another parallel decoder, say), so only tensors that fit are used.
     fitting = {name: t for name, t in inherited.items() if name in targets and t.shape == targets[name].shape}

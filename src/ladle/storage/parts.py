@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.sentence_encoder import StoredSentenceEncoder
 from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.source_text import SourceEncoder, SourceReader
 from ladle.diffusion.model import LatentDiffusionModel
@@ -65,6 +66,12 @@ def list_parts(parts: ModelParts) -> Iterator[Part]:
     if autoencoder.parallel_decoder is not None:
         layers = f"layers: {config.parallel_layers}"
         yield Part("parallel decoder", "parallel_decoder", layers, autoencoder.parallel_decoder)
+    if autoencoder.condition is not None:
+        reads: Any = autoencoder.condition
+        yield Part("decoder condition", "decoder_condition", _given(reads.config), reads)
+    if isinstance(sentences := autoencoder.sentence_encoder, StoredSentenceEncoder):
+        what = f"{type(sentences.model).__name__}, frozen"
+        yield Part("sentence encoder", "sentence_encoder", what, sentences.model)
     if parts.source_encoder is not None:
         reader = parts.source_encoder.model
         yield Part("source encoder", "source_encoder", type(reader).__name__, reader)
@@ -74,11 +81,14 @@ def list_parts(parts: ModelParts) -> Iterator[Part]:
     sizes = f"layers: {network.num_layers}, width {network.width}"
     what = f"{network.kind}, {sizes}, {diffusion.config.prediction}-prediction"
     yield Part("denoiser", "denoiser", what, diffusion.denoiser)
-    kinds = {"label": condition.labels, "source": condition.source}
-    given = ", ".join(name for name, there in kinds.items() if there)
-    yield Part("condition encoder", "condition", given, diffusion.condition)
+    yield Part("condition encoder", "condition", _given(condition), diffusion.condition)
     if diffusion.length is not None:
         yield Part("length model", None, f"1 to {diffusion.max_latents} latents", diffusion.length)
+
+
+def _given(condition: ConditionConfig) -> str:
+    kinds = {"label": condition.labels, "source": condition.source}
+    return ", ".join(name for name, there in kinds.items() if there)
 
 
 def count_parameters(parts: ModelParts) -> int:

@@ -21,8 +21,12 @@ from ladle.storage.names import RECORD
 
 FORMAT: Literal[2] = 2
 BACKBONE = ("backbone", "tokenizer")
+SENTENCE_ENCODER = ("sentence_encoder", "sentence_tokenizer")
 # Folder -> beginnings of the names of the tensors that it holds. A folder without tensors is not written.
-AUTOENCODER_PARTS = {"bottleneck": ("bottleneck.", "normaliser."), "parallel_decoder": ("parallel_decoder.",)}
+AUTOENCODER_PARTS = {
+    "bottleneck": ("bottleneck.", "normaliser."), "parallel_decoder": ("parallel_decoder.",),
+    "decoder_condition": ("condition.",),
+}  # fmt: skip
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 
 
@@ -103,7 +107,7 @@ def model_digest(folder: str | Path) -> str:
 
 def autoencoder_digest(record: ModelRecord) -> str:
     """Sixteen hex digits of the autoencoder's files, which must not change under a model built on them."""
-    folders = (*BACKBONE, *AUTOENCODER_PARTS)
+    folders = (*BACKBONE, *AUTOENCODER_PARTS, *SENTENCE_ENCODER)
     return _short_hash({name: h for name, h in record.files.items() if name.split("/")[0] in folders})
 
 

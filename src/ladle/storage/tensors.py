@@ -46,6 +46,8 @@ def load_language_model(folder: Path, names: tuple[str, str], kind: Callable[[An
     kind: config -> the transformers class that builds the model."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+    import ladle.autoencoder.language_model  # noqa: F401 (registers Ladle's own)
+
     safe: dict[str, Any] = {"trust_remote_code": False}
     local: dict[str, Any] = {"local_files_only": True}
     where = folder / names[0]

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from ladle.autoencoder.plan_loss import PlanDecodingConfig
 from ladle.autoencoder.reconstruction import ReconstructionConfig
 from ladle.config import Config
 from ladle.data.files import known_json
 from ladle.data.splits import Splits
 from ladle.diffusion.loss import DenoisingConfig
 from ladle.diffusion.model import DiffusionConfig
-from ladle.training.plan import DEFAULT_MINUTES, Plan
+from ladle.training.plan import DEFAULT_MINUTES, Plan, is_plan
 from ladle.training.recipe import Recipe
 from ladle.training.stages.joint import JointConfig
 from ladle.training.state import check_identity
@@ -36,11 +37,15 @@ def stage_identity(
         "start": recipe.start,
         "data.rows": rows,
         "autoencoder": recipe.autoencoder,
-        "training.autoencoder": _objective(training.autoencoder, ReconstructionConfig),
+        "training.autoencoder": _objective(
+            training.autoencoder, PlanDecodingConfig if is_plan(recipe) else ReconstructionConfig
+        ),
         "training.backbone": training.backbone,
         "data.rows_in_memory": recipe.data.rows_in_memory if splits.portions else None,
         "own_vocabulary": recipe.own_vocabulary,
     }
+    if stage == "autoencoder" and is_plan(recipe):  # its decoder reads the conditions
+        identity |= {"source": recipe.source, "training.diffusion.drop_prob": training.diffusion.drop_prob}
     if stage != "autoencoder":
         identity |= {
             "diffusion": diffusion, "source": recipe.source,

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ladle.autoencoder.backbone import PretrainedBackboneConfig
+from ladle.autoencoder.backbone import LanguageBackboneConfig, PretrainedBackboneConfig
 from ladle.conditioning.config import ConditionConfig
 from ladle.data.columns import MAX_CLASSES
 from ladle.data.rows import Row
 from ladle.data.splits import Splits
-from ladle.diffusion.model import DiffusionConfig
+from ladle.diffusion.model import DenoiserConfig, DiffusionConfig
+from ladle.diffusion.perceptron import PerceptronConfig
 from ladle.errors import UserError
 from ladle.training.optimiser import TrainingConfig
 from ladle.training.recipe import Recipe, StageTraining, TrainingPlanConfig
@@ -25,6 +26,9 @@ DEFAULT_MINUTES = 15.0
 SHARES = MappingProxyType(
     {"autoencoder": (0.4, 0.12), "diffusion": (0.6, 0.6), "joint": (0.0, 0.0), "decoder": (0.4, 0.18)}
 )
+# Of plan latents the decoder reads every level from the start, so it needs no stage of its own.
+PLAN_SHARES = MappingProxyType({"autoencoder": 0.75, "diffusion": 0.25, "joint": 0.0, "decoder": 0.0})
+PLAN_PATIENCE = 3  # validations: on few texts the decoder has learnt all it can long before its minutes are over
 # Muon learns several times faster from nothing; what was trained before should move little (benchmarks/LOG.md).
 STAGE_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "autoencoder": {"optimizer": "muon", "lr": 3e-3, "cooldown": 0.2, "max_tokens": 4096},
@@ -32,6 +36,9 @@ STAGE_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "diffusion": {"optimizer": "muon", "lr": 1e-3, "cooldown": 0.5, "max_tokens": 8192},
     "joint": {"optimizer": "muon", "lr": 1e-3, "cooldown": 0.5, "max_tokens": 4096},
     "decoder": {"optimizer": "adamw", "lr": 5e-4, "cooldown": 0.2, "max_tokens": 4096},
+    "plan decoder": {"optimizer": "muon", "lr": 1e-3, "cooldown": 0.4, "max_tokens": 4096},
+    "trained plan decoder": {"optimizer": "muon", "lr": 4e-4, "cooldown": 0.6, "max_tokens": 2048},
+    "plan prior": {"optimizer": "adamw", "lr": 1e-3, "cooldown": 0.4, "max_tokens": 16384},
 })  # fmt: skip
 
 
@@ -72,11 +79,16 @@ def make_plan(recipe: Recipe, splits: Splits, last_stage: str = STAGES[-1]) -> P
         resolved = resolved.model_copy(update={"autoencoder": start.autoencoder.config})
         if "autoencoder" in recipe.model_fields_set and recipe.autoencoder != start.autoencoder.config:
             notes.append(f"the autoencoder of '{start.name}' is not changed; the recipe's [autoencoder] is not used")
+    if is_plan(resolved):
+        resolved = _for_plans(recipe, resolved, start)
+    _check_kinds(resolved)
     wanted = STAGES[: STAGES.index(last_stage) + 1]
     with_diffusion = "diffusion" in wanted
-    condition, found = _condition(resolved, splits.train) if with_diffusion else (ConditionConfig(), [])
+    # (the decoder of a plan reads the conditions too)
+    conditioned = with_diffusion or is_plan(resolved)
+    condition, found = _condition(resolved, splits.train) if conditioned else (ConditionConfig(), [])
     notes += found
-    measures_shift = with_diffusion and start.denoiser is None and not gives_shift
+    measures_shift = with_diffusion and start.denoiser is None and not gives_shift and not is_plan(resolved)
     stages = _stages(resolved, start, wanted)
     for name in wanted:
         if name not in stages and getattr(recipe.training, name).model_dump(exclude={"share"}, exclude_defaults=True):
@@ -84,22 +96,67 @@ def make_plan(recipe: Recipe, splits: Splits, last_stage: str = STAGES[-1]) -> P
     return Plan(resolved, start, condition, stages, measures_shift, with_diffusion, notes)
 
 
+def is_plan(recipe: Recipe) -> bool:
+    """Whether the latents are plans."""
+    return recipe.autoencoder.bottleneck.kind == "plan"
+
+
+def _check_kinds(recipe: Recipe) -> None:
+    """Raises UserError: parts that do not go together."""
+    autoencoder, perceptron = recipe.autoencoder, recipe.diffusion.denoiser.kind == "perceptron"
+    if isinstance(autoencoder.backbone, LanguageBackboneConfig) and not is_plan(recipe):
+        raise UserError('autoencoder.backbone.kind "language" reads plans; give autoencoder.bottleneck.kind = "plan"')
+    if perceptron and autoencoder.bottleneck.kind == "aligned":
+        raise UserError('diffusion.denoiser.kind "perceptron" needs latents of one number, such as plans; give another')
+    if perceptron and recipe.source.plain:
+        raise UserError('source.plain: a denoiser of kind "perceptron" would not read the source; leave it out')
+
+
+def _for_plans(given: Recipe, recipe: Recipe, start: Start) -> Recipe:
+    """The recipe with what suits plan latents where `given` does not say otherwise: a perceptron as denoiser, no shift
+    of the schedule, sources read as plans, words drawn by the decoder.
+
+    Raises UserError: a stage that plan latents do not have.
+    """
+    for name in ("joint", "decoder"):
+        if getattr(recipe.training, name).share:
+            raise UserError(f"training.{name}.share: plan latents have no stage '{name}'; leave it out")
+    chosen = given.diffusion.model_fields_set if "diffusion" in given.model_fields_set else set()
+    network: DenoiserConfig = PerceptronConfig(kind="perceptron")
+    updates: dict[str, Any] = {} if "denoiser" in chosen else {"denoiser": network}
+    if start.denoiser is not None:  # (it is used as it was trained)
+        own = start.denoiser.config
+        updates |= {name: getattr(own, name) for name in ("denoiser", "prediction", "self_condition")}
+    elif not _gives_shift(given):
+        updates["schedule"] = recipe.diffusion.schedule.model_copy(update={"shift": 1.0})
+    source = recipe.source if recipe.source.encoder else recipe.source.model_copy(update={"memory": "latents"})
+    diffusion = recipe.diffusion.model_copy(update=updates)
+    sampling = given.plan_sampling()
+    return recipe.model_copy(update={"diffusion": diffusion, "source": source, "sampling": sampling})
+
+
 def in_steps(recipe: Recipe) -> bool:
     """Whether the budget is in steps, so that the result is the same on a slower machine."""
     return recipe.training.steps is not None
 
 
-def stage_settings(training: TrainingPlanConfig, name: str, *, from_nothing: bool, **budget: Any) -> TrainingConfig:
+def stage_settings(
+    training: TrainingPlanConfig, name: str, *, from_nothing: bool, plans: bool = False, **budget: Any
+) -> TrainingConfig:
     """All settings of the loop for one stage: the stage's own settings, else those of all stages, else the stage's
     defaults. from_nothing: whether the stage's module starts from random weights. budget: `steps` or `minutes`."""
     plan: StageTraining = getattr(training, name)
     given = {key: value for key, value in training.optimiser.model_dump().items() if value is not None} | plan.optimiser
     kind = name
-    if name == "autoencoder":
+    if plans:
+        kind = "plan prior" if name == "diffusion" else "plan decoder" if from_nothing else "trained plan decoder"
+    elif name == "autoencoder":
         optimizer = given.get("optimizer") or ("muon" if from_nothing else "adamw")
         kind = name if optimizer == "muon" else f"trained {name}"
     common = {key: getattr(training, key) for key in COMMON}
     values = {**common, **STAGE_DEFAULTS[kind], **given, **budget}
+    if plans and name == "autoencoder":
+        values |= {"keep_best": "autoregressive_loss", "patience": PLAN_PATIENCE}
     if name == "decoder":
         values |= {"keep_best": "autoregressive_loss", "patience": training.decoder.patience}
     return TrainingConfig.parse(values, f"training.{name}")
@@ -111,9 +168,11 @@ COMMON = (TrainingPlanConfig.model_fields.keys() & TrainingConfig.model_fields.k
 def _stages(recipe: Recipe, start: Start, wanted: Sequence[str]) -> dict[str, TrainingConfig]:
     """Settings of the stages whose budget is not 0. The budget is divided among all stages, even those not run now."""
     training = recipe.training
-    known = [name for name in STAGES if not (name == "autoencoder" and start.keeps_autoencoder)]
+    plans = is_plan(recipe)
+    known = [name for name in STAGES if plans or not (name == "autoencoder" and start.keeps_autoencoder)]
     given = {name: getattr(training, name).share for name in known}
-    shares = {n: SHARES[n][start.parts is not None] if share is None else share for n, share in given.items()}
+    usual = PLAN_SHARES if plans else {name: SHARES[name][start.parts is not None] for name in known}
+    shares = {name: usual[name] if share is None else share for name, share in given.items()}
     total = sum(shares.values())
     from_nothing = start.parts is None and not isinstance(recipe.autoencoder.backbone, PretrainedBackboneConfig)
     found = {}
@@ -123,7 +182,7 @@ def _stages(recipe: Recipe, start: Start, wanted: Sequence[str]) -> dict[str, Tr
         if training.steps is not None:
             budget = {"steps": round(training.steps * part)}
         if name in wanted and any(budget.values()):
-            found[name] = stage_settings(training, name, from_nothing=from_nothing, **budget)
+            found[name] = stage_settings(training, name, from_nothing=from_nothing, plans=plans, **budget)
     return found
 
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from ladle.autoencoder.autoencoder import AutoencoderConfig, Trained
+from ladle.autoencoder.plan_loss import PlanDecodingConfig
 from ladle.autoencoder.reconstruction import KLConfig, ReconstructionConfig
 from ladle.conditioning.config import SourceConfig
 from ladle.config import Config, nearest
@@ -43,8 +44,8 @@ class StageTraining(Config):
         return given
 
 
-class AutoencoderTraining(StageTraining, ReconstructionConfig):
-    """Stage `autoencoder`: text -> latents -> text."""
+class AutoencoderTraining(StageTraining, ReconstructionConfig, PlanDecodingConfig):
+    """Stage `autoencoder`: text -> latents -> text. Of plan latents it trains the decoder alone."""
 
 
 class DiffusionTraining(StageTraining, DenoisingConfig):
@@ -99,6 +100,13 @@ SAMPLING = {
 }  # fmt: skip
 
 
+# Those of models with plan latents: the decoder draws the words, and has learnt every level.
+PLAN_SAMPLING = {
+    "guidance_scale": 1.5, "conditional": {"stop_time": 0.2}, "unconditional": {"stop_time": 0.2}, "candidates": 1,
+    "temperature": 1.0, "top_p": 0.95,
+}  # fmt: skip
+
+
 class Recipe(Config):
     """One trained model. Labels and sources are found in the data. Groups of settings may be dicts:
 
@@ -132,6 +140,17 @@ class Recipe(Config):
     training: TrainingPlanConfig = TrainingPlanConfig()
     card: dict[str, Any] = {}
     """Licence, attribution, language and description for the model card."""
+    _given_sampling: dict[str, Any] | None = PrivateAttr(None)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all settings are the same, wherever they come from: a run's recipe.toml has them all."""
+        return isinstance(other, Recipe) and dict(self) == dict(other)
+
+    def plan_sampling(self) -> SamplingOptions:
+        """The sampling options for plan latents: those that were given, over the defaults of `ladle train`."""
+        if self._given_sampling is None:
+            return self.sampling
+        return SamplingOptions.parse(merged(PLAN_SAMPLING, self._given_sampling), "sampling")
 
     @model_validator(mode="after")
     def _no_setting_is_ignored(self) -> Self:
@@ -203,9 +222,11 @@ def parse_recipe(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     if not isinstance(values, Mapping):
         raise UserError(f"{where} is {values!r:.60}; give load_recipe(PATH), a mapping of settings, or None")
     sampling = values.get("sampling", {})
-    if isinstance(sampling, dict):
-        values = {**values, "sampling": merged(SAMPLING, sampling)}
-    return Recipe.parse(values, where)
+    if not isinstance(sampling, dict):
+        return Recipe.parse(values, where)
+    recipe = Recipe.parse({**values, "sampling": merged(SAMPLING, sampling)}, where)
+    recipe._given_sampling = sampling
+    return recipe
 
 
 def _set(values: dict[str, Any], item: str) -> None:

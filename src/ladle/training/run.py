@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
-from ladle.autoencoder.backbone import Backbone, PretrainedBackboneConfig, SmallBackboneConfig, train_tokenizer
+from ladle.autoencoder.backbone import Backbone, PretrainedBackboneConfig, train_tokenizer
 from ladle.autoencoder.encoding import fit_normaliser, store_latents, store_tokens
+from ladle.autoencoder.lexicon import Lexicon, learnt_words
 from ladle.autoencoder.signs import alphabet_of, unlearnt, writable
 from ladle.autoencoder.transfer import transfer
+from ladle.conditioning.decoder import attach
 from ladle.conditioning.source_text import SourceEncoder, SourceReader, learns_sources
 from ladle.conditioning.store import ConditionStore
 from ladle.data.files import known_json
@@ -34,7 +36,7 @@ from ladle.storage.writing import atomic_folder, atomic_json, atomic_text, recov
 from ladle.training.identity import check_budget, stage_identity
 from ladle.training.loop import state_folder, train_stage
 from ladle.training.optimiser import TrainingConfig, use_bf16
-from ladle.training.plan import STAGES, Plan, make_plan, with_shift
+from ladle.training.plan import STAGES, Plan, is_plan, make_plan, with_shift
 from ladle.training.processes import is_main, main_first, set_up, several
 from ladle.training.progress import Log, say
 from ladle.training.recipe import Recipe, parse_recipe, to_toml
@@ -44,11 +46,13 @@ from ladle.training.stages.decoder import DecoderStage
 from ladle.training.stages.diffusion import DiffusionStage
 from ladle.training.stages.interface import Stage
 from ladle.training.stages.joint import JointStage
+from ladle.training.stages.plan_decoder import PlanDecoderStage
 from ladle.training.state import digest
 from ladle.training.trackers import check_trackers
 from ladle.training.warm_start import OTHER_SCRIPT, start_from
 
 Store = tuple[VectorStore, ConditionStore]
+TextStore = tuple[TokenStore, VectorStore, ConditionStore]
 TOKENIZER_ROWS = 200_000
 MAX_VALID = 2000  # held-out rows that a training uses
 FEW_ROWS = 100
@@ -161,14 +165,28 @@ class Assembly:
             autoencoder = start.autoencoder
         else:
             backbone = config.backbone
-            tokenizer = self._tokenizer(backbone.vocab_size) if isinstance(backbone, SmallBackboneConfig) else None
+            tokenizer = None
+            if not isinstance(backbone, PretrainedBackboneConfig):
+                tokenizer = self._tokenizer(backbone.vocab_size)
             autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer))
             if start.parts is not None:
                 transfer(start.autoencoder, autoencoder)
+            if autoencoder.is_plan:
+                fit_normaliser(autoencoder.to(self.device), [row["text"] for row in self.splits.train])
+        if autoencoder.is_plan:
+            self._let_decoder_read(autoencoder)
         if isinstance(config.backbone, PretrainedBackboneConfig):
             autoencoder.freeze_backbone(self.training.backbone)
         self._learn_signs(autoencoder.backbone, config.backbone.pretrained)
         return autoencoder
+
+    def _let_decoder_read(self, autoencoder: TextAutoencoder) -> None:
+        """Give the decoder of a plan what reads labels and sources; the start's, if it has the same ones."""
+        parts, condition = self.plan.start.parts, self.plan.condition
+        same = parts is not None and parts.diffusion is not None and parts.diffusion.condition.config == condition
+        if not same or autoencoder.condition is None:
+            autoencoder.condition = None
+            attach(autoencoder, condition)
 
     def _learn_signs(self, backbone: Backbone, pretrained: str | None) -> None:
         """Give the backbone the alphabet of the data. Of a pre-trained one nobody knows it; what its tokenizer cannot
@@ -183,11 +201,22 @@ class Assembly:
             if self.splits.portions:  # later portions may hold other signs
                 known = None
             backbone.alphabet = None if known is None else known | seen
+            backbone.lexicon = self._learn_words(backbone)
         elif lost := unlearnt(texts, writable(backbone, seen)):
             said = f"'{pretrained}' cannot write {lost.characters:.1%} of the characters ({lost.examples})"
             if lost.characters > OTHER_SCRIPT:
                 raise UserError(f"{said}; name another model with --backbone, or leave that option out")
             self.log(f"{said}, which {lost.texts:.1%} of the texts hold; these will be lost")
+
+    def _learn_words(self, backbone: Backbone) -> Lexicon | None:
+        """The words of the data, and those that the start knows. None if later portions may hold others."""
+        if self.splits.portions:
+            return None
+        start = self.plan.start
+        known = start.autoencoder.backbone.lexicon if start.parts is not None else None
+        held_out = (row["text"] for row in self.splits.valid)
+        words = learnt_words((row["text"] for row in self.splits.train), held_out, known.words if known else ())
+        return None if words is None else Lexicon(words, backbone.tokenizer, backbone.alphabet)
 
     def _tokenizer(self, vocab_size: int) -> Any:
         from transformers import AutoTokenizer
@@ -210,7 +239,8 @@ class Assembly:
         self._say_cut()
         self.reader.to(self.device)
         start = self.plan.start
-        if start.denoiser is None or start.own_vocabulary:  # else the latents stay as that denoiser knows them
+        # Else the latents stay as that denoiser, or the decoder of a plan, knows them.
+        if (start.denoiser is None or start.own_vocabulary) and not autoencoder.is_plan:
             fit_normaliser(autoencoder, [row["text"] for row in self.splits.train])
         return autoencoder
 
@@ -292,6 +322,17 @@ class Assembly:
 
         return PerPortion(self.rows_of, store), store(self.valid_rows)
 
+    @property
+    def with_tokens(self) -> tuple[Callable[[int], TextStore], TextStore]:
+        """Tokens, latents and conditions of the training rows, by epoch, and of the held-out rows."""
+        latents_of, valid = self.stores
+
+        def tokens(rows: Sequence[Row]) -> TokenStore:
+            return store_tokens(self.autoencoder, [row["text"] for row in rows])
+
+        tokens_of = PerPortion(self.rows_of, tokens)
+        return lambda epoch: (tokens_of(epoch), *latents_of(epoch)), (tokens(self.valid_rows[:256]), *valid)
+
     def _with_known_labels(self, rows: Sequence[Row]) -> list[Row]:
         labels = {None, *self.plan.condition.labels}
         return [row for row in rows if row.get("label") in labels]
@@ -311,9 +352,18 @@ class Assembly:
 
 
 def _autoencoder_stage(assembly: Assembly, settings: TrainingConfig) -> Stage:
+    if assembly.autoencoder.is_plan:
+        return _plan_decoder_stage(assembly, settings)
     autoencoder, splits, objective = assembly.autoencoder, assembly.splits, assembly.training.autoencoder
     with_sources = learns_sources(autoencoder, assembly.recipe.source)
     return AutoencoderStage(autoencoder, splits.of_epoch, splits.valid, settings, objective, with_sources)
+
+
+def _plan_decoder_stage(assembly: Assembly, settings: TrainingConfig) -> Stage:
+    training = assembly.training
+    store_of, valid = assembly.with_tokens
+    drop_prob = training.diffusion.drop_prob
+    return PlanDecoderStage(assembly.autoencoder, store_of, valid, settings, training.autoencoder, drop_prob=drop_prob)
 
 
 def _diffusion_stage(assembly: Assembly, settings: TrainingConfig) -> Stage:
@@ -334,15 +384,9 @@ def _joint_stage(assembly: Assembly, settings: TrainingConfig) -> Stage:
 
 def _decoder_stage(assembly: Assembly, settings: TrainingConfig) -> Stage:
     autoencoder, diffusion, training = assembly.autoencoder, assembly.diffusion, assembly.training
-    latents_of, valid = assembly.stores
-    tokens_of = PerPortion(assembly.rows_of, lambda rows: store_tokens(autoencoder, [row["text"] for row in rows]))
-
-    def store_of(epoch: int) -> tuple[TokenStore, VectorStore, ConditionStore]:
-        return tokens_of(epoch), *latents_of(epoch)
-
-    valid_tokens = store_tokens(autoencoder, [row["text"] for row in assembly.valid_rows[:256]])
+    store_of, valid = assembly.with_tokens
     return DecoderStage(
-        autoencoder, diffusion, store_of, (valid_tokens, *valid), settings, training.autoencoder,
+        autoencoder, diffusion, store_of, valid, settings, training.autoencoder,
         drop_prob=training.diffusion.drop_prob, guidance_scale=assembly.recipe.sampling.guidance_scale,
         times=training.decoder.times,
     )  # fmt: skip
@@ -370,7 +414,8 @@ def _model(assembly: Assembly, minutes: dict[str, float]) -> ModelParts:
         **recipe.card,
     }
     # A decoder that has not learnt to read the denoiser's estimates gets none.
-    sampling = recipe.sampling if "decoder" in minutes else recipe.sampling.to_the_end()
+    learnt = "decoder" in minutes or is_plan(recipe)
+    sampling = recipe.sampling if learnt else recipe.sampling.to_the_end()
     parts = ModelParts(recipe.name, assembly.finished_autoencoder, None, sampling, info)
     parts.source_encoder = assembly.reader.encoder
     if assembly.plan.with_diffusion:

@@ -98,12 +98,19 @@ def choose_start(recipe: Recipe, rows: Sequence[Row]) -> Start:
     denoiser = parts.diffusion
     if denoiser is not None:
         wanted, own = recipe.diffusion, denoiser.config
+        if parts.autoencoder.is_plan and not {"denoiser", "prediction"} & _given(recipe, "diffusion"):
+            wanted = own  # (the default is a denoiser of other latents)
         if (own.denoiser, own.prediction) != (wanted.denoiser, wanted.prediction):
             notes.append(f"the denoiser of '{name}' differs in sizes or prediction: starting without it")
             denoiser = None
     what = "autoencoder and the denoiser" if denoiser is not None else "autoencoder"
     notes.append(f"starting from the {what} of '{name}'")
     return Start(name, parts, denoiser, own_vocabulary, tuple(notes))
+
+
+def _given(recipe: Recipe, group: str) -> set[str]:
+    """The settings that the recipe itself gives in a group."""
+    return set(getattr(recipe, group).model_fields_set) if group in recipe.model_fields_set else set()
 
 
 def _measured(autoencoder: TextAutoencoder, recipe: Recipe, rows: Sequence[Row]) -> tuple[int, Unlearnt | None, float]:

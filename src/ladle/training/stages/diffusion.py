@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.conditioning.decoder import read_conditions
 from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.store import ConditionStore
 from ladle.data.batching import epoch_batches
@@ -85,7 +86,8 @@ def drawn_texts(
     noise = SampleNoise(range(count))
     lengths = draw_lengths(model, raw, noise, sampling)
     drawn = draw_latents(model, raw, noise, lengths, sampling)
-    return autoencoder.backbone.detokenize(autoencoder.decode(drawn, sampling.decoder))
+    read = read_conditions(autoencoder, raw, count)
+    return autoencoder.backbone.detokenize(autoencoder.decode(drawn, sampling.decoder, read=read))
 
 
 def diffusion_batch(

@@ -1,0 +1,43 @@
+"""The choice of a token from logits by a random number."""
+
+import torch
+from torch import Tensor
+
+FEW = 128  # of the likeliest tokens, which nearly always hold `top_p` of the probability: a sort of all takes longer
+
+
+def chosen_ids(logits: Tensor, uniform: Tensor, top_p: float, temperature: float) -> Tensor:
+    """logits [B, V], uniform [B] in [0, 1) -> ids [B]: the inverse of the distribution function, likeliest first.
+
+    top_p: draw only among the likeliest tokens that together have this probability (arXiv 1904.09751). temperature: 0
+    takes the likeliest token.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    scaled = logits.float() / temperature
+    if top_p < 1 and scaled.shape[-1] > 4 * FEW:
+        values, order = scaled.topk(FEW, dim=-1)
+        probabilities = (values - scaled.logsumexp(-1, keepdim=True)).exp()
+        enough = probabilities.sum(-1) >= top_p
+        if bool(enough.all()):
+            return _inverse(probabilities, order, uniform, top_p)
+        found = torch.empty_like(uniform, dtype=torch.long)
+        found[enough] = _inverse(probabilities[enough], order[enough], uniform[enough], top_p)
+        found[~enough] = _of_all(scaled[~enough], uniform[~enough], top_p)
+        return found
+    return _of_all(scaled, uniform, top_p)
+
+
+def _of_all(scaled: Tensor, uniform: Tensor, top_p: float) -> Tensor:
+    probabilities, order = scaled.softmax(-1).sort(-1, descending=True)
+    return _inverse(probabilities, order, uniform, top_p)
+
+
+def _inverse(probabilities: Tensor, order: Tensor, uniform: Tensor, top_p: float) -> Tensor:
+    """Falling probabilities [B, K] of tokens `order` [B, K] -> ids [B]."""
+    below = probabilities.cumsum(-1) - probabilities  # mass of the likelier tokens
+    probabilities = probabilities.masked_fill(below >= top_p, 0.0)
+    total = probabilities.cumsum(-1)
+    place = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)
+    last = (probabilities > 0).sum(-1, keepdim=True) - 1
+    return order.gather(1, torch.minimum(place, last))[:, 0]
