@@ -8,6 +8,7 @@ speculative sampling (arXiv 2211.17192): a guess is accepted with the probabilit
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -65,92 +66,134 @@ def write(
 
     Returns ids [B, S], with only `end` after a row's end token.
     """
-    batch, device = len(memory), memory.device
-    written = torch.full((batch, max_tokens), end, dtype=torch.long, device=device)
-    banned = [*banned]
-    rows = torch.arange(batch, device=device)
-    state = decoder.begin(memory, memory_mask, batch, max_tokens)
-    count = torch.zeros(batch, dtype=torch.long, device=device)  # tokens written, of the rows still here
-    last = torch.full((batch, 1), start, dtype=torch.long, device=device)
+    rows = _Rows(decoder, memory, memory_mask, start, end, max_tokens)
+    choice = _Choice(uniform, top_p, temperature, first, [*banned], lexicon)
+    if drafts is None or not decoder.ragged:
+        _write_one_by_one(rows, choice)
+    else:
+        _write_with_drafts(rows, choice, drafts)
+    texts = rows.texts
+    if lexicon is not None:  # a text that was cut ends with a whole word
+        texts = [text if text[-1] == end else text[: lexicon.whole(text)] for text in texts]
+    ids = torch.full((len(texts), max(map(len, texts), default=0)), end, dtype=torch.long)
+    for own, text in zip(ids, texts, strict=True):
+        own[: len(text)] = torch.tensor(text, dtype=torch.long)
+    return ids.to(memory.device)
 
-    nodes = [ROOT] * batch  # where the last word of each row stands in the lexicon
 
-    def choose(logits: Tensor, places: Tensor, given: Tensor | None = None) -> Tensor:
-        """logits [b, n, V] of the tokens at `places` [b, n], which follow the guesses `given` [b, n - 1] -> [b, n]."""
-        if banned:
-            logits[..., banned] = -torch.inf
-        if lexicon is not None:
-            paths = [[node] for node in nodes]
-            for path, guesses in zip(paths, [] if given is None else given.tolist(), strict=given is not None):
-                for guess in guesses:
-                    path.append(lexicon.next_node(path[-1], guess))
-            allowed = lexicon.allowed([node for path in paths for node in path]).to(device)
-            logits = logits.masked_fill(~allowed.view(logits.shape), -torch.inf)
-        if uniform is None or temperature == 0:
+class _Rows:
+    """The unfinished texts of a batch: `left` are their numbers."""
+
+    def __init__(
+        self, decoder: Stepper, memory: Tensor, mask: Tensor | None, start: int, end: int, max_tokens: int
+    ) -> None:
+        self.decoder, self.end, self.max_tokens = decoder, end, max_tokens
+        self.state = decoder.begin(memory, mask, len(memory), max_tokens)
+        self.texts: list[list[int]] = [[] for _ in range(len(memory))]
+        self.left = [*range(len(memory))]
+        self.last = torch.full((len(memory), 1), start, dtype=torch.long, device=memory.device)
+
+    def is_finished(self, row: int) -> bool:
+        """Whether a text has its end token or all tokens that it may have."""
+        text = self.texts[row]
+        return len(text) == self.max_tokens or text[-1:] == [self.end]
+
+    def keep(self, places: list[int]) -> None:
+        """Leave out all unfinished texts but those at these places."""
+        kept = torch.tensor(places, dtype=torch.long, device=self.last.device)
+        self.state.keep(kept)
+        self.left, self.last = [self.left[place] for place in places], self.last[kept]
+
+
+class _Choice:
+    """Chooses tokens from logits, and knows where the last word of each text stands in the lexicon."""
+
+    def __init__(
+        self,
+        uniform: Tensor | None,
+        top_p: float,
+        temperature: float,
+        first: int | None,
+        banned: list[int],
+        lexicon: Lexicon | None,
+    ) -> None:
+        self.uniform, self.top_p, self.temperature = uniform, top_p, temperature
+        self.first, self.banned, self.lexicon = first, banned, lexicon
+        self.nodes: dict[int, int] = {}
+
+    def __call__(self, logits: Tensor, texts: list[list[int]], rows: list[int], guesses: list[list[int]]) -> Tensor:
+        """logits [b, n, V] of the tokens that follow the texts of `rows`, each of them also after the row's n - 1
+        guesses -> ids [b, n]."""
+        begins = torch.tensor([len(texts[row]) for row in rows], device=logits.device)
+        places = begins[:, None] + torch.arange(logits.shape[1], device=logits.device)
+        if self.banned:
+            logits[..., self.banned] = -torch.inf
+        if self.lexicon is not None:
+            paths = [[*accumulate(own, self.lexicon.next_node, initial=self.nodes.get(row, ROOT))]
+                     for row, own in zip(rows, guesses, strict=True)]  # fmt: skip
+            allowed = self.lexicon.allowed([node for path in paths for node in path])
+            logits = logits.masked_fill(~allowed.to(logits.device).view(logits.shape), -torch.inf)
+        if self.uniform is None or self.temperature == 0:
             ids = logits.argmax(-1)
         else:
-            numbers = uniform[rows[:, None], places.clamp_max(max_tokens - 1)]
-            ids = chosen_ids(logits.flatten(0, 1), numbers.flatten(), top_p, temperature).view(places.shape)
-        return ids if first is None else ids.masked_fill(places == 0, first)
+            index = torch.tensor(rows, device=logits.device)[:, None]
+            numbers = self.uniform[index, places.clamp_max(self.uniform.shape[1] - 1)]
+            ids = chosen_ids(logits.flatten(0, 1), numbers.flatten(), self.top_p, self.temperature).view(places.shape)
+        return ids if self.first is None else ids.masked_fill(places == 0, self.first)
 
-    if drafts is None or not decoder.ragged:
-        alive = torch.ones_like(rows, dtype=torch.bool)
-        for place in range(max_tokens):
-            # (a finished row may be still here)
-            ids = choose(decoder.step(last, state), count[:, None]).masked_fill(~alive[:, None], end)
-            written[rows, place] = ids[:, 0]
-            if lexicon is not None:
-                nodes = [lexicon.next_node(*pair) for pair in zip(nodes, ids[:, 0].tolist(), strict=True)]
-            alive = ids[:, 0] != end
-            number = int(alive.sum())
-            if not number:
-                break
-            count, last = count + 1, ids
-            if number < SHRINK_BELOW * len(rows):
-                here = alive.nonzero()[:, 0]
-                state.keep(here)
-                rows, count, last, alive = rows[here], count[here], last[here], alive[here]
-                nodes = [nodes[i] for i in here.tolist()]
-        return _until_end(written, end, lexicon)
-    texts: list[list[int]] = [[] for _ in range(batch)]
-    while len(rows):
-        room = max_tokens - 1 - int(count.max())  # (no row of the pass may go beyond the last place)
-        guesses = [drafts[row](texts[row])[:room] for row in rows.tolist()]
+    def note(self, row: int, tokens: list[int]) -> None:
+        """These tokens were written."""
+        if self.lexicon is not None:
+            self.nodes[row] = reduce(self.lexicon.next_node, tokens, self.nodes.get(row, ROOT))
+
+
+def _write_one_by_one(rows: _Rows, choice: _Choice) -> None:
+    while True:
+        none: list[list[int]] = [[] for _ in rows.left]
+        ids = choice(rows.decoder.step(rows.last, rows.state), rows.texts, rows.left, none)
+        alive = []
+        for place, (row, token) in enumerate(zip(rows.left, ids[:, 0].tolist(), strict=True)):
+            if not rows.is_finished(row):  # (a finished one may be still here)
+                rows.texts[row].append(token)
+                choice.note(row, [token])
+                if not rows.is_finished(row):
+                    alive.append(place)
+        if not alive:
+            return
+        rows.last = ids
+        if len(alive) < SHRINK_BELOW * len(rows.left):
+            rows.keep(alive)
+
+
+def _write_with_drafts(rows: _Rows, choice: _Choice, drafts: Sequence[Draft]) -> None:
+    end, device = rows.end, rows.last.device
+    while rows.left:
+        # (No row of the pass may go beyond the last place.)
+        room = rows.max_tokens - 1 - max(len(rows.texts[row]) for row in rows.left)
+        guesses = [drafts[row](rows.texts[row])[:room] for row in rows.left]
         size = max(map(len, guesses))
-        given = torch.tensor([own + [end] * (size - len(own)) for own in guesses], dtype=torch.long, device=device)
-        given = given.view(len(rows), size)
-        places = count[:, None] + torch.arange(size + 1, device=device)
-        ids = choose(decoder.step(torch.cat([last, given], dim=1), state), places, given)
-        right = (ids[:, :-1] == given).long().cumprod(1).sum(1)  # guesses that the decoder would have written
-        right = torch.minimum(right, torch.tensor([len(own) for own in guesses], device=device))
-        unfinished = []
-        for i, (row, good, own) in enumerate(zip(rows.tolist(), right.tolist(), ids.tolist(), strict=True)):
-            new = own[: good + 1]
+        filled = [own + [end] * (size - len(own)) for own in guesses]
+        given = torch.tensor(filled, dtype=torch.long, device=device).view(len(filled), size)
+        ids = choice(rows.decoder.step(torch.cat([rows.last, given], dim=1), rows.state), rows.texts, rows.left, filled)
+        unfinished, last = [], []
+        for place, (row, guessed, own) in enumerate(zip(rows.left, guesses, ids.tolist(), strict=True)):
+            right = next(
+                (i for i, pair in enumerate(zip(guessed, own, strict=False)) if pair[0] != pair[1]), len(guessed)
+            )
+            new = own[: right + 1]  # the guesses that the decoder would have written, and the token after them
             new = new[: new.index(end) + 1] if end in new else new
-            texts[row] += new[: max_tokens - len(texts[row])]
-            if lexicon is not None:
-                nodes[i] = reduce(lexicon.next_node, new, nodes[i])
-            if new[-1] != end and len(texts[row]) < max_tokens:
-                unfinished.append(i)
-        kept = torch.tensor(unfinished, dtype=torch.long, device=device)
-        last = ids.gather(1, right[:, None])[kept]
-        count = (count + right + 1)[kept]
-        nodes = [nodes[i] for i in unfinished]
-        if len(unfinished) < len(rows):
-            state.keep(kept)
-            rows = rows[kept]
-        state.lengths = count.clone()  # forget the guesses that were wrong
-    for row, text in enumerate(texts):
-        written[row, : len(text)] = torch.tensor(text, dtype=torch.long)
-    return _until_end(written, end, lexicon)
-
-
-def _until_end(written: Tensor, end: int, lexicon: Lexicon | None) -> Tensor:
-    """The columns up to the last end token. A text without one ends with a whole word of the lexicon."""
-    for row in (written != end).all(1).nonzero()[:, 0].tolist() if lexicon is not None else ():
-        written[row, lexicon.whole(written[row].tolist()) :] = end  # type: ignore[union-attr]
-    size = int((written != end).sum(1).max()) if len(written) else 0
-    return written[:, : min(size + 1, written.shape[1])]
+            rows.texts[row] += new
+            choice.note(row, new)
+            last.append([new[-1]])
+            if not rows.is_finished(row):
+                unfinished.append(place)
+        rows.last = torch.tensor(last, device=device)
+        if len(unfinished) < len(rows.left):
+            rows.keep(unfinished)
+        lengths = [len(rows.texts[row]) for row in rows.left]
+        rows.state.lengths = torch.tensor(
+            lengths, dtype=torch.long, device=device
+        )  # forget the guesses that were wrong
 
 
 class Lookup:

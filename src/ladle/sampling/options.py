@@ -53,8 +53,8 @@ class SamplingOptions(Config):
     """The decoder draws only among the likeliest words that together have this probability, from above 0 to 1. 1 draws
     among all words."""
     words: Literal["known", "any"] = "known"
-    """Which words the autoregressive decoder writes. known: words (runs of letters) that the training data or the source
-    hold. any: it may also join pieces of words to words that are none. Beams and the parallel decoder do not look."""
+    """Which words the autoregressive decoder writes. known: words (runs of letters) of the training data or the source.
+    any: it may also join pieces of words to words that are none. Beams and the parallel decoder do not look."""
     num_beams: int = Field(1, ge=1)
     """Number of beams in the search for the likeliest text, from 1. 1 does not search. More beams need temperature
     0."""
