@@ -74,6 +74,11 @@ class LanguageDecoder(nn.Module):
         cache.lengths = cache.lengths + ids.shape[1]
         return self.logits(x)
 
+    def set_dropout(self, dropout: float) -> None:
+        """The share of what each layer adds that training drops from now on."""
+        for block in self.blocks:
+            block.dropout = dropout
+
     def logits(self, x: Tensor) -> Tensor:
         """Last hidden states [..., W] -> logits [..., V]."""
         return F.linear(rms(x), self.embedding.weight)
@@ -84,7 +89,7 @@ class LanguageBlock(nn.Module):
 
     def __init__(self, width: int, num_heads: int):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.dropout = num_heads, 0.0
         self.query = nn.Linear(width, width, bias=False)
         self.key_value = nn.Linear(width, 2 * width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
@@ -105,8 +110,11 @@ class LanguageBlock(nn.Module):
             values = torch.cat([memory_values, values], dim=2)
         scores = (scores * queries.shape[-1] ** -0.5).masked_fill(~allowed, torch.finfo(scores.dtype).min)
         mixed = scores.softmax(-1).to(values.dtype) @ values
-        x = x + self.output(mixed.transpose(1, 2).flatten(2))
-        return x + self.feed(rms(x))
+        x = x + self._dropped(self.output(mixed.transpose(1, 2).flatten(2)))
+        return x + self._dropped(self.feed(rms(x)))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
     def step(
         self,

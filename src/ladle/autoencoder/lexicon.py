@@ -14,6 +14,7 @@ LETTERS = regex.compile(r"\p{L}+")
 # of rare letters begin with.
 OUTSIDE, COMPLETE, PART, SPACE = range(4)
 ROOT, BEHIND = 0, 1  # nodes: outside words; behind a token such as "'t", which ends with letters but is no word
+RARE = 0.01  # a share of words with capitals below this: texts in lower case
 COVERED = 0.6  # of held-out words: English sets have .75 (300 film reviews) to .99, Chinese sentences nearly none
 
 
@@ -25,8 +26,8 @@ def words_of(texts: Iterable[str]) -> Counter[str]:
 class Lexicon:
     """Known words as sequences of tokens, and which tokens may follow which.
 
-    words: without spaces. A word in lower case is known with a capital too. tokenizer: of `train_tokenizer`, which cuts
-    a run of letters by itself, with the space before it if there is one. alphabet: the signs that may be written; None
+    words: without spaces. tokenizer: of `train_tokenizer`, which cuts a run of letters by itself, with the space before
+    it if there is one. alphabet: the signs that may be written; None
     for any. (Others would vanish from the text, and join what stands around them.)
     """
 
@@ -57,9 +58,7 @@ class Lexicon:
 
     def _add(self, words: Iterable[str]) -> None:
         words = frozenset(words)
-        forms = {form for word in words for form in (word, word[:1].upper() + word[1:])}
-        if self.alphabet is not None:
-            forms = {form for form in forms if self.alphabet.issuperset(form)}
+        forms = {word for word in words if self.alphabet is None or self.alphabet.issuperset(word)}
         for pieces in _pieces(sorted(forms), self.tokenizer):
             node = ROOT
             for piece in pieces:
@@ -139,7 +138,13 @@ def _is_writable(text: str, alphabet: frozenset[str] | None) -> bool:
 
 def learnt_words(texts: Iterable[str], held_out: Iterable[str], known: Iterable[str] = ()) -> frozenset[str] | None:
     """The words of `texts`, with those in `known`; None if many words of held-out texts are not among them, as in a
-    language without spaces between words."""
-    words, met = frozenset(known) | words_of(texts).keys(), words_of(held_out)
-    covered = sum(number for word, number in met.items() if word in words or word.lower() in words)
-    return words if covered >= COVERED * met.total() > 0 else None
+    language without spaces between words. Where texts hold capitals, a word may begin with one."""
+    counts, met = words_of(texts), words_of(held_out)
+    capitals = sum(number for word, number in counts.items() if not word.islower())
+    words = {*counts, *known}
+    if capitals > RARE * counts.total():
+        words |= {word[:1].upper() + word[1:] for word in words}
+    else:
+        words = {word for word in words if word.islower() or word in counts}
+    covered = sum(number for word, number in met.items() if word in words)
+    return frozenset(words) if covered >= COVERED * met.total() > 0 else None

@@ -25,6 +25,8 @@ class PlanDecodingConfig(Config):
 
     clean_share: float = Field(0.25, ge=0, le=1)
     """Share of the texts whose plan is nearly clean. The diffusion times of the other texts are uniform."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of what each layer of a plan's decoder adds that training drops."""
 
 
 def draw_level(config: PlanDecodingConfig, count: int, device: torch.device) -> Level:

@@ -28,6 +28,7 @@ SHARES = MappingProxyType(
 )
 # Of plan latents the decoder reads every level from the start, so it needs no stage of its own.
 PLAN_SHARES = MappingProxyType({"autoencoder": 0.75, "diffusion": 0.25, "joint": 0.0, "decoder": 0.0})
+PLAN_VALIDATED = 0.1  # of the stage, at least
 PLAN_PATIENCE = 3  # validations: on few texts the decoder has learnt all it can long before its minutes are over
 # Muon learns several times faster from nothing; what was trained before should move little (benchmarks/LOG.md).
 STAGE_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
@@ -157,6 +158,7 @@ def stage_settings(
     values = {**common, **STAGE_DEFAULTS[kind], **given, **budget}
     if plans and name == "autoencoder":
         values |= {"keep_best": "autoregressive_loss", "patience": PLAN_PATIENCE}
+        values["validate_every"] = min(values["validate_every"], PLAN_VALIDATED)
     if name == "decoder":
         values |= {"keep_best": "autoregressive_loss", "patience": training.decoder.patience}
     return TrainingConfig.parse(values, f"training.{name}")

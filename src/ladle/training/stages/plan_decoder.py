@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.language import LanguageDecoder
 from ladle.autoencoder.plan_loss import PlanDecodingConfig, draw_level, plan_decoding_loss
 from ladle.conditioning.decoder import read_conditions
 from ladle.conditioning.encoder import RawCondition
@@ -53,6 +54,9 @@ class PlanDecoderStage:
         drop_prob: float,
     ):
         self.module, self.settings, self.objective, self.drop_prob = autoencoder, settings, objective, drop_prob
+        decoder = autoencoder.backbone.model.get_decoder()
+        if isinstance(decoder, LanguageDecoder):
+            decoder.set_dropout(objective.dropout)
         self._train, self.valid = train, valid
         self.tokens, self.plans, self.conditions = train(0)
         autoencoder.requires_grad_(True)
