@@ -195,3 +195,14 @@ def test_texts_longer_than_the_decoder_has_places_for_are_cut() -> None:
     memory, mask = autoencoder.expand(autoencoder.encode(**given))
     assert autoencoder.backbone.decode_logits(given["input_ids"], memory, mask).isfinite().all()
     assert autoencoder.backbone.write(memory, mask).shape[1] <= tiny.MAX_TOKENS
+
+
+def test_dropout_is_for_training_alone() -> None:
+    """On few texts it delays the learning by heart; a trained decoder must not draw lots."""
+    decoder = tiny.tiny_decoder()
+    ids = torch.arange(10)[None]
+    plain = decoder.eval()(ids)
+    decoder.set_dropout(0.5)
+    torch.testing.assert_close(decoder(ids), plain)
+    decoder.train()
+    assert not torch.allclose(decoder(ids), plain, atol=1e-3)
