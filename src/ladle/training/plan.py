@@ -38,7 +38,7 @@ STAGE_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "joint": {"optimizer": "muon", "lr": 1e-3, "cooldown": 0.5, "max_tokens": 4096},
     "decoder": {"optimizer": "adamw", "lr": 5e-4, "cooldown": 0.2, "max_tokens": 4096},
     "plan decoder": {"optimizer": "muon", "lr": 1e-3, "cooldown": 0.4, "max_tokens": 4096},
-    "trained plan decoder": {"optimizer": "muon", "lr": 4e-4, "cooldown": 0.6, "max_tokens": 2048},
+    "trained plan decoder": {"optimizer": "muon", "lr": 8e-4, "cooldown": 0.6, "max_tokens": 2048},
     "plan prior": {"optimizer": "adamw", "lr": 1e-3, "cooldown": 0.4, "max_tokens": 16384},
 })  # fmt: skip
 
