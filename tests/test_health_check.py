@@ -188,3 +188,9 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ):
         assert main(words) == 2
         assert complaint in capsys.readouterr().err
+
+
+def test_the_health_of_plans_gives_no_advice_on_words() -> None:
+    """A plan is not there to give words back: "more latents" would be wrong advice."""
+    health = check_health(LatentDiffusion(tiny.tiny_plan_parts()), tiny.SENTENCES, memorised.EIGHT, denoiser_minutes=0)
+    assert list(health.advice) == ["plans"]

@@ -36,7 +36,9 @@ class Health:
 
 
 def advice(health: Health, parts: ModelParts) -> dict[str, str]:
-    """Setting -> advice with its reason."""
+    """Setting -> advice with its reason. Plans get none: they hold the meaning, and the sentence encoder sets sizes."""
+    if parts.autoencoder.is_plan:
+        return {"plans": "they hold what texts are about, not their words; few tokens come back from them"}
     tokens, spectrum = parts.autoencoder.bottleneck.tokens_per_latent, health.spectrum
     kept, half = health.reconstruction["tokens"], health.half_log_snr
     present = (parts.diffusion.config.schedule if parts.diffusion is not None else DiffusionConfig().schedule).shift
