@@ -110,6 +110,7 @@ def test_signs_outside_the_alphabet_are_not_written(tokenizer: Any) -> None:
     """They would vanish from the text, and join what stands around them."""
     small = Lexicon(WORDS, tokenizer, frozenset("abcdefghijklmnopqrstuvwxyz. "))
     allowed = small.allowed([0])[0]
+    assert allowed[tokenizer.eos_token_id]  # or no text would end
     texts = [tokenizer.decode([token]) for token in allowed.nonzero()[:, 0].tolist()]
     special = set(tokenizer.all_special_tokens)
     assert texts and all(set(text) <= set("abcdefghijklmnopqrstuvwxyz. ") for text in texts if text not in special)

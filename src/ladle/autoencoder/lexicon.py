@@ -39,7 +39,8 @@ class Lexicon:
         self.is_letters = [i not in special and _is_letters(text) for i, text in enumerate(texts)]
         self.ends_a_word = [bool(LETTERS.search(text[-1:])) for text in texts]
         self.has_space = torch.tensor([text.startswith(" ") for text in texts])
-        self.is_writable = torch.tensor([_is_writable(text, alphabet) for text in texts])
+        writable = [i in special or _is_writable(text, alphabet) for i, text in enumerate(texts)]
+        self.is_writable = torch.tensor(writable)  # (the spelling of the end token is no text)
         # A trie: the children of each node by token, and its kind.
         self.words: frozenset[str] = frozenset()
         self.children: list[dict[int, int]] = [{}, {}]
