@@ -13,15 +13,21 @@ import json
 import random
 import re
 import sys
+from collections.abc import Callable
 
 SENTENCE_END = re.compile(r'(?<=[.!?;])["\')]* (?=[A-Z"\'])')
 LIMITS = (12, 20, 30, 40, 55)  # words
 
 
-def pieces(text: str, rng: random.Random, limits: tuple[int, ...] = LIMITS) -> list[str]:
-    """Runs of whole sentences, each up to a limit drawn anew (a longer sentence stays whole)."""
+def pieces(
+    text: str,
+    rng: random.Random,
+    limits: tuple[int, ...] = LIMITS,
+    cut: Callable[[str], list[str]] = SENTENCE_END.split,
+) -> list[str]:
+    """Runs of whole sentences, as `cut` finds them, each up to a limit drawn anew (a longer sentence stays whole)."""
     found, current, words, limit = [], [], 0, rng.choice(limits)
-    for sentence in SENTENCE_END.split(text):
+    for sentence in cut(text):
         size = len(sentence.split())
         if current and words + size > limit:
             found.append(" ".join(current))

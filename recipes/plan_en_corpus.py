@@ -16,7 +16,9 @@ import re
 import sys
 import unicodedata
 
-SENTENCE_END = re.compile(r'(?<=[.!?;])["\')]* (?=[A-Z"\'])')
+import base_en_corpus
+import prior_en_corpus
+
 ABBREVIATION = re.compile(
     r"(?:^|\W)(?:[A-Z]|Mrs?|Ms|Drs?|St|Prof|Rev|Capt|Col|Gen|Lieut|Sergt|Hon|Esq|[JS]r|No|vs|etc)\.$"
 )
@@ -38,30 +40,12 @@ TYPOGRAPHIC = str.maketrans({"'": "\u2019", "\u2018": "'", "\u201c": '"', "\u201
 def sentences(text: str) -> list[str]:
     """The sentences of a text. "Mr." and initials end none."""
     found: list[str] = []
-    for part in SENTENCE_END.split(text):
+    for part in base_en_corpus.SENTENCE_END.split(text):
         if found and ABBREVIATION.search(found[-1]):
             found[-1] += " " + part
         else:
             found.append(part)
     return found
-
-
-def pieces(text: str, rng: random.Random, limits: tuple[int, ...] = LIMITS) -> list[str]:
-    """Runs of whole sentences, each up to a limit drawn anew (a longer sentence stays whole)."""
-    found, current, words, limit = [], [], 0, rng.choice(limits)
-    for sentence in sentences(text):
-        size = len(sentence.split())
-        if current and words + size > limit:
-            found.append(" ".join(current))
-            current, words, limit = [], 0, rng.choice(limits)
-        current.append(sentence)
-        words += size
-    return [*found, " ".join(current)] if current else found
-
-
-def without_lone_quotes(text: str) -> str:
-    """The text, with its double quotation marks only if they come in pairs."""
-    return text if text.count('"') % 2 == 0 else " ".join(text.replace('"', "").split())
 
 
 def varied(text: str, rng: random.Random) -> str:
@@ -102,19 +86,14 @@ def main() -> None:
     output, *inputs = sys.argv[1:]
     rng = random.Random(0)
     found: list[str] = []
-    for item in inputs:
-        path, _, share = item.partition("=")
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                if rng.random() < float(share or 1):
-                    row = json.loads(line)
-                    for text in (row.get("text"), row.get("source"), row.get("target")):
-                        found += pieces(text, rng) if text else []
+    for row in prior_en_corpus.chosen_rows(inputs, rng):
+        for text in (row.get("text"), row.get("source"), row.get("target")):
+            found += base_en_corpus.pieces(text, rng, LIMITS, sentences) if text else []
     found = [piece for piece in found if len(piece.split()) <= MAX_WORDS]
     rng.shuffle(found)
     with gzip.open(output, "wt", encoding="utf-8", compresslevel=5) as file:
         for piece in found:
-            text = varied(without_lone_quotes(piece), rng)
+            text = varied(prior_en_corpus.without_lone_quotes(piece), rng)
             if rng.random() < SCRIPTS:
                 text = of_all_scripts(text, rng)
             if text:

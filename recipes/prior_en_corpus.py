@@ -11,6 +11,7 @@ import gzip
 import json
 import random
 import sys
+from collections.abc import Iterator
 
 import base_en_corpus
 
@@ -20,18 +21,23 @@ MAX_ROWS = 400_000
 LOWER_CASE, SPACED = 0.2, 0.12  # shares
 
 
+def chosen_rows(inputs: list[str], rng: random.Random) -> Iterator[dict[str, str]]:
+    """The rows of all inputs, of each a share: FILE=SHARE, or FILE for all of them."""
+    for item in inputs:
+        path, _, share = item.partition("=")
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                if rng.random() < float(share or 1):
+                    yield json.loads(line)
+
+
 def main() -> None:
     """Write the corpus."""
     output, *inputs = sys.argv[1:]
     rng = random.Random(0)
     found: list[str] = []
-    for item in inputs:
-        path, _, share = item.partition("=")
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                if rng.random() < float(share):
-                    row = json.loads(line)
-                    found += base_en_corpus.pieces(row.get("text", row.get("source")), rng, LIMITS)
+    for row in chosen_rows(inputs, rng):
+        found += base_en_corpus.pieces(row.get("text", row.get("source")), rng, LIMITS)
     found = [piece for piece in found if len(piece.split()) <= MAX_WORDS]
     rng.shuffle(found)
     found = [base_en_corpus.varied(without_lone_quotes(piece), rng, LOWER_CASE, SPACED) for piece in found[:MAX_ROWS]]

@@ -1,11 +1,6 @@
 """Trainings of tiny models with plan latents, from rows in memory."""
 
-import json
-from pathlib import Path
 from typing import Any
-
-import torch
-from safetensors.torch import load_file
 
 import runs
 import tiny
@@ -40,16 +35,3 @@ def settings(**given: Any) -> dict[str, Any]:
 
 def recipe(**given: Any) -> Recipe:
     return parse_recipe(settings(**given))
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    """All weights of the finished model."""
-    found: dict[str, torch.Tensor] = {}
-    for path in sorted((run / "final").rglob("*.safetensors")):
-        found |= {f"{path.parent.name}/{name}": tensor for name, tensor in load_file(path).items()}
-    return found
-
-
-def steps_done(run: Path) -> dict[str, int]:
-    states = {path.parent.name: json.loads(path.read_text()) for path in (run / "state").glob("*/state.json")}
-    return {name: state["position"]["step"] for name, state in states.items() if state.get("done")}

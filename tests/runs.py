@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
 import tiny
 from ladle.training.recipe import Recipe
 
@@ -52,3 +55,16 @@ def content(folder: Path) -> dict[str, tuple[int, bytes]]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """All weights of the finished model."""
+    found: dict[str, torch.Tensor] = {}
+    for path in sorted((run / "final").rglob("*.safetensors")):
+        found |= {f"{path.parent.name}/{name}": tensor for name, tensor in load_file(path).items()}
+    return found
+
+
+def steps_done(run: Path) -> dict[str, int]:
+    states = {path.parent.name: json.loads(path.read_text()) for path in (run / "state").glob("*/state.json")}
+    return {name: state["position"]["step"] for name, state in states.items() if state.get("done")}

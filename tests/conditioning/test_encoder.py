@@ -101,7 +101,7 @@ def test_a_source_longer_than_the_model_reads_is_cut() -> None:
 def test_the_null_condition_is_what_is_learnt_when_all_is_dropped(num_layers: int) -> None:
     """Unconditional sampling and guidance use `null`; training knows only what `drop` leaves."""
     encoder = build(num_layers=num_layers)
-    dropped = encoder.encode(encoder.drop(raw(), 1.0), 4)
+    dropped = encoder.encode(raw().dropped(1.0), 4)
     null = encoder.encode(RawCondition(), 4)
     torch.testing.assert_close(dropped.vector, null.vector)
     torch.testing.assert_close(seen(dropped), seen(null), atol=1e-5, rtol=1e-4)
@@ -139,11 +139,10 @@ def test_rows_with_their_condition_and_once_more_without() -> None:
 
 def test_each_sample_loses_each_condition_by_itself() -> None:
     """Not the whole batch at once, and the label apart from the source: all four cases are met in training."""
-    encoder = build()
     torch.manual_seed(0)
     rows = 4000
     full = RawCondition(torch.zeros(rows).long(), torch.randn(rows, 2, DIM), torch.ones(rows, 2, dtype=torch.bool))
-    dropped = encoder.drop(full, 0.3)
+    dropped = full.dropped(0.3)
     no_label, no_source = dropped.label_ids == -1, ~dropped.source_mask.any(1)
     assert torch.equal(no_source, ~dropped.source_mask.all(1))  # the whole source or nothing of it
     for share, expected in ((no_label, 0.3), (no_source, 0.3), (no_label & no_source, 0.09)):
@@ -154,7 +153,7 @@ def test_each_sample_loses_each_condition_by_itself() -> None:
 def test_nothing_is_dropped_at_probability_zero() -> None:
     """drop_prob = 0: a model that is always conditional."""
     given = raw()
-    kept = build().drop(given, 0.0)
+    kept = given.dropped(0.0)
     assert torch.equal(kept.label_ids, given.label_ids)
     assert torch.equal(kept.source_mask, given.source_mask)
 

@@ -24,7 +24,8 @@ from ladle.storage.model_folder import load_parts
 from ladle.training.optimiser import TrainingConfig
 from ladle.training.run import train
 from ladle.training.stages.plan_decoder import PlanDecoderStage
-from plan_runs import COLUMNS, ROWS, SIZES, recipe, rows, settings, steps_done, weights
+from plan_runs import COLUMNS, ROWS, SIZES, recipe, rows, settings
+from runs import steps_done, weights
 
 # ------------------------------------------------------------------------------------------------ a whole run
 

@@ -26,6 +26,7 @@ from ladle.storage.model_folder import load_parts, save_parts
 from ladle.training.recipe import Recipe, load_recipe
 from ladle.training.run import train
 from ladle.training.warm_start import start_from
+from runs import steps_done, weights
 
 ROWS = [
     {"text": text, "label": tiny.LABELS[i % 2], "source": f"{text.split()[1]} {text.split()[2]}"}
@@ -63,20 +64,6 @@ def recipe(path: str, **settings: Any) -> Recipe:
     } | settings
     values["training"] = training | values.get("training", {})
     return Recipe.parse(values)
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    """All weights of the finished model."""
-    found: dict[str, torch.Tensor] = {}
-    for path in sorted((run / "final").rglob("*.safetensors")):
-        found |= {f"{path.parent.name}/{name}": tensor for name, tensor in load_file(path).items()}
-    return found
-
-
-def steps_done(run: Path) -> dict[str, int]:
-    states = [json.loads(path.read_text()) for path in sorted((run / "state").glob("*/state.json"))]
-    names = [path.parent.name for path in sorted((run / "state").glob("*/state.json"))]
-    return {name: state["position"]["step"] for name, state in zip(names, states, strict=True) if state.get("done")}
 
 
 def quiet(line: str) -> None:

@@ -125,10 +125,6 @@ class ConditionEncoder(nn.Module):
                 vector = pooled if vector is None else vector + pooled
         return Condition(vector, memory, mask)
 
-    def drop(self, raw: RawCondition, drop_prob: float) -> RawCondition:
-        """`raw.dropped(drop_prob)`."""
-        return raw.dropped(drop_prob)
-
     def _source(self, raw: RawCondition, batch: int) -> tuple[Tensor, Tensor]:
         assert self.project is not None and self.config.source is not None
         x = self.no_source.expand(batch, 1, -1)

@@ -163,7 +163,7 @@ class DenoisingLoss(nn.Module):
         """
         model, config = self.model, self.config
         z0, mask, rows = batch.z0, batch.mask, len(batch.z0)
-        condition = model.condition.encode(model.condition.drop(batch.condition, config.drop_prob), rows)
+        condition = model.condition.encode(batch.condition.dropped(config.drop_prob), rows)
         adaptive = self.adaptive_times if self.training else None
         times = config if self.training else DenoisingConfig(times="uniform")
         t = draw_times(times, rows, z0.device, adaptive, progress)
@@ -185,7 +185,7 @@ class DenoisingLoss(nn.Module):
         metrics = {"diffusion_loss": diffusion.detach()}
         loss = diffusion
         if model.length is not None:
-            length = model.length.loss(model.condition.drop(batch.length_condition, config.drop_prob), batch.lengths)
+            length = model.length.loss(batch.length_condition.dropped(config.drop_prob), batch.lengths)
             # The length model shares no parameter with the denoiser, so its loss needs no weight. The sum leaves out
             # the value of that loss, which is mostly the entropy of lengths and would hide how the other loss falls.
             loss = loss + length - length.detach()

@@ -12,8 +12,6 @@ import torch
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import Backbone, PretrainedBackboneConfig, train_tokenizer
 from ladle.autoencoder.encoding import fit_normaliser, store_latents, store_tokens
-from ladle.autoencoder.lexicon import Lexicon, learnt_words
-from ladle.autoencoder.signs import alphabet_of, unlearnt, writable
 from ladle.autoencoder.transfer import transfer
 from ladle.conditioning.decoder import attach
 from ladle.conditioning.source_text import SourceEncoder, SourceReader, learns_sources
@@ -49,7 +47,8 @@ from ladle.training.stages.joint import JointStage
 from ladle.training.stages.plan_decoder import PlanDecoderStage
 from ladle.training.state import digest
 from ladle.training.trackers import check_trackers
-from ladle.training.warm_start import OTHER_SCRIPT, start_from
+from ladle.training.vocabulary import learn_vocabulary
+from ladle.training.warm_start import start_from
 
 Store = tuple[VectorStore, ConditionStore]
 TextStore = tuple[TokenStore, VectorStore, ConditionStore]
@@ -177,7 +176,7 @@ class Assembly:
             self._let_decoder_read(autoencoder)
         if isinstance(config.backbone, PretrainedBackboneConfig):
             autoencoder.freeze_backbone(self.training.backbone)
-        self._learn_signs(autoencoder.backbone, config.backbone.pretrained)
+        learn_vocabulary(autoencoder.backbone, self.plan, self.splits, self.log)
         return autoencoder
 
     def _let_decoder_read(self, autoencoder: TextAutoencoder) -> None:
@@ -187,36 +186,6 @@ class Assembly:
         if not same or autoencoder.condition is None:
             autoencoder.condition = None
             attach(autoencoder, condition)
-
-    def _learn_signs(self, backbone: Backbone, pretrained: str | None) -> None:
-        """Give the backbone the alphabet of the data. Of a pre-trained one nobody knows it; what its tokenizer cannot
-        write of the data is said, or refused."""
-        texts, tokenizer = [row["text"] for row in self.splits.train], backbone.tokenizer
-        known = backbone.alphabet if self.plan.start.keeps_autoencoder else frozenset[str]()
-        seen = alphabet_of(tokenizer, texts, backbone.max_tokens)
-        if pretrained is None:
-            if self.recipe.source.encoder is None:
-                sources = [row["source"] for row in self.splits.train if row.get("source")]
-                seen |= alphabet_of(tokenizer, sources, self.recipe.source.max_tokens)
-            if self.splits.portions:  # later portions may hold other signs
-                known = None
-            backbone.alphabet = None if known is None else known | seen
-            backbone.lexicon = self._learn_words(backbone)
-        elif lost := unlearnt(texts, writable(backbone, seen)):
-            said = f"'{pretrained}' cannot write {lost.characters:.1%} of the characters ({lost.examples})"
-            if lost.characters > OTHER_SCRIPT:
-                raise UserError(f"{said}; name another model with --backbone, or leave that option out")
-            self.log(f"{said}, which {lost.texts:.1%} of the texts hold; these will be lost")
-
-    def _learn_words(self, backbone: Backbone) -> Lexicon | None:
-        """The words of the data, and those that the start knows. None if later portions may hold others."""
-        if self.splits.portions:
-            return None
-        start = self.plan.start
-        known = start.autoencoder.backbone.lexicon if start.parts is not None else None
-        held_out = (row["text"] for row in self.splits.valid)
-        words = learnt_words((row["text"] for row in self.splits.train), held_out, known.words if known else ())
-        return None if words is None else Lexicon(words, backbone.tokenizer, backbone.alphabet)
 
     def _tokenizer(self, vocab_size: int) -> Any:
         from transformers import AutoTokenizer

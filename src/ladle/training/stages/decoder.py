@@ -99,7 +99,7 @@ class DecoderStage:
 
     def _estimated(self, z0: Tensor, mask: Tensor, raw: RawCondition) -> Tensor:
         """The estimates that a sampler would return at random levels, with guidance and self-conditioning."""
-        raw = self.diffusion.condition.drop(raw, self.drop_prob)
+        raw = raw.dropped(self.drop_prob)
         low, high = self.times
         level = self.diffusion.schedule.level(low + (high - low) * torch.rand(len(z0), device=z0.device))
         return noised_estimate(self.diffusion, z0, mask, raw, level, torch.randn_like(z0), self.guidance_scale)
