@@ -13,7 +13,9 @@ import torch
 from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.latents import Latents
 from ladle.autoencoder.signs import unlearnt_line
+from ladle.autoencoder.wording import wording_of
 from ladle.checks import check_texts, check_whole
+from ladle.conditioning.decoder import read_conditions
 from ladle.conditioning.encoder import RawCondition
 from ladle.config import nearest
 from ladle.data.stores import length_batches
@@ -272,19 +274,36 @@ class LatentDiffusion:
 
     @usual_defaults(None)
     @torch.no_grad()
-    def encode(self, texts: Texts, batch_size: int = 128) -> Latents:
+    def encode(self, texts: Texts, batch_size: int = 128, *, wording: bool = True) -> Latents:
         """texts -> normalised latents z0, [B, L, D] with mask [B, L]. Texts longer than `max_tokens` are cut.
         Signs that the model never learnt are lost, with a warning.
+
+        wording: with plan latents, also give the wording (`ladle.autoencoder.wording`), [B, S], so that `decode` gives
+        back the texts themselves. Without it `decode` says the same in words of its own.
 
         Raises UserError: no texts, an item that is not a text, a batch size below 1.
         """
         texts = check_texts(texts)
         self._warn_unlearnt(texts)
         parts: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+        words: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+        wording = wording and self.autoencoder.is_plan
         for rows, latents in self._encode_batches(texts, batch_size):
             for row, values, mask in zip(rows, latents.values, latents.mask, strict=True):
                 parts[row] = values[mask]
-        return replace(padded(parts), space=self.autoencoder.normaliser.fingerprint())
+            if wording:
+                for row, numbers in zip(rows, self._wording(latents, [texts[row] for row in rows]), strict=True):
+                    words[row] = numbers
+        both = torch.nn.utils.rnn.pad_sequence(words, batch_first=True) if wording else None
+        return replace(padded(parts), space=self.autoencoder.normaliser.fingerprint(), wording=both)
+
+    def _wording(self, latents: Latents, texts: list[str]) -> Iterable[torch.Tensor]:
+        """The wording of each text, one number for each of its tokens."""
+        tokens = self.autoencoder.backbone.tokenize(texts)
+        ids, mask = (tokens[name].to(self.device) for name in ("input_ids", "attention_mask"))
+        read = read_conditions(self.autoencoder, None, len(texts))
+        numbers = wording_of(self.autoencoder, latents, ids, mask, read)
+        return (row[own] for row, own in zip(numbers, mask, strict=True))
 
     @usual_defaults(None)
     @torch.no_grad()
@@ -300,7 +319,8 @@ class LatentDiffusion:
         """Latents -> texts; `options` (num_beams, do_sample, top_p, temperature) are those of `TextAutoencoder.decode`.
 
         level: of noised latents zt, which the decoder of a plan reads too; None: `latents.level`, without noise if that
-        is None. Other decoders take z0 alone.
+        is None. Other decoders take z0 alone. `latents.wording`, if there is one, gives back the words of the encoded
+        texts, unless an option asks for a search or for words that are drawn.
 
         Raises UserError: latents that this model cannot decode (wrong type or shape, not finite, of another model), no
         such decoder or option, an option out of range.
@@ -317,6 +337,8 @@ class LatentDiffusion:
             values = values / level.expand(values).scale
         parts = [own[mask] for own, mask in zip(values, latents.mask, strict=True)]
         words = how.model_dump(exclude_unset=True)
+        if latents.wording is not None and how.num_beams == 1 and not how.do_sample:
+            words["wording"] = latents.wording
         return decode_texts(self.autoencoder, parts, decoder, batch_size, log_snr=log_snr, **words)
 
     def reconstruct(self, texts: Texts, decoder: DecoderName | None = None, batch_size: int = 128) -> list[str]:

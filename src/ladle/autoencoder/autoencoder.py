@@ -131,13 +131,16 @@ class TextAutoencoder(nn.Module):
         """Latents -> token ids [B, S]. `decoder` None is the autoregressive decoder. level, read: as in `expand`.
 
         options: `num_beams`, `do_sample`, `top_p` and `temperature` as in transformers' `generate`; `noise`, one random
-        stream for each row, used when `do_sample` is set; `drafts` (`ladle.autoencoder.loop`).
+        stream for each row, used when `do_sample` is set; `wording` (None: `latents.wording`); `drafts`
+        (`ladle.autoencoder.loop`).
 
         Raises:
             ValueError: an unknown decoder, or `parallel` for an autoencoder without a parallel decoder.
         """
         memory, mask = self.expand(latents, level, read)
         if decoder in (None, "autoregressive"):
+            if latents.wording is not None and not options.get("do_sample") and options.get("num_beams", 1) == 1:
+                options = {"wording": latents.wording, **options}
             return autoregressive_ids(self.backbone, memory, mask, **options)
         if decoder != "parallel" or self.parallel_decoder is None:
             raise ValueError(f"this autoencoder has no '{decoder}' decoder")
@@ -162,6 +165,17 @@ class TextAutoencoder(nn.Module):
             raise UserError(f"each row of the mask must be True at its first places, 1 to {most}, and False after them")
         if not values[mask].isfinite().all():
             raise UserError("latents hold NaN or infinite values; give finite ones")
+        if latents.wording is not None:
+            self._check_wording(latents.wording, len(values))
+
+    def _check_wording(self, wording: Any, count: int) -> None:
+        if not self.is_plan:
+            raise UserError("this model has no wording beside its latents; give latents without one")
+        if not torch.is_tensor(wording) or not wording.is_floating_point() or wording.ndim != 2:
+            raise UserError("the wording of latents must be a tensor of floats, [B, S], as `encode` gives it")
+        if len(wording) != count or wording.shape[1] > self.backbone.max_tokens or not wording.isfinite().all():
+            most = f"[{count}, at most {self.backbone.max_tokens}]"
+            raise UserError(f"the wording has the shape {list(wording.shape)}; give finite numbers of shape {most}")
 
     def log_likelihood(
         self,

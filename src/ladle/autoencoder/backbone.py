@@ -202,6 +202,13 @@ class Backbone(nn.Module):
         """[V, W], the vectors of the tokens, which all decoders share."""
         return self.model.get_input_embeddings().weight
 
+    @property
+    def banned(self) -> list[int]:
+        """The tokens that are never written: a special token inside a text would vanish, and join what stands around
+        it."""
+        end = self.model.generation_config.eos_token_id
+        return [token for token in self.tokenizer.all_special_ids if token != end]
+
     def tokenize(self, texts: Iterable[str]) -> dict[str, Tensor]:
         """texts -> input_ids [B, S] and attention_mask [B, S] (bool), cut at `max_tokens`, end token kept."""
         return padded_tokens(self.tokenizer, texts, self.max_tokens)
@@ -229,9 +236,7 @@ class Backbone(nn.Module):
         """Autoregressive decoding from memory [B, N, W] -> ids [B, S], without the start token; `options` are those of
         `loop.write`."""
         tokens = self.model.generation_config
-        # (A special token inside a text would vanish, and join what stands around it.)
-        banned = [token for token in self.tokenizer.all_special_ids if token != tokens.eos_token_id]
-        options = {"max_tokens": self.max_tokens, "banned": banned, "first": tokens.forced_bos_token_id, **options}
+        options = {"max_tokens": self.max_tokens, "banned": self.banned, "first": tokens.forced_bos_token_id, **options}
         start, end = tokens.decoder_start_token_id, tokens.eos_token_id
         return write(stepper_of(self.model), memory, memory_mask, start=start, end=end, **options)
 

@@ -1,4 +1,4 @@
-"""The choice of a token from logits by a random number."""
+"""The choice of a token from logits by a number, and the number by which a token is chosen."""
 
 import torch
 from torch import Tensor
@@ -41,3 +41,25 @@ def _inverse(probabilities: Tensor, order: Tensor, uniform: Tensor, top_p: float
     place = torch.searchsorted(total, uniform[:, None] * total[:, -1:], right=True)
     last = (probabilities > 0).sum(-1, keepdim=True) - 1
     return order.gather(1, torch.minimum(place, last))[:, 0]
+
+
+def ids_of_normals(logits: Tensor, normals: Tensor) -> Tensor:
+    """logits [N, V], standard normal numbers [N] -> ids [N], as `chosen_ids` with uniform numbers Phi(normals) and
+    top_p 1, but exact for the least likely tokens too: in double precision, and summed from the least likely token."""
+    probabilities, order = logits.flip(-1).double().softmax(-1).sort(dim=-1, stable=True)
+    above = torch.special.erfc(normals.double() * 0.5**0.5) / 2  # 1 - Phi, which `ndtr` gives fewer digits of
+    place = torch.searchsorted(probabilities.cumsum(-1), above[:, None], right=True).clamp_max(logits.shape[-1] - 1)
+    return logits.shape[-1] - 1 - order.gather(-1, place)[:, 0]
+
+
+def normals_of_ids(logits: Tensor, ids: Tensor) -> Tensor:
+    """The inverse of `ids_of_normals`: logits [N, V], ids [N] -> the middle of the numbers that choose each id, [N]. Of
+    equally likely tokens the one with the smaller id has the smaller numbers."""
+    own = logits.gather(-1, ids[:, None])
+    first = torch.arange(logits.shape[-1], device=ids.device) < ids[:, None]
+    likelier = (logits > own) | ((logits == own) & first)
+    probabilities = logits.softmax(-1)
+    half = probabilities.gather(-1, ids[:, None])[:, 0] / 2
+    below = (probabilities * likelier).sum(-1) + half
+    above = (probabilities * ~likelier).sum(-1) - half  # (a small number has more digits than its difference from 1)
+    return torch.where(below < above, torch.special.ndtri(below.double()), -torch.special.ndtri(above.double())).float()

@@ -72,13 +72,15 @@ def autoregressive_ids(
     temperature: float = 1.0,
     drafts: Sequence[Draft] | None = None,
     lexicon: Lexicon | None = None,
+    wording: Tensor | None = None,
 ) -> Tensor:
     """Greedy by default; or drawn (`do_sample`) with `top_p` and `temperature`; or a search by transformers with
     `num_beams` beams.
 
-    noise: one random stream per row to draw with, so that a text does not depend on its batch; by default torch's
-    global generator, which is left as it was. drafts: one per row (`ladle.autoencoder.loop`); the texts are the same
-    without them.
+    wording: [B, S], the texts' own numbers (`ladle.autoencoder.wording`), which then choose all words. noise: one
+    random stream per row to draw with, so that a text does not depend on its batch; by default torch's global
+    generator, which is left as it was. drafts: one per row (`ladle.autoencoder.loop`); the texts are the same without
+    them.
     """
     if num_beams > 1:
         return backbone.search(memory, mask, num_beams)
@@ -89,8 +91,9 @@ def autoregressive_ids(
             uniform = torch.rand(len(memory), *size) if noise is None else noise.uniform(size)
         uniform = uniform.to(memory.device)
     return backbone.write(
-        memory, mask, uniform=uniform, top_p=top_p, temperature=temperature, drafts=drafts, lexicon=lexicon
-    )
+        memory, mask, uniform=uniform, top_p=top_p, temperature=temperature, drafts=drafts, lexicon=lexicon,
+        wording=wording,
+    )  # fmt: skip
 
 
 def parallel_ids(

@@ -16,13 +16,15 @@ class Latents:
 
     space: the fingerprint of the autoencoder that `LatentDiffusion.encode` made them with; None if they are made by
     hand. level: of noised latents zt, a scalar or [B], which the decoder of a plan is told; None: these are z0, without
-    noise. `dataclasses.replace(latents, values=...)` keeps both.
+    noise. wording: [B, S] of a plan's texts, one number for each token (`ladle.autoencoder.wording`); None: the decoder
+    finds words of its own. `dataclasses.replace(latents, values=...)` keeps all of them.
     """
 
     values: Tensor
     mask: Tensor
     space: str | None = None
     level: Level | None = None
+    wording: Tensor | None = None
 
     def __len__(self) -> int:
         return self.values.shape[0]
@@ -31,13 +33,15 @@ class Latents:
         level = self.level
         if level is not None and level.log_snr.ndim:
             level = Level(*(x[index] for x in level))
-        return Latents(self.values[index], self.mask[index], self.space, level)
+        wording = None if self.wording is None else self.wording[index]
+        return Latents(self.values[index], self.mask[index], self.space, level, wording)
 
     def to(self, *args, **kwargs) -> "Latents":
         """Move the values (device and dtype) and the mask (device) as `Tensor.to` does."""
         values = self.values.to(*args, **kwargs)
         level = None if self.level is None else self.level.to(values.device)
-        return Latents(values, self.mask.to(values.device), self.space, level)
+        wording = None if self.wording is None else self.wording.to(values.device)
+        return Latents(values, self.mask.to(values.device), self.space, level, wording)
 
 
 class Normaliser(nn.Module):

@@ -12,9 +12,10 @@ from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ladle.autoencoder.choice import chosen_ids
+from ladle.autoencoder.choice import chosen_ids, ids_of_normals
 from ladle.autoencoder.language import LanguageDecoder
 from ladle.autoencoder.lexicon import ROOT, Lexicon
 
@@ -53,6 +54,7 @@ def write(
     drafts: Sequence[Draft] | None = None,
     banned: Sequence[int] = (),
     lexicon: Lexicon | None = None,
+    wording: Tensor | None = None,
 ) -> Tensor:
     """Continue every row until its end token, at most `max_tokens` tokens.
 
@@ -62,12 +64,14 @@ def write(
         uniform: [B, max_tokens] in [0, 1): the random numbers of each row's tokens. None: the likeliest tokens.
         top_p, temperature: as in `chosen_ids`.
         drafts: one for each row. A decoder whose rows must have texts of one length makes no use of them.
+        wording: [B, S], standard normal numbers that choose each row's tokens (`ladle.autoencoder.wording`); a longer
+            text goes on with 0. `uniform`, `top_p` and `temperature` then have no effect.
         banned: tokens that are never written. lexicon: the words that may be written; None: any.
 
     Returns ids [B, S], with only `end` after a row's end token.
     """
     rows = _Rows(decoder, memory, memory_mask, start, end, max_tokens)
-    choice = _Choice(uniform, top_p, temperature, first, [*banned], lexicon)
+    choice = _Choice(uniform, top_p, temperature, first, [*banned], lexicon, wording)
     if drafts is None or not decoder.ragged:
         _write_one_by_one(rows, choice)
     else:
@@ -116,7 +120,10 @@ class _Choice:
         first: int | None,
         banned: list[int],
         lexicon: Lexicon | None,
+        wording: Tensor | None,
     ) -> None:
+        # (beyond its end: the number in the middle)
+        self.wording = None if wording is None else F.pad(wording, (0, 1))
         self.uniform, self.top_p, self.temperature = uniform, top_p, temperature
         self.first, self.banned, self.lexicon = first, banned, lexicon
         self.nodes: dict[int, int] = {}
@@ -133,10 +140,13 @@ class _Choice:
                      for row, own in zip(rows, guesses, strict=True)]  # fmt: skip
             allowed = self.lexicon.allowed([node for path in paths for node in path])
             logits = logits.masked_fill(~allowed.to(logits.device).view(logits.shape), -torch.inf)
-        if self.uniform is None or self.temperature == 0:
+        index = torch.tensor(rows, device=logits.device)[:, None]
+        if self.wording is not None:
+            normals = self.wording[index, places.clamp_max(self.wording.shape[1] - 1)]
+            ids = ids_of_normals(logits.flatten(0, 1), normals.flatten()).view(places.shape)
+        elif self.uniform is None or self.temperature == 0:
             ids = logits.argmax(-1)
         else:
-            index = torch.tensor(rows, device=logits.device)[:, None]
             numbers = self.uniform[index, places.clamp_max(self.uniform.shape[1] - 1)]
             ids = chosen_ids(logits.flatten(0, 1), numbers.flatten(), self.top_p, self.temperature).view(places.shape)
         return ids if self.first is None else ids.masked_fill(places == 0, self.first)

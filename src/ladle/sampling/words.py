@@ -62,6 +62,7 @@ def decode_texts(
     noise: Sequence[SampleNoise] | None = None,
     log_snr: Sequence[float | None] | None = None,
     conditions: ConditionStore | None = None,
+    wording: torch.Tensor | None = None,
     **how: Any,
 ) -> list[str]:
     """One text for each element of `latents`, [L, D] each, in their order.
@@ -72,6 +73,7 @@ def decode_texts(
         noise: the texts' own random streams, to draw words.
         log_snr: of each text's latents; None: they have no noise.
         conditions: the texts' labels and sources, for a decoder that reads them.
+        wording: [B, S], the numbers by which the texts' tokens are chosen.
         how: options of `TextAutoencoder.decode`.
     """
     check_decoder(autoencoder, decoder)
@@ -83,6 +85,8 @@ def decode_texts(
             given["noise"] = SampleNoise.join([noise[row] for row in rows])
         if log_snr is not None:
             given["level"] = level_of([log_snr[row] for row in rows]).to(device)
+        if wording is not None:
+            given["wording"] = wording[torch.tensor(rows)].to(device)
         raw = None if conditions is None else conditions.gather(torch.tensor(rows)).to(device)
         given["read"] = read_conditions(autoencoder, raw, len(rows))
         ids = autoencoder.decode(padded([latents[row] for row in rows]).to(device), decoder, **given, **how)

@@ -1,7 +1,7 @@
 """Stage `autoencoder` of plan latents: the decoder learns to write a text from its plan at every noise level."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ class PlanDecoderStage:
         rows = torch.arange(min(NUM_SAMPLES, len(plans)))
         z0 = list(plans.gather(rows)[0])
         noise = [SampleNoise([seed]) for seed in range(len(rows))]
-        how = {"do_sample": True, "top_p": 0.9}
+        how: dict[str, Any] = {"do_sample": True, "top_p": 0.9}
         part = conditions.of_rows(rows)
         return decode_texts(self.module, z0, None, 32, noise, [None] * len(rows), part, **how)
 
