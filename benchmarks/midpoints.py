@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     model, scorer = LatentDiffusion.from_pretrained(given.model), Scorer.load(given.scorer)
     texts = random.Random(given.seed).sample([row["text"] for row in read_rows(given.data)], 2 * given.n)
-    latents = model.encode(texts)
+    latents = model.encode(texts, wording=False)
     first, second = latents.values[: given.n], latents.values[given.n :]
     ends = model.decode(latents)
     middles = model.decode(replace(latents[: given.n], values=halfway(first, second)))

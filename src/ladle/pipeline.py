@@ -276,18 +276,19 @@ class LatentDiffusion:
     @torch.no_grad()
     def encode(self, texts: Texts, batch_size: int = 128, *, wording: bool = True) -> Latents:
         """texts -> normalised latents z0, [B, L, D] with mask [B, L]. Texts longer than `max_tokens` are cut.
-        Signs that the model never learnt are lost, with a warning.
 
         wording: with plan latents, also give the wording (`ladle.autoencoder.wording`), [B, S], so that `decode` gives
-        back the texts themselves. Without it `decode` says the same in words of its own.
+            back the texts themselves. Without it `decode` says the same in words of its own. Other latents have no
+            wording: signs that the model never learnt are lost then, with a warning.
 
         Raises UserError: no texts, an item that is not a text, a batch size below 1.
         """
         texts = check_texts(texts)
-        self._warn_unlearnt(texts)
+        wording = wording and self.autoencoder.is_plan
+        if not wording:
+            self._warn_unlearnt(texts)
         parts: list[torch.Tensor] = [torch.empty(0)] * len(texts)
         words: list[torch.Tensor] = [torch.empty(0)] * len(texts)
-        wording = wording and self.autoencoder.is_plan
         for rows, latents in self._encode_batches(texts, batch_size):
             for row, values, mask in zip(rows, latents.values, latents.mask, strict=True):
                 parts[row] = values[mask]

@@ -213,10 +213,12 @@ class Backbone(nn.Module):
         """texts -> input_ids [B, S] and attention_mask [B, S] (bool), cut at `max_tokens`, end token kept."""
         return padded_tokens(self.tokenizer, texts, self.max_tokens)
 
-    def detokenize(self, ids: Tensor) -> list[str]:
-        """ids [B, S] -> texts, without special tokens and without signs that are not in the alphabet."""
+    def detokenize(self, ids: Tensor, *, any_sign: bool = False) -> list[str]:
+        """ids [B, S] -> texts, without special tokens and (unless `any_sign`) without signs that are not in the
+        alphabet."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return [written(text.strip(), self.alphabet).strip() for text in texts]
+        alphabet = None if any_sign else self.alphabet
+        return [written(text.strip(), alphabet).strip() for text in texts]
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """input_ids [B, S], attention_mask [B, S] -> token states [B, S, W]."""

@@ -90,7 +90,8 @@ def decode_texts(
         raw = None if conditions is None else conditions.gather(torch.tensor(rows)).to(device)
         given["read"] = read_conditions(autoencoder, raw, len(rows))
         ids = autoencoder.decode(padded([latents[row] for row in rows]).to(device), decoder, **given, **how)
-        for row, text in zip(rows, autoencoder.backbone.detokenize(ids), strict=True):
+        written = autoencoder.backbone.detokenize(ids, any_sign=wording is not None)  # (a wording brings its own signs)
+        for row, text in zip(rows, written, strict=True):
             texts[row] = text
     return texts
 
