@@ -230,9 +230,18 @@ class Backbone(nn.Module):
 
     def decode_logits(self, labels: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
         """Teacher forcing: labels [B, S] (padded), memory [B, N, W], memory_mask [B, N] -> logits [B, S, V]."""
-        start = torch.full_like(labels[:, :1], self.model.config.decoder_start_token_id)
-        written = torch.cat([start, labels[:, :-1]], dim=1)
-        return self.model(**_encoded(memory, memory_mask), decoder_input_ids=written, use_cache=False).logits
+        return self._forced(labels, memory, memory_mask).logits
+
+    def decode_loss(self, labels: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
+        """Teacher forcing: the mean cross-entropy, a scalar, of the texts labels [B, S] with mask [B, S], from memory
+        [B, N, W] with memory_mask [B, N]. The model's own loss, which may need no logits of the whole batch."""
+        loss: Tensor = self._forced(labels, memory, memory_mask, labels=labels.masked_fill(~mask, -100)).loss
+        return loss
+
+    def _forced(self, ids: Tensor, memory: Tensor, memory_mask: Tensor, **options: Any) -> Any:
+        start = torch.full_like(ids[:, :1], self.model.config.decoder_start_token_id)
+        written = torch.cat([start, ids[:, :-1]], dim=1)
+        return self.model(**_encoded(memory, memory_mask), decoder_input_ids=written, use_cache=False, **options)
 
     def write(self, memory: Tensor, memory_mask: Tensor, **options: Any) -> Tensor:
         """Autoregressive decoding from memory [B, N, W] -> ids [B, S], without the start token; `options` are those of

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ladle.autoencoder.output_loss import output_loss
+
 ROTARY_BASE = 10_000.0
 
 
@@ -43,9 +45,18 @@ class LanguageDecoder(nn.Module):
         self.register_buffer("cosines", cosines, persistent=False)
         self.register_buffer("sines", sines, persistent=False)
 
-    def forward(self, ids: Tensor, memory: Tensor | None = None, memory_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        targets: Tensor | None = None,
+    ) -> Tensor:
         """ids [B, S] (start token first), memory [B, N, W], memory_mask [B, N] -> logits [B, S, V] of the tokens after
-        each. Padding may only follow a text."""
+        each. Padding may only follow a text.
+
+        targets: [B, S], the tokens after each (-100: none): then the result is their mean cross-entropy, a scalar.
+        """
         size = ids.shape[1]
         x = self.embedding(ids)
         allowed = torch.ones(size, size, dtype=torch.bool, device=ids.device).tril()[None, None]
@@ -56,6 +67,8 @@ class LanguageDecoder(nn.Module):
         rotation = self.cosines[:size].to(x.dtype), self.sines[:size].to(x.dtype)
         for block in self.blocks:
             x = block(x, memory, allowed, rotation)
+        if targets is not None:
+            return output_loss(rms(x), self.embedding.weight, targets)
         return self.logits(x)
 
     def begin(self, memory: Tensor | None, memory_mask: Tensor | None, batch: int, max_tokens: int) -> "Cache":

@@ -90,12 +90,15 @@ class LanguageModel(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         encoder_outputs: BaseModelOutput | None = None,
+        labels: Tensor | None = None,
         **unused: Any,
     ) -> Seq2SeqLMOutput:
-        """decoder_input_ids [B, S] and a memory (`encoder_outputs`) [B, N, hidden_size] -> logits [B, S, V]."""
+        """decoder_input_ids [B, S] and a memory (`encoder_outputs`) [B, N, hidden_size] -> logits [B, S, V]; with
+        labels [B, S] (-100: none) their loss instead."""
         assert decoder_input_ids is not None and encoder_outputs is not None, "give a memory as encoder_outputs"
         mask = None if attention_mask is None else attention_mask.bool()
-        return Seq2SeqLMOutput(logits=self.decoder(decoder_input_ids, encoder_outputs[0], mask))
+        output = self.decoder(decoder_input_ids, encoder_outputs[0], mask, labels)
+        return Seq2SeqLMOutput(logits=output) if labels is None else Seq2SeqLMOutput(loss=output)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
         """What `forward` reads: whole texts. (Only beam search comes here, which keeps no keys and values.)"""

@@ -7,7 +7,6 @@ at any level. A trained decoder needs nothing of this file.
 """
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -49,7 +48,5 @@ def plan_decoding_loss(
     [B], and the conditions' memory. Returns the loss, a scalar, and detached metrics."""
     there = torch.ones(z0.shape[:2], dtype=torch.bool, device=z0.device)
     memory = autoencoder.expand(Latents(add_noise(z0, eps, level), there), level, read)
-    logits = autoencoder.backbone.decode_logits(input_ids, *memory)
-    labels = input_ids.masked_fill(~mask, -100)
-    loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100)
+    loss = autoencoder.backbone.decode_loss(input_ids, mask, *memory)
     return loss, {"autoregressive_loss": loss.detach()}
