@@ -1,4 +1,5 @@
-"""Turn a run's model into a shipped one: half precision, on top of a shipped autoencoder, with figures in its card.
+"""Turn a run's model into a shipped one: half precision, a sentence encoder in 8 bits, on top of a shipped autoencoder,
+with figures in its card.
 
 python benchmarks/ship.py runs/e2e/final e2e --base base-en --info info.json
 """
@@ -29,7 +30,7 @@ def main() -> None:
         parts.info.update(json.loads(Path(arguments.info).read_text(encoding="utf-8")))
     parts.sampling = parts.sampling.override(**arguments.sampling)
     folder = Path(ladle.__file__).parent / "models" / arguments.name
-    save_parts(parts, folder, dtype=torch.float16, base=arguments.base)
+    save_parts(parts, folder, dtype=torch.float16, base=arguments.base, encoder_bits=8)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {size / 1e6:.1f} MB")
 

@@ -21,9 +21,10 @@ def describe(name_or_path: str) -> str:
     parts, record = load_parts(folder), read_record(folder)
     what = "autoencoder and diffusion model" if parts.diffusion is not None else "autoencoder, no diffusion model"
     built = f", built on {record.base.name}" if record.base is not None else ""
+    weights = record.dtype + (" (the sentence encoder's in 8 bits)" if record.encoder_in_8_bits else "")
     head = (
         f"{parts.name}: {what}{built}\n{folder}\n"
-        f"digest {model_digest(folder)}, weights in {record.dtype}, format {record.format}, ladle {record.ladle}"
+        f"digest {model_digest(folder)}, weights in {weights}, format {record.format}, ladle {record.ladle}"
     )
     rows = list(_part_rows(parts, record, folder))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

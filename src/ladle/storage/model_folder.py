@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -71,13 +71,20 @@ DIFFUSION_PARTS = {"denoiser": ("denoiser.",), "condition": ("condition.", "leng
 
 
 def save_parts(
-    parts: ModelParts, folder: str | Path, *, dtype: torch.dtype | None = None, base: str | None = None
+    parts: ModelParts,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    base: str | None = None,
+    encoder_bits: Literal[8] | None = None,
 ) -> None:
     """Write a model folder, complete or not at all. The files of an earlier model there are replaced; others stay.
 
     Args:
         dtype: float type of the stored weights: float32 (default), float16 or bfloat16. The normaliser stays float32.
         base: a shipped model. Tensors of the autoencoder that equal the stored tensors of the base are not written.
+        encoder_bits: 8 writes the matrices of a stored sentence encoder as in `in_eight_bits`: half the size of float16
+            at nearly the same plans (benchmarks/LOG.md). None: in `dtype`.
 
     Raises:
         UserError: `folder` is a file, or holds what has a name in a model folder and is none; no such `base`, or its
@@ -102,7 +109,7 @@ def save_parts(
         if encoder is not None:
             save_language_model(encoder.model, encoder.tokenizer, new, SOURCE_ENCODER, dtype)
         if isinstance(sentences := parts.autoencoder.sentence_encoder, StoredSentenceEncoder):
-            save_language_model(sentences.model, sentences.tokenizer, new, SENTENCE_ENCODER, dtype)
+            save_language_model(sentences.model, sentences.tokenizer, new, SENTENCE_ENCODER, dtype, encoder_bits)
         if parts.judge is not None:
             parts.judge.save(new / JUDGE)
         record = ModelRecord(

@@ -18,6 +18,7 @@ from ladle.diffusion.model import DiffusionConfig
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
 from ladle.storage.names import RECORD
+from ladle.storage.tensors import WEIGHTS_8
 
 FORMAT: Literal[2] = 2
 BACKBONE = ("backbone", "tokenizer")
@@ -67,6 +68,11 @@ class ModelRecord(Config):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise ValueError(f"'{name}' is not inside the model folder")
         return files
+
+    @property
+    def encoder_in_8_bits(self) -> bool:
+        """Whether the sentence encoder's matrices are stored in 8 bits."""
+        return f"{SENTENCE_ENCODER[0]}/{WEIGHTS_8}" in self.files
 
     def holds(self, folder: str) -> bool:
         """Whether there are files in that folder of the model."""
