@@ -9,7 +9,7 @@ from torch import Tensor
 from ladle.storage.model_folder import CHANGES, load_parts
 from ladle.storage.names import resolve_model
 from ladle.storage.parts import ModelParts, count_parameters, list_parts
-from ladle.storage.record import ModelRecord, model_digest, read_record, written_files
+from ladle.storage.record import SENTENCE_ENCODER, ModelRecord, model_digest, read_record, written_files
 
 _LABEL_WIDTH = 20
 _LABELS_SHOWN = 12
@@ -45,6 +45,8 @@ def _part_rows(parts: ModelParts, record: ModelRecord, folder: Path) -> Iterator
     for part in list_parts(parts):
         size = _size(folder / part.folder) if part.folder else 0
         stored = "in the base" if record.base is not None and not size else _megabytes(size)
+        if record.encoder is not None and part.folder == SENTENCE_ENCODER[0]:
+            stored = f"in {record.encoder.name}"
         count = f"{part.num_parameters:,}" if part.module is not None else ""
         yield part.name, part.what, count, stored if part.folder else ""
     if (folder / CHANGES).is_file():
