@@ -79,7 +79,8 @@ class LatentDiffusion:
         return model.to(model.device, known)
 
     def save_pretrained(self, folder: str | Path, dtype: Dtype = None) -> None:
-        """Write a model folder that `from_pretrained` reads. `dtype`: of the stored weights, such as "float16"."""
+        """Write a model folder that `from_pretrained` reads. `dtype`: of the stored weights, such as "float16". The
+        sentence encoder of a shipped model is not written again; Ladle has it."""
         save_parts(self.parts, _path("folder", folder), dtype=_dtype(dtype))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:

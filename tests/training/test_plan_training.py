@@ -18,10 +18,12 @@ from ladle.conditioning.source_text import SourceReader
 from ladle.conditioning.store import ConditionStore
 from ladle.data.row_portions import in_every_epoch
 from ladle.data.rows import Row
+from ladle.data.splits import DataConfig, load_splits
 from ladle.errors import UserError
 from ladle.pipeline import LatentDiffusion
 from ladle.storage.model_folder import load_parts
 from ladle.training.optimiser import TrainingConfig
+from ladle.training.plan import make_plan
 from ladle.training.run import train
 from ladle.training.stages.plan_decoder import PlanDecoderStage
 from plan_runs import COLUMNS, ROWS, SIZES, recipe, rows, settings
@@ -68,6 +70,17 @@ def test_what_suits_plans_is_chosen_where_the_recipe_does_not_say_otherwise(tmp_
     sampling = parts.sampling
     assert (sampling.num_inference_steps, sampling.candidates, sampling.temperature) == (2, 1, 1.0)
     assert sampling.conditional.stop_time > 0 and sampling.unconditional.stop_time > 0
+
+
+@pytest.mark.parametrize("columns", COLUMNS)
+def test_only_with_sources_a_plan_is_handed_over_early(columns: str) -> None:
+    """The decoder reads the source itself. What the recipe says counts; texts without a condition stay as they were."""
+    splits = load_splits(DataConfig(), rows(columns))
+    usual = make_plan(recipe(), splits).recipe.sampling
+    assert usual.conditional.stop_time == (0.9 if columns in ("sources", "both") else 0.2)
+    assert (usual.unconditional.stop_time, usual.temperature) == (0.2, 1.0)
+    given = recipe(sampling={"conditional": {"stop_time": 0.4}})
+    assert make_plan(given, splits).recipe.sampling.conditional.stop_time == 0.4
 
 
 def test_the_recipe_decides_where_it_says_something(tmp_path: Path) -> None:

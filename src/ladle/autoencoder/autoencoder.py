@@ -34,7 +34,10 @@ class AutoencoderConfig(Config):
 
 
 class TextAutoencoder(nn.Module):
-    """text -> tokens -> backbone encoder -> bottleneck -> normaliser -> z0, and back (arXiv 2212.09462, section 4)."""
+    """text -> tokens -> backbone encoder -> bottleneck -> normaliser -> z0, and back (arXiv 2212.09462, section 4).
+
+    encoder: the sentence encoder of a plan; None: the one that the bottleneck's settings name, if they name one.
+    """
 
     def __init__(self, config: AutoencoderConfig, backbone: Backbone, encoder: StoredSentenceEncoder | None = None):
         super().__init__()

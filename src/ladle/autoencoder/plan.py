@@ -25,9 +25,11 @@ class PlanConfig(Config):
     channels, as many as the embedding of the sentence encoder."""
     num_layers: int = Field(1, ge=0)
     sentence_encoder: str | None = None
-    """The frozen sentence encoder that makes the plans (`plan`): a model of sentence-transformers, by hub id or folder,
-    or the folder of a plain encoder of transformers, which becomes a part of the model. Without it, the backbone's own
-    encoder makes them."""
+    """The frozen sentence encoder that makes the plans (`plan`). Without it, the backbone's own encoder makes them.
+    * the name of a shipped model: the encoder of that model. The new model's folder does not hold it again. A folder of
+    the same name does not count.
+    * the folder of a plain encoder of transformers, which becomes a part of the model.
+    * a model of sentence-transformers, by hub id or folder."""
 
     @property
     def regulariser(self) -> str:

@@ -1,13 +1,14 @@
 """Frozen sentence encoders, which make the plans of texts.
 
-Two kinds: a plain encoder of transformers (of BERT's kind) with its tokenizer, which is stored in the model folder; and
-any model of sentence-transformers (an extra), by hub id or folder, which is not.
+Two kinds: a plain encoder of transformers (of BERT's kind) with its tokenizer, which is stored in the model folder, or
+in that of a shipped model; and any model of sentence-transformers (an extra), by hub id or folder, which is not stored.
 """
 
+import copy
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -29,17 +30,30 @@ class SentenceEncoder(Protocol):
         """texts -> [N, width], float32, norm 1."""
 
 
+class Origin(NamedTuple):
+    """The shipped model in whose folder a sentence encoder is, and the digest of its files there."""
+
+    name: str
+    digest: str
+
+
 class StoredSentenceEncoder(nn.Module):
     """The mean of an encoder's token states, with norm 1 (arXiv 1908.10084). It is a part of the model folder.
 
-    model: an encoder of transformers. tokenizer: its own.
+    model: an encoder of transformers. tokenizer: its own. origin: None for an encoder of no shipped model.
     """
 
     model: Any
 
-    def __init__(self, model: Any, tokenizer: Any):
+    def __init__(self, model: Any, tokenizer: Any, origin: Origin | None = None):
         super().__init__()
-        self.model, self.tokenizer = model.requires_grad_(False).eval(), tokenizer
+        self.model, self.tokenizer, self.origin = model.requires_grad_(False).eval(), tokenizer, origin
+
+    def twin(self) -> "StoredSentenceEncoder":
+        """Another encoder with the same weights in memory. When one of the two moves to another device or dtype, the
+        other stays as it is."""
+        same = {id(weights): nn.Parameter(weights.data, requires_grad=False) for weights in self.parameters()}
+        return copy.deepcopy(self, {**same, id(self.tokenizer): self.tokenizer})
 
     def train(self, mode: bool = True) -> "StoredSentenceEncoder":
         """It stays in evaluation mode."""
@@ -88,8 +102,9 @@ class NamedSentenceEncoder:
 
 
 def sentence_encoder(name: str | None) -> StoredSentenceEncoder | NamedSentenceEncoder | None:
-    """The encoder of this name: a folder of transformers without modules.json is a `StoredSentenceEncoder`. None for no
-    name. Raises UserError: a folder that is none."""
+    """The encoder of this name, which is not that of a shipped model (`ladle.storage.encoders` knows those): a folder
+    of transformers without modules.json is a `StoredSentenceEncoder`. None for no name. Raises UserError: a folder that
+    is none."""
     if name is None:
         return None
     folder = Path(name)

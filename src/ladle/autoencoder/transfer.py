@@ -31,6 +31,8 @@ def transfer(given: TextAutoencoder, own: TextAutoencoder) -> None:
     vocabulary = pieces_matrix(given.backbone.tokenizer, own.backbone.tokenizer)
     known = given.state_dict()
     for name, tensor in own.state_dict().items():
+        if name.startswith("sentence_encoder."):  # (with a vocabulary of its own, and frozen)
+            continue
         old = known.get(name)
         if old is not None and name.endswith(BY_TOKEN):
             tensor.copy_(vocabulary @ old)

@@ -22,6 +22,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from ladle.storage.encoders import shared_encoder
 from ladle.storage.parts import ModelParts, list_parts
 
 TAGS = ("ladle", "latent-diffusion", "text-generation")
@@ -101,6 +102,8 @@ def _what_it_is(parts: ModelParts, base: str | None) -> Iterator[str]:
         )
     if base is not None:
         yield f"Its autoencoder is that of `{base}`, with which it is installed: it does not load without it."
+    if shared := shared_encoder(parts.name, parts.autoencoder):
+        yield f"Its sentence encoder is that of `{shared.name}`, which comes with Ladle: it does not load without it."
 
 
 def _data_line(item: Any) -> str:

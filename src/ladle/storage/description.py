@@ -9,7 +9,7 @@ from torch import Tensor
 from ladle.storage.model_folder import CHANGES, load_parts
 from ladle.storage.names import resolve_model
 from ladle.storage.parts import ModelParts, count_parameters, list_parts
-from ladle.storage.record import ModelRecord, model_digest, read_record, written_files
+from ladle.storage.record import SENTENCE_ENCODER, ModelRecord, model_digest, read_record, written_files
 
 _LABEL_WIDTH = 20
 _LABELS_SHOWN = 12
@@ -21,9 +21,10 @@ def describe(name_or_path: str) -> str:
     parts, record = load_parts(folder), read_record(folder)
     what = "autoencoder and diffusion model" if parts.diffusion is not None else "autoencoder, no diffusion model"
     built = f", built on {record.base.name}" if record.base is not None else ""
+    weights = record.dtype + (" (the sentence encoder's in 8 bits)" if record.encoder_in_8_bits else "")
     head = (
         f"{parts.name}: {what}{built}\n{folder}\n"
-        f"digest {model_digest(folder)}, weights in {record.dtype}, format {record.format}, ladle {record.ladle}"
+        f"digest {model_digest(folder)}, weights in {weights}, format {record.format}, ladle {record.ladle}"
     )
     rows = list(_part_rows(parts, record, folder))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -44,6 +45,8 @@ def _part_rows(parts: ModelParts, record: ModelRecord, folder: Path) -> Iterator
     for part in list_parts(parts):
         size = _size(folder / part.folder) if part.folder else 0
         stored = "in the base" if record.base is not None and not size else _megabytes(size)
+        if record.encoder is not None and part.folder == SENTENCE_ENCODER[0]:
+            stored = f"in {record.encoder.name}"
         count = f"{part.num_parameters:,}" if part.module is not None else ""
         yield part.name, part.what, count, stored if part.folder else ""
     if (folder / CHANGES).is_file():

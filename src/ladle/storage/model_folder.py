@@ -6,7 +6,7 @@ A complete model:
     words.txt (the words that it may write)
     denoiser/  condition/ (condition encoder and length model)  judge/ (which words tell labels apart)
     source_encoder/  source_tokenizer/ (if another model than the backbone reads sources)
-    sentence_encoder/  sentence_tokenizer/ (the encoder of plans, if it is a part of the model)
+    sentence_encoder/  sentence_tokenizer/ (the encoder of plans, if it is a part of the model, and of no shipped model)
     decoder_condition/ (if the decoder of a plan reads labels or sources)
 
 A model built on a shipped model (`base`) has no backbone/ and tokenizer/. It stores only those tensors of the
@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import Backbone
 from ladle.autoencoder.lexicon import Lexicon
-from ladle.autoencoder.sentence_encoder import StoredSentenceEncoder, Unpooled
+from ladle.autoencoder.sentence_encoder import StoredSentenceEncoder
 from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.decoder import attach
 from ladle.conditioning.source_text import SourceEncoder, SourceReader, auto_class
@@ -34,6 +34,7 @@ from ladle.errors import UserError, first_line
 from ladle.evaluation.judge import Judge
 from ladle.layers import usual_defaults
 from ladle.storage.card import model_card
+from ladle.storage.encoders import load_encoder, shared_encoder
 from ladle.storage.names import RECORD, resolve_model, shipped_models, shipped_names
 from ladle.storage.parts import ModelParts
 from ladle.storage.record import (
@@ -71,13 +72,21 @@ DIFFUSION_PARTS = {"denoiser": ("denoiser.",), "condition": ("condition.", "leng
 
 
 def save_parts(
-    parts: ModelParts, folder: str | Path, *, dtype: torch.dtype | None = None, base: str | None = None
+    parts: ModelParts,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    base: str | None = None,
+    encoder_bits: Literal[8] | None = None,
 ) -> None:
     """Write a model folder, complete or not at all. The files of an earlier model there are replaced; others stay.
+    The sentence encoder of another shipped model is not written (`shared_encoder`), but referred to.
 
     Args:
         dtype: float type of the stored weights: float32 (default), float16 or bfloat16. The normaliser stays float32.
         base: a shipped model. Tensors of the autoencoder that equal the stored tensors of the base are not written.
+        encoder_bits: 8 writes the matrices of a stored sentence encoder as in `in_eight_bits`: half the size of float16
+            at nearly the same plans (benchmarks/LOG.md). None: in `dtype`.
 
     Raises:
         UserError: `folder` is a file, or holds what has a name in a model folder and is none; no such `base`, or its
@@ -88,6 +97,7 @@ def save_parts(
     dtype = dtype or torch.float32
     json.dumps(parts.info)  # before anything is written
     backbone, diffusion, encoder = parts.autoencoder.backbone, parts.diffusion, parts.source_encoder
+    shared = shared_encoder(parts.name, parts.autoencoder)
     reference, changes = (None, {}) if base is None else _changes(parts.autoencoder, base, dtype)
     with atomic_folder(folder, kind=MODEL, old=written_files(folder)) as new:
         if reference is None:
@@ -101,8 +111,8 @@ def save_parts(
             _save_groups(diffusion, DIFFUSION_PARTS, new, dtype)
         if encoder is not None:
             save_language_model(encoder.model, encoder.tokenizer, new, SOURCE_ENCODER, dtype)
-        if isinstance(sentences := parts.autoencoder.sentence_encoder, StoredSentenceEncoder):
-            save_language_model(sentences.model, sentences.tokenizer, new, SENTENCE_ENCODER, dtype)
+        if shared is None and isinstance(sentences := parts.autoencoder.sentence_encoder, StoredSentenceEncoder):
+            save_language_model(sentences.model, sentences.tokenizer, new, SENTENCE_ENCODER, dtype, encoder_bits)
         if parts.judge is not None:
             parts.judge.save(new / JUDGE)
         record = ModelRecord(
@@ -110,6 +120,7 @@ def save_parts(
             name=parts.name,
             dtype=str(dtype).removeprefix("torch."),
             base=reference,
+            encoder=None if shared is None else BaseReference(name=shared.name, digest=shared.digest),
             autoencoder=parts.autoencoder.config,
             diffusion=None if diffusion is None else diffusion.config,
             condition=_condition(parts),
@@ -151,10 +162,15 @@ def _changes(autoencoder: TextAutoencoder, base: str, dtype: torch.dtype) -> tup
         or ours.tokenizer.get_vocab() != theirs.tokenizer.get_vocab()
     ):
         raise UserError(f"the backbone or tokenizer differs from that of '{base}'; save the model without a base")
-    old = {name: stored(name, tensor, dtype) for name, tensor in live_tensors(original).items()}
-    new = {name: stored(name, tensor, dtype) for name, tensor in live_tensors(autoencoder).items()}
+    old = {name: stored(name, tensor, dtype) for name, tensor in _on_base(live_tensors(original)).items()}
+    new = {name: stored(name, tensor, dtype) for name, tensor in _on_base(live_tensors(autoencoder)).items()}
     changes = {name: t for name, t in new.items() if name not in old or not torch.equal(t, old[name])}
     return BaseReference(name=base, digest=autoencoder_digest(record)), changes
+
+
+def _on_base(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that a model may share with its base. Its sentence encoder is found in another way."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("sentence_encoder.")}
 
 
 @usual_defaults()
@@ -164,7 +180,8 @@ def load_parts(name_or_path: str | Path) -> ModelParts:
 
     Raises:
         UserError: no such model; one of its files is missing, cut short, of the wrong shape, changed since it was
-            saved, or may be a pickle; model.json is malformed or of an unknown format; its base is missing or changed.
+            saved, or may be a pickle; model.json is malformed or of an unknown format; its base, or the encoder that
+            it shares with a shipped model, is missing or changed.
     """
     folder = resolve_model(name_or_path)
     record = read_record(folder)
@@ -195,9 +212,7 @@ def _load_autoencoder(folder: Path, record: ModelRecord) -> TextAutoencoder:
 
     model, tokenizer = load_language_model(folder, BACKBONE, lambda config: AutoModelForSeq2SeqLM)
     backbone = Backbone(model, tokenizer, record.autoencoder.max_tokens).eval()
-    encoder = None
-    if record.holds(SENTENCE_ENCODER[0]):
-        encoder = StoredSentenceEncoder(*load_language_model(folder, SENTENCE_ENCODER, lambda config: Unpooled))
+    encoder = load_encoder(folder, record)
     with _saying_unfit(folder):
         autoencoder = TextAutoencoder(record.autoencoder, backbone, encoder)
         attach(autoencoder, record.condition)
@@ -214,14 +229,14 @@ def _load_on_base(folder: Path, record: ModelRecord, reference: BaseReference) -
     path = folder / CHANGES
     changes = read_tensors(path) if CHANGES in record.files else {}
     original.backbone.max_tokens = record.autoencoder.max_tokens
-    inherited = {name: t.detach().clone() for name, t in live_tensors(original).items() if name not in changes}
+    given = _on_base(live_tensors(original))
+    inherited = {name: t.detach().clone() for name, t in given.items() if name not in changes}
+    encoder = load_encoder(folder, record)
     with _saying_unfit(folder):
-        encoder = original.sentence_encoder
-        encoder = encoder if isinstance(encoder, StoredSentenceEncoder) else None
         autoencoder = TextAutoencoder(record.autoencoder, original.backbone, encoder)
         attach(autoencoder, record.condition)
     autoencoder.eval()
-    targets = autoencoder.state_dict(keep_vars=True)
+    targets = _on_base(autoencoder.state_dict(keep_vars=True))
     # Settings may differ from the base's (another parallel decoder, say), so only tensors that fit are used.
     fitting = {name: t for name, t in inherited.items() if name in targets and t.shape == targets[name].shape}
     fill(targets, fitting | changes, path)

@@ -13,6 +13,7 @@ from ladle.conditioning.source_text import SourceEncoder, SourceReader
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.evaluation.judge import Judge
 from ladle.sampling.options import SamplingOptions
+from ladle.storage.encoders import shared_encoder
 
 
 @dataclass
@@ -53,7 +54,8 @@ class Part(NamedTuple):
 
 
 def list_parts(parts: ModelParts) -> Iterator[Part]:
-    """The autoencoder's parts, the reader of sources if it is another model, those of the diffusion model if any."""
+    """The autoencoder's parts, the reader of sources if it is another model, those of the diffusion model if any. A
+    part that the folder of a shipped model holds is among them."""
     autoencoder, diffusion = parts.autoencoder, parts.diffusion
     backbone, config = autoencoder.backbone, autoencoder.config
     bottleneck = config.bottleneck
@@ -70,7 +72,8 @@ def list_parts(parts: ModelParts) -> Iterator[Part]:
         reads: Any = autoencoder.condition
         yield Part("decoder condition", "decoder_condition", _given(reads.config), reads)
     if isinstance(sentences := autoencoder.sentence_encoder, StoredSentenceEncoder):
-        what = f"{type(sentences.model).__name__}, frozen"
+        shared = shared_encoder(parts.name, autoencoder)
+        what = f"{type(sentences.model).__name__}, frozen" + (f", of {shared.name}" if shared else "")
         yield Part("sentence encoder", "sentence_encoder", what, sentences.model)
     if parts.source_encoder is not None:
         reader = parts.source_encoder.model

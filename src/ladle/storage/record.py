@@ -18,6 +18,7 @@ from ladle.diffusion.model import DiffusionConfig
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
 from ladle.storage.names import RECORD
+from ladle.storage.tensors import WEIGHTS_8
 
 FORMAT: Literal[2] = 2
 BACKBONE = ("backbone", "tokenizer")
@@ -31,7 +32,7 @@ PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib
 
 
 class BaseReference(Config):
-    """The shipped model whose autoencoder this model uses. digest: its `autoencoder_digest` at the time of saving."""
+    """A shipped model, a part of which this model uses. digest: of the files of that part at the time of saving."""
 
     name: str
     digest: str
@@ -41,7 +42,9 @@ class ModelRecord(Config):
     """The content of model.json.
 
     format: of the folder. ladle: version that wrote it. dtype: of the stored weights (the normaliser's are float32).
-    base: None for a complete folder. max_latents: largest number of latents that the diffusion model writes.
+    base: of the autoencoder (`autoencoder_digest`); None for a complete folder. encoder: of the sentence encoder
+    (`encoder_digest`); None if the folder holds it, or there is none.
+    max_latents: largest number of latents that the diffusion model writes.
     alphabet: the signs that the model has learnt; None: not known (older models).
     info: data, licence, figures and so on (see `ladle.storage.card`). files: sha256 of all other files but the card.
     """
@@ -51,6 +54,7 @@ class ModelRecord(Config):
     name: str
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     base: BaseReference | None = None
+    encoder: BaseReference | None = None
     autoencoder: AutoencoderConfig
     diffusion: DiffusionConfig | None = None
     condition: ConditionConfig = ConditionConfig()
@@ -67,6 +71,11 @@ class ModelRecord(Config):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise ValueError(f"'{name}' is not inside the model folder")
         return files
+
+    @property
+    def encoder_in_8_bits(self) -> bool:
+        """Whether the sentence encoder's matrices are stored in 8 bits."""
+        return f"{SENTENCE_ENCODER[0]}/{WEIGHTS_8}" in self.files
 
     def holds(self, folder: str) -> bool:
         """Whether there are files in that folder of the model."""
@@ -102,13 +111,26 @@ def model_digest(folder: str | Path) -> str:
     `load_parts` checks them against the files. Raises UserError as `read_record`.
     """
     counted = {"files", "base", "autoencoder", "diffusion", "condition", "max_latents"}
-    return _short_hash(read_record(folder).model_dump(mode="json", include=counted))
+    record = read_record(folder)
+    if record.encoder is not None:  # (else digests of models from before would change)
+        counted.add("encoder")
+    return _short_hash(record.model_dump(mode="json", include=counted))
 
 
 def autoencoder_digest(record: ModelRecord) -> str:
     """Sixteen hex digits of the autoencoder's files, which must not change under a model built on them."""
     folders = (*BACKBONE, *AUTOENCODER_PARTS, *SENTENCE_ENCODER)
     return _short_hash({name: h for name, h in record.files.items() if name.split("/")[0] in folders})
+
+
+def encoder_files(record: ModelRecord) -> dict[str, str]:
+    """The hashes of the sentence encoder's files, by their paths."""
+    return {name: h for name, h in record.files.items() if name.split("/")[0] in SENTENCE_ENCODER}
+
+
+def encoder_digest(record: ModelRecord) -> str:
+    """Sixteen hex digits of the sentence encoder's files, which must not change under a model that was made with it."""
+    return _short_hash(encoder_files(record))
 
 
 def hash_files(folder: Path) -> dict[str, str]:

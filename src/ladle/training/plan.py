@@ -81,7 +81,7 @@ def make_plan(recipe: Recipe, splits: Splits, last_stage: str = STAGES[-1]) -> P
         if "autoencoder" in recipe.model_fields_set and recipe.autoencoder != start.autoencoder.config:
             notes.append(f"the autoencoder of '{start.name}' is not changed; the recipe's [autoencoder] is not used")
     if is_plan(resolved):
-        resolved = _for_plans(recipe, resolved, start)
+        resolved = _for_plans(recipe, resolved, start, _has_sources(splits.train))
     _check_kinds(resolved)
     wanted = STAGES[: STAGES.index(last_stage) + 1]
     with_diffusion = "diffusion" in wanted
@@ -113,9 +113,9 @@ def _check_kinds(recipe: Recipe) -> None:
         raise UserError('source.plain: a denoiser of kind "perceptron" would not read the source; leave it out')
 
 
-def _for_plans(given: Recipe, recipe: Recipe, start: Start) -> Recipe:
+def _for_plans(given: Recipe, recipe: Recipe, start: Start, with_sources: bool) -> Recipe:
     """The recipe with what suits plan latents where `given` does not say otherwise: a perceptron as denoiser, no shift
-    of the schedule, sources read as plans, words drawn by the decoder.
+    of the schedule, sources read as plans, words drawn by the decoder, with sources from an early plan.
 
     Raises UserError: a stage that plan latents do not have.
     """
@@ -132,7 +132,7 @@ def _for_plans(given: Recipe, recipe: Recipe, start: Start) -> Recipe:
         updates["schedule"] = recipe.diffusion.schedule.model_copy(update={"shift": 1.0})
     source = recipe.source if recipe.source.encoder else recipe.source.model_copy(update={"memory": "latents"})
     diffusion = recipe.diffusion.model_copy(update=updates)
-    sampling = given.plan_sampling()
+    sampling = given.plan_sampling(with_sources)
     return recipe.model_copy(update={"diffusion": diffusion, "source": source, "sampling": sampling})
 
 
@@ -199,12 +199,16 @@ def _gives_shift(recipe: Recipe) -> bool:
     return given and "shift" in schedule.model_fields_set
 
 
+def _has_sources(rows: Sequence[Row]) -> bool:
+    return any("source" in row for row in rows)
+
+
 def _condition(recipe: Recipe, rows: Sequence[Row]) -> tuple[ConditionConfig, list[str]]:
     """Labels and source of the data, and notes on them."""
     labels = sorted({row["label"] for row in rows if "label" in row})
     if len(labels) > MAX_CLASSES:
         what = f"the label column has {len(labels):,} different values; at most {MAX_CLASSES} are allowed"
         raise UserError(f'{what}; name another column with --label, or use no labels with --label ""')
-    has_source = any("source" in row for row in rows)
+    has_source = _has_sources(rows)
     notes = ["texts are conditioned on their source"] if has_source else []
     return ConditionConfig(labels=tuple(labels), source=recipe.source if has_source else None), notes

@@ -12,6 +12,7 @@ import torch
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import Backbone, PretrainedBackboneConfig, train_tokenizer
 from ladle.autoencoder.encoding import fit_normaliser, store_latents, store_tokens
+from ladle.autoencoder.sentence_encoder import StoredSentenceEncoder
 from ladle.autoencoder.transfer import transfer
 from ladle.conditioning.decoder import attach
 from ladle.conditioning.source_text import SourceEncoder, SourceReader, learns_sources
@@ -27,6 +28,7 @@ from ladle.errors import UserError
 from ladle.evaluation.judge import fit_own
 from ladle.health.recovery import calibrated_shift
 from ladle.layers import usual_defaults
+from ladle.storage.encoders import shipped_encoder
 from ladle.storage.model_folder import save_parts
 from ladle.storage.parts import ModelParts
 from ladle.storage.run_folder import environment, run_folder
@@ -167,7 +169,10 @@ class Assembly:
             tokenizer = None
             if not isinstance(backbone, PretrainedBackboneConfig):
                 tokenizer = self._tokenizer(backbone.vocab_size)
-            autoencoder = TextAutoencoder(config, Backbone.build(config.backbone, config.max_tokens, tokenizer))
+            encoder = self._start_encoder() or shipped_encoder(config)
+            autoencoder = TextAutoencoder(
+                config, Backbone.build(config.backbone, config.max_tokens, tokenizer), encoder
+            )
             if start.parts is not None:
                 transfer(start.autoencoder, autoencoder)
             if autoencoder.is_plan:
@@ -178,6 +183,12 @@ class Assembly:
             autoencoder.freeze_backbone(self.training.backbone)
         learn_vocabulary(autoencoder.backbone, self.plan, self.splits, self.log)
         return autoencoder
+
+    def _start_encoder(self) -> StoredSentenceEncoder | None:
+        """The sentence encoder that comes with the start, whose plans its decoder knows."""
+        parts = self.plan.start.parts
+        encoder = None if parts is None else parts.autoencoder.sentence_encoder
+        return encoder if isinstance(encoder, StoredSentenceEncoder) else None
 
     def _let_decoder_read(self, autoencoder: TextAutoencoder) -> None:
         """Give the decoder of a plan what reads labels and sources; the start's, if it has the same ones."""
