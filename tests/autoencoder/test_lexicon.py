@@ -66,7 +66,7 @@ def test_texts_of_the_data_are_allowed(tokenizer: Any, lexicon: Lexicon) -> None
     for text in [*tiny.SENTENCES, *shuffled, "The Cat, 'the' cat-the"]:
         node = 0
         for token in tokenizer(text)["input_ids"]:
-            assert extended.allowed([node])[0, token], (text, token)
+            assert not extended.forbidden([node])[0, token], (text, token)
             node = extended.next_node(node, token)
 
 
@@ -100,7 +100,7 @@ def test_words_of_a_source_may_be_written(lexicon: Lexicon, tokenizer: Any) -> N
     for given_words, wanted in ((more, True), (lexicon, False)):
         node, allowed = 0, []
         for token in ids:
-            allowed.append(bool(given_words.allowed([node])[0, token]))
+            allowed.append(not given_words.forbidden([node])[0, token])
             node = given_words.next_node(node, token)
         assert all(allowed) == wanted
     assert lexicon.extended(["cat"]) is lexicon
@@ -109,7 +109,7 @@ def test_words_of_a_source_may_be_written(lexicon: Lexicon, tokenizer: Any) -> N
 def test_signs_outside_the_alphabet_are_not_written(tokenizer: Any) -> None:
     """They would vanish from the text, and join what stands around them."""
     small = Lexicon(WORDS, tokenizer, frozenset("abcdefghijklmnopqrstuvwxyz. "))
-    allowed = small.allowed([0])[0]
+    allowed = ~small.forbidden([0])[0]
     assert allowed[tokenizer.eos_token_id]  # or no text would end
     texts = [tokenizer.decode([token]) for token in allowed.nonzero()[:, 0].tolist()]
     special = set(tokenizer.all_special_tokens)

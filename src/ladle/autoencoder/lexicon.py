@@ -41,6 +41,8 @@ class Lexicon:
         self.has_space = torch.tensor([text.startswith(" ") for text in texts])
         writable = [i in special or _is_writable(text, alphabet) for i, text in enumerate(texts)]
         self.is_writable = torch.tensor(writable)  # (the spelling of the end token is no text)
+        self.no_letters = ~torch.tensor(self.is_letters)
+        self.bare = _bare(tokenizer)
         # A trie: the children of each node by token, and its kind.
         self.words: frozenset[str] = frozenset()
         self.children: list[dict[int, int]] = [{}, {}]
@@ -53,19 +55,24 @@ class Lexicon:
         if not new:
             return self
         other = copy(self)
-        other.children, other.kinds = [dict(own) for own in self.children], [*self.kinds]
+        other.children, other.kinds = [*self.children], [*self.kinds]
         other._add(new)
         return other
 
     def _add(self, words: Iterable[str]) -> None:
         words = frozenset(words)
         forms = {word for word in words if self.alphabet is None or self.alphabet.issuperset(word)}
-        for pieces in _pieces(sorted(forms), self.tokenizer):
+        own = set[int]()  # nodes whose children are not those of another lexicon (see `extended`)
+        for pieces in _pieces(sorted(forms), self.bare):
             node = ROOT
             for piece in pieces:
                 known = self.children[node].get(piece)
                 if known is None:
+                    if node not in own:
+                        own.add(node)
+                        self.children[node] = dict(self.children[node])
                     known = self.children[node][piece] = len(self.children)
+                    own.add(known)
                     self.children.append({})
                     self.kinds.append(PART if self.is_letters[piece] else SPACE)
                 node = known
@@ -73,10 +80,10 @@ class Lexicon:
         self.words |= words
         begins = torch.zeros_like(self.has_space)
         begins[torch.tensor([*self.children[ROOT]], dtype=torch.long)] = True
-        no_letters, none = self.is_writable & ~torch.tensor(self.is_letters), torch.zeros_like(begins)
-        # Which tokens may follow besides the children of a node, by its kind.
+        no_letters, none = self.is_writable & self.no_letters, torch.zeros_like(begins)
+        # Which tokens may not follow, by the kind of the node; its children may.
         after_a_word = no_letters | (begins & self.has_space)
-        self.allowed_after = torch.stack([no_letters | begins, after_a_word, none, no_letters])
+        self.forbidden_after = ~torch.stack([no_letters | begins, after_a_word, none, no_letters])
         self._following: dict[int, Tensor] = {}
 
     def next_node(self, node: int, token: int) -> int:
@@ -97,13 +104,12 @@ class Lexicon:
                 found = number
         return found
 
-    def allowed(self, nodes: Sequence[int]) -> Tensor:
-        """Which tokens may follow at each node, bool [N, V]."""
-        found = self.allowed_after[torch.tensor([self.kinds[node] for node in nodes])]
-        inside = [(row, self._children_of(node)) for row, node in enumerate(nodes) if node > BEHIND]
-        if inside:
-            rows = torch.cat([torch.full_like(tokens, row) for row, tokens in inside])
-            found[rows, torch.cat([tokens for _, tokens in inside])] = True
+    def forbidden(self, nodes: Sequence[int]) -> Tensor:
+        """Which tokens may not follow at each node, bool [N, V]."""
+        found = self.forbidden_after[torch.tensor([self.kinds[node] for node in nodes])]
+        for row, node in enumerate(nodes):
+            if node > BEHIND and self.children[node]:
+                found[row].index_fill_(0, self._children_of(node), False)
         return found
 
     def _children_of(self, node: int) -> Tensor:
@@ -112,12 +118,17 @@ class Lexicon:
         return self._following[node]
 
 
-def _pieces(words: list[str], tokenizer: Any) -> Iterator[list[int]]:
-    """The tokens of each word, with a space before it and without."""
+def _bare(tokenizer: Any) -> Any:
+    """The tokenizer without its normaliser, which would put a space before every word."""
     from tokenizers import Tokenizer
 
     bare = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    bare.normalizer = None  # (which would put the space)
+    bare.normalizer = None
+    return bare
+
+
+def _pieces(words: list[str], bare: Any) -> Iterator[list[int]]:
+    """The tokens of each word, with a space before it and without."""
     for written in ([" " + word for word in words], words):
         yield from (encoding.ids for encoding in bare.encode_batch(written, add_special_tokens=False))
 

@@ -31,7 +31,7 @@ class Stepper(Protocol):
     """Whether the rows of a batch may have texts of different lengths, as drafts need it."""
 
     def begin(self, memory: Tensor | None, memory_mask: Tensor | None, batch: int, max_tokens: int) -> Any:
-        """The state of empty texts, with an attribute `lengths` [B], and `keep(rows)`."""
+        """The state of empty texts, with a list `lengths` of B numbers, and `keep(rows)`."""
 
     def step(self, ids: Tensor, state: Any) -> Tensor:
         """ids [B, n], the next tokens of every row -> logits [B, n, V] of the tokens after each."""
@@ -117,29 +117,35 @@ class _Choice:
         banned: list[int],
         lexicon: Lexicon | None,
     ) -> None:
-        self.uniform, self.top_p, self.temperature = uniform, top_p, temperature
-        self.first, self.banned, self.lexicon = first, banned, lexicon
+        self.numbers = None if uniform is None or temperature == 0 else uniform.tolist()
+        self.top_p, self.temperature, self.first, self.lexicon = top_p, temperature, first, lexicon
+        self.banned = torch.tensor(banned, dtype=torch.long)
         self.nodes: dict[int, int] = {}
 
     def __call__(self, logits: Tensor, texts: list[list[int]], rows: list[int], guesses: list[list[int]]) -> Tensor:
         """logits [b, n, V] of the tokens that follow the texts of `rows`, each of them also after the row's n - 1
-        guesses -> ids [b, n]."""
-        begins = torch.tensor([len(texts[row]) for row in rows], device=logits.device)
-        places = begins[:, None] + torch.arange(logits.shape[1], device=logits.device)
-        if self.banned:
-            logits[..., self.banned] = -torch.inf
+        guesses -> ids [b, n]. Changes logits."""
+        size, device = logits.shape[1], logits.device
+        if len(self.banned):
+            logits.index_fill_(-1, self.banned.to(device), -torch.inf)
         if self.lexicon is not None:
             paths = [[*accumulate(own, self.lexicon.next_node, initial=self.nodes.get(row, ROOT))]
                      for row, own in zip(rows, guesses, strict=True)]  # fmt: skip
-            allowed = self.lexicon.allowed([node for path in paths for node in path])
-            logits = logits.masked_fill(~allowed.to(logits.device).view(logits.shape), -torch.inf)
-        if self.uniform is None or self.temperature == 0:
+            forbidden = self.lexicon.forbidden([node for path in paths for node in path])
+            logits.masked_fill_(forbidden.to(device).view(logits.shape), -torch.inf)
+        if self.numbers is None:
             ids = logits.argmax(-1)
         else:
-            index = torch.tensor(rows, device=logits.device)[:, None]
-            numbers = self.uniform[index, places.clamp_max(self.uniform.shape[1] - 1)]
-            ids = chosen_ids(logits.flatten(0, 1), numbers.flatten(), self.top_p, self.temperature).view(places.shape)
-        return ids if self.first is None else ids.masked_fill(places == 0, self.first)
+            # (No number is behind the last place, which a guess may be.)
+            own = [(self.numbers[row], len(texts[row])) for row in rows]
+            numbers = [given[min(begin + i, len(given) - 1)] for given, begin in own for i in range(size)]
+            uniform = torch.tensor(numbers, dtype=torch.float32, device=device)
+            ids = chosen_ids(logits.flatten(0, 1), uniform, self.top_p, self.temperature).view(-1, size)
+        if self.first is not None:
+            for place, row in enumerate(rows):
+                if not texts[row]:
+                    ids[place, 0] = self.first
+        return ids
 
     def note(self, row: int, tokens: list[int]) -> None:
         """These tokens were written."""
@@ -190,10 +196,7 @@ def _write_with_drafts(rows: _Rows, choice: _Choice, drafts: Sequence[Draft]) ->
         rows.last = torch.tensor(last, device=device)
         if len(unfinished) < len(rows.left):
             rows.keep(unfinished)
-        lengths = [len(rows.texts[row]) for row in rows.left]
-        rows.state.lengths = torch.tensor(
-            lengths, dtype=torch.long, device=device
-        )  # forget the guesses that were wrong
+        rows.state.lengths = [len(rows.texts[row]) for row in rows.left]  # forget the guesses that were wrong
 
 
 class Lookup:
@@ -260,7 +263,7 @@ class _TransformersState:
 
     def __init__(self, memory: Tensor | None, mask: Tensor | None, batch: int):
         self.memory, self.mask, self.cache = memory, None if mask is None else mask.long(), None
-        self.lengths = torch.zeros(batch, dtype=torch.long)
+        self.lengths = [0] * batch
 
     def keep(self, rows: Tensor) -> None:
         """Leave out all rows but these."""
