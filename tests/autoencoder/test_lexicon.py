@@ -93,6 +93,29 @@ def test_guesses_of_a_draft_must_be_known_words_too(tokenizer: Any, lexicon: Lex
             assert words_of([re.sub(r"'(s|t|re|ve|m|ll|d)\b", " ", text)]).keys() <= WORDS, text
 
 
+@pytest.mark.parametrize("drawn", [True, False])
+@pytest.mark.parametrize("drafted", [True, False])
+def test_the_logits_of_tokens_that_no_word_has_are_not_needed(
+    tokenizer: Any, lexicon: Lexicon, drawn: bool, drafted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder that works out only those that may be written writes the same."""
+    decoder, end = tiny.tiny_decoder(len(tokenizer)), tokenizer.eos_token_id
+    uniform = torch.rand(12, 24, generator=torch.Generator().manual_seed(0)) if drawn else None
+    assert 50 < len(lexicon.tokens) < len(tokenizer)
+    memory = 1.5 * torch.randn(12, 3, 32, generator=torch.Generator().manual_seed(1))
+    banned = [token for token in tokenizer.all_special_ids if token != end]
+    drafts = [lambda text: [*range(60, 64)]] * 12 if drafted else None
+    found = []
+    for share in (0.0, 2.0):
+        monkeypatch.setattr("ladle.autoencoder.loop.NARROW", share)
+        found.append(write(
+            decoder, memory, None, start=1, end=end, max_tokens=24, uniform=uniform, banned=banned, lexicon=lexicon,
+            drafts=drafts,
+        ))  # fmt: skip
+    assert torch.equal(*found)
+    assert len(found[0].unique()) > 10
+
+
 def test_words_of_a_source_may_be_written(lexicon: Lexicon, tokenizer: Any) -> None:
     """A name that the training has never seen must reach the text; the model's own lexicon stays as it was."""
     more = lexicon.extended(["Zizzi"])

@@ -67,7 +67,8 @@ class LanguageDecoder(nn.Module):
         return Cache(self, memory, memory_mask, batch, max_tokens)
 
     def step(self, ids: Tensor, cache: "Cache") -> Tensor:
-        """ids [B, n], the next tokens of every row -> logits [B, n, V] of the tokens after each. `cache` grows by n.
+        """ids [B, n], the next tokens of every row -> logits [B, n, V] of the tokens after each, or of those alone that
+        may be written (`Cache.write_only`). `cache` grows by n.
 
         The same as `forward` in fewer and smaller operations, which are most of the time of a small batch. It has no
         gradients.
@@ -78,7 +79,7 @@ class LanguageDecoder(nn.Module):
             for number, block in enumerate(self.blocks):
                 x = block.step(x, cache, number, now)
             cache.lengths = [length + ids.shape[1] for length in cache.lengths]
-            return self.logits(x).unflatten(0, ids.shape)
+            return F.linear(rms(x), cache.outputs).unflatten(0, ids.shape)
 
     def set_dropout(self, dropout: float) -> None:
         """The share of what each layer adds that training drops from now on."""
@@ -190,6 +191,7 @@ class Cache:
     ):
         weight = decoder.embedding.weight
         self.batch, self.heads, self.max_tokens = batch, decoder.num_heads, max_tokens
+        self.outputs: Tensor = weight
         self.lengths = [0] * batch
         self.num_memory, self.memory_keys = 0, list[Tensor]()
         self.memory_mask = None if memory is None or memory_mask is None or bool(memory_mask.all()) else memory_mask
@@ -212,6 +214,10 @@ class Cache:
                 values[:, : self.num_memory] = block.heads(own_values).flatten(0, 1)
                 keys = unit(block.heads(own_keys), math.sqrt(weight.shape[1])) * scale
                 self.memory_keys.append(keys.flatten(0, 1).transpose(1, 2).contiguous())
+
+    def write_only(self, tokens: Tensor) -> None:
+        """From now on steps give logits of these tokens [U] alone. The copy of their vectors takes less than a step."""
+        self.outputs = self.outputs.detach()[tokens]
 
     def begin_step(self, size: int) -> Step:
         """The next `size` tokens of every row."""

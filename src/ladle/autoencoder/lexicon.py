@@ -29,6 +29,8 @@ class Lexicon:
     words: without spaces. tokenizer: of `train_tokenizer`, which cuts a run of letters by itself, with the space before
     it if there is one. alphabet: the signs that may be written; None
     for any. (Others would vanish from the text, and join what stands around them.)
+
+    tokens: [U], those that may be written at all. places: of each token among them.
     """
 
     def __init__(self, words: Iterable[str], tokenizer: Any, alphabet: frozenset[str] | None = None):
@@ -47,6 +49,7 @@ class Lexicon:
         self.words: frozenset[str] = frozenset()
         self.children: list[dict[int, int]] = [{}, {}]
         self.kinds = [OUTSIDE, COMPLETE]
+        self.inside = frozenset[int]()  # tokens that continue a word
         self._add(words)
 
     def extended(self, words: Iterable[str]) -> "Lexicon":
@@ -62,6 +65,7 @@ class Lexicon:
     def _add(self, words: Iterable[str]) -> None:
         words = frozenset(words)
         forms = {word for word in words if self.alphabet is None or self.alphabet.issuperset(word)}
+        inside = set(self.inside)
         own = set[int]()  # nodes whose children are not those of another lexicon (see `extended`)
         for pieces in _pieces(sorted(forms), self.bare):
             node = ROOT
@@ -72,19 +76,27 @@ class Lexicon:
                         own.add(node)
                         self.children[node] = dict(self.children[node])
                     known = self.children[node][piece] = len(self.children)
+                    if node != ROOT:
+                        inside.add(piece)
                     own.add(known)
                     self.children.append({})
                     self.kinds.append(PART if self.is_letters[piece] else SPACE)
                 node = known
             self.kinds[node] = COMPLETE
-        self.words |= words
+        self.words, self.inside = self.words | words, frozenset(inside)
         begins = torch.zeros_like(self.has_space)
         begins[torch.tensor([*self.children[ROOT]], dtype=torch.long)] = True
         no_letters, none = self.is_writable & self.no_letters, torch.zeros_like(begins)
         # Which tokens may not follow, by the kind of the node; its children may.
         after_a_word = no_letters | (begins & self.has_space)
         self.forbidden_after = ~torch.stack([no_letters | begins, after_a_word, none, no_letters])
-        self._following: dict[int, Tensor] = {}
+        self._following: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})  # whole, narrow
+        # What may be written at all, often a part of the vocabulary, and the same tables for that part.
+        written = no_letters | begins
+        written[torch.tensor([*self.inside], dtype=torch.long)] = True
+        self.tokens = written.nonzero()[:, 0]
+        self.places = (written.cumsum(0) - 1).tolist()
+        self.narrow_after = self.forbidden_after[:, self.tokens]
 
     def next_node(self, node: int, token: int) -> int:
         """The node after a token: 0 outside words."""
@@ -104,18 +116,21 @@ class Lexicon:
                 found = number
         return found
 
-    def forbidden(self, nodes: Sequence[int]) -> Tensor:
-        """Which tokens may not follow at each node, bool [N, V]."""
-        found = self.forbidden_after[torch.tensor([self.kinds[node] for node in nodes])]
+    def forbidden(self, nodes: Sequence[int], narrow: bool = False) -> Tensor:
+        """Which tokens may not follow at each node, bool [N, V]; narrow: which of `tokens`."""
+        table = self.narrow_after if narrow else self.forbidden_after
+        found = table[torch.tensor([self.kinds[node] for node in nodes])]
         for row, node in enumerate(nodes):
             if node > BEHIND and self.children[node]:
-                found[row].index_fill_(0, self._children_of(node), False)
+                found[row].index_fill_(0, self._children_of(node, narrow), False)
         return found
 
-    def _children_of(self, node: int) -> Tensor:
-        if node not in self._following:
-            self._following[node] = torch.tensor([*self.children[node]], dtype=torch.long)
-        return self._following[node]
+    def _children_of(self, node: int, narrow: bool) -> Tensor:
+        known = self._following[narrow]
+        if node not in known:
+            children = [self.places[token] if narrow else token for token in self.children[node]]
+            known[node] = torch.tensor(children, dtype=torch.long)
+        return known[node]
 
 
 def _bare(tokenizer: Any) -> Any:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ladle.autoencoder.choice import chosen_ids
-from ladle.autoencoder.language import LanguageDecoder
+from ladle.autoencoder.language import Cache, LanguageDecoder
 from ladle.autoencoder.lexicon import ROOT, Lexicon
 
+NARROW = 0.8  # share of the vocabulary that a lexicon allows, below which the logits of the others are not worked out
 SHRINK_BELOW = 0.75  # share of unfinished rows in a batch below which the finished rows leave it
 Draft = Callable[[list[int]], list[int]]
 """The tokens of a text so far, without the start token -> guesses of the tokens that follow, possibly none."""
@@ -67,7 +68,11 @@ def write(
     Returns ids [B, S], with only `end` after a row's end token.
     """
     rows = _Rows(decoder, memory, memory_mask, start, end, max_tokens)
-    choice = _Choice(uniform, top_p, temperature, first, [*banned], lexicon)
+    tokens = None
+    if lexicon is not None and isinstance(rows.state, Cache) and len(lexicon.tokens) < NARROW * len(lexicon.tokenizer):
+        tokens = lexicon.tokens.to(memory.device)
+        rows.state.write_only(tokens)
+    choice = _Choice(uniform, top_p, temperature, first, [*banned], lexicon, tokens)
     if drafts is None or not decoder.ragged:
         _write_one_by_one(rows, choice)
     else:
@@ -106,7 +111,10 @@ class _Rows:
 
 
 class _Choice:
-    """Chooses tokens from logits, and knows where the last word of each text stands in the lexicon."""
+    """Chooses tokens from logits, and knows where the last word of each text stands in the lexicon.
+
+    tokens: [U], of which the logits are; None: of the whole vocabulary.
+    """
 
     def __init__(
         self,
@@ -116,14 +124,19 @@ class _Choice:
         first: int | None,
         banned: list[int],
         lexicon: Lexicon | None,
+        tokens: Tensor | None,
     ) -> None:
         self.numbers = None if uniform is None or temperature == 0 else uniform.tolist()
         self.top_p, self.temperature, self.first, self.lexicon = top_p, temperature, first, lexicon
+        self.tokens = tokens
+        if tokens is not None and lexicon is not None:
+            written = set(tokens.tolist())
+            banned = [lexicon.places[token] for token in banned if token in written]
         self.banned = torch.tensor(banned, dtype=torch.long)
         self.nodes: dict[int, int] = {}
 
     def __call__(self, logits: Tensor, texts: list[list[int]], rows: list[int], guesses: list[list[int]]) -> Tensor:
-        """logits [b, n, V] of the tokens that follow the texts of `rows`, each of them also after the row's n - 1
+        """logits [b, n, V or U] of the tokens that follow the texts of `rows`, each of them also after the row's n - 1
         guesses -> ids [b, n]. Changes logits."""
         size, device = logits.shape[1], logits.device
         if len(self.banned):
@@ -131,7 +144,7 @@ class _Choice:
         if self.lexicon is not None:
             paths = [[*accumulate(own, self.lexicon.next_node, initial=self.nodes.get(row, ROOT))]
                      for row, own in zip(rows, guesses, strict=True)]  # fmt: skip
-            forbidden = self.lexicon.forbidden([node for path in paths for node in path])
+            forbidden = self.lexicon.forbidden([node for path in paths for node in path], self.tokens is not None)
             logits.masked_fill_(forbidden.to(device).view(logits.shape), -torch.inf)
         if self.numbers is None:
             ids = logits.argmax(-1)
@@ -141,6 +154,8 @@ class _Choice:
             numbers = [given[min(begin + i, len(given) - 1)] for given, begin in own for i in range(size)]
             uniform = torch.tensor(numbers, dtype=torch.float32, device=device)
             ids = chosen_ids(logits.flatten(0, 1), uniform, self.top_p, self.temperature).view(-1, size)
+        if self.tokens is not None:
+            ids = self.tokens[ids]
         if self.first is not None:
             for place, row in enumerate(rows):
                 if not texts[row]:
