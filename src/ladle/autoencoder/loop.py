@@ -188,7 +188,7 @@ def _write_one_by_one(rows: _Rows, choice: _Choice) -> None:
 
 def _write_with_drafts(rows: _Rows, choice: _Choice, drafts: Sequence[Draft]) -> None:
     end, device = rows.end, rows.last.device
-    while rows.left:
+    while True:
         # (No row of the pass may go beyond the last place.)
         room = rows.max_tokens - 1 - max(len(rows.texts[row]) for row in rows.left)
         guesses = [drafts[row](rows.texts[row])[:room] for row in rows.left]
@@ -208,6 +208,8 @@ def _write_with_drafts(rows: _Rows, choice: _Choice, drafts: Sequence[Draft]) ->
             last.append([new[-1]])
             if not rows.is_finished(row):
                 unfinished.append(place)
+        if not unfinished:
+            return
         rows.last = torch.tensor(last, device=device)
         if len(unfinished) < len(rows.left):
             rows.keep(unfinished)

@@ -91,6 +91,7 @@ class LatentDiffusionModel(nn.Module):
         levels: the scalar levels that will be asked for, in this order. What a network can work out ahead for them
         (`DenoisingPerceptron.modulations`) is worked out for many at once.
         """
+        whole = bool(mask.all())
         ahead = self._ahead(levels, condition, len(mask))
 
         def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
@@ -99,7 +100,8 @@ class LatentDiffusionModel(nn.Module):
             output = self.denoiser(
                 x, level.log_snr, mask=mask, condition=condition, self_condition=previous, **ahead(level)
             )
-            return to_z0(self.config.prediction, output.float(), zt, level) * mask[..., None]
+            z0_hat = to_z0(self.config.prediction, output.float(), zt, level)
+            return z0_hat if whole else z0_hat * mask[..., None]
 
         return denoise
 

@@ -40,7 +40,10 @@ class PerceptronBlock(nn.Module):
         """x [B, W], modulation [B, 3, W]: scale, shift and gate -> [B, W]."""
         scale, shift, gate = modulation.unbind(1)
         hidden = torch.addcmul(shift, F.rms_norm(x, x.shape[-1:]), scale)
-        return torch.addcmul(x, gate, self.dropout(self.down(F.silu(self.up(hidden)))).to(x.dtype))
+        added = F.linear(F.silu(F.linear(hidden, self.up.weight)), self.down.weight)
+        if self.training:
+            added = self.dropout(added)
+        return torch.addcmul(x, gate, added.to(x.dtype))
 
 
 class DenoisingPerceptron(nn.Module):
