@@ -51,6 +51,11 @@ class SampleNoise:
         """
         if len(shapes) != len(self) or len({len(own) for own in shapes}) != 1:
             raise ValueError(f"shapes are {shapes}; give {len(self)} shapes with equal numbers of axes")
+        if len({*map(tuple, shapes)}) == 1:  # (the usual case, in half the time)
+            batch = torch.empty(len(self), *shapes[0], dtype=torch.float32)
+            for row, generator in zip(batch, self._generators, strict=True):
+                torch.randn(shapes[0], generator=generator, out=row)
+            return batch
         largest = [max(axis) for axis in zip(*shapes, strict=True)]
         batch = torch.zeros(len(self), *largest, dtype=torch.float32)
         for row, own, generator in zip(batch, shapes, self._generators, strict=True):

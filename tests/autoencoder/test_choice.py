@@ -53,12 +53,25 @@ def test_the_likeliest_tokens_alone_choose_as_all_do(how: str, monkeypatch: pyte
     """Where they hold `top_p` of the probability, where they do not, and where some rows do and others do not."""
     spreads = {"enough": (6.0, 5.0), "not enough": (0.3, 1.0), "of some rows": (6.0, 0.3)}[how]
     logits, uniform = torch.cat([logits_of(200, spread) for spread in spreads]), uniform_of(400)
-    enough = logits.softmax(-1).topk(FEW).values.sum(-1) >= 0.9
+    enough = logits.softmax(-1).topk(FEW[0]).values.sum(-1) >= 0.9
     assert int(enough.sum()) == {"enough": 400, "not enough": 0, "of some rows": 200}[how]
     check(logits, uniform, 0.9, 1.0)
     found = chosen_ids(logits, uniform, 0.9, 1.0)
-    monkeypatch.setattr("ladle.autoencoder.choice.FEW", VOCABULARY)  # no short cut
+    monkeypatch.setattr("ladle.autoencoder.choice.FEW", ())  # no short cut
     assert (chosen_ids(logits, uniform, 0.9, 1.0) != found).sum() <= 1  # (a number on the edge of two tokens)
+
+
+def test_more_of_the_likeliest_tokens_choose_as_all_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows in which the fewest are enough, rows that need more of them, and rows that need all."""
+    spreads = (6.0, 2.5, 0.3)
+    normal = torch.randn(100, 5000, generator=torch.Generator().manual_seed(2))
+    logits = torch.cat([spread * normal for spread in spreads])
+    uniform = uniform_of(300)
+    held = [logits.softmax(-1).topk(few).values.sum(-1) >= 0.9 for few in FEW]
+    assert [int(enough.sum()) for enough in held] == [100, 200]
+    found = chosen_ids(logits, uniform, 0.9, 1.0)
+    monkeypatch.setattr("ladle.autoencoder.choice.FEW", ())  # no short cut
+    assert (chosen_ids(logits, uniform, 0.9, 1.0) != found).sum() <= 1
 
 
 def test_rows_choose_by_themselves() -> None:
@@ -74,7 +87,7 @@ def test_the_likeliest_tokens_alone_are_only_looked_at_to_cut() -> None:
     logits = logits_of(1, 0.1).expand(5000, -1)
     ids = chosen_ids(logits, torch.linspace(0, 0.9999, 5000), 1.0, 1.0)
     assert len(ids.unique()) == VOCABULARY
-    assert len(chosen_ids(logits, torch.linspace(0, 0.9999, 5000), 0.5, 1.0).unique()) > FEW
+    assert len(chosen_ids(logits, torch.linspace(0, 0.9999, 5000), 0.5, 1.0).unique()) > FEW[0]
 
 
 def test_banned_tokens_are_not_chosen_by_the_short_cut() -> None:

@@ -48,7 +48,7 @@ def test_step_by_step_is_the_whole_pass(memory: str, sizes: list[int]) -> None:
     cache = decoder.begin(vectors, mask, BATCH, SIZE)
     steps = [decoder.step(part, cache) for part in ids.split(sizes, dim=1)]
     close(torch.cat(steps, dim=1), decoder(ids, vectors, mask))
-    assert cache.lengths.tolist() == [SIZE] * BATCH
+    assert cache.lengths == [SIZE] * BATCH
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -59,7 +59,7 @@ def test_rows_of_different_lengths_and_rows_that_go_back_are_read_as_alone(memor
     cache = decoder.begin(vectors, mask, BATCH, 24)
     decoder.step(torch.cat([ids[:, :4], torch.randint(0, 12, (BATCH, 5))], dim=1), cache)  # five wrong guesses
     texts = [text[: 4 - number].tolist() for number, text in enumerate(ids)]  # rows keep 4, 3, 2 and 1 token
-    cache.lengths = torch.tensor([len(text) for text in texts])
+    cache.lengths = [len(text) for text in texts]
     for size in (3, 1, 1, 4):
         more = torch.randint(0, 12, (BATCH, size))
         found = decoder.step(more, cache)
@@ -67,7 +67,7 @@ def test_rows_of_different_lengths_and_rows_that_go_back_are_read_as_alone(memor
             text += more[number].tolist()
             alone = decoder(torch.tensor([text]), row(vectors, number), row(mask, number))
             close(found[number], alone[0, -size:])
-        assert cache.lengths.tolist() == [len(text) for text in texts]
+        assert cache.lengths == [len(text) for text in texts]
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -76,10 +76,10 @@ def test_rows_that_are_kept_go_on_as_before(memory: str) -> None:
     decoder, (ids, vectors, mask) = tiny.tiny_decoder(), inputs(memory)
     cache = decoder.begin(vectors, mask, BATCH, 24)
     decoder.step(ids[:, :6], cache)
-    cache.lengths = torch.tensor([6, 5, 4, 3])
+    cache.lengths = [6, 5, 4, 3]
     rows = torch.tensor([3, 1])
     cache.keep(rows)
-    assert cache.lengths.tolist() == [3, 5]
+    assert cache.lengths == [3, 5]
     more = ids[rows, 6:9]
     found = decoder.step(more, cache)
     for number, (kept, size) in enumerate(zip(rows.tolist(), (3, 5), strict=True)):
@@ -88,6 +88,28 @@ def test_rows_that_are_kept_go_on_as_before(memory: str) -> None:
     cache.keep(torch.tensor([1]))  # one row alone, which has a short cut
     close(decoder.step(ids[1:2, :1], cache)[0, -1], decoder(
         torch.cat([ids[1, :5], more[1], ids[1, :1]])[None], row(vectors, 1), row(mask, 1))[0, -1])  # fmt: skip
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("sizes", [[1] * 24, [5, 4, 9, 6], [24]])
+def test_a_text_that_outgrows_its_first_room_loses_nothing(
+    memory: str, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache has room for a short text at first, and grows with it, several times or by much at once."""
+    monkeypatch.setattr("ladle.autoencoder.language.FIRST_TOKENS", 3)
+    decoder, (_, vectors, mask) = tiny.tiny_decoder(), inputs(memory)
+    ids = torch.randint(0, 12, (BATCH, 24))
+    cache = decoder.begin(vectors, mask, BATCH, 24)
+    steps = [decoder.step(part, cache) for part in ids.split(sizes, dim=1)]
+    close(torch.cat(steps, dim=1), decoder(ids, vectors, mask))
+
+
+def test_small_states_are_normalised_as_in_the_whole_pass() -> None:
+    """An RMS norm adds a little to the mean square, which shows where a token's vector is small."""
+    decoder, (ids, vectors, mask) = tiny.tiny_decoder(), inputs("masked")
+    decoder.embedding.weight.mul_(0.001)
+    cache = decoder.begin(vectors, mask, BATCH, SIZE)
+    close(decoder.step(ids, cache), decoder(ids, vectors, mask))
 
 
 # ------------------------------------------------------------------------------------------------ what is read

@@ -66,7 +66,7 @@ def test_texts_of_the_data_are_allowed(tokenizer: Any, lexicon: Lexicon) -> None
     for text in [*tiny.SENTENCES, *shuffled, "The Cat, 'the' cat-the"]:
         node = 0
         for token in tokenizer(text)["input_ids"]:
-            assert extended.allowed([node])[0, token], (text, token)
+            assert not extended.forbidden([node])[0, token], (text, token)
             node = extended.next_node(node, token)
 
 
@@ -93,6 +93,29 @@ def test_guesses_of_a_draft_must_be_known_words_too(tokenizer: Any, lexicon: Lex
             assert words_of([re.sub(r"'(s|t|re|ve|m|ll|d)\b", " ", text)]).keys() <= WORDS, text
 
 
+@pytest.mark.parametrize("drawn", [True, False])
+@pytest.mark.parametrize("drafted", [True, False])
+def test_the_logits_of_tokens_that_no_word_has_are_not_needed(
+    tokenizer: Any, lexicon: Lexicon, drawn: bool, drafted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder that works out only those that may be written writes the same."""
+    decoder, end = tiny.tiny_decoder(len(tokenizer)), tokenizer.eos_token_id
+    uniform = torch.rand(12, 24, generator=torch.Generator().manual_seed(0)) if drawn else None
+    assert 50 < len(lexicon.tokens) < len(tokenizer)
+    memory = 1.5 * torch.randn(12, 3, 32, generator=torch.Generator().manual_seed(1))
+    banned = [token for token in tokenizer.all_special_ids if token != end]
+    drafts = [lambda text: [*range(60, 64)]] * 12 if drafted else None
+    found = []
+    for share in (0.0, 2.0):
+        monkeypatch.setattr("ladle.autoencoder.loop.NARROW", share)
+        found.append(write(
+            decoder, memory, None, start=1, end=end, max_tokens=24, uniform=uniform, banned=banned, lexicon=lexicon,
+            drafts=drafts,
+        ))  # fmt: skip
+    assert torch.equal(*found)
+    assert len(found[0].unique()) > 10
+
+
 def test_words_of_a_source_may_be_written(lexicon: Lexicon, tokenizer: Any) -> None:
     """A name that the training has never seen must reach the text; the model's own lexicon stays as it was."""
     more = lexicon.extended(["Zizzi"])
@@ -100,7 +123,7 @@ def test_words_of_a_source_may_be_written(lexicon: Lexicon, tokenizer: Any) -> N
     for given_words, wanted in ((more, True), (lexicon, False)):
         node, allowed = 0, []
         for token in ids:
-            allowed.append(bool(given_words.allowed([node])[0, token]))
+            allowed.append(not given_words.forbidden([node])[0, token])
             node = given_words.next_node(node, token)
         assert all(allowed) == wanted
     assert lexicon.extended(["cat"]) is lexicon
@@ -109,7 +132,7 @@ def test_words_of_a_source_may_be_written(lexicon: Lexicon, tokenizer: Any) -> N
 def test_signs_outside_the_alphabet_are_not_written(tokenizer: Any) -> None:
     """They would vanish from the text, and join what stands around them."""
     small = Lexicon(WORDS, tokenizer, frozenset("abcdefghijklmnopqrstuvwxyz. "))
-    allowed = small.allowed([0])[0]
+    allowed = ~small.forbidden([0])[0]
     assert allowed[tokenizer.eos_token_id]  # or no text would end
     texts = [tokenizer.decode([token]) for token in allowed.nonzero()[:, 0].tolist()]
     special = set(tokenizer.all_special_tokens)

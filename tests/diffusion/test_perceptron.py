@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import tiny
 from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.encoder import Condition, ConditionEncoder, RawCondition
 from ladle.diffusion.model import DENOISERS, DiffusionConfig
 from ladle.diffusion.perceptron import DenoisingPerceptron, PerceptronConfig
+from ladle.diffusion.schedule import sampling_levels
 
 DIM, COUNT, WIDTH, BATCH = 6, 4, 32, 3
 
@@ -139,3 +141,21 @@ def test_every_parameter_learns() -> None:
 def test_the_heads_of_a_sources_layers_divide_the_width(width: int, heads: int) -> None:
     """There is no setting for them."""
     assert PerceptronConfig(kind="perceptron", width=width).num_heads == heads
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_what_is_worked_out_ahead_changes_no_estimate(labelled: bool) -> None:
+    """A sampler's steps, some at levels that were said before, in chunks that end on the way, and one that was not."""
+    model = tiny.tiny_plan_parts(labels=tiny.LABELS if labelled else (), source=False).diffusion
+    assert model is not None and isinstance(model.denoiser, DenoisingPerceptron)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    condition = model.condition.encode(RawCondition(torch.tensor([0, 1]) if labelled else None), 2)
+    mask = torch.ones(2, model.max_latents, dtype=torch.bool)
+    levels = sampling_levels(model.schedule, 40)
+    with torch.no_grad():
+        zt = torch.randn(2, model.max_latents, model.latent_dim)
+        ahead, each = model.denoise(mask, condition, levels), model.denoise(mask, condition)
+        for level in [*levels, levels[3], sampling_levels(model.schedule, 7)[2]]:
+            torch.testing.assert_close(ahead(zt, level, zt), each(zt, level, zt), atol=1e-4, rtol=1e-4)
+        assert (each(zt, levels[3]) - each(zt, levels[30])).abs().max() > 0.1  # (the level matters)

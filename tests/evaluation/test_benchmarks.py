@@ -1,14 +1,19 @@
 """The benchmark scripts run whole on tiny data, and their goal figures are the ones that they should be."""
 
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 
+import tiny
+from ladle.autoencoder.phrases import Phrases
 from ladle.errors import UserError
 from ladle.evaluation import slots
 from ladle.hub import offline_encoder
+from ladle.pipeline import LatentDiffusion
+from ladle.storage.model_folder import save_parts
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 INPUTS = [
@@ -118,3 +123,31 @@ def test_label_accuracy_judges_by_rows_that_were_not_used(tmp_path, capsys):
     strange = write(tmp_path / "strange.jsonl", [{"text": "x", "label": "neutral"}])
     with pytest.raises(UserError, match="'neutral'"):
         script.main(["--samples", strange, "--train", train, "--test", test])
+
+
+@pytest.mark.parametrize("source", [True, False])
+def test_the_speed_of_plans_is_compared_and_told_apart(source, tmp_path, capsys, monkeypatch):
+    """Every system has a line, the parts of the time are all of it, and no text is lost."""
+    script = load("speed_plans")
+    monkeypatch.setattr(script, "SINGLE", 2)
+    monkeypatch.setattr(script, "BATCH", 3)
+    parts = tiny.tiny_plan_parts(source=source)
+    start = parts.autoencoder.backbone.model.generation_config.decoder_start_token_id
+    parts.autoencoder.backbone.phrases = Phrases.learnt([[5, 6, 7]], start, 1)
+    save_parts(parts, tmp_path / "model")
+    rows = write(tmp_path / "rows.jsonl", [{"text": text, "source": text} for text in tiny.SENTENCES])
+    given = ["--sources", rows] if source else []
+    script.main([str(tmp_path / "model"), *given, "--rounds", "2"])
+    told = capsys.readouterr().out
+    for name in ("Ladle, 8 steps ", "Ladle, 32 steps ", "GPT-2   ", "the loop alone "):
+        assert told.count(f"  {name}") == 2, name
+    assert told.count("without drafts") == 2  # (at batch 1)
+    assert told.count("GPT-2 without a prompt") == (2 if source else 0)
+
+    ticks = itertools.count()
+    model = LatentDiffusion.from_pretrained(tmp_path / "model")
+    systems = script.Systems(model, tiny.SENTENCES[:3] if source else None)
+    shares = script.where_it_goes(systems, 3, lambda: float(next(ticks)))
+    assert all(share > 0 for share in shares.values())
+    assert sum(shares.values()) == pytest.approx((next(ticks) - 1) * 1000 / 3)
+    assert systems.ladle(3) == systems.without_drafts(3)

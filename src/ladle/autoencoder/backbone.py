@@ -6,6 +6,7 @@ generate from a memory tensor without changes, so one class serves all of them.
 
 import threading
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ladle.autoencoder.lexicon import Lexicon
 from ladle.autoencoder.loop import stepper_of, write
+from ladle.autoencoder.phrases import Phrases
 from ladle.autoencoder.signs import literal, written
 from ladle.config import Config
 from ladle.errors import UserError
@@ -25,6 +27,7 @@ PLAIN: dict[str, Any] = {"attn_implementation": "eager", "dtype": torch.float32}
 # A tokenizer keeps the length of its last call, so that threads would cut texts at each other's. (Not one lock for each
 # tokenizer: a model can be pickled.)
 _TOKENIZING = threading.Lock()
+DRAFTED_ROWS = 4  # of a batch at most: with 8 rows longer passes cost what fewer passes save
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<mask>")
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 GENERATION_TOKENS = (
@@ -115,11 +118,13 @@ class Backbone(nn.Module):
 
     model: any `AutoModelForSeq2SeqLM`. tokenizer: with a padding and an end-of-text token. max_tokens: length of the
     longest text, in tokens, end token included; longer texts are cut. alphabet: the signs that it has learnt and may
-    write; None if they are not known. lexicon: the words that it may write; None for any.
+    write; None if they are not known. lexicon: the words that it may write; None for any. phrases: drafts of small
+    batches are made of them, if the decoder can use drafts.
     """
 
     alphabet: frozenset[str] | None = None
     lexicon: Lexicon | None = None
+    phrases: Phrases | None = None
     model: Any  # transformers' own types say less than is known here
 
     def __init__(self, model: Any, tokenizer: Any, max_tokens: int):
@@ -249,6 +254,8 @@ class Backbone(nn.Module):
         tokens = self.model.generation_config
         options = {"max_tokens": self.max_tokens, "banned": self.banned, "first": tokens.forced_bos_token_id, **options}
         start, end = tokens.decoder_start_token_id, tokens.eos_token_id
+        if options.get("drafts") is None and self.phrases is not None and len(memory) <= DRAFTED_ROWS:
+            options["drafts"] = [partial(self.phrases.draft, start)] * len(memory)
         return write(stepper_of(self.model), memory, memory_mask, start=start, end=end, **options)
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-FEW = 128  # of the likeliest tokens, which nearly always hold `top_p` of the probability: a sort of all takes longer
+FEW = (128, 1024)  # of the likeliest tokens, which mostly hold `top_p` of the probability: a sort of all takes longer
 
 
 def chosen_ids(logits: Tensor, uniform: Tensor, top_p: float, temperature: float) -> Tensor:
@@ -14,18 +14,23 @@ def chosen_ids(logits: Tensor, uniform: Tensor, top_p: float, temperature: float
     """
     if temperature == 0:
         return logits.argmax(-1)
-    scaled = logits.float() / temperature
-    if top_p < 1 and scaled.shape[-1] > 4 * FEW:
-        values, order = scaled.topk(FEW, dim=-1)
-        probabilities = (values - scaled.logsumexp(-1, keepdim=True)).exp()
-        enough = probabilities.sum(-1) >= top_p
-        if bool(enough.all()):
-            return _inverse(probabilities, order, uniform, top_p)
-        found = torch.empty_like(uniform, dtype=torch.long)
-        found[enough] = _inverse(probabilities[enough], order[enough], uniform[enough], top_p)
-        found[~enough] = _of_all(scaled[~enough], uniform[~enough], top_p)
-        return found
-    return _of_all(scaled, uniform, top_p)
+    scaled = logits.float()
+    return _drawn(scaled if temperature == 1 else scaled / temperature, uniform, top_p, FEW)
+
+
+def _drawn(scaled: Tensor, uniform: Tensor, top_p: float, sizes: tuple[int, ...]) -> Tensor:
+    """Look among so many of the likeliest tokens first, then, where they hold less than `top_p`, among more."""
+    if top_p == 1 or not sizes or scaled.shape[-1] <= 4 * sizes[0]:
+        return _of_all(scaled, uniform, top_p)
+    values, order = scaled.topk(sizes[0], dim=-1)
+    probabilities = (values - scaled.logsumexp(-1, keepdim=True)).exp()
+    enough = probabilities.sum(-1) >= top_p
+    if bool(enough.all()):
+        return _inverse(probabilities, order, uniform, top_p)
+    found = torch.empty_like(uniform, dtype=torch.long)
+    found[enough] = _inverse(probabilities[enough], order[enough], uniform[enough], top_p)
+    found[~enough] = _drawn(scaled[~enough], uniform[~enough], top_p, sizes[1:])
+    return found
 
 
 def _of_all(scaled: Tensor, uniform: Tensor, top_p: float) -> Tensor:

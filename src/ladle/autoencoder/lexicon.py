@@ -29,6 +29,8 @@ class Lexicon:
     words: without spaces. tokenizer: of `train_tokenizer`, which cuts a run of letters by itself, with the space before
     it if there is one. alphabet: the signs that may be written; None
     for any. (Others would vanish from the text, and join what stands around them.)
+
+    tokens: [U], those that may be written at all. places: of each token among them.
     """
 
     def __init__(self, words: Iterable[str], tokenizer: Any, alphabet: frozenset[str] | None = None):
@@ -41,10 +43,13 @@ class Lexicon:
         self.has_space = torch.tensor([text.startswith(" ") for text in texts])
         writable = [i in special or _is_writable(text, alphabet) for i, text in enumerate(texts)]
         self.is_writable = torch.tensor(writable)  # (the spelling of the end token is no text)
+        self.no_letters = ~torch.tensor(self.is_letters)
+        self.bare = _bare(tokenizer)
         # A trie: the children of each node by token, and its kind.
         self.words: frozenset[str] = frozenset()
         self.children: list[dict[int, int]] = [{}, {}]
         self.kinds = [OUTSIDE, COMPLETE]
+        self.inside = frozenset[int]()  # tokens that continue a word
         self._add(words)
 
     def extended(self, words: Iterable[str]) -> "Lexicon":
@@ -53,31 +58,45 @@ class Lexicon:
         if not new:
             return self
         other = copy(self)
-        other.children, other.kinds = [dict(own) for own in self.children], [*self.kinds]
+        other.children, other.kinds = [*self.children], [*self.kinds]
         other._add(new)
         return other
 
     def _add(self, words: Iterable[str]) -> None:
         words = frozenset(words)
         forms = {word for word in words if self.alphabet is None or self.alphabet.issuperset(word)}
-        for pieces in _pieces(sorted(forms), self.tokenizer):
+        inside = set(self.inside)
+        own = set[int]()  # nodes whose children are not those of another lexicon (see `extended`)
+        for pieces in _pieces(sorted(forms), self.bare):
             node = ROOT
             for piece in pieces:
                 known = self.children[node].get(piece)
                 if known is None:
+                    if node not in own:
+                        own.add(node)
+                        self.children[node] = dict(self.children[node])
                     known = self.children[node][piece] = len(self.children)
+                    if node != ROOT:
+                        inside.add(piece)
+                    own.add(known)
                     self.children.append({})
                     self.kinds.append(PART if self.is_letters[piece] else SPACE)
                 node = known
             self.kinds[node] = COMPLETE
-        self.words |= words
+        self.words, self.inside = self.words | words, frozenset(inside)
         begins = torch.zeros_like(self.has_space)
         begins[torch.tensor([*self.children[ROOT]], dtype=torch.long)] = True
-        no_letters, none = self.is_writable & ~torch.tensor(self.is_letters), torch.zeros_like(begins)
-        # Which tokens may follow besides the children of a node, by its kind.
+        no_letters, none = self.is_writable & self.no_letters, torch.zeros_like(begins)
+        # Which tokens may not follow, by the kind of the node; its children may.
         after_a_word = no_letters | (begins & self.has_space)
-        self.allowed_after = torch.stack([no_letters | begins, after_a_word, none, no_letters])
-        self._following: dict[int, Tensor] = {}
+        self.forbidden_after = ~torch.stack([no_letters | begins, after_a_word, none, no_letters])
+        self._following: tuple[dict[int, Tensor], dict[int, Tensor]] = ({}, {})  # whole, narrow
+        # What may be written at all, often a part of the vocabulary, and the same tables for that part.
+        written = no_letters | begins
+        written[torch.tensor([*self.inside], dtype=torch.long)] = True
+        self.tokens = written.nonzero()[:, 0]
+        self.places = (written.cumsum(0) - 1).tolist()
+        self.narrow_after = self.forbidden_after[:, self.tokens]
 
     def next_node(self, node: int, token: int) -> int:
         """The node after a token: 0 outside words."""
@@ -97,27 +116,34 @@ class Lexicon:
                 found = number
         return found
 
-    def allowed(self, nodes: Sequence[int]) -> Tensor:
-        """Which tokens may follow at each node, bool [N, V]."""
-        found = self.allowed_after[torch.tensor([self.kinds[node] for node in nodes])]
-        inside = [(row, self._children_of(node)) for row, node in enumerate(nodes) if node > BEHIND]
-        if inside:
-            rows = torch.cat([torch.full_like(tokens, row) for row, tokens in inside])
-            found[rows, torch.cat([tokens for _, tokens in inside])] = True
+    def forbidden(self, nodes: Sequence[int], narrow: bool = False) -> Tensor:
+        """Which tokens may not follow at each node, bool [N, V]; narrow: which of `tokens`."""
+        table = self.narrow_after if narrow else self.forbidden_after
+        found = table[torch.tensor([self.kinds[node] for node in nodes])]
+        for row, node in enumerate(nodes):
+            if node > BEHIND and self.children[node]:
+                found[row].index_fill_(0, self._children_of(node, narrow), False)
         return found
 
-    def _children_of(self, node: int) -> Tensor:
-        if node not in self._following:
-            self._following[node] = torch.tensor([*self.children[node]], dtype=torch.long)
-        return self._following[node]
+    def _children_of(self, node: int, narrow: bool) -> Tensor:
+        known = self._following[narrow]
+        if node not in known:
+            children = [self.places[token] if narrow else token for token in self.children[node]]
+            known[node] = torch.tensor(children, dtype=torch.long)
+        return known[node]
 
 
-def _pieces(words: list[str], tokenizer: Any) -> Iterator[list[int]]:
-    """The tokens of each word, with a space before it and without."""
+def _bare(tokenizer: Any) -> Any:
+    """The tokenizer without its normaliser, which would put a space before every word."""
     from tokenizers import Tokenizer
 
     bare = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    bare.normalizer = None  # (which would put the space)
+    bare.normalizer = None
+    return bare
+
+
+def _pieces(words: list[str], bare: Any) -> Iterator[list[int]]:
+    """The tokens of each word, with a space before it and without."""
     for written in ([" " + word for word in words], words):
         yield from (encoding.ids for encoding in bare.encode_batch(written, add_special_tokens=False))
 

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ladle.autoencoder.choice import chosen_ids, ids_of_normals
-from ladle.autoencoder.language import LanguageDecoder
+from ladle.autoencoder.language import Cache, LanguageDecoder
 from ladle.autoencoder.lexicon import ROOT, Lexicon
 
+NARROW = 0.8  # share of the vocabulary that a lexicon allows, below which the logits of the others are not worked out
 SHRINK_BELOW = 0.75  # share of unfinished rows in a batch below which the finished rows leave it
 Draft = Callable[[list[int]], list[int]]
 """The tokens of a text so far, without the start token -> guesses of the tokens that follow, possibly none."""
@@ -32,7 +33,7 @@ class Stepper(Protocol):
     """Whether the rows of a batch may have texts of different lengths, as drafts need it."""
 
     def begin(self, memory: Tensor | None, memory_mask: Tensor | None, batch: int, max_tokens: int) -> Any:
-        """The state of empty texts, with an attribute `lengths` [B], and `keep(rows)`."""
+        """The state of empty texts, with a list `lengths` of B numbers, and `keep(rows)`."""
 
     def step(self, ids: Tensor, state: Any) -> Tensor:
         """ids [B, n], the next tokens of every row -> logits [B, n, V] of the tokens after each."""
@@ -71,7 +72,11 @@ def write(
     Returns ids [B, S], with only `end` after a row's end token.
     """
     rows = _Rows(decoder, memory, memory_mask, start, end, max_tokens)
-    choice = _Choice(uniform, top_p, temperature, first, [*banned], lexicon, wording)
+    tokens = None
+    if lexicon is not None and isinstance(rows.state, Cache) and len(lexicon.tokens) < NARROW * len(lexicon.tokenizer):
+        tokens = lexicon.tokens.to(memory.device)
+        rows.state.write_only(tokens)
+    choice = _Choice(uniform, top_p, temperature, first, [*banned], lexicon, tokens, wording)
     if drafts is None or not decoder.ragged:
         _write_one_by_one(rows, choice)
     else:
@@ -110,7 +115,10 @@ class _Rows:
 
 
 class _Choice:
-    """Chooses tokens from logits, and knows where the last word of each text stands in the lexicon."""
+    """Chooses tokens from logits, and knows where the last word of each text stands in the lexicon.
+
+    tokens: [U], of which the logits are; None: of the whole vocabulary.
+    """
 
     def __init__(
         self,
@@ -120,36 +128,50 @@ class _Choice:
         first: int | None,
         banned: list[int],
         lexicon: Lexicon | None,
+        tokens: Tensor | None,
         wording: Tensor | None,
     ) -> None:
-        # (beyond its end: the number in the middle)
-        self.wording = None if wording is None else F.pad(wording, (0, 1))
-        self.uniform, self.top_p, self.temperature = uniform, top_p, temperature
-        self.first, self.banned, self.lexicon = first, banned, lexicon
+        self.numbers = None if uniform is None or temperature == 0 else uniform.tolist()
+        self.by_wording = wording is not None
+        if wording is not None:
+            self.numbers = F.pad(wording, (0, 1)).tolist()  # (beyond its end: the number in the middle)
+        self.top_p, self.temperature, self.first, self.lexicon = top_p, temperature, first, lexicon
+        self.tokens = tokens
+        if tokens is not None and lexicon is not None:
+            written = set(tokens.tolist())
+            banned = [lexicon.places[token] for token in banned if token in written]
+        self.banned = torch.tensor(banned, dtype=torch.long)
         self.nodes: dict[int, int] = {}
 
     def __call__(self, logits: Tensor, texts: list[list[int]], rows: list[int], guesses: list[list[int]]) -> Tensor:
-        """logits [b, n, V] of the tokens that follow the texts of `rows`, each of them also after the row's n - 1
-        guesses -> ids [b, n]."""
-        begins = torch.tensor([len(texts[row]) for row in rows], device=logits.device)
-        places = begins[:, None] + torch.arange(logits.shape[1], device=logits.device)
-        if self.banned:
-            logits[..., self.banned] = -torch.inf
+        """logits [b, n, V or U] of the tokens that follow the texts of `rows`, each of them also after the row's n - 1
+        guesses -> ids [b, n]. Changes logits."""
+        size, device = logits.shape[1], logits.device
+        if len(self.banned):
+            logits.index_fill_(-1, self.banned.to(device), -torch.inf)
         if self.lexicon is not None:
             paths = [[*accumulate(own, self.lexicon.next_node, initial=self.nodes.get(row, ROOT))]
                      for row, own in zip(rows, guesses, strict=True)]  # fmt: skip
-            allowed = self.lexicon.allowed([node for path in paths for node in path])
-            logits = logits.masked_fill(~allowed.to(logits.device).view(logits.shape), -torch.inf)
-        index = torch.tensor(rows, device=logits.device)[:, None]
-        if self.wording is not None:
-            normals = self.wording[index, places.clamp_max(self.wording.shape[1] - 1)]
-            ids = ids_of_normals(logits.flatten(0, 1), normals.flatten()).view(places.shape)
-        elif self.uniform is None or self.temperature == 0:
+            forbidden = self.lexicon.forbidden([node for path in paths for node in path], self.tokens is not None)
+            logits.masked_fill_(forbidden.to(device).view(logits.shape), -torch.inf)
+        if self.numbers is None:
             ids = logits.argmax(-1)
         else:
-            numbers = self.uniform[index, places.clamp_max(self.uniform.shape[1] - 1)]
-            ids = chosen_ids(logits.flatten(0, 1), numbers.flatten(), self.top_p, self.temperature).view(places.shape)
-        return ids if self.first is None else ids.masked_fill(places == 0, self.first)
+            # (No number is behind the last place, which a guess may be.)
+            own = [(self.numbers[row], len(texts[row])) for row in rows]
+            numbers = [given[min(begin + i, len(given) - 1)] for given, begin in own for i in range(size)]
+            chosen_by = torch.tensor(numbers, dtype=torch.float32, device=device)
+            if self.by_wording:
+                ids = ids_of_normals(logits.flatten(0, 1), chosen_by).view(-1, size)
+            else:
+                ids = chosen_ids(logits.flatten(0, 1), chosen_by, self.top_p, self.temperature).view(-1, size)
+        if self.tokens is not None:
+            ids = self.tokens[ids]
+        if self.first is not None:
+            for place, row in enumerate(rows):
+                if not texts[row]:
+                    ids[place, 0] = self.first
+        return ids
 
     def note(self, row: int, tokens: list[int]) -> None:
         """These tokens were written."""
@@ -177,7 +199,7 @@ def _write_one_by_one(rows: _Rows, choice: _Choice) -> None:
 
 def _write_with_drafts(rows: _Rows, choice: _Choice, drafts: Sequence[Draft]) -> None:
     end, device = rows.end, rows.last.device
-    while rows.left:
+    while True:
         # (No row of the pass may go beyond the last place.)
         room = rows.max_tokens - 1 - max(len(rows.texts[row]) for row in rows.left)
         guesses = [drafts[row](rows.texts[row])[:room] for row in rows.left]
@@ -197,13 +219,12 @@ def _write_with_drafts(rows: _Rows, choice: _Choice, drafts: Sequence[Draft]) ->
             last.append([new[-1]])
             if not rows.is_finished(row):
                 unfinished.append(place)
+        if not unfinished:
+            return
         rows.last = torch.tensor(last, device=device)
         if len(unfinished) < len(rows.left):
             rows.keep(unfinished)
-        lengths = [len(rows.texts[row]) for row in rows.left]
-        rows.state.lengths = torch.tensor(
-            lengths, dtype=torch.long, device=device
-        )  # forget the guesses that were wrong
+        rows.state.lengths = [len(rows.texts[row]) for row in rows.left]  # forget the guesses that were wrong
 
 
 class Lookup:
@@ -270,7 +291,7 @@ class _TransformersState:
 
     def __init__(self, memory: Tensor | None, mask: Tensor | None, batch: int):
         self.memory, self.mask, self.cache = memory, None if mask is None else mask.long(), None
-        self.lengths = torch.zeros(batch, dtype=torch.long)
+        self.lengths = [0] * batch
 
     def keep(self, rows: Tensor) -> None:
         """Leave out all rows but these."""

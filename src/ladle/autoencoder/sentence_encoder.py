@@ -60,9 +60,11 @@ class StoredSentenceEncoder(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def embed(self, texts: list[str], batch_size: int = 128) -> Tensor:
-        """As in `SentenceEncoder`. Texts are cut at 128 tokens."""
+    def embed(self, texts: list[str], batch_size: int | None = None) -> Tensor:
+        """As in `SentenceEncoder`. Texts are cut at 128 tokens. batch_size: texts at once; None: what is fast here."""
         device = next(self.parameters()).device
+        # (On a CPU padding costs more than a large batch saves: 12.7 ms a text instead of 17.5, of 49 tokens.)
+        batch_size = batch_size or (16 if device.type == "cpu" else 128)
         found = torch.empty(len(texts), self.model.config.hidden_size, device=device)
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         for start in range(0, len(texts), batch_size):

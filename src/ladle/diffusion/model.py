@@ -1,6 +1,6 @@
 """The diffusion model: schedule, denoiser, conditions and length model, and its `Denoise` function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -29,6 +29,7 @@ DenoiserConfig = Annotated[
 DENOISERS: dict[str, Callable[[Any, int, int, bool, bool], nn.Module]] = {
     "compact": DenoisingTransformer, "perceptron": DenoisingPerceptron, "paper": PaperTransformer,
 }  # fmt: skip
+ROWS_AHEAD = 64  # steps times rows that are worked out ahead: more need memory, and save nothing
 
 
 class DiffusionConfig(Config):
@@ -84,13 +85,44 @@ class LatentDiffusionModel(nn.Module):
         """The dtype of the weights."""
         return next(self.parameters()).dtype
 
-    def denoise(self, mask: Tensor, condition: Condition) -> Denoise:
-        """The `Denoise` function of a batch: (zt, level, z0_prev=None) -> z0_hat in float32, zero outside `mask`."""
+    def denoise(self, mask: Tensor, condition: Condition, levels: Sequence[Level] = ()) -> Denoise:
+        """The `Denoise` function of a batch: (zt, level, z0_prev=None) -> z0_hat in float32, zero outside `mask`.
+
+        levels: the scalar levels that will be asked for, in this order. What a network can work out ahead for them
+        (`DenoisingPerceptron.modulations`) is worked out for many at once.
+        """
+        whole = bool(mask.all())
+        ahead = self._ahead(levels, condition, len(mask))
 
         def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
             previous = z0_prev if self.config.self_condition else None
             x = zt.to(self.dtype)  # the network's arithmetic; the sampler's is zt's own
-            output = self.denoiser(x, level.log_snr, mask=mask, condition=condition, self_condition=previous)
-            return to_z0(self.config.prediction, output.float(), zt, level) * mask[..., None]
+            output = self.denoiser(
+                x, level.log_snr, mask=mask, condition=condition, self_condition=previous, **ahead(level)
+            )
+            z0_hat = to_z0(self.config.prediction, output.float(), zt, level)
+            return z0_hat if whole else z0_hat * mask[..., None]
 
         return denoise
+
+    def _ahead(self, levels: Sequence[Level], condition: Condition, batch: int) -> Callable[[Level], dict[str, Tensor]]:
+        """What is worked out ahead for the denoiser at a level, as its arguments: nothing for most networks, and for a
+        level that is not one of `levels`."""
+        network = self.denoiser
+        if not (levels and isinstance(network, DenoisingPerceptron)):
+            return lambda level: {}
+        places = {id(level.log_snr): place for place, level in enumerate(levels)}
+        size = max(1, ROWS_AHEAD // batch)
+        found: dict[int, Tensor] = {}
+
+        def ahead(level: Level) -> dict[str, Tensor]:
+            place = places.get(id(level.log_snr))
+            if place is None:
+                return {}
+            if place not in found:
+                found.clear()
+                log_snr = torch.stack([one.log_snr for one in levels[place : place + size]])
+                found.update(enumerate(network.modulations(log_snr, condition, batch), start=place))
+            return {"modulation": found[place]}
+
+        return ahead

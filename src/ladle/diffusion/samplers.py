@@ -11,7 +11,7 @@ a schedule clamped at log_snr 15 the last sigma is 5e-4, and that is z0 for ever
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -46,10 +46,34 @@ class Sampler(Protocol):
     ) -> Tensor: ...
 
 
-def _advance(
-    zt: Tensor, z0_hat: Tensor, level: Level, next_level: Level, eta: float = 0.0, noise: Noise | None = None
-) -> Tensor:
-    """One step from `level` to `next_level`, exact where z0_hat does not change on the way.
+class Step(NamedTuple):
+    """The numbers of one step from a level to the next: half the gain in log_snr, and the factors of `_advance`.
+
+    spread: None for a deterministic sampler, which draws no noise.
+    """
+
+    h: float
+    keep: float
+    new: float
+    spread: float | None
+
+
+def _steps(levels: Sequence[Level], eta: float) -> list[Step]:
+    """One for each pair of neighbours, worked out for all at once and handed over as numbers: on scalars every tensor
+    operation of the dozen would take as long as one on the latents."""
+    log_snr, alpha, sigma = (torch.stack(values) for values in zip(*levels, strict=True))
+    h = log_snr.diff() / 2
+    if eta > 0 and bool((h < 0).any()):
+        raise ValueError("a stochastic sampler cannot step from clean to noise; give levels of rising log_snr")
+    keep = sigma[1:] / sigma[:-1] * torch.exp(-eta * h)
+    new = -alpha[1:] * torch.expm1(-(1 + eta) * h)
+    spread = sigma[1:] * torch.sqrt(-torch.expm1(-2 * eta * h))
+    spreads = spread.tolist() if eta > 0 else [None] * len(h)
+    return [Step(*own) for own in zip(h.tolist(), keep.tolist(), new.tolist(), spreads, strict=True)]
+
+
+def _advance(zt: Tensor, z0_hat: Tensor, step: Step, noise: Noise | None = None) -> Tensor:
+    """One step from a level t to the next, s, exact where z0_hat does not change on the way.
 
         zs = sigma_s / sigma_t e^(-eta h) zt + alpha_s (1 - e^(-(1 + eta) h)) z0_hat + sigma_s sqrt(1 - e^(-2 eta h)) n
 
@@ -58,14 +82,10 @@ def _advance(
     a sigma_s^2 / sigma_t^2 zt + alpha_s b^2 / sigma_t^2 z0, its variance b^2 sigma_s^2 / sigma_t^2, and
     a sigma_s / sigma_t = e^(-h).
     """
-    h = (next_level.log_snr - level.log_snr) / 2
-    zs = next_level.sigma / level.sigma * torch.exp(-eta * h) * zt
-    zs = zs - next_level.alpha * torch.expm1(-(1 + eta) * h) * z0_hat
-    if eta > 0:
+    zs = torch.add(step.keep * zt, z0_hat, alpha=step.new)
+    if step.spread is not None:
         assert noise is not None, "a stochastic sampler needs noise"
-        if h < 0:
-            raise ValueError("a stochastic sampler cannot step from clean to noise; give levels of rising log_snr")
-        zs = zs + next_level.sigma * torch.sqrt(-torch.expm1(-2 * eta * h)) * noise()
+        zs = torch.add(zs, noise(), alpha=step.spread)
     return zs.to(zt.dtype)
 
 
@@ -92,19 +112,20 @@ def solve(
     thousand standard deviations, and with few steps its error is many times larger.
     """
     z0_hat: Tensor | None = None
-    h_prev: Tensor | None = None
-    for step, (level, next_level) in enumerate(pairwise(levels)):
+    h_prev = 0.0
+    last = len(levels) - 2
+    for number, (step, (level, next_level)) in enumerate(zip(_steps(levels, eta), pairwise(levels), strict=True)):
         z0_prev, z0_hat = z0_hat, denoise(zt, level, z0_hat).to(zt.dtype)
         if callback is not None:
-            callback(step, zt, z0_hat)
-        h, estimate = (next_level.log_snr - level.log_snr) / 2, z0_hat
+            callback(number, zt, z0_hat)
+        estimate = z0_hat
         if second_order == "heun":
-            z0_hat = denoise(_advance(zt, estimate, level, next_level), next_level, estimate).to(zt.dtype)
+            z0_hat = denoise(_advance(zt, estimate, step), next_level, estimate).to(zt.dtype)
             estimate = (estimate + z0_hat) / 2
         # (h_prev is 0 where the schedule clamps.)
-        elif second_order and h_prev and z0_prev is not None and step < len(levels) - 2:
-            estimate = z0_hat + h / (2 * h_prev) * (z0_hat - z0_prev)
-        zt, h_prev = _advance(zt, estimate, level, next_level, eta, noise), h
+        elif second_order and h_prev and z0_prev is not None and number < last:
+            estimate = torch.add(z0_hat, z0_hat - z0_prev, alpha=step.h / (2 * h_prev))
+        zt, h_prev = _advance(zt, estimate, step, noise), step.h
     return zt
 
 

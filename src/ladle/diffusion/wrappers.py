@@ -37,7 +37,7 @@ def guided_at_once(denoise_both: Denoise, guidance_scale: float) -> Denoise:
     def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
         both = level if level.log_snr.ndim == 0 else Level(*map(twice, level))
         bound, free = denoise_both(twice(zt), both, None if z0_prev is None else twice(z0_prev)).chunk(2)
-        return free + guidance_scale * (bound - free)
+        return torch.lerp(free, bound, guidance_scale)
 
     return denoise
 

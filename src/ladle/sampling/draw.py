@@ -52,15 +52,15 @@ def draw_latents(
     mask = lengths_to_mask(lengths, int(lengths.max())).to(device)
     batch = len(noise)
     scale = _of_rows("noise_scale", raw.given_rows(batch), options)[:, None, None].to(device)
-    # Without any condition both denoisers would be the same.
-    if options.guidance_scale != 1 and raw.given_rows(batch).any():
-        both = diffusion.denoise(mask.repeat(2, 1), diffusion.condition.encode(raw.and_without(), 2 * batch))
-        denoise = guided_at_once(both, options.guidance_scale)
-    else:
-        denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, batch))
     stop_time = (options.conditional if raw.given_rows(batch).any() else options.unconditional).stop_time
     levels = sampling_levels(diffusion.schedule, options.num_inference_steps, options.grid, stop_time=stop_time)
     levels = [level.to(device) for level in levels]
+    # Without any condition both denoisers would be the same.
+    if options.guidance_scale != 1 and raw.given_rows(batch).any():
+        both = diffusion.denoise(mask.repeat(2, 1), diffusion.condition.encode(raw.and_without(), 2 * batch), levels)
+        denoise = guided_at_once(both, options.guidance_scale)
+    else:
+        denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, batch), levels)
     handed_over = None
     if stop_time and diffusion.hands_over_samples:  # without the step to the estimate
         levels = levels[:-1]

@@ -53,6 +53,9 @@ def model_card(parts: ModelParts, *, base: str | None = None) -> str:
         limits.append(f"It writes texts of up to {parts.diffusion.max_latents} latents.")
     if (alphabet := parts.autoencoder.backbone.alphabet) is not None:
         limits.append(f"It has learnt {len(alphabet):,} different signs (`alphabet` in model.json). Others are lost.")
+    if (phrases := parts.autoencoder.backbone.phrases) is not None:
+        held = f"It holds {len(phrases.table):,} phrases of its training data (`phrases.json`), of up to four tokens,"
+        limits.append(f"{held} each of which at least {phrases.least} texts have. They make writing faster.")
     limits += [*COMMON_LIMITS, *_many(info.get("limits"))]
     names = _many(info.get("attribution"))
     blocks = [

@@ -3,7 +3,7 @@
 A complete model:
 
     README.md  model.json  backbone/ (config, weights)  tokenizer/  bottleneck/ (and normaliser)  parallel_decoder/
-    words.txt (the words that it may write)
+    words.txt (the words that it may write)  phrases.json (of which small batches are drafted)
     denoiser/  condition/ (condition encoder and length model)  judge/ (which words tell labels apart)
     source_encoder/  source_tokenizer/ (if another model than the backbone reads sources)
     sentence_encoder/  sentence_tokenizer/ (the encoder of plans, if it is a part of the model, and of no shipped model)
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.backbone import Backbone
 from ladle.autoencoder.lexicon import Lexicon
+from ladle.autoencoder.phrases import Phrases
 from ladle.autoencoder.sentence_encoder import StoredSentenceEncoder
 from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.decoder import attach
@@ -63,7 +64,7 @@ from ladle.storage.writing import MODEL, atomic_folder, atomic_json
 from ladle.version import __version__
 
 CHANGES = "autoencoder_changes.safetensors"
-JUDGE, WORDS = "judge", "words.txt"
+JUDGE, WORDS, PHRASES = "judge", "words.txt", "phrases.json"
 SOURCE_ENCODER = ("source_encoder", "source_tokenizer")  # model, tokenizer
 WITH_FOLDERS = ("backbone.", "sentence_encoder.")  # transformers' own layout
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -107,6 +108,8 @@ def save_parts(
             save_tensors(changes, new / CHANGES, dtype)
         if backbone.lexicon is not None:
             (new / WORDS).write_text("\n".join(sorted(backbone.lexicon.words)), encoding="utf-8")
+        if backbone.phrases is not None:
+            backbone.phrases.save(new / PHRASES)
         if diffusion is not None:
             _save_groups(diffusion, DIFFUSION_PARTS, new, dtype)
         if encoder is not None:
@@ -196,6 +199,8 @@ def load_parts(name_or_path: str | Path) -> ModelParts:
             words = (folder / WORDS).read_text(encoding="utf-8").split("\n")
             backbone = autoencoder.backbone
             backbone.lexicon = Lexicon(words, backbone.tokenizer, backbone.alphabet)
+        if PHRASES in record.files:
+            autoencoder.backbone.phrases = Phrases.load(folder / PHRASES, len(autoencoder.backbone.tokenizer))
         source_encoder = None
         if record.holds(SOURCE_ENCODER[0]):
             source_encoder = SourceEncoder(*load_language_model(folder, SOURCE_ENCODER, auto_class)).eval()

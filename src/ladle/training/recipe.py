@@ -79,6 +79,9 @@ class TrainingPlanConfig(LoopConfig):
 
     backbone: Trained = "none"
     """The trained part of a pre-trained backbone: `none`, its `decoder`, or `all`. A new backbone is always trained."""
+    phrases: int = Field(10, ge=0)
+    """Phrases of up to four tokens become part of a model with plan latents if this number of training texts hold them.
+    Drafts of them make writing faster, and change no text. 0: the model holds no phrases."""
     optimiser: OptimiserConfig = OptimiserConfig()
     autoencoder: AutoencoderTraining = AutoencoderTraining()
     diffusion: DiffusionTraining = DiffusionTraining()

@@ -1,7 +1,9 @@
-"""What a backbone learns to write from the data: which signs and which words."""
+"""What a backbone learns to write from the data: which signs, words and phrases."""
 
 from ladle.autoencoder.backbone import Backbone
 from ladle.autoencoder.lexicon import Lexicon, learnt_words
+from ladle.autoencoder.loop import stepper_of
+from ladle.autoencoder.phrases import TEXTS, WORTH, Phrases
 from ladle.autoencoder.signs import alphabet_of, unlearnt, writable
 from ladle.data.splits import Splits
 from ladle.errors import UserError
@@ -28,11 +30,29 @@ def learn_vocabulary(backbone: Backbone, plan: Plan, splits: Splits, log: Log) -
             known = None
         backbone.alphabet = None if known is None else known | seen
         backbone.lexicon = _lexicon(backbone, plan, splits)
+        held_out = [row["text"] for row in splits.valid]
+        backbone.phrases = _phrases(backbone, texts, held_out, recipe.training.phrases)
     elif lost := unlearnt(texts, writable(backbone, seen)):
         said = f"'{pretrained}' cannot write {lost.characters:.1%} of the characters ({lost.examples})"
         if lost.characters > OTHER_SCRIPT:
             raise UserError(f"{said}; name another model with --backbone, or leave that option out")
         log(f"{said}, which {lost.texts:.1%} of the texts hold; these will be lost")
+
+
+def _phrases(backbone: Backbone, texts: list[str], held_out: list[str], least: int) -> Phrases | None:
+    """The phrases of texts that are spread evenly over the data. None: none are wanted, the decoder makes no use of
+    drafts, or drafts would save too little on held-out texts."""
+    if least == 0 or not stepper_of(backbone.model).ragged:
+        return None
+
+    def tokens(texts: list[str], most: int) -> list[list[int]]:
+        chosen, longest = texts[:: max(1, -(-len(texts) // most))], backbone.max_tokens
+        ids: list[list[int]] = backbone.tokenizer(chosen, truncation=True, max_length=longest)["input_ids"]
+        return ids
+
+    start = backbone.model.generation_config.decoder_start_token_id
+    phrases = Phrases.learnt(tokens(texts, TEXTS), start, least)
+    return phrases if phrases.passes(tokens(held_out, 500), start) <= WORTH else None
 
 
 def _lexicon(backbone: Backbone, plan: Plan, splits: Splits) -> Lexicon | None:
