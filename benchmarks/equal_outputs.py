@@ -70,11 +70,10 @@ def drawn() -> dict[str, Any]:
         "less noise": model.generate(seeds=range(8), source=facts[:8], noise_scale=0.7, length_temperature=0.7),
         "drawn words": model.generate(seeds=range(8), source=facts[:8], temperature=0.8, top_p=0.9),
         "beams": model.generate(seeds=range(8), source=facts[:8], num_beams=4, guidance_scale=2.0),
-        "parallel": model.generate(seeds=range(8), source=facts[:8], decoder="parallel"),
         "reconstructed": model.reconstruct(model.generate(seeds=range(8))),
     }
-    prior = ladle.LatentDiffusion.from_pretrained("prior-en")
-    return found | {"prior-en": prior.generate(seeds=range(12))}
+    general = ladle.LatentDiffusion.from_pretrained("base-en")
+    return found | {"base-en": general.generate(seeds=range(12))}
 
 
 def trained(name: str, rows: list[dict[str, str]], sets: list[str]) -> dict[str, Any]:
@@ -119,11 +118,11 @@ def main() -> int:
         "diffusion.denoiser.width=64", "diffusion.denoiser.num_layers=4",
         "training.steps=60", *(f"training.{name}.share={count}" for name, count in stages.items()),
     ]  # fmt: skip
-    own = ["start=prior-en", "own_vocabulary=true", "autoencoder.backbone.vocab_size=400", "training.steps=60"]
+    further = ["start=base-en", "training.steps=20"]
     found = {
         "shipped models": drawn(),
         "from nothing, four stages": trained("small", reviews(400, with_source=True), small),
-        "from prior-en, own vocabulary": trained("own", reviews(400, with_source=False), own),
+        "from base-en": trained("further", reviews(400, with_source=False), further),
     }
     arguments.output.write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
     if arguments.against is None:

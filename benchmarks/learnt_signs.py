@@ -1,6 +1,6 @@
-"""Measure which signs (characters) an autoencoder has learnt, and write them as `alphabet` into its model.json.
+"""Measure which signs an autoencoder with aligned latents has learnt, and write them as `alphabet` into model.json.
 
-python benchmarks/learnt_signs.py base-en --data ../shared/data/wikipedia_leads/valid.jsonl.gz --write
+python benchmarks/learnt_signs.py MODEL --data ../shared/data/wikipedia_leads/valid.jsonl.gz --write
 
 Every candidate is reconstructed in up to eight short texts of the data that hold it. Where fewer than four do, it is
 put into others at chance, alone and among signs of its kind. It is learnt if nearly all of its occurrences come back.

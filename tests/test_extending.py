@@ -19,7 +19,7 @@ OPTION = """
 import subprocess, sys
 import ladle
 model = ladle.LatentDiffusion.from_pretrained("e2e")
-asked = dict(seeds=[1, 2], source="name[Aromi], food[Italian]", num_inference_steps=4)
+asked = dict(seeds=[1, 2], source="name[Aromi], food[Italian]", num_inference_steps=8, stop_time=0.2)
 whole, none, off = (model.generate(**asked, **more) for more in ({}, {"guidance_stop": 1.0}, {"guidance_scale": 1.0}))
 assert whole != none == off, (whole, none, off)
 shown = subprocess.run([sys.executable, "-m", "ladle", "sample", "--help"], capture_output=True, text=True).stdout

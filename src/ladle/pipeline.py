@@ -27,7 +27,7 @@ from ladle.layers import usual_defaults
 from ladle.sampling.candidates import LabelCheck
 from ladle.sampling.generation import OnStep, Writer, generate_samples
 from ladle.sampling.request import Request, Sample
-from ladle.sampling.words import DecodingOptions, check_decoder, decode_texts, padded
+from ladle.sampling.words import DecodingOptions, check_decoder, decode_texts, decoding, padded
 from ladle.seeding import SampleNoise, check_seeds
 from ladle.storage.model_folder import DTYPES, load_parts, save_parts
 from ladle.storage.names import resolve_model
@@ -343,10 +343,23 @@ class LatentDiffusion:
             words["wording"] = latents.wording
         return decode_texts(self.autoencoder, parts, decoder, batch_size, log_snr=log_snr, **words)
 
-    def reconstruct(self, texts: Texts, decoder: DecoderName | None = None, batch_size: int = 128) -> list[str]:
-        """texts -> latents -> texts. Raises UserError as `encode` and `decode`."""
+    def reconstruct(
+        self, texts: Texts, decoder: DecoderName | None = None, batch_size: int = 128, *, wording: bool = True
+    ) -> list[str]:
+        """texts -> latents -> texts.
+
+        wording: of plan latents. Without it the decoder draws words as `generate` does, the i-th text with seed i: what
+        it makes of real plans is the best that a prior of plans can reach.
+
+        Raises UserError as `encode` and `decode`.
+        """
         check_decoder(self.autoencoder, decoder)
-        return self.decode(self.encode(texts, batch_size), decoder, batch_size)
+        latents = self.encode(texts, batch_size, wording=wording)
+        if wording or not self.autoencoder.is_plan:
+            return self.decode(latents, decoder, batch_size)
+        noise = [SampleNoise([seed]) for seed in range(len(latents))]
+        how = decoding(self.parts.sampling)
+        return decode_texts(self.autoencoder, [*latents.values], decoder, batch_size, noise, **how)
 
     def unlearnt(self, texts: Sequence[str]) -> str | None:
         """A line that says how many of the texts hold signs that the model never learnt, and which. None: no text."""

@@ -52,6 +52,20 @@ def test_step_by_step_is_the_whole_pass(memory: str, sizes: list[int]) -> None:
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
+def test_under_autocast_steps_are_what_they_are_without_it(memory: str) -> None:
+    """A training in bf16 draws texts in between; so does a caller with a memory of another dtype."""
+    decoder, (ids, vectors, mask) = tiny.tiny_decoder(), inputs(memory)
+    expected = decoder.step(ids, decoder.begin(vectors, mask, BATCH, SIZE))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = decoder.step(ids, decoder.begin(vectors, mask, BATCH, SIZE))
+    assert torch.equal(found, expected)
+    if vectors is not None:
+        rounded = vectors.bfloat16()
+        close(decoder.step(ids, decoder.begin(rounded, mask, BATCH, SIZE)),
+              decoder.step(ids, decoder.begin(rounded.float(), mask, BATCH, SIZE)))  # fmt: skip
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
 def test_rows_of_different_lengths_and_rows_that_go_back_are_read_as_alone(memory: str) -> None:
     """A draft is checked by a step; `lengths` then forgets what was wrong of it. Rows keep different parts, and what
     was forgotten must leave no trace."""

@@ -161,7 +161,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ),
     ):
         suite.write_text(head + f'[data]\npath = "{rows}"\nvalid_fraction = 0.1\n' + tail
-                         + '[systems.ladle]\nkind = "ladle"\nmodel = "prior-en"\n'
+                         + '[systems.ladle]\nkind = "ladle"\nmodel = "base-en"\n'
                          + '[systems.ladle.settings.one]\nnum_inference_steps = 1\n')  # fmt: skip
         assert main(["benchmark", str(suite), "-o", str(tmp_path / "results"), *words]) == 2
         error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ladle:")]

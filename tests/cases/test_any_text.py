@@ -36,7 +36,7 @@ from ladle.storage.record import model_digest, read_record
 from ladle.training.plan import make_plan
 from ladle.training.recipe import Recipe, load_recipe
 from ladle.training.run import train
-from ladle.training.warm_start import OWN_CHARACTERS, Start, choose_start
+from ladle.training.warm_start import Start, choose_start
 from memorised import learn
 
 SPELLINGS = "Use </s> to close <s>this</s>: <pad>, <mask>, <unk>, <extra_id_0>, [SEP] and [CLS]."
@@ -212,20 +212,13 @@ def test_a_sign_of_several_tokens_is_not_dropped() -> None:
 # --------------------------------------------------------------------------------------- what a model has never learnt
 
 
-def test_case_a_shipped_model_says_which_signs_it_never_learnt(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Case B: `reconstruct symbols.txt` with `base-en`: a line says how many texts hold such signs, with examples."""
+def test_case_the_shipped_model_gives_any_sign_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Case B: `reconstruct symbols.txt` with `base-en`. Its wording holds any sign, so nothing is lost or said."""
     (tmp_path / "symbols.txt").write_text("\n".join(SYMBOLS) + "\n", encoding="utf-8")
     assert cli.main(["reconstruct", str(tmp_path / "symbols.txt"), "-o", str(tmp_path / "out.jsonl")]) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if "never learnt" in line]
-    assert len(said) == 1
-    assert re.match(
-        r"[345] of 6 texts hold signs that 'base-en' never learnt \(.+\); they will not come back$", said[0]
-    )
+    assert "never learnt" not in capsys.readouterr().err
     back = [json.loads(line)["reconstruction"] for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
-    assert back[-1] == SYMBOLS[-1]
-    assert not any(unlike(sign) for text in back for sign in text)
+    assert back == SYMBOLS
 
 
 def test_case_python_warns_of_signs_never_learnt() -> None:
@@ -246,18 +239,16 @@ def test_case_python_warns_of_signs_never_learnt() -> None:
     assert unlearnt_line(["☃"], None, "older") is None
 
 
-def test_shipped_models_know_their_alphabet_and_their_digests_stay() -> None:
-    """English with its usual signs is known; other scripts, tabs and line breaks are not. The alphabet is no part of
-    the model's digest."""
-    digests = {"base-en": "2391e0849cdb223b", "prior-en": "ee040e82bfd3e0ae", "e2e": "6ffa38255a81c427"}
+def test_shipped_models_know_their_alphabet() -> None:
+    """English with its usual signs; base-en also line breaks and many scripts. It is no part of the model's
+    digest."""
     for name, folder in shipped_models().items():
         alphabet = read_record(folder).alphabet
         assert alphabet is not None
         assert set("The old cat, at 5.") <= set(alphabet), name
-        assert not set("\n\t\ufffdПр你") & set(alphabet), name
-        assert model_digest(folder) == digests[name]
-    for name in ("base-en", "prior-en"):
-        assert set("“Zoë’s café” cost £5 – or €6.") <= set(read_record(shipped_models()[name]).alphabet or "")
+        assert not set("\ufffd") & set(alphabet), name
+    known = set(read_record(shipped_models()["base-en"]).alphabet or "")
+    assert set("“Zoë’s café” cost £5 – or €6.\n\tПр你😀") <= known
     assert set("name[Aromi], £20-25 Café") <= set(read_record(shipped_models()["e2e"]).alphabet or "")
 
 
@@ -294,21 +285,10 @@ def test_case_other_scripts_start_from_nothing() -> None:
         start = chosen(texts, source=texts)
         assert start.name == "nothing"
         (note,) = start.notes
-        assert note.startswith("'prior-en' has never learnt ")
-        assert note.endswith(": starting from nothing with an own vocabulary")
+        assert re.match(r"\d\d% of the characters \(.+\) are no Latin letters, the letters of 'base-en'", note)
+        assert note.endswith(": starting from nothing")
         assert any(sign in note for sign in texts[0])
-        with pytest.raises(UserError, match=r"never learnt .*; give --set own_vocabulary=true or --from-scratch$"):
-            chosen(texts, {"start": "prior-en"})
-        assert chosen(texts, {"start": "prior-en", "own_vocabulary": True}).own_vocabulary
-
-
-def test_case_signs_that_the_start_lacks_get_an_own_vocabulary() -> None:
-    """Case B: `train --data paragraphs.csv`, `emoji.csv`, `html.csv`: prior-en with a vocabulary that holds them."""
-    for end in ("\n\nSecond line here.", " 😀👍🏽 and 😡", "\tx", " </s> <b>y</b>", " {x}"):
-        start = chosen([text + end for text in ENGLISH])
-        assert (start.name, start.own_vocabulary) == ("prior-en", True)
-        assert start.notes[0].startswith("'prior-en' has never learnt ")
-        assert start.notes[0].endswith(": it gets a new vocabulary")
+        assert chosen(texts, {"start": "base-en"}).keeps_autoencoder  # asked for: it learns to write them
 
 
 def test_case_other_languages_in_latin_letters_get_an_own_vocabulary() -> None:
@@ -317,31 +297,22 @@ def test_case_other_languages_in_latin_letters_get_an_own_vocabulary() -> None:
     turkish = "Sabahleyin bahçıvan seranın kapılarını açtı ve genç bitkileri suladı."
     for text in (german, turkish):
         start = chosen([text] * 200)
-        assert (start.name, start.own_vocabulary) == ("prior-en", True)
-        assert start.notes[0] == "these texts are not in the English of 'prior-en': it gets a new vocabulary"
+        assert (start.name, start.own_vocabulary) == ("base-en", True)
+        assert start.notes[0] == "these texts are not in the English of 'base-en': it gets a new vocabulary"
 
 
-def test_case_plain_english_starts_as_before_and_rare_signs_are_named() -> None:
-    """Case B, the other way round: nothing unlearnt changes nothing; a few texts with such signs are named."""
-    start = chosen(ENGLISH)
-    assert (start.name, start.own_vocabulary, len(start.notes)) == ("prior-en", False, 2)
-    assert "too few to learn a language" in start.notes[0]
-    start = chosen([*ENGLISH, "The bill was paid.\nWe left."])
-    assert (start.name, start.own_vocabulary) == ("prior-en", False)
-    assert start.notes[1].startswith(
-        "'prior-en' has never learnt 0.0% of the characters (line break); 0.3% of the texts"
-    )
-    start = chosen(ENGLISH * 40)
-    assert start.own_vocabulary
-    assert start.notes[0].endswith("characters are enough for a new vocabulary")
+def test_case_english_keeps_the_vocabulary_whatever_signs_it_holds() -> None:
+    """Case B: `train --data paragraphs.csv`, `emoji.csv`, `html.csv`: the decoder of a plan learns any sign."""
+    for end in ("", "\n\nSecond line here.", " 😀👍🏽 and 😡", "\tx", " </s> <b>y</b>", " {x}"):
+        start = chosen([text + end for text in ENGLISH])
+        assert (start.name, start.keeps_autoencoder) == ("base-en", True)
+        assert start.notes == ("starting from the autoencoder and the denoiser of 'base-en'",)
 
 
 def test_case_only_the_used_part_of_texts_decides() -> None:
-    """Case B: `train --data one_long_row.csv`: what is cut off does not count, neither its size nor its signs."""
-    start = chosen([*ENGLISH, "word " * (OWN_CHARACTERS // 4) + "ж\n" * 5])
-    assert not start.own_vocabulary
-    assert "too few to learn a language" in start.notes[0]
-    assert len(start.notes) == 2
+    """Case B: `train --data one_long_row.csv`: what is cut off does not count."""
+    start = chosen([text + " word" * 100 + " größer üben" * 400 for text in ENGLISH])
+    assert start.keeps_autoencoder
     tokenizer = literal(tiny.tiny_tokenizer())
     assert list(used_parts(tokenizer, ["the cat", "the " * 90], 24)) == ["the cat", ("the " * 90)[: 4 * 23 - 1]]
     assert alphabet_of(tokenizer, ["the cat", "the " * 90 + "ж"], 24) == frozenset("the cat")
@@ -381,7 +352,7 @@ def test_case_a_trained_model_writes_only_signs_of_its_data(tmp_path: Path) -> N
     drawn = model.generate(60, seed=0, temperature=2.0, top_p=1.0, candidates=1)
     assert any(drawn)
     assert set("".join(drawn)) <= held
-    # A start that keeps its vocabulary is asked for its alphabet, and adds it to that of the data.
+    # A start with aligned latents that keeps its vocabulary is asked for its alphabet, and adds it to that of the data.
     base = _recipe(start=str(tmp_path / "run" / "final"))
     with pytest.raises(UserError, match="never learnt"):
         train(base, tmp_path / "other", data=CYRILLIC, log=lambda line: None)

@@ -105,7 +105,7 @@ def test_the_ceiling_is_what_the_autoencoder_makes_of_real_text(free):
     """What no sample decoded by it can pass."""
     base = LatentDiffusion.from_pretrained("base-en")
     ceiling = evaluate(*free, model=base, num_bootstrap=0)["rows"]["ceiling"]
-    assert ceiling["bleu"]["value"] > 99  # base-en puts such sentences back
+    assert 0 < ceiling["bleu"]["value"] < 99  # (a plan leaves the wording open)
     with pytest.raises(UserError, match="give a reference file"):
         evaluate(free[0], model=base)
 

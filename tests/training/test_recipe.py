@@ -368,12 +368,19 @@ def test_sampling_starts_from_what_was_measured_and_gives_way(tmp_path: Path) ->
 
 
 def test_an_autoencoder_that_was_asked_for_is_not_left_out_in_silence() -> None:
-    """Little text starts from the prior. A bottleneck that the prior does not have starts from nothing. Settings of a
-    stage that does not run are named."""
+    """A bottleneck that base-en does not have starts from nothing. Settings of a stage that does not run are named."""
     splits = Splits(ROWS, [], [])
-    plan = make_plan(Recipe.parse({"training": {"autoencoder": {"latent_noise": 0.5}}}), splits)
-    assert plan.start.name == "prior-en" and "autoencoder" not in plan.stages
-    assert any("'autoencoder' does not run; the recipe's [training.autoencoder] is not used" in n for n in plan.notes)
+    plan = make_plan(Recipe.parse({"training": {"decoder": {"patience": 3}}}), splits)
+    assert plan.start.name == "base-en" and "decoder" not in plan.stages
+    assert any("'decoder' does not run; the recipe's [training.decoder] is not used" in n for n in plan.notes)
     plan = make_plan(Recipe.parse({"autoencoder": {"bottleneck": {"kind": "perceiver"}}}), splits)
     assert plan.start.name == "nothing" and "autoencoder" in plan.stages
-    assert any("its bottleneck differs" in note for note in plan.notes)
+    assert any(note.startswith("starting from nothing, not from 'base-en'") for note in plan.notes)
+
+
+def test_long_texts_may_be_asked_of_a_model_of_plans() -> None:
+    """Its places need no weights, so `max_tokens` alone changes nothing else of the start."""
+    plan = make_plan(Recipe.parse({"autoencoder": {"max_tokens": 200}}), Splits(ROWS, [], []))
+    assert plan.start.name == "base-en" and plan.start.keeps_autoencoder
+    assert plan.recipe.autoencoder.max_tokens == 200
+    assert plan.recipe.autoencoder.backbone == plan.start.autoencoder.config.backbone

@@ -352,8 +352,7 @@ def test_a_vocabulary_of_ones_own_wants_the_given_sizes(
         made = recipe(data, start=str(labelled[0]), own_vocabulary=True, autoencoder=sizes)
         with pytest.raises(UserError, match=f"cannot start from this model: {reason}"):
             train(made, tmp_path / "refused", log=quiet)
-        monkeypatch.setattr("ladle.training.warm_start.PRIOR", str(labelled[0] / "final"))
-        monkeypatch.setattr("ladle.training.warm_start.OWN_CHARACTERS", 10)
+        monkeypatch.setattr("ladle.training.warm_start.BASE", str(labelled[0] / "final"))
         lines: list[str] = []
         train(recipe(data, start="auto", autoencoder=sizes), tmp_path / part, stage="autoencoder", log=lines.append)
         assert any(line.startswith("starting from nothing") and reason in line for line in lines)
@@ -476,17 +475,14 @@ def test_a_source_that_a_prior_does_not_know_begins_by_adding_nothing_and_labels
     assert float((vector[0] - vector[1]).detach().square().mean().sqrt()) > LABEL_STD / 2
 
 
-def test_much_text_gets_a_vocabulary_of_its_own_and_little_the_priors(
+def test_texts_in_another_language_get_a_vocabulary_of_their_own(
     tmp_path: Path, labelled: tuple[Path, Recipe, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was chosen is said and written down, so that the run goes on as it began."""
     data = write(tmp_path / "rows.jsonl", ROWS, "text")
-    monkeypatch.setattr("ladle.training.warm_start.PRIOR", str(labelled[0] / "final"))
-    for limit, own, line in (
-        (10, True, "are enough for a new vocabulary"),
-        (10**6, False, "are too few to learn a language"),
-    ):
-        monkeypatch.setattr("ladle.training.warm_start.OWN_CHARACTERS", limit)
+    monkeypatch.setattr("ladle.training.warm_start.BASE", str(labelled[0] / "final"))
+    for limit, own, line in ((0.01, True, "it gets a new vocabulary"), (9.0, False, "starting from the autoencoder")):
+        monkeypatch.setattr("ladle.training.warm_start.OTHER_LANGUAGE", limit)
         lines: list[str] = []
         train(recipe(data, start="auto"), tmp_path / str(limit), stage="autoencoder", log=lines.append)
         assert any(line in said for said in lines)

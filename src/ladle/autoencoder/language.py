@@ -77,16 +77,17 @@ class LanguageDecoder(nn.Module):
     def begin(self, memory: Tensor | None, memory_mask: Tensor | None, batch: int, max_tokens: int) -> "Cache":
         """An empty text for each of `batch` rows: the keys and values of their memories [B, N, W], and room for those
         of `max_tokens` tokens."""
-        return Cache(self, memory, memory_mask, batch, max_tokens)
+        with torch.autocast(self.embedding.weight.device.type, enabled=False):
+            return Cache(self, memory, memory_mask, batch, max_tokens)
 
     def step(self, ids: Tensor, cache: "Cache") -> Tensor:
         """ids [B, n], the next tokens of every row -> logits [B, n, V] of the tokens after each, or of those alone that
         may be written (`Cache.write_only`). `cache` grows by n.
 
         The same as `forward` in fewer and smaller operations, which are most of the time of a small batch. It has no
-        gradients.
+        gradients, and computes in the dtype of the weights, under autocast too.
         """
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
             now = cache.begin_step(ids.shape[1])
             x = self.embedding(ids).flatten(0, 1)
             for number, block in enumerate(self.blocks):

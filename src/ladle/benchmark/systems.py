@@ -132,7 +132,7 @@ def _train_rival(
 ) -> None:
     parts = LatentDiffusion.from_pretrained(ladle).parts
     backbone = parts.autoencoder.backbone
-    sizes = config_of_size(count_parameters(parts), len(backbone.tokenizer), backbone.max_tokens)
+    sizes = config_of_size(count_parameters(parts, frozen=False), len(backbone.tokenizer), backbone.max_tokens)
     given = {"max_source_tokens": backbone.max_tokens, **system.config}
     config = AutoregressiveConfig.parse({**sizes.model_dump(), **given}, "config")
     settings = autoregressive_settings(minutes=minutes, seed=seed)

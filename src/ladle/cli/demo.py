@@ -1,4 +1,4 @@
-"""`ladle demo`: shows two shipped models at work, without a network."""
+"""`ladle demo`: shows the shipped models at work, without a network."""
 
 import os
 import shlex
@@ -6,14 +6,15 @@ import shutil
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from ladle.errors import LadleError
 from ladle.pipeline import LatentDiffusion
 from ladle.storage.names import shipped_models
 
-GENERATOR, AUTOENCODER = "e2e", "base-en"
-NUM_SAMPLES = 5
+GENERAL, GENERATOR = "base-en", "e2e"
+NUM_SENTENCES = 12
 CANDIDATES = 8
 
 SOURCES = (
@@ -21,47 +22,53 @@ SOURCES = (
     "near[Café Rouge]",
     "name[Cotto], eatType[coffee shop], food[Japanese], customer rating[low], area[city centre]",
 )
-SENTENCES = (
-    "The lamp in the harbour was lit long before the first boats came home.",
-    "Copper conducts electricity well, which is why most cables are made of it.",
-    "She read the letter twice, folded it, and said nothing for the rest of the day.",
-)
+SEED = 102
+BLENDED = ("The old man was tired.", "The birds sang in the trees.")
+SENTENCE = "The lamp in the harbour was lit long before the first boats came home."
 
 
 def run_demo() -> None:
-    """Print samples, data to text, and reconstructions, with a short explanation of each.
+    """Print sentences, data to text, a blend and a reconstruction, with a short explanation of each.
 
     Raises LadleError: a shipped model is missing.
     """
     known = shipped_models()
-    for name in (GENERATOR, AUTOENCODER):
+    for name in (GENERAL, GENERATOR):
         if name not in known:
             raise LadleError(f"the demo needs the shipped model '{name}', which is missing; install ladle again")
     begun = time.monotonic()
-    _say("Ladle writes text by diffusion: noise becomes latent vectors, and vectors become words.")
-    _say("Two shipped models show three things.")
+    what = "noise becomes a few vectors that say what a text is about (its plan), and a decoder finds the words"
+    _say(f"Ladle writes text by diffusion: {what}. Two shipped models show four things.")
 
+    general = LatentDiffusion.from_pretrained(known[GENERAL])
+    _title(f"1. {GENERAL}: English sentences, from noise alone")
+    _say("They are made up, and hold no facts.")
+    for text in general.generate(NUM_SENTENCES, seed=SEED):
+        _item("", text)
+
+    _title(f"2. {GENERATOR}: data to text")
+    _say(f"Each text is the best of {CANDIDATES} draws.")
     model = LatentDiffusion.from_pretrained(known[GENERATOR])
-    _title(f"1. {GENERATOR}: descriptions of restaurants, from noise alone")
-    for seed, text in enumerate(model.generate(NUM_SAMPLES, seed=0)):
-        _item(f"seed {seed}", text)
-
-    _title("2. The same model, given data to describe")
-    _say(f"Each text is the best of {CANDIDATES} draws: the draw that is most like the other draws.")
     texts = model.generate(source=list(SOURCES), seed=0, candidates=CANDIDATES)
     for source, text in zip(SOURCES, texts, strict=True):
         print()
         _item("data", source)
         _item("text", text)
 
-    _title(f"3. {AUTOENCODER}: English sentences turned into a few vectors, and back")
-    autoencoder = LatentDiffusion.from_pretrained(known[AUTOENCODER])
-    latents = autoencoder.encode(SENTENCES)
-    for sentence, text, mask in zip(SENTENCES, autoencoder.decode(latents), latents.mask, strict=True):
-        print()
-        _item("text", sentence)
-        _item("back", "the same" if text == sentence else text)
-        _item("", f"through {int(mask.sum())} vectors of {latents.values.shape[-1]} numbers")
+    _title(f"3. {GENERAL}: half-way between two sentences")
+    plans = general.encode(BLENDED, wording=False)
+    middle = plans.values.mean(0, keepdim=True) * 2**0.5  # (as long as the plans themselves)
+    _item("one", BLENDED[0])
+    _item("between", general.decode(replace(plans[:1], values=middle))[0])
+    _item("other", BLENDED[1])
+
+    _title(f"4. {GENERAL}: a text turned into numbers, and back")
+    latents = general.encode(SENTENCE)
+    back = general.decode(latents)[0]
+    _item("text", SENTENCE)
+    _item("back", "the same" if back == SENTENCE else back)
+    count, dim = latents.values.shape[1:]
+    _item("", f"through a plan of {count} vectors of {dim} numbers, and one number for each word or part of a word")
 
     _title(f"That took {time.monotonic() - begun:.0f} s. Next:")
     if shutil.which("ladle") is None and Path(sys.prefix, "bin", "activate").is_file():

@@ -48,7 +48,7 @@ def evaluate(
         rouge: Add ROUGE-1, ROUGE-2 and ROUGE-L.
         bertscore_encoder: Folder or hub id of the model for BERTScore. Adds BERTScore.
         slots: Add the share of input slots that the samples mention, and wrong additions. Inputs must be E2E's.
-        model: A Ladle model. Adds its reconstructions of the reference texts: no sample can be better than they are.
+        model: A Ladle model. Adds what it makes of the latents of the reference texts: no sample can be better.
         plots: Folder for plots of lengths, and of quality against diversity and memorisation.
     """
     from ladle.evaluation.evaluate import evaluate as run_evaluation

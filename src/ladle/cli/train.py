@@ -37,7 +37,7 @@ def train(
         stage: Stop after this stage: autoencoder, diffusion, joint or decoder.
         settings: KEY=VALUE, replaces a setting of the recipe, such as diffusion.schedule.shift=3. May be repeated.
         minutes: Minutes of training, all stages together.
-        from_scratch: Train all weights from random ones. By default training starts from the model prior-en.
+        from_scratch: Train all weights from random ones. By default training starts from the model base-en.
         backbone: A pre-trained encoder-decoder to build on, such as facebook/bart-base: a folder or a hub id.
         seed: Random seed of the training.
     """

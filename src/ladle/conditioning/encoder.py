@@ -13,7 +13,7 @@ from ladle.conditioning.config import ConditionConfig
 from ladle.layers import Block, sinusoids
 
 # A channel of a label's vector at the start: as much as the noise level's, to which it is added, moves from level to
-# level (.17 in `prior-en`). From .02 a training of minutes hardly uses labels (benchmarks/LOG.md).
+# level (.17 in a prior over aligned latents). From .02 a training of minutes hardly uses labels (benchmarks/LOG.md).
 LABEL_STD = 0.2
 
 

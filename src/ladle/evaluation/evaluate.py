@@ -8,6 +8,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from ladle.data.columns import Columns
@@ -38,8 +39,8 @@ _PACKAGES = ("ladle", "torch", "transformers", "sacrebleu", "mauve-text", "rouge
 class Reconstructor(Protocol):
     """An autoencoder of texts, such as a `LatentDiffusion`."""
 
-    def reconstruct(self, texts: list[str]) -> Sequence[str]:
-        """The texts, encoded and decoded again."""
+    def reconstruct(self, texts: list[str], *, wording: bool) -> Sequence[str]:
+        """The texts, encoded and decoded again; without `wording`, plans in the decoder's own words."""
 
 
 def evaluate(
@@ -81,7 +82,8 @@ def evaluate(
         rouge: add ROUGE-1, ROUGE-2 and ROUGE-L.
         bertscore_encoder: a folder or hub id. Adds BERTScore.
         slots: the samples' inputs are E2E's meaning representations. Adds slots said and wrong additions.
-        model: a `LatentDiffusion`. Adds the row `ceiling`: the reference texts through its autoencoder.
+        model: a `LatentDiffusion`. Adds the row `ceiling`: the reference texts through its latents (plans without
+            their wording), the best that the diffusion model could reach.
         plots: a folder for the plots.
         seeds: number of clusterings over which MAUVE is averaged, at least 3.
         num_bootstrap: number of resamples for intervals; 0 gives no intervals.
@@ -139,7 +141,8 @@ def evaluate(
         resampling=Resampling(num_bootstrap, seed),
         warnings=warnings,
     )
-    controls = measurement.controls(sampled, model.reconstruct if model is not None else None)
+    through_latents = None if model is None else partial(model.reconstruct, wording=False)
+    controls = measurement.controls(sampled, through_latents)
     rows = {"samples": measurement.measure(sampled), **controls}
     labels = Counter(sample.label for sample in sampled if sample.label is not None)
     result = {

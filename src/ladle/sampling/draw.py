@@ -1,5 +1,6 @@
 """Turns noise into latents for one batch: number of latents, initial noise, guidance, sampler."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -52,8 +53,11 @@ def draw_latents(
     mask = lengths_to_mask(lengths, int(lengths.max())).to(device)
     batch = len(noise)
     scale = _of_rows("noise_scale", raw.given_rows(batch), options)[:, None, None].to(device)
-    stop_time = (options.conditional if raw.given_rows(batch).any() else options.unconditional).stop_time
-    levels = sampling_levels(diffusion.schedule, options.num_inference_steps, options.grid, stop_time=stop_time)
+    given = bool(raw.given_rows(batch).any())
+    stop_time = (options.conditional if given else options.unconditional).stop_time
+    hands_over = bool(stop_time) and diffusion.hands_over_samples
+    count = num_steps(diffusion, options, given)
+    levels = sampling_levels(diffusion.schedule, count + hands_over, options.grid, stop_time=stop_time)
     levels = [level.to(device) for level in levels]
     # Without any condition both denoisers would be the same.
     if options.guidance_scale != 1 and raw.given_rows(batch).any():
@@ -62,7 +66,7 @@ def draw_latents(
     else:
         denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, batch), levels)
     handed_over = None
-    if stop_time and diffusion.hands_over_samples:  # without the step to the estimate
+    if hands_over:  # without the step to the estimate
         levels = levels[:-1]
         handed_over = levels[-1]
     z0 = SAMPLERS[options.sampler](
@@ -73,6 +77,15 @@ def draw_latents(
         callback=None if on_step is None else (lambda step, zt, z0_hat: on_step()),
     )
     return Latents(z0 * mask[..., None], mask, level=handed_over)
+
+
+def num_steps(diffusion: LatentDiffusionModel, options: SamplingOptions, given: bool) -> int:
+    """Steps of the sampler for samples with a condition (`given`) or without one. Where zt is handed over at a stop
+    time, the way is shorter, and so many fewer steps go it."""
+    stop_time = (options.conditional if given else options.unconditional).stop_time
+    if not diffusion.hands_over_samples:
+        return options.num_inference_steps
+    return max(1, math.ceil(options.num_inference_steps * (1 - stop_time)))
 
 
 def _of_rows(name: str, given: torch.Tensor, options: SamplingOptions) -> torch.Tensor:

@@ -12,7 +12,7 @@ from ladle.conditioning.source_text import SourceReader
 from ladle.conditioning.store import ConditionStore
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.sampling.candidates import Candidate, LabelCheck, candidate_seeds, first_with_label, soundest
-from ladle.sampling.draw import draw_latents, draw_lengths
+from ladle.sampling.draw import draw_latents, draw_lengths, num_steps
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Request, Sample
 from ladle.sampling.soundness import SoundnessScore
@@ -97,10 +97,10 @@ def _draw_candidates(
     # have batches of their own, because they stop at another time.
     every_by_length = sorted(every, key=lambda one: one.length)
     free = [pair == (None, None) for pair in zip(request.labels, request.sources, strict=True)]
-    groups = ([one for one in every_by_length if free[one.sample] == wanted] for wanted in (False, True))
-    batches = [batch for group in groups for batch in _batches(group, writer.batch_size)]
-    steps.total += len(batches) * options.num_inference_steps
-    for batch in batches:
+    groups = {wanted: [one for one in every_by_length if free[one.sample] == wanted] for wanted in (False, True)}
+    batches = {wanted: [*_batches(group, writer.batch_size)] for wanted, group in groups.items()}
+    steps.total += sum(len(own) * num_steps(writer.diffusion, options, not wanted) for wanted, own in batches.items())
+    for batch in (*batches[False], *batches[True]):
         lengths = torch.tensor([one.length for one in batch])
         z0 = draw_latents(writer.diffusion, *given(batch), lengths, options, steps.step)
         scale = 1.0 if z0.level is None else z0.level.scale.cpu()

@@ -30,7 +30,8 @@ class SamplingOptions(Config):
     sampler: str = "dpmpp_2m_sde"
     """Solver that turns noise into latents: ddpm, ddim, heun, dpmpp_2m or dpmpp_2m_sde."""
     num_inference_steps: int = Field(32, ge=1)
-    """Steps of the solver for each sample, from 1. More steps take longer and give smaller errors."""
+    """Steps of the solver for each sample, from 1. More steps take longer and give smaller errors. Plan latents that
+    are handed over at a stop time take their share of the steps: a quarter of them at 0.75."""
     grid: Literal["time", "log_snr", "logit_normal"] = "time"
     """Scale on which the steps are equally long: diffusion time, log-SNR, or quantiles of logit-normal times."""
     guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)

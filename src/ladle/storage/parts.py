@@ -15,6 +15,8 @@ from ladle.evaluation.judge import Judge
 from ladle.sampling.options import SamplingOptions
 from ladle.storage.encoders import shared_encoder
 
+FROZEN = "sentence encoder"
+
 
 @dataclass
 class ModelParts:
@@ -74,7 +76,7 @@ def list_parts(parts: ModelParts) -> Iterator[Part]:
     if isinstance(sentences := autoencoder.sentence_encoder, StoredSentenceEncoder):
         shared = shared_encoder(parts.name, autoencoder)
         what = f"{type(sentences.model).__name__}, frozen" + (f", of {shared.name}" if shared else "")
-        yield Part("sentence encoder", "sentence_encoder", what, sentences.model)
+        yield Part(FROZEN, "sentence_encoder", what, sentences.model)
     if parts.source_encoder is not None:
         reader = parts.source_encoder.model
         yield Part("source encoder", "source_encoder", type(reader).__name__, reader)
@@ -94,6 +96,7 @@ def _given(condition: ConditionConfig) -> str:
     return ", ".join(name for name, there in kinds.items() if there)
 
 
-def count_parameters(parts: ModelParts) -> int:
-    """Number of parameters of all parts."""
-    return sum(part.num_parameters for part in list_parts(parts))
+def count_parameters(parts: ModelParts, *, frozen: bool = True) -> int:
+    """Number of parameters of all parts. frozen: with the sentence encoder, which no training changes, and which does
+    not write."""
+    return sum(part.num_parameters for part in list_parts(parts) if frozen or part.name != FROZEN)

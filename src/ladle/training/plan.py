@@ -76,9 +76,15 @@ def make_plan(recipe: Recipe, splits: Splits, last_stage: str = STAGES[-1]) -> P
         resolved = resolved.model_copy(
             update={"diffusion": with_shift(recipe.diffusion, start.denoiser.config.schedule.shift)}
         )
-    if start.keeps_autoencoder:
-        resolved = resolved.model_copy(update={"autoencoder": start.autoencoder.config})
-        if "autoencoder" in recipe.model_fields_set and recipe.autoencoder != start.autoencoder.config:
+    given = recipe.autoencoder.model_fields_set if "autoencoder" in recipe.model_fields_set else set[str]()
+    if start.parts is not None and (start.keeps_autoencoder or not given - {"max_tokens"}):
+        config = start.autoencoder.config
+        if start.autoencoder.is_plan and "max_tokens" in given:
+            config = config.model_copy(update={"max_tokens": recipe.autoencoder.max_tokens})
+        resolved = resolved.model_copy(update={"autoencoder": config})
+        if start.keeps_autoencoder and any(
+            getattr(recipe.autoencoder, name) != getattr(config, name) for name in given
+        ):
             notes.append(f"the autoencoder of '{start.name}' is not changed; the recipe's [autoencoder] is not used")
     if is_plan(resolved):
         resolved = _for_plans(recipe, resolved, start, _has_sources(splits.train))

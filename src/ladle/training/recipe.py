@@ -106,7 +106,7 @@ SAMPLING = {
 # Those of models with plan latents: the decoder draws the words, and has learnt every level.
 PLAN_SAMPLING = {
     "guidance_scale": 1.5, "conditional": {"stop_time": 0.2}, "unconditional": {"stop_time": 0.2}, "candidates": 1,
-    "temperature": 1.0, "top_p": 0.95,
+    "temperature": 0.95, "top_p": 0.95,
 }  # fmt: skip
 # With sources the plan is handed over while it is nearly noise: the decoder reads the source itself, and a finer plan
 # makes it leave things out. On E2E, t = .9 gave 63.6 BLEU and t = .2 gave 51.7 (greedy, benchmarks/LOG.md).
@@ -125,14 +125,13 @@ class Recipe(Config):
     """The model's name."""
     start: str = "auto"
     """The model from which the training starts.
-    * `auto`: the model `prior-en`. With 150,000 characters of training text or more, it gets a new vocabulary, and also
-    if more than 2 % of the texts hold signs that it has never learnt. If `autoencoder` asks for another width or
-    bottleneck, or if the texts are in another script, the start is `nothing`.
+    * `auto`: the model `base-en`. For texts in another language it gets a new vocabulary. If `autoencoder` asks for
+    another width or bottleneck, or if the texts are not in Latin letters, the start is `nothing`.
     * `nothing`: random weights.
     * the name of a shipped model, a model folder or a hub id: that model. See `own_vocabulary`.
     * The denoiser of the model is used too if `diffusion.denoiser` and `diffusion.prediction` are the same there.
-    * Without a new vocabulary the autoencoder is not changed. Then `autoencoder` has no effect, and the autoencoder
-    stage does not run.
+    * Without a new vocabulary the settings in `autoencoder` have no effect, except `max_tokens` for a model with plan
+    latents. Of plan latents the decoder is trained further; of others the autoencoder stage does not run.
     * If `autoencoder.backbone.pretrained` is given, only a start with that backbone has an effect, and `own_vocabulary`
     has none."""
     own_vocabulary: bool = False

@@ -33,10 +33,11 @@ from ladle.storage.model_folder import save_parts
 from ladle.storage.parts import ModelParts
 from ladle.storage.run_folder import environment, run_folder
 from ladle.storage.writing import atomic_folder, atomic_json, atomic_text, recover_folder
+from ladle.training.expectation import expected
 from ladle.training.identity import check_budget, stage_identity
 from ladle.training.loop import state_folder, train_stage
 from ladle.training.optimiser import TrainingConfig, use_bf16
-from ladle.training.plan import STAGES, Plan, is_plan, make_plan, with_shift
+from ladle.training.plan import DEFAULT_MINUTES, STAGES, Plan, is_plan, make_plan, with_shift
 from ladle.training.processes import is_main, main_first, set_up, several
 from ladle.training.progress import Log, say
 from ladle.training.recipe import Recipe, parse_recipe, to_toml
@@ -50,7 +51,7 @@ from ladle.training.stages.plan_decoder import PlanDecoderStage
 from ladle.training.state import digest
 from ladle.training.trackers import check_trackers
 from ladle.training.vocabulary import learn_vocabulary
-from ladle.training.warm_start import start_from
+from ladle.training.warm_start import BASE, start_from
 
 Store = tuple[VectorStore, ConditionStore]
 TextStore = tuple[TokenStore, VectorStore, ConditionStore]
@@ -114,6 +115,9 @@ def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None
     counts = f"{counted(len(splits.train), 'training text')}, {counted(len(splits.valid), 'held-out text')}"
     for note in (counts, *plan.notes):
         log(note)
+    if plan.start.name == BASE and plan.start.keeps_autoencoder:
+        training = plan.recipe.training
+        log(expected(len(splits.train), None if training.steps else training.minutes or DEFAULT_MINUTES))
     if len(splits.train) < FEW_ROWS:
         log("warning: these are few texts to learn from; --minutes (training.minutes) makes the training shorter")
     assembly = Assembly(plan, splits, output, log)
@@ -164,6 +168,8 @@ class Assembly:
         torch.manual_seed(self.training.seed)
         if start.keeps_autoencoder:
             autoencoder = start.autoencoder
+            if autoencoder.is_plan:
+                autoencoder.set_max_tokens(config.max_tokens)
         else:
             backbone = config.backbone
             tokenizer = None
@@ -175,7 +181,7 @@ class Assembly:
             )
             if start.parts is not None:
                 transfer(start.autoencoder, autoencoder)
-            if autoencoder.is_plan:
+            elif autoencoder.is_plan:
                 fit_normaliser(autoencoder.to(self.device), [row["text"] for row in self.splits.train])
         if autoencoder.is_plan:
             self._let_decoder_read(autoencoder)

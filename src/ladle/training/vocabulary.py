@@ -22,7 +22,9 @@ def learn_vocabulary(backbone: Backbone, plan: Plan, splits: Splits, log: Log) -
     seen = alphabet_of(backbone.tokenizer, texts, backbone.max_tokens)
     pretrained = recipe.autoencoder.backbone.pretrained
     if pretrained is None:
-        known = backbone.alphabet if plan.start.keeps_autoencoder else frozenset[str]()
+        # (A start with a fixed code writes its own signs; the decoder of a plan learns to write as the data do.)
+        keeps_signs = plan.start.keeps_autoencoder and not plan.start.autoencoder.is_plan
+        known = backbone.alphabet if keeps_signs else frozenset[str]()
         if recipe.source.encoder is None:
             sources = [row["source"] for row in splits.train if row.get("source")]
             seen |= alphabet_of(backbone.tokenizer, sources, recipe.source.max_tokens)
@@ -56,10 +58,11 @@ def _phrases(backbone: Backbone, texts: list[str], held_out: list[str], least: i
 
 
 def _lexicon(backbone: Backbone, plan: Plan, splits: Splits) -> Lexicon | None:
-    """The words of the data, and those that the start knows. None if later portions may hold others."""
+    """The words of the data, and those that a start in the same language knows. None if later portions may hold
+    others."""
     if splits.portions:
         return None
-    start = plan.start.autoencoder.backbone.lexicon if plan.start.parts is not None else None
+    start = plan.start.autoencoder.backbone.lexicon if plan.start.keeps_autoencoder else None
     known = () if start is None else start.words
     words = learnt_words((row["text"] for row in splits.train), (row["text"] for row in splits.valid), known)
     return None if words is None else Lexicon(words, backbone.tokenizer, backbone.alphabet)

@@ -1,11 +1,14 @@
 """The start of a training: nothing, or those parts of a trained model that the recipe can use."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import regex
 import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.autoencoder.lexicon import LETTERS
 from ladle.autoencoder.signs import Unlearnt, unlearnt, used_parts
 from ladle.autoencoder.transfer import cannot_transfer
 from ladle.data.rows import Row
@@ -16,16 +19,17 @@ from ladle.storage.names import resolve_model
 from ladle.storage.parts import ModelParts
 from ladle.training.recipe import Recipe
 
-# `start = "auto"` decides by the characters of the training texts. Yelp sentences, benchmarks/LOG.md: with 50,000
-# characters a model from nothing memorises them, and `prior-en` does not; a new vocabulary was tried with 240,000.
-OWN_CHARACTERS = 150_000
-PRIOR = "prior-en"
-# A start may lack signs of the data. Up to a share RARE of texts with such signs `auto` leaves prior-en its vocabulary,
-# because a new one costs fluency where there is little text. Above a share OTHER_SCRIPT of the characters, prior-en
-# cannot read the language. Above a share REFUSED, a third of the words would be wrong.
-RARE, OTHER_SCRIPT, REFUSED = 0.02, 0.3, 0.07
-# Tokens a character by the vocabulary of prior-en: English sets 0.25 to 0.37, German 0.46 to 0.55, Turkish 0.85.
-OTHER_LANGUAGE = 0.42
+BASE = "base-en"  # the start of `start = "auto"`
+# Tokens a character of words by the vocabulary of base-en, above which texts are in another language: English sets have
+# 0.20 to 0.29, German 0.41 to 0.43, Turkish 0.6. Of a few words it says nothing.
+OTHER_LANGUAGE, LITTLE = 0.36, 200
+# Above this share of letters that are not Latin, the texts are in another script.
+OTHER_SCRIPT = 0.3
+NOT_LATIN = regex.compile(r"[\p{L}--\p{Latin}]", regex.V1)
+SCRIPT_ROWS = 2_000
+# A start of other latents than plans writes no sign that it has not learnt: above this share a third of the words would
+# be wrong.
+REFUSED = 0.07
 MEASURED_ROWS = 20_000
 
 
@@ -66,35 +70,29 @@ def choose_start(recipe: Recipe, rows: Sequence[Row]) -> Start:
     asked, pretrained = recipe.start, recipe.autoencoder.backbone.pretrained
     if asked == "nothing" or (pretrained and asked == "auto"):
         return Start("nothing")
-    name = PRIOR if asked == "auto" else asked
+    name = BASE if asked == "auto" else asked
     parts = load_parts(resolve_model(name))
     if pretrained and parts.autoencoder.config.backbone != recipe.autoencoder.backbone:
         return Start("nothing")
+    if asked == "auto" and (refusal := _other_settings(parts.autoencoder, recipe)):
+        return Start("nothing", notes=(f"starting from nothing, not from '{name}': {refusal}",))
     own_vocabulary, notes = recipe.own_vocabulary and not pretrained, []
-    refusal = cannot_transfer(parts.autoencoder, recipe.autoencoder)
     if asked == "auto" or not own_vocabulary:
-        size, lacking, pieces = _measured(parts.autoencoder, recipe, rows)
-        missing, holding = (lacking.characters, lacking.texts) if lacking else (0.0, 0.0)
+        lacking, pieces = _measured(parts.autoencoder, recipe, rows)
+        missing = lacking.characters if lacking else 0.0
         said = f"'{name}' has never learnt {missing:.1%} of the characters ({lacking.examples})" if lacking else ""
-        if asked != "auto" and missing > REFUSED:
-            remedy = "--from-scratch" if refusal else "--set own_vocabulary=true or --from-scratch"
-            raise UserError(f"start: {said}; give {remedy}")
-        if asked == "auto" and missing > OTHER_SCRIPT:
-            return Start("nothing", notes=(f"{said}: starting from nothing with an own vocabulary",))
-        if asked == "auto":
-            own_vocabulary = size >= OWN_CHARACTERS or holding > RARE or pieces > OTHER_LANGUAGE
-            if refusal and (own_vocabulary or "autoencoder" in recipe.model_fields_set):
-                return Start("nothing", notes=(f"starting from nothing, not from '{PRIOR}': {refusal}",))
-            if holding > RARE:
-                notes.append(f"{said}: it gets a new vocabulary")
-            elif pieces > OTHER_LANGUAGE:
-                notes.append(f"these texts are not in the English of '{name}': it gets a new vocabulary")
-            elif own_vocabulary:
-                notes.append(f"{size:,} characters are enough for a new vocabulary")
-            else:
-                notes.append(f"{size:,} characters are too few to learn a language, so '{PRIOR}' is trained further")
-        if lacking and not own_vocabulary:
-            notes.append(f"{said}; {holding:.1%} of the texts hold these signs, which will be lost")
+        if asked == "auto" and (script := _other_script(rows)):
+            return Start("nothing", notes=(f"{script}, the letters of '{name}': starting from nothing",))
+        if asked == "auto" and pieces > OTHER_LANGUAGE:
+            own_vocabulary = True
+            notes.append(f"these texts are not in the English of '{name}': it gets a new vocabulary")
+        # (The decoder of a plan can write any sign, and learns those of the rows.)
+        if lacking and not own_vocabulary and not parts.autoencoder.is_plan:
+            if missing > REFUSED:
+                other = cannot_transfer(parts.autoencoder, recipe.autoencoder)
+                remedy = "--from-scratch" if other else "--set own_vocabulary=true or --from-scratch"
+                raise UserError(f"start: {said}; give {remedy}")
+            notes.append(f"{said}; {lacking.texts:.1%} of the texts hold these signs, which will be lost")
     denoiser = parts.diffusion
     if denoiser is not None:
         wanted, own = recipe.diffusion, denoiser.config
@@ -108,24 +106,42 @@ def choose_start(recipe: Recipe, rows: Sequence[Row]) -> Start:
     return Start(name, parts, denoiser, own_vocabulary, tuple(notes))
 
 
+def _other_script(rows: Sequence[Row]) -> str | None:
+    """A line if many characters of the texts are letters, but no Latin ones; None if few are."""
+    text = "".join(row["text"] for row in rows[:: -(-len(rows) // SCRIPT_ROWS)])
+    other = Counter(NOT_LATIN.findall(text))
+    if other.total() <= OTHER_SCRIPT * len(text):
+        return None
+    examples = ", ".join(sign for sign, _ in other.most_common(3))
+    return f"{other.total() / len(text):.0%} of the characters ({examples} ...) are no Latin letters"
+
+
+def _other_settings(autoencoder: TextAutoencoder, recipe: Recipe) -> str | None:
+    """The reason why a recipe that asks for an autoencoder of its own cannot start from this one; None if it can."""
+    if not _given(recipe, "autoencoder") & {"backbone", "bottleneck"}:
+        return None
+    return cannot_transfer(autoencoder, recipe.autoencoder)
+
+
 def _given(recipe: Recipe, group: str) -> set[str]:
     """The settings that the recipe itself gives in a group."""
     return set(getattr(recipe, group).model_fields_set) if group in recipe.model_fields_set else set()
 
 
-def _measured(autoencoder: TextAutoencoder, recipe: Recipe, rows: Sequence[Row]) -> tuple[int, Unlearnt | None, float]:
-    """The number of characters of the texts that are used (not cut off), what the autoencoder has not learnt of texts
-    and sources, and its tokens a character of the texts. Of many rows only some are looked at."""
+def _measured(autoencoder: TextAutoencoder, recipe: Recipe, rows: Sequence[Row]) -> tuple[Unlearnt | None, float]:
+    """What the autoencoder has not learnt of texts and sources, as far as they are used (not cut off), and its tokens a
+    character of their words. Of many rows only some are looked at."""
     backbone, step = autoencoder.backbone, -(-len(rows) // MEASURED_ROWS)
     texts = list(used_parts(backbone.tokenizer, (row["text"] for row in rows[::step]), backbone.max_tokens))
-    size, some = step * sum(map(len, texts)), texts[:500]
-    pieces = sum(len(ids) - 1 for ids in backbone.tokenizer(some)["input_ids"]) / max(1, sum(map(len, some)))
+    words = [" ".join(LETTERS.findall(text)) for text in texts[:500]]
+    letters = sum(map(len, words))
+    pieces = sum(len(ids) - 1 for ids in backbone.tokenizer(words)["input_ids"]) / letters if letters > LITTLE else 0.0
     if backbone.alphabet is None:
-        return size, None, pieces
+        return None, pieces
     if recipe.source.encoder is None:
         sources = (row["source"] for row in rows[::step] if row.get("source"))
         texts += used_parts(backbone.tokenizer, sources, recipe.source.max_tokens)
-    return size, unlearnt(texts, backbone.alphabet), pieces
+    return unlearnt(texts, backbone.alphabet), pieces
 
 
 @torch.no_grad()

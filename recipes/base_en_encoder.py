@@ -1,6 +1,6 @@
-"""Make the sentence encoder of `plan-en`: all-MiniLM-L6-v2 (Apache-2.0) with a smaller vocabulary.
+"""Make the sentence encoder of `base-en`: all-MiniLM-L6-v2 (Apache-2.0) with a smaller vocabulary.
 
-    python recipes/plan_en_encoder.py TEACHER_FOLDER CORPUS.jsonl.gz OUTPUT_FOLDER [--size 16000] [--minutes 20]
+    python recipes/base_en_encoder.py TEACHER_FOLDER CORPUS.jsonl.gz OUTPUT_FOLDER [--size 16000] [--minutes 20]
 
 Word pieces that are rare in the corpus are left out: their words fall to smaller pieces. Then the encoder learns, on
 texts of the corpus, to give the embeddings of the teacher again.
