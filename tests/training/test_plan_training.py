@@ -68,7 +68,7 @@ def test_what_suits_plans_is_chosen_where_the_recipe_does_not_say_otherwise(tmp_
     assert not any("shift" in line for line in lines)
     assert parts.diffusion.condition.config.source.memory == "latents"
     sampling = parts.sampling
-    assert (sampling.num_inference_steps, sampling.candidates, sampling.temperature) == (2, 1, 1.0)
+    assert (sampling.num_inference_steps, sampling.candidates, sampling.temperature) == (2, 1, 0.95)
     assert sampling.conditional.stop_time > 0 and sampling.unconditional.stop_time > 0
 
 
@@ -78,7 +78,7 @@ def test_only_with_sources_a_plan_is_handed_over_early(columns: str) -> None:
     splits = load_splits(DataConfig(), rows(columns))
     usual = make_plan(recipe(), splits).recipe.sampling
     assert usual.conditional.stop_time == (0.9 if columns in ("sources", "both") else 0.2)
-    assert (usual.unconditional.stop_time, usual.temperature) == (0.2, 1.0)
+    assert (usual.unconditional.stop_time, usual.temperature) == (0.2, 0.95)
     given = recipe(sampling={"conditional": {"stop_time": 0.4}})
     assert make_plan(given, splits).recipe.sampling.conditional.stop_time == 0.4
 
