@@ -297,3 +297,25 @@ def test_an_autoencoder_without_plans_refuses_a_level_in_one_line() -> None:
         with pytest.raises(UserError) as caught:
             model.decode(given, **options)
         assert str(caught.value) == "this model's decoder reads latents without noise only; give no level"
+
+
+class OfLetters:
+    """A sentence encoder for texts of any length."""
+
+    def embed(self, texts: list[str], batch_size: int = 128) -> Tensor:
+        counts = torch.tensor([[text.count(chr(97 + i % 26)) + i % 3 for i in range(COUNT * DIM)] for text in texts])
+        return torch.nn.functional.normalize(counts.float(), dim=-1)
+
+
+def test_a_longer_longest_text_changes_no_other_text() -> None:
+    """Places are angles: what the decoder says of short texts stays, and longer ones come back whole."""
+    autoencoder = tiny.tiny_plan_autoencoder()
+    autoencoder.sentence_encoder = OfLetters()
+    model = LatentDiffusion(ModelParts("plan", autoencoder))
+    long = " ".join(tiny.SENTENCES[:12])
+    short = model.decode(model.encode(tiny.SENTENCES[:4], wording=False))
+    assert model.reconstruct([long]) != [long]
+    model.autoencoder.set_max_tokens(400)
+    assert model.reconstruct([long]) == [long]
+    longer = model.decode(model.encode(tiny.SENTENCES[:4], wording=False))
+    assert all(new.startswith(old) for old, new in zip(short, longer, strict=True))

@@ -311,6 +311,15 @@ def test_a_judge_and_a_model_spare_such_names_too(tmp_path: Path) -> None:
     assert runs.content(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", ["words.txt", "phrases.json", "sentence_encoder", "decoder_condition"])
+def test_a_plan_model_spares_such_names_too(tmp_path: Path, name: str) -> None:
+    """Also those that this model would not write: the next one that is put there might."""
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name} exists, and Ladle did not write it"):
+        LatentDiffusion(tiny.tiny_plan_parts()).save_pretrained(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_a_scorer_is_not_trained_where_its_model_cannot_be_put(
     run: Run, finished: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -84,13 +84,12 @@ class TextAutoencoder(nn.Module):
         return self.bottleneck.tokens_per_latent is None
 
     def set_max_tokens(self, max_tokens: int) -> None:
-        """Let the decoder of a plan write texts of so many tokens: its places are angles, which need no weights."""
+        """Let the decoder of a plan write texts of so many tokens: its places are angles, which need no weights. (The
+        model must have a sentence encoder; one of the backbone's own has weights for its places.)"""
         self.config = self.config.model_copy(update={"max_tokens": max_tokens})
         self.backbone.max_tokens = max_tokens
         self.backbone.model.config.max_position_embeddings = max_tokens
-        decoder = self.backbone.model.get_decoder()
-        decoder.max_tokens = max_tokens
-        decoder.make_tables()
+        self.backbone.model.get_decoder().set_max_tokens(max_tokens)
 
     def num_latents(self, num_tokens: Tensor) -> Tensor:
         """Numbers of tokens [B] -> numbers of latents [B]."""

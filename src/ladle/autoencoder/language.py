@@ -42,6 +42,11 @@ class LanguageDecoder(nn.Module):
         self.blocks = nn.ModuleList(LanguageBlock(width, num_heads) for _ in range(num_layers))
         self.make_tables()
 
+    def set_max_tokens(self, max_tokens: int) -> None:
+        """Write texts of at most so many tokens from now on."""
+        self.max_tokens = max_tokens
+        self.make_tables()
+
     def make_tables(self) -> None:
         """The rotary angles, which are not stored with the weights."""
         cosines, sines = rotary_tables(self.max_tokens, self.embedding.weight.shape[1] // self.num_heads)

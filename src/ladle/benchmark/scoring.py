@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,8 @@ class Scoring:
             self.log("controls: scoring")
             setting = next(iter(self.suite.systems[first].settings))
             samples = read_samples(self.folder / first / "settings" / setting / "samples-0.jsonl")
-            rows = self.measurement.controls(samples, ladle.model.reconstruct if ladle else None)
+            through_latents = partial(ladle.model.reconstruct, wording=False) if ladle else None
+            rows = self.measurement.controls(samples, through_latents)
             known = {"key": key, "rows": as_report(rows)}
             atomic_json(path, known)
         return known["rows"]

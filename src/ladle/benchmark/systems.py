@@ -55,7 +55,7 @@ class LadleSystem:
 
     def reconstruction(self, texts: Sequence[str]) -> float:
         """BLEU (0 to 100) of `texts` through the autoencoder. No sample can be better than this."""
-        return float(CorpusScore(self.model.reconstruct(texts), [[text] for text in texts]).score)
+        return float(CorpusScore(self.model.reconstruct(texts, wording=False), [[text] for text in texts]).score)
 
 
 class AutoregressiveSystem:

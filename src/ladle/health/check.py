@@ -69,7 +69,7 @@ def check_health(
     clean = accuracy(autoencoder, tokens, latents, lambda z0, mask: z0)
     half = half_recovery([(row.log_snr, row.decoder) for row in recovery], clean)
     spectrum = channel_spectrum(known.vectors[:200_000].float())
-    decoded = model.reconstruct(measured)
+    decoded = model.reconstruct(measured, wording=False)
     bleu = CorpusScore(decoded, [[text] for text in measured]).score
     exact = sum(a == b for a, b in zip(decoded, measured, strict=True)) / len(measured)
     health = Health(

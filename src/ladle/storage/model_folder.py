@@ -135,6 +135,8 @@ def save_parts(
         )
         atomic_json(new / RECORD, record.model_dump(mode="json"))
         (new / "README.md").write_text(model_card(parts, base=base), encoding="utf-8")
+        if unnamed := sorted({path.name for path in new.iterdir()} - MODEL.names):
+            raise RuntimeError(f"a user's '{unnamed[0]}' could be written over: name it in MODEL (storage/writing.py)")
 
 
 def _condition(parts: ModelParts) -> ConditionConfig:

@@ -79,7 +79,7 @@ def make_plan(recipe: Recipe, splits: Splits, last_stage: str = STAGES[-1]) -> P
     given = recipe.autoencoder.model_fields_set if "autoencoder" in recipe.model_fields_set else set[str]()
     if start.parts is not None and (start.keeps_autoencoder or not given - {"max_tokens"}):
         config = start.autoencoder.config
-        if start.autoencoder.is_plan and "max_tokens" in given:
+        if start.autoencoder.sentence_encoder is not None and "max_tokens" in given:
             config = config.model_copy(update={"max_tokens": recipe.autoencoder.max_tokens})
         resolved = resolved.model_copy(update={"autoencoder": config})
         if start.keeps_autoencoder and any(
