@@ -52,8 +52,8 @@ class Kind(NamedTuple):
 MODEL = Kind(
     frozenset({
         "README.md", "model.json", "backbone", "tokenizer", "bottleneck", "parallel_decoder", "denoiser", "condition",
-        "judge", "source_encoder", "source_tokenizer", "sentence_encoder", "sentence_tokenizer", "decoder_condition",
-        "words.txt", "phrases.json", "autoencoder_changes.safetensors",
+        "judge", "judges", "source_encoder", "source_tokenizer", "sentence_encoder", "sentence_tokenizer",
+        "decoder_condition", "words.txt", "phrases.json", "autoencoder_changes.safetensors",
     }),
     (("model.json", "ladle"),),
 )  # fmt: skip
