@@ -225,7 +225,9 @@ class LatentDiffusion:
         batch_size = check_whole("batch_size", batch_size)
         check = ConditionCheck(
             self.conditions.values,
-            lambda texts, seeds, name: self._shares(name, texts, seeds, batch_size, NUM_LEVELS),
+            lambda texts, seeds, name: self.classify(
+                texts, attribute=None if name == LABEL else name, seeds=seeds, batch_size=batch_size
+            ),
             always=self.parts.every_judge,
             avoided={name for name, scale in options.guidance_scales.items() if scale < 0},
             ignored={name for name, scale in options.guidance_scales.items() if scale == 0},
@@ -277,12 +279,6 @@ class LatentDiffusion:
         seeds = [0] * len(texts) if seeds is None else check_seeds(seeds)
         if len(seeds) != len(texts):
             raise UserError(f"these lengths disagree: texts {len(texts)}, seeds {len(seeds)}")
-        return self._shares(name, texts, seeds, batch_size, num_levels, by)
-
-    def _shares(
-        self, name: str, texts: list[str], seeds: Sequence[int], batch_size: int, num_levels: int, by: str | None = None
-    ) -> torch.Tensor:
-        """Probabilities of the values of the condition `name`, by its judge or by the denoiser."""
         judge = self.parts.every_judge.get(name)
         if judge is not None and by != "denoiser":
             return torch.from_numpy(judge.probabilities(texts, self.conditions.values[name]))
