@@ -54,10 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     checks = {name: check_for(name, folders.get(name)) for name in asked}
     scales = guidance_scales(given.guidance) or {}
     options = given.options | ({"guidance_scales": scales} if scales else {})
+    free = {name: value for name, value in given.options.items() if name != "choose"}  # nothing to choose by
     seeds = range(given.seed, given.seed + given.num_samples)
     texts = {
         "asked for": model.generate(seeds=seeds, attributes=asked, **options),
-        "not asked for": model.generate(seeds=seeds, **given.options),
+        "not asked for": model.generate(seeds=seeds, **free),
     }
     result = {
         "model": given.model,

@@ -332,6 +332,7 @@ def test_a_table_is_trained_on_and_sampled_from_by_command(run: Run, tmp_path: P
     assert [(row["seed"], row["animal"], row["when"]) for row in rows] == [
         (1, "cat", "1"), (2, "dog", "1"), (3, "cat", "1"),
     ]  # fmt: skip
+    assert {json.dumps(row["guidance"]) for row in rows} == {'{"animal": 3.0, "when": -1.0}'}
     loaded = LatentDiffusion.from_pretrained(output)
     texts = loaded.generate(
         seeds=[1, 2, 3],

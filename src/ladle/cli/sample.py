@@ -137,6 +137,8 @@ def sample(
     how = loaded.parts.sampling.override(**overrides)
     if "guidance_scales" in overrides:
         check_single_guidance(how, loaded.conditions, {name for draw in draws for name in draw})
+    # Else rows would not say which of their conditions are those to avoid.
+    weights = {"guidance": how.guidance_scales} if how.guidance_scales else {}
     command = digest([loaded.digest, how.model_dump(mode="json"), seed, draws])
     with partial_rows(output, command, fresh_seed(count) if seed is None else seed, log=log) as kept:
         first = kept.remembered
@@ -158,7 +160,9 @@ def sample(
                 on_step=None if bar.disable else show,
                 **overrides,
             )
-            return [{"text": t, **draw, "model": loaded.digest} for t, draw in zip(texts, asked, strict=True)]
+            return [
+                {"text": t, **draw, **weights, "model": loaded.digest} for t, draw in zip(texts, asked, strict=True)
+            ]
 
         largest = TEXTS_AT_ONCE // how.candidates
         write_and_say(kept, _rows(kept, count, batch_size, draw_part, largest))
