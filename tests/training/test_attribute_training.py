@@ -234,6 +234,10 @@ def test_a_condition_to_avoid_guides_the_plan_and_is_not_told_to_the_decoder(
     (plain,) = model.generate(seeds=[3], **both)
     assert free.log_snr == plain.log_snr and bound.log_snr != plain.log_snr
     assert not torch.allclose(free.latents, plain.latents)
+    mixed = model.generate(
+        seeds=[3, 3], attributes={"animal": "cat", "when": ["1", None]}, guidance_scales={"animal": -1.0}, **both
+    )
+    assert [sample.log_snr for sample in mixed] == [bound.log_snr, free.log_snr]  # each stops at its own time
 
 
 # ------------------------------------------------------------------------------------------------ trainings
