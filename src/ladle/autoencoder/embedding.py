@@ -112,7 +112,9 @@ class SentenceEncoderView:
             if value is not None and value != _SAME.get(name):
                 raise UserError(f"this encoder does not take {name}={value!r:.60}; leave {name} out")
         texts = check_texts(sentences, "sentences") if isinstance(sentences, str) or len(sentences) else []
-        found = torch.cat([torch.empty(0, self.get_embedding_dimension()), *self._parts(texts, batch_size, bool(show_progress_bar))])
+        found = torch.cat(
+            [torch.empty(0, self.get_embedding_dimension()), *self._parts(texts, batch_size, bool(show_progress_bar))]
+        )
         if isinstance(sentences, str):
             return found[0] if convert_to_tensor or not convert_to_numpy else found[0].numpy()
         if convert_to_tensor:
@@ -127,7 +129,8 @@ class SentenceEncoderView:
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """The cosine of the i-th rows of [N, E] and [N, E]: [N]."""
-        return F.cosine_similarity(*(torch.as_tensor(x).float() for x in (embeddings1, embeddings2)), dim=-1)
+        one, other = (torch.as_tensor(x).float() for x in (embeddings1, embeddings2))
+        return F.cosine_similarity(one, other, dim=-1)
 
     def get_embedding_dimension(self) -> int:
         """E. (`get_sentence_embedding_dimension` is the same under the older name.)"""
