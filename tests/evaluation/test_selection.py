@@ -46,7 +46,7 @@ def test_near_copies_of_both_kinds_are_found() -> None:
     """A word that is changed in the middle breaks a run, and a part of a long text shares few of its words."""
     real = ["the old cat sat on a mat and looked at the wide blue sea for a long time"]
     texts = [
-        "The old cat sat on a mat, and looked at the wide blue lake for a long time!",  # one word is another
+        "The old cat sat on a mat, and stared at the wide blue sea for a long time!",  # one word is another
         "looked at the wide blue sea",  # a part
         "a dog ran over the wide road to find its old friend",
         "",

@@ -12,11 +12,11 @@ import pytest
 import runs
 import tiny
 from ladle.data.columns import Columns
-from ladle.data.rows import read_rows
+from ladle.data.rows import Row, read_rows
 from ladle.errors import UserError
 from ladle.evaluation.selection import near_copies
 from ladle.evaluation.text_stats import copy_key
-from ladle.training.augment import Augmented, augment
+from ladle.training.augment import Augmented, _validated, augment
 
 Run = Callable[..., tuple[int, str, str]]
 ROWS = [
@@ -94,8 +94,15 @@ def test_the_same_command_trains_once_and_draws_the_same(made: tuple[Augmented, 
     assert Counter(row["label"] for row in other.synthetic).most_common(1)[0][1] == 1  # other rows, the same training
 
 
-def test_no_label_loses_all_rows_to_the_validation(tmp_path: Path) -> None:
-    """A label of two rows must be known to the model: else nothing could be drawn for it."""
+def test_a_label_of_few_rows_loses_none_to_the_validation() -> None:
+    """It might lose both of two rows, and the model would not know it."""
+    rows = [Row(text=f"text {i}", label="common" if i < 100 else f"rare {i // 2}") for i in range(160)]
+    train, valid = _validated(rows)
+    assert {row["label"] for row in valid} == {"common"} and len(valid) == 8
+    assert sorted(row["text"] for row in train + valid) == sorted(row["text"] for row in rows)
+
+
+def test_a_label_of_two_rows_can_be_drawn(tmp_path: Path) -> None:
     rows = [*ROWS, {"text": "a rare thing.", "label": "rare"}, {"text": "one more rare thing.", "label": "rare"}]
     found = augment(rows, run=tmp_path / "run", per_class=1, recipe=RECIPE, log=runs.quiet)
     assert found.model.labels == ("bad", "good", "rare")
