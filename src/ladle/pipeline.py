@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, overload
 import torch
 
 from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
+from ladle.autoencoder.embedding import SentenceEncoderView, embed_texts
 from ladle.autoencoder.latents import Latents
 from ladle.autoencoder.signs import unlearnt_line
 from ladle.autoencoder.wording import wording_of
@@ -353,6 +354,15 @@ class LatentDiffusion:
         if latents.wording is not None and how.num_beams == 1 and not how.do_sample:
             words["wording"] = latents.wording
         return decode_texts(self.autoencoder, parts, decoder, batch_size, log_snr=log_snr, **words)
+
+    def embed(self, texts: Texts, batch_size: int = 128) -> torch.Tensor:
+        """texts -> embeddings [N, E] on the CPU, float32, of norm 1: the sentence embedding that a plan is made of, or
+        the mean of other latents (`ladle.autoencoder.embedding`). Raises UserError as `encode`."""
+        return embed_texts(self.autoencoder, check_texts(texts), batch_size)
+
+    def as_sentence_encoder(self) -> SentenceEncoderView:
+        """This model as an encoder of sentence-transformers: `.encode(texts)` and `.similarity(a, b)`."""
+        return SentenceEncoderView(self.autoencoder)
 
     def reconstruct(
         self, texts: Texts, decoder: DecoderName | None = None, batch_size: int = 128, *, wording: bool = True

@@ -23,7 +23,7 @@ from ladle.pipeline import LatentDiffusion
 from ladle.sampling.options import LatentDraw, SamplingOptions
 from ladle.storage.model_folder import save_parts
 
-VERBS = ("demo", "train", "sample", "reconstruct", "evaluate", "inspect")
+VERBS = ("demo", "train", "sample", "reconstruct", "evaluate", "inspect", "embed", "augment")
 Run = Callable[..., tuple[int, str, str]]
 
 
