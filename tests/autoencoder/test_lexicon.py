@@ -26,6 +26,13 @@ def lexicon(tokenizer: Any) -> Lexicon:
     return Lexicon(WORDS, tokenizer)
 
 
+def test_words_are_cut_whole_whatever_the_tokenizer_did_before(lexicon: Lexicon) -> None:
+    """It keeps the padding and the length of its last call: words would end with padding, and no text could go on."""
+    tokenizer = tiny.tiny_tokenizer()
+    tokenizer(["a", "the old cat"], padding=True, truncation=True, max_length=2)
+    assert Lexicon(WORDS, tokenizer).kinds == lexicon.kinds
+
+
 class Wild:
     """A decoder whose scores are random: it would write anything."""
 

@@ -139,6 +139,8 @@ def _bare(tokenizer: Any) -> Any:
 
     bare = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     bare.normalizer = None
+    bare.no_padding()  # (a tokenizer keeps the padding and the length of its last call)
+    bare.no_truncation()
     return bare
 
 
