@@ -18,6 +18,10 @@ from ladle.checks import check_texts, check_whole
 from ladle.conditioning.decoder import read_conditions
 from ladle.conditioning.encoder import RawCondition
 from ladle.config import nearest
+from ladle.control.control import Control
+from ladle.control.fitting import fit_control
+from ladle.control.steer import Asked, steering_of
+from ladle.data.in_memory import RowSource
 from ladle.data.stores import length_batches
 from ladle.diffusion.classifier import NUM_LEVELS, log_evidence
 from ladle.diffusion.model import LatentDiffusionModel
@@ -27,6 +31,7 @@ from ladle.layers import usual_defaults
 from ladle.sampling.candidates import LabelCheck
 from ladle.sampling.generation import OnStep, Writer, generate_samples
 from ladle.sampling.request import Request, Sample
+from ladle.sampling.word_count import missed_line
 from ladle.sampling.words import DecodingOptions, check_decoder, decode_texts, decoding, padded
 from ladle.seeding import SampleNoise, check_seeds
 from ladle.storage.model_folder import DTYPES, load_parts, save_parts
@@ -172,6 +177,7 @@ class LatentDiffusion:
         seeds: Iterable[int] | None = None,
         label: str | int | Iterable[str | int | None] | None = None,
         source: str | Iterable[str | None] | None = None,
+        control: Asked | Iterable[Asked] | None = None,
         batch_size: int = 128,
         on_step: OnStep | None = None,
         return_samples: bool = False,
@@ -186,6 +192,9 @@ class LatentDiffusion:
             seeds: one for each text. A seed gives the same text at any batch size.
             label: one class for all texts, or one for each text (None: no class). 5 means "5".
             source: one source text for all texts, or one for each text (None: no source).
+            control: what else is asked of all texts, one thing or several: `Steer(folder, label, scale)` with a folder
+                that `ladle fit control` wrote; a function of estimated latents, [B, L, D] -> [B], or `SteerBy` of it.
+                Candidates are preferred that are what each `Steer` asks for.
             batch_size: samples drawn at once; a smaller number needs less memory.
             on_step: called with (steps done, steps in total). The total grows if candidates need another round.
             return_samples: return `Sample`s, which hold seed, latents and score besides the text.
@@ -198,12 +207,14 @@ class LatentDiffusion:
 
         Raises:
             UserError: lengths that disagree, both `seed` and `seeds`, an unknown label or option, a value out of range,
-                a condition that the model does not take, a model that cannot sample.
+                a condition that the model does not take, a control of another model, a model that cannot sample.
         """
         options = self.parts.sampling.override(**overrides)
         request = Request.line_up(num_samples, seed, seeds, label, source, self.labels)
-        if overrides.get("choose") == "label" and label is None:  # (some texts of many may have none)
-            raise UserError("choose='label' needs a label; give one, or choose='sound'")
+        steering = steering_of(self.autoencoder, self.diffusion, control)
+        wanted = label is not None or (steering is not None and steering.shares is not None)
+        if overrides.get("choose") == "label" and not wanted:  # (some texts of many may have no label)
+            raise UserError("choose='label' needs a label or a control; give one, or choose='sound'")
         if self.diffusion.condition.config.source is None and any(text is not None for text in request.sources):
             raise UserError("this model was not trained with source texts; give no source")
         batch_size = check_whole("batch_size", batch_size)
@@ -211,12 +222,20 @@ class LatentDiffusion:
             self.labels,
             lambda texts, seeds: self.classify(texts, seeds=seeds, batch_size=batch_size),
             always=self.parts.judge is not None,
+            controls=None if steering is None else steering.shares,
         )
         if self.parts.source_encoder is None:
             self._warn_unlearnt([text for text in dict.fromkeys(request.sources) if text])
-        writer = Writer(self.autoencoder, self.diffusion, self.parts.reader(), check, batch_size)
+        writer = Writer(self.autoencoder, self.diffusion, self.parts.reader(), check, batch_size, steering)
         samples = generate_samples(writer, request, options, on_step=on_step)
+        if line := missed_line([sample.text for sample in samples], options):
+            warnings.warn(line, stacklevel=2)
         return samples if return_samples else [sample.text for sample in samples]
+
+    def fit_control(self, data: RowSource, output: str | Path | None = None, **options: Any) -> Control:
+        """Train a control of this model's texts on labelled rows, in a file or in memory: `ladle.control.fit_control`,
+        which has the options (minutes, seed, columns, log) and the errors. Use it in `generate(control=Steer(...))`."""
+        return fit_control(self.parts, data, output, **options)
 
     @usual_defaults(None)
     def classify(

@@ -1,5 +1,6 @@
 """Steering against posteriors that are known in closed form: a Gaussian prior, and what is asked of it."""
 
+import itertools
 import math
 
 import pytest
@@ -97,13 +98,21 @@ def high(z0_hat):
     return z0_hat.flatten(1).sum(1)
 
 
-@pytest.mark.parametrize("wrap", [lambda s: steered(prior, log_likelihood, s), lambda s: steered_by_estimate(prior, high, s)])  # fmt: skip
+def by_class(denoise, scale=1.0, **more):
+    return steered(denoise, log_likelihood, scale, **more)
+
+
+def by_function(denoise, scale=1.0, **more):
+    return steered_by_estimate(denoise, high, scale, **more)
+
+
+@pytest.mark.parametrize("wrap", [by_class, by_function])
 def test_the_sign_and_the_size_of_the_scale(wrap):
     """0 is the denoiser itself, bit for bit and at no cost; what is added is linear; below 0 it goes the other way."""
     (level,) = levels_at([0.3])
     zt = starts(6)
-    assert wrap(0) is prior
-    added = [wrap(scale)(zt, level) - prior(zt, level) for scale in (1.0, 2.5, -2.0)]
+    assert wrap(prior, 0) is prior
+    added = [wrap(prior, scale)(zt, level) - prior(zt, level) for scale in (1.0, 2.5, -2.0)]
     assert added[0].abs().max() > 0.1
     torch.testing.assert_close(added[1], 2.5 * added[0])
     torch.testing.assert_close(added[2], -2.0 * added[0])
@@ -148,18 +157,12 @@ def test_steerings_add_up_in_any_order():
         with torch.no_grad():
             return denoise(zt, level) - prior(zt, level)
 
-    def by_class(denoise):
-        return steered(denoise, log_likelihood, 0.7)
-
-    def by_high(denoise):
-        return steered_by_estimate(denoise, high, 2.0)
-
-    for pair in ((by_class, by_class), (by_high, by_class), (by_class, by_high), (by_high, by_high)):
+    for pair in itertools.product((by_class, by_function), repeat=2):
         torch.testing.assert_close(added(*pair), added(pair[0]) + added(pair[1]))
-    both = steered_by_estimate(by_high(prior), low, 0.1)(zt, level)
+    both = steered_by_estimate(by_function(prior), low, 0.1)(zt, level)
     assert not both.requires_grad
     # (the second one sees the estimate that the first one has moved)
-    moved = by_high(prior)(zt, level)
+    moved = by_function(prior)(zt, level)
     slope = level.sigma**2 / level.alpha * level.alpha * SPREAD**2 / (level.alpha**2 * SPREAD**2 + level.sigma**2)
     torch.testing.assert_close(both, moved + 0.1 * slope * -2 * moved)
 
@@ -180,7 +183,8 @@ def test_the_last_estimate_is_handed_on():
 
     (level,) = levels_at([0.0])
     zt = starts(2)
-    for wrapped in (steered(echo, lambda zt, level: 0 * zt.flatten(1).sum(1), 1.0), steered_by_estimate(echo, lambda z: 0 * high(z), 1.0)):  # fmt: skip
+    even = steered(echo, lambda zt, level: 0 * high(zt), 1.0), steered_by_estimate(echo, lambda z: 0 * high(z), 1.0)
+    for wrapped in even:
         torch.testing.assert_close(wrapped(zt, level, 3 * zt), 3.5 * zt)
 
 

@@ -66,7 +66,11 @@ def evaluate(
         print(to_markdown(report), end="")
 
 
-fit = App(name="fit", help="Train models that measure samples: a scorer (perplexity) or a judge (labels).", sort_key=6)
+fit = App(
+    name="fit",
+    help="Train small models: a scorer (perplexity) or a judge (labels) measure samples, a control steers them.",
+    sort_key=6,
+)
 app.command(fit)
 
 

@@ -58,6 +58,7 @@ def sample(
     source: File | None = None,
     source_column: str | None = None,
     label_column: str | None = None,
+    control: list[str] | None = None,
     batch_size: Whole = 128,
     options: Annotated[Options | None, Parameter(name="*")] = None,
 ) -> None:
@@ -74,6 +75,8 @@ def sample(
         source: File of texts to condition on, one in each row.
         source_column: Column of these texts. Default: as in training, else source, else the one that is clearly text.
         label_column: Column of the classes to draw from; "" uses none. Default: as in training, else label.
+        control: FOLDER=LABEL or FOLDER=LABEL:SCALE: texts of this label of a control that `ladle fit control` wrote. A
+            larger scale steers more strongly, one below 0 away from the label. Default scale: 4. May be repeated.
         batch_size: Number of texts drawn at once. A smaller number needs less memory.
     """
     check_whole("--num-samples", num_samples)
@@ -88,13 +91,17 @@ def sample(
     count = num_samples * len(inputs)
     if seed is not None:
         check_whole("--seed", seed, 0, MAX_SEED + 1 - count)
-    if overrides.get("choose") == "label" and not label and not any("label" in row for row in inputs):
-        raise UserError("--choose label needs a label; give --label, or leave --choose out")
+    labelled = label or control or any("label" in row for row in inputs)
+    if overrides.get("choose") == "label" and not labelled:
+        raise UserError("--choose label needs a label; give --label or --control, or leave --choose out")
 
+    from ladle.control.steer import Steer
     from ladle.pipeline import LatentDiffusion
     from ladle.sampling.request import fresh_seed
+    from ladle.sampling.word_count import missed_line
     from ladle.training.state import digest
 
+    steers = [Steer.parse(text) for text in control or ()]
     loaded = LatentDiffusion.from_pretrained(model)
     if label_column and not loaded.labels:
         raise UserError("this model was not trained with labels; leave --label-column out")
@@ -110,9 +117,11 @@ def sample(
             asked = own_label(label[len(draws) % len(label)], loaded.labels) if label else own
             draw: dict[str, Any] = {"seed": len(draws), "label": asked}
             draw |= {"source": row.get("source"), "references": row.get("references")}
+            draw |= {"control": [steer.shown for steer in steers] or None}
             draws.append({name: value for name, value in draw.items() if value is not None})
     how = loaded.parts.sampling.override(**overrides)
-    command = digest([loaded.digest, how.model_dump(mode="json"), seed, draws])
+    command = digest([loaded.digest, how.model_dump(mode="json"), seed, draws, [one.digest for one in steers]])
+    texts_drawn: list[str] = []
     with partial_rows(output, command, fresh_seed(count) if seed is None else seed, log=log) as kept:
         first = kept.remembered
         draws = [draw | {"seed": first + draw["seed"]} for draw in draws]
@@ -128,14 +137,18 @@ def sample(
                 seeds=[draw["seed"] for draw in asked],
                 label=[draw.get("label") for draw in asked],
                 source=[draw.get("source") for draw in asked],
+                control=steers,
                 batch_size=batch_size,
                 on_step=None if bar.disable else show,
                 **overrides,
             )
+            texts_drawn.extend(texts)
             return [{"text": t, **draw, "model": loaded.digest} for t, draw in zip(texts, asked, strict=True)]
 
         largest = TEXTS_AT_ONCE // how.candidates
         write_and_say(kept, _rows(kept, count, batch_size, draw_part, largest))
+    if line := missed_line(texts_drawn, how):
+        log(line)
     if seed is None:
         seeds = f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
         log(f"{seeds}; --seed {first} draws the same {'text' if count == 1 else 'texts'} again")

@@ -24,6 +24,8 @@ class Candidate:
     log_snr: float | None = None
     """Of the latents, if they are noised."""
     text: str = ""
+    fits: bool = True
+    """Whether the text has as many words as wanted."""
 
 
 Draw = Callable[[Request, Sequence[int]], list[list[Candidate]]]
@@ -36,18 +38,21 @@ Classify = Callable[[list[str], list[int]], torch.Tensor]
 
 @dataclass(frozen=True)
 class LabelCheck:
-    """The probability that a text matches its label.
+    """The probability that a text is what was asked for: that it matches its label, and what controls ask for.
 
     names: the model's labels, possibly none. classify: gives the probabilities of labels. always: whether the choice of
-    the soundest candidate uses this check too.
+    the soundest candidate looks at labels too; it looks at controls in any case. controls: texts -> the smallest
+    probability of all that controls ask for; None: there are no controls.
     """
 
     names: tuple[str, ...]
     classify: Classify
     always: bool = False
+    controls: Callable[[Sequence[str]], list[float]] | None = None
 
     def shares(self, texts: list[str], labels: list[str | None], seeds: list[int]) -> list[float]:
-        """A probability for each text. An empty text has 0. Without a label every other text has 1."""
+        """A probability for each text, the smallest over its label and the controls. An empty text has 0. If nothing
+        is asked for, every other text has 1."""
         shares = [1.0] * len(texts)
         if any(label is not None for label in labels):
             table = self.classify(texts, seeds)
@@ -55,20 +60,24 @@ class LabelCheck:
                 1.0 if label is None else float(row[self.names.index(label)])
                 for row, label in zip(table, labels, strict=True)
             ]
+        if self.controls is not None:
+            shares = [*map(min, shares, self.controls(texts))]
         return [share if text.strip() else 0.0 for text, share in zip(texts, shares, strict=True)]
 
 
 def soundest(request: Request, options: SamplingOptions, draw: Draw, score: Score, check: LabelCheck) -> list[Sample]:
-    """Each sample's candidate with the highest score. With `check.always` only candidates that match the label are
-    considered."""
+    """Each sample's candidate with the highest score. Only candidates are considered that are what the controls ask for
+    and, with `check.always`, match the label."""
     kept = []
     for row, own in enumerate(draw(request, range(options.candidates))):
         seed, label, source = request.seeds[row], request.labels[row], request.sources[row]
         right = own
-        if check.always and len(own) > 1:
-            shares = check.shares([one.text for one in own], [label] * len(own), [seed] * len(own))
+        if (check.always or check.controls) and len(own) > 1:
+            asked = label if check.always else None
+            shares = check.shares([one.text for one in own], [asked] * len(own), [seed] * len(own))
             enough = min(options.label_confidence, max(shares))
             right = [one for one, share in zip(own, shares, strict=True) if share >= enough]
+        right = [one for one in right if one.fits] or right
         # An empty text is kept only where all are empty.
         right = [one for one in right if one.text.strip()] or right[:1]
         best, value = right[0], None
@@ -80,19 +89,20 @@ def soundest(request: Request, options: SamplingOptions, draw: Draw, score: Scor
 
 
 def first_with_label(request: Request, options: SamplingOptions, draw: Draw, check: LabelCheck) -> list[Sample]:
-    """Each sample's first candidate that matches its label, else the one with the highest probability of the label.
-    Later candidates are drawn only for samples that still need one."""
-    kept: dict[int, tuple[float, Sample]] = {}
+    """Each sample's first candidate that matches its label and what controls ask for, else the one with the highest
+    probability of that. Later candidates are drawn only for samples that still need one."""
+    kept: dict[int, tuple[tuple[bool, float], Sample]] = {}
     waiting = list(range(len(request)))
     for number in range(options.candidates):
         part = request.part(waiting)
         drawn = [own[0] for own in draw(part, [number])]
         shares = check.shares([one.text for one in drawn], part.labels, part.seeds)
         for row, one, share in zip(waiting, drawn, shares, strict=True):
-            if row not in kept or share > kept[row][0]:
+            value = one.fits, share
+            if row not in kept or value > kept[row][0]:
                 seed, label, source = request.seeds[row], request.labels[row], request.sources[row]
-                kept[row] = share, Sample(one.text, seed, label, source, one.latents, share, one.log_snr)
-        waiting = [row for row in waiting if kept[row][0] < options.label_confidence]
+                kept[row] = value, Sample(one.text, seed, label, source, one.latents, share, one.log_snr)
+        waiting = [row for row in waiting if kept[row][0] < (True, options.label_confidence)]
         if not waiting:
             break
     return [kept[row][1] for row in range(len(request))]

@@ -13,6 +13,7 @@ from ladle.diffusion.schedule import sampling_levels
 from ladle.diffusion.wrappers import guided_at_once
 from ladle.layers import lengths_to_mask
 from ladle.sampling.options import SamplingOptions
+from ladle.sampling.steering import Steering
 from ladle.seeding import SampleNoise
 
 
@@ -34,6 +35,7 @@ def draw_latents(
     lengths: torch.Tensor,
     options: SamplingOptions,
     on_step: Callable[[], None] | None = None,
+    steering: Steering | None = None,
 ) -> Latents:
     """Run the sampler for one batch of a model in eval mode.
 
@@ -43,6 +45,7 @@ def draw_latents(
         noise: the samples' own random streams, after `draw_lengths`.
         lengths: [B] numbers of latents.
         on_step: called after every step.
+        steering: control from outside the model.
 
     Returns:
         z0 [B, L, D], zero outside the mask, in float32 for every dtype of the weights. With a stop time: the estimate
@@ -65,6 +68,8 @@ def draw_latents(
         denoise = guided_at_once(both, options.guidance_scale)
     else:
         denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, batch), levels)
+    if steering is not None:
+        denoise = steering.wrap(denoise, mask)
     handed_over = None
     if hands_over:  # without the step to the estimate
         levels = levels[:-1]

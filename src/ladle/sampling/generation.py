@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -16,6 +17,8 @@ from ladle.sampling.draw import draw_latents, draw_lengths, num_steps
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Request, Sample
 from ladle.sampling.soundness import SoundnessScore
+from ladle.sampling.steering import Steering
+from ladle.sampling.word_count import WordRange, write_ending, write_in_range
 from ladle.sampling.words import check_decoder, decode_texts, decoding, lexicon_for
 from ladle.seeding import SampleNoise
 
@@ -27,6 +30,7 @@ class Writer:
     """The parts of a model that write texts, in eval mode and on one device.
 
     reader: reads source texts. check: tells whether a text matches its label. batch_size: samples drawn at once.
+    steering: control from outside the model.
     """
 
     autoencoder: TextAutoencoder
@@ -34,6 +38,7 @@ class Writer:
     reader: SourceReader
     check: LabelCheck
     batch_size: int = 128
+    steering: Steering | None = None
 
 
 def generate_samples(
@@ -44,8 +49,10 @@ def generate_samples(
     on_step: called with (steps done, steps in total). The total grows if candidates need another round.
 
     Raises UserError: an unknown label, a source or a decoder that the model does not have, a seed outside 0 to
-    2^32 - 1.
+    2^32 - 1, more words than a text of the model can have.
     """
+    if words := WordRange.of(options):
+        words.check(writer.autoencoder.backbone.max_tokens)
     check_decoder(writer.autoencoder, options.decoder)
     score = SoundnessScore(writer.autoencoder, writer.diffusion, writer.reader, options.guidance_scale)
     draw = partial(_draw_candidates, writer, options, _Steps(on_step))
@@ -92,33 +99,49 @@ def _draw_candidates(
     for one in every:
         if request.sources[one.sample] is None:
             one.length = candidates[one.sample][0].length
+    words, latent = WordRange.of(options), writer.autoencoder.bottleneck.tokens_per_latent
+    if words is not None and latent is not None:  # (the decoder can hardly write more than such latents have places)
+        least, most = words.num_latents(latent)
+        for one in every:
+            one.length = min(max(one.length, least), most or one.length, writer.diffusion.max_latents)
 
     # Latents. Samples of similar length share a batch, so that there is little padding. Samples without a condition
     # have batches of their own, because they stop at another time.
-    every_by_length = sorted(every, key=lambda one: one.length)
-    free = [pair == (None, None) for pair in zip(request.labels, request.sources, strict=True)]
-    groups = {wanted: [one for one in every_by_length if free[one.sample] == wanted] for wanted in (False, True)}
-    batches = {wanted: [*_batches(group, writer.batch_size)] for wanted, group in groups.items()}
-    steps.total += sum(len(own) * num_steps(writer.diffusion, options, not wanted) for wanted, own in batches.items())
-    for batch in (*batches[False], *batches[True]):
-        lengths = torch.tensor([one.length for one in batch])
-        z0 = draw_latents(writer.diffusion, *given(batch), lengths, options, steps.step)
-        scale = 1.0 if z0.level is None else z0.level.scale.cpu()
-        for one, values in zip(batch, z0.values.cpu(), strict=True):
-            one.latents = values[: one.length] / scale
-            one.log_snr = None if z0.level is None else float(z0.level.log_snr)
+    def draw(part: Sequence[Candidate]) -> None:
+        by_length = sorted(part, key=lambda one: one.length)
+        free = [pair == (None, None) for pair in zip(request.labels, request.sources, strict=True)]
+        groups = {wanted: [one for one in by_length if free[one.sample] == wanted] for wanted in (False, True)}
+        batches = {wanted: [*_batches(group, writer.batch_size)] for wanted, group in groups.items()}
+        counts = {wanted: num_steps(writer.diffusion, options, not wanted) for wanted in groups}
+        steps.total += sum(len(own) * counts[wanted] for wanted, own in batches.items())
+        for batch in (*batches[False], *batches[True]):
+            lengths = torch.tensor([one.length for one in batch])
+            z0 = draw_latents(writer.diffusion, *given(batch), lengths, options, steps.step, writer.steering)
+            scale = 1.0 if z0.level is None else z0.level.scale.cpu()
+            for one, values in zip(batch, z0.values.cpu(), strict=True):
+                one.latents = values[: one.length] / scale
+                one.log_snr = None if z0.level is None else float(z0.level.log_snr)
 
     # Words.
-    latents, noise = [one.latents for one in every], [one.noise for one in every]
-    samples = torch.tensor([one.sample for one in every])
     how = decoding(options)
     if options.words == "known" and options.decoder == "autoregressive" and options.num_beams == 1:
         how["lexicon"] = lexicon_for(writer.autoencoder.backbone, request.sources)
-    if writer.autoencoder.is_plan:
-        how |= {"log_snr": [one.log_snr for one in every], "conditions": conditions.of_rows(samples)}
-    texts = decode_texts(writer.autoencoder, latents, options.decoder, writer.batch_size, noise=noise, **how)
-    for one, text in zip(every, texts, strict=True):
-        one.text = text
+
+    def write(part: Sequence[Candidate], **more: Any) -> None:
+        latents, noise = [one.latents for one in part], [one.noise for one in part]
+        if writer.autoencoder.is_plan:
+            samples = torch.tensor([one.sample for one in part])
+            more |= {"log_snr": [one.log_snr for one in part], "conditions": conditions.of_rows(samples)}
+        more = how | more
+        texts = decode_texts(writer.autoencoder, latents, options.decoder, writer.batch_size, noise=noise, **more)
+        for one, text in zip(part, texts, strict=True):
+            one.text = text
+
+    draw(every)
+    if words is None:
+        write(every)
+    else:
+        write_in_range(words, every, draw, partial(write_ending, words, write, drawn="do_sample" in how))
     return candidates
 
 

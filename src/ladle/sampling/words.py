@@ -1,6 +1,7 @@
 """Turns latents into words: decodes many texts in batches of similar length."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Self, get_args
 
 import torch
@@ -10,6 +11,7 @@ from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.backbone import Backbone
 from ladle.autoencoder.latents import Latents
 from ladle.autoencoder.lexicon import Lexicon, words_of
+from ladle.autoencoder.loop import Ending
 from ladle.autoencoder.plan import CLEAN_LOG_SNR
 from ladle.conditioning.decoder import read_conditions
 from ladle.conditioning.store import ConditionStore
@@ -63,6 +65,8 @@ def decode_texts(
     log_snr: Sequence[float | None] | None = None,
     conditions: ConditionStore | None = None,
     wording: torch.Tensor | None = None,
+    may_end: Callable[[str], bool] | None = None,
+    ended: dict[int, bool] | None = None,
     **how: Any,
 ) -> list[str]:
     """One text for each element of `latents`, [L, D] each, in their order.
@@ -74,6 +78,8 @@ def decode_texts(
         log_snr: of each text's latents; None: they have no noise.
         conditions: the texts' labels and sources, for a decoder that reads them.
         wording: [B, S], the numbers by which the texts' tokens are chosen.
+        may_end: a text so far -> whether it may end there (`Ending`); None: anywhere.
+        ended: is told of each text whether it ended by itself, or was cut at the longest text.
         how: options of `TextAutoencoder.decode`.
     """
     check_decoder(autoencoder, decoder)
@@ -89,11 +95,19 @@ def decode_texts(
             given["wording"] = wording[torch.tensor(rows)].to(device)
         raw = None if conditions is None else conditions.gather(torch.tensor(rows)).to(device)
         given["read"] = read_conditions(autoencoder, raw, len(rows))
+        if may_end is not None:
+            given["ending"] = Ending(partial(_may_end, autoencoder.backbone, may_end))
         ids = autoencoder.decode(padded([latents[row] for row in rows]).to(device), decoder, **given, **how)
         written = autoencoder.backbone.detokenize(ids, any_sign=wording is not None)  # (a wording brings its own signs)
         for row, text in zip(rows, written, strict=True):
             texts[row] = text
+        if ended is not None:
+            ended |= zip(rows, given["ending"].ended, strict=True)
     return texts
+
+
+def _may_end(backbone: Backbone, may_end: Callable[[str], bool], tokens: list[int]) -> bool:
+    return may_end(backbone.detokenize(torch.tensor([tokens], dtype=torch.long))[0])
 
 
 def check_decoder(autoencoder: TextAutoencoder, decoder: DecoderName | None) -> None:
