@@ -1,7 +1,7 @@
 """Control without training the denoiser: functions Denoise -> Denoise that add a gradient to its estimate.
 
 `steered` follows a classifier of noised latents, `steered_by_estimate` any function of the estimate z0_hat. Both are
-without state, go with every sampler, and can be combined with each other and with guidance (`ladle.diffusion.wrappers`).
+without state, go with every sampler, and can be combined with each other and with guidance (`diffusion.wrappers`).
 """
 
 import math
