@@ -4,7 +4,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -13,9 +12,7 @@ import torch
 from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.latents import Latents
 from ladle.autoencoder.signs import unlearnt_line
-from ladle.autoencoder.wording import wording_of
 from ladle.checks import check_texts, check_whole
-from ladle.conditioning.decoder import read_conditions
 from ladle.conditioning.encoder import RawCondition
 from ladle.config import nearest
 from ladle.data.stores import length_batches
@@ -27,7 +24,7 @@ from ladle.layers import usual_defaults
 from ladle.sampling.candidates import LabelCheck
 from ladle.sampling.generation import OnStep, Writer, generate_samples
 from ladle.sampling.request import Request, Sample
-from ladle.sampling.words import DecodingOptions, check_decoder, decode_texts, decoding, padded
+from ladle.sampling.words import DecodingOptions, check_decoder, decode_texts, decoding, encode_texts
 from ladle.seeding import SampleNoise, check_seeds
 from ladle.storage.model_folder import DTYPES, load_parts, save_parts
 from ladle.storage.names import resolve_model
@@ -288,24 +285,7 @@ class LatentDiffusion:
         wording = wording and self.autoencoder.is_plan
         if not wording:
             self._warn_unlearnt(texts)
-        parts: list[torch.Tensor] = [torch.empty(0)] * len(texts)
-        words: list[torch.Tensor] = [torch.empty(0)] * len(texts)
-        for rows, latents in self._encode_batches(texts, batch_size):
-            for row, values, mask in zip(rows, latents.values, latents.mask, strict=True):
-                parts[row] = values[mask]
-            if wording:
-                for row, numbers in zip(rows, self._wording(latents, [texts[row] for row in rows]), strict=True):
-                    words[row] = numbers
-        both = torch.nn.utils.rnn.pad_sequence(words, batch_first=True) if wording else None
-        return replace(padded(parts), space=self.autoencoder.normaliser.fingerprint(), wording=both)
-
-    def _wording(self, latents: Latents, texts: list[str]) -> Iterable[torch.Tensor]:
-        """The wording of each text, one number for each of its tokens."""
-        tokens = self.autoencoder.backbone.tokenize(texts)
-        ids, mask = (tokens[name].to(self.device) for name in ("input_ids", "attention_mask"))
-        read = read_conditions(self.autoencoder, None, len(texts))
-        numbers = wording_of(self.autoencoder, latents, ids, mask, read)
-        return (row[own] for row, own in zip(numbers, mask, strict=True))
+        return encode_texts(self.autoencoder, texts, batch_size, wording=wording)
 
     @usual_defaults(None)
     @torch.no_grad()

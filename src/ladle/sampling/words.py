@@ -1,6 +1,7 @@
-"""Turns latents into words: decodes many texts in batches of similar length."""
+"""Turns latents into words and words into latents: many texts, in batches of similar length."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Self, get_args
 
 import torch
@@ -11,6 +12,7 @@ from ladle.autoencoder.backbone import Backbone
 from ladle.autoencoder.latents import Latents
 from ladle.autoencoder.lexicon import Lexicon, words_of
 from ladle.autoencoder.plan import CLEAN_LOG_SNR
+from ladle.autoencoder.wording import wording_of
 from ladle.conditioning.decoder import read_conditions
 from ladle.conditioning.store import ConditionStore
 from ladle.config import Config, nearest
@@ -51,6 +53,39 @@ def lexicon_for(backbone: Backbone, sources: Iterable[str | None]) -> Lexicon | 
     if backbone.lexicon is None:
         return None
     return backbone.lexicon.extended(words_of(source for source in sources if source))
+
+
+@torch.no_grad()
+def encode_texts(
+    autoencoder: TextAutoencoder,
+    texts: Sequence[str],
+    batch_size: int,
+    *,
+    wording: bool = False,
+    conditions: ConditionStore | None = None,
+) -> Latents:
+    """texts -> z0 [B, L, D] with its mask, in the order of the texts, encoded in batches of similar length.
+
+    wording: of a plan, give the wording too, as the decoder reads it under `conditions` (the texts' labels and
+    sources).
+    """
+    parts: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+    words: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+    for rows in length_batches(texts, batch_size):
+        own = [texts[row] for row in rows]
+        latents = autoencoder.encode_texts(own)
+        for row, values, mask in zip(rows, latents.values, latents.mask, strict=True):
+            parts[row] = values[mask]
+        if not wording:
+            continue
+        tokens = autoencoder.backbone.tokenize(own)
+        ids, there = (tokens[name].to(autoencoder.device) for name in ("input_ids", "attention_mask"))
+        raw = None if conditions is None else conditions.gather(torch.tensor(rows)).to(autoencoder.device)
+        numbers = wording_of(autoencoder, latents, ids, there, read_conditions(autoencoder, raw, len(rows)))
+        for row, values, mask in zip(rows, numbers, there, strict=True):
+            words[row] = values[mask]
+    both = torch.nn.utils.rnn.pad_sequence(words, batch_first=True) if wording else None
+    return replace(padded(parts), space=autoencoder.normaliser.fingerprint(), wording=both)
 
 
 @torch.no_grad()
