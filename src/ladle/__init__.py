@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ladle.pipeline import LatentDiffusion as LatentDiffusion
     from ladle.sampling.options import SamplingOptions as SamplingOptions
     from ladle.sampling.request import Sample as Sample
+    from ladle.training.augment import augment as augment
     from ladle.training.recipe import Recipe as Recipe
     from ladle.training.recipe import load_recipe as load_recipe
     from ladle.training.run import train as train
@@ -35,6 +36,7 @@ _HOME = {
     "SamplingOptions": "ladle.sampling.options",
     "TextAutoencoder": "ladle.autoencoder.autoencoder",
     "UserError": "ladle.errors",
+    "augment": "ladle.training.augment",
     "evaluate": "ladle.evaluation.evaluate",
     "load_recipe": "ladle.training.recipe",
     "train": "ladle.training.run",

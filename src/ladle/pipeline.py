@@ -1,29 +1,30 @@
 """LatentDiffusion: texts in, texts out. Most users need only this class."""
 
-import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
 import torch
 
 from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
+from ladle.autoencoder.embedding import SentenceEncoderView, embed_texts
 from ladle.autoencoder.latents import Latents
 from ladle.autoencoder.signs import unlearnt_line
-from ladle.checks import check_texts, check_whole
-from ladle.conditioning.encoder import RawCondition
+from ladle.checks import check_device, check_path, check_texts, check_whole
+from ladle.conditioning.config import LABEL, SOURCE, ConditionConfig
 from ladle.config import nearest
 from ladle.data.stores import length_batches
-from ladle.diffusion.classifier import NUM_LEVELS, log_evidence
+from ladle.diffusion.classifier import NUM_LEVELS
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.schedule import Level
 from ladle.errors import LadleError, UserError, first_line
 from ladle.layers import usual_defaults
-from ladle.sampling.candidates import LabelCheck
-from ladle.sampling.generation import OnStep, Writer, generate_samples
-from ladle.sampling.request import Request, Sample
+from ladle.sampling.candidates import ConditionCheck
+from ladle.sampling.classes import shares_by_denoising
+from ladle.sampling.generation import OnStep, Writer, check_single_guidance, generate_samples
+from ladle.sampling.request import Request, Sample, Values
 from ladle.sampling.words import DecodingOptions, check_decoder, decode_texts, decoding, encode_texts
 from ladle.seeding import SampleNoise, check_seeds
 from ladle.storage.model_folder import DTYPES, load_parts, save_parts
@@ -70,15 +71,15 @@ class LatentDiffusion:
             UserError: no such model, a damaged folder, another dtype, no such device, a revision for a model that is
                 not on the hub.
         """
-        known, place = _dtype(dtype), None if device is None else _device(device)  # before anything is read
-        folder = resolve_model(_path("name_or_path", name_or_path), revision=revision)
+        known, place = _dtype(dtype), None if device is None else check_device(device)  # before anything is read
+        folder = resolve_model(check_path("name_or_path", name_or_path), revision=revision)
         model = cls(load_parts(folder), place, model_digest(folder))
         return model.to(model.device, known)
 
     def save_pretrained(self, folder: str | Path, dtype: Dtype = None) -> None:
         """Write a model folder that `from_pretrained` reads. `dtype`: of the stored weights, such as "float16". The
         sentence encoder of a shipped model is not written again; Ladle has it."""
-        save_parts(self.parts, _path("folder", folder), dtype=_dtype(dtype))
+        save_parts(self.parts, check_path("folder", folder), dtype=_dtype(dtype))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the model folder to the Hugging Face hub and return its address. `options`: of `create_repo`.
@@ -105,7 +106,7 @@ class LatentDiffusion:
 
         Raises UserError: another dtype, no such device.
         """
-        known, place, before = _dtype(dtype), _device(device), self.device
+        known, place, before = _dtype(dtype), check_device(device), self.device
         parts = (self.parts.autoencoder, self.parts.source_encoder, self.parts.diffusion)
         modules = [module.eval() for module in parts if module is not None]
         try:
@@ -138,14 +139,24 @@ class LatentDiffusion:
         return self.parts.diffusion
 
     @property
+    def conditions(self) -> ConditionConfig:
+        """The conditions that the model knows."""
+        return ConditionConfig() if self.parts.diffusion is None else self.parts.diffusion.condition.config
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Names of the classes that the model knows."""
-        return () if self.parts.diffusion is None else self.parts.diffusion.condition.config.labels
+        return self.conditions.labels
+
+    @property
+    def attributes(self) -> dict[str, tuple[str, ...]]:
+        """The attributes that the model knows, beside labels, each with its values."""
+        return dict(self.conditions.attributes)
 
     @property
     def takes_source(self) -> bool:
         """Whether the model can be conditioned on a source text."""
-        return self.parts.diffusion is not None and self.parts.diffusion.condition.config.source is not None
+        return self.conditions.source is not None
 
     @property
     def max_tokens(self) -> int:
@@ -167,8 +178,9 @@ class LatentDiffusion:
         *,
         seed: int | None = None,
         seeds: Iterable[int] | None = None,
-        label: str | int | Iterable[str | int | None] | None = None,
+        label: Values = None,
         source: str | Iterable[str | None] | None = None,
+        attributes: Mapping[str, Values] | None = None,
         batch_size: int = 128,
         on_step: OnStep | None = None,
         return_samples: bool = False,
@@ -183,10 +195,12 @@ class LatentDiffusion:
             seeds: one for each text. A seed gives the same text at any batch size.
             label: one class for all texts, or one for each text (None: no class). 5 means "5".
             source: one source text for all texts, or one for each text (None: no source).
+            attributes: by name one value for all texts, or one for each text (None: none): {"food": "Italian"}.
             batch_size: samples drawn at once; a smaller number needs less memory.
             on_step: called with (steps done, steps in total). The total grows if candidates need another round.
             return_samples: return `Sample`s, which hold seed, latents and score besides the text.
-            overrides: fields of `ladle.sampling.options.SamplingOptions`, such as `guidance_scale=2.0`. `noise_scale`,
+            overrides: fields of `ladle.sampling.options.SamplingOptions`, such as `guidance_scale=2.0` for all
+                conditions together, or `guidance_scales={"food": -1.0}` for single ones by name. `noise_scale`,
                 `length_temperature` and `stop_time` apply to texts with and without a condition. The defaults are the
                 options that the model was saved with.
 
@@ -198,16 +212,23 @@ class LatentDiffusion:
                 a condition that the model does not take, a model that cannot sample.
         """
         options = self.parts.sampling.override(**overrides)
-        request = Request.line_up(num_samples, seed, seeds, label, source, self.labels)
-        if overrides.get("choose") == "label" and label is None:  # (some texts of many may have none)
-            raise UserError("choose='label' needs a label; give one, or choose='sound'")
-        if self.diffusion.condition.config.source is None and any(text is not None for text in request.sources):
+        request = Request.line_up(num_samples, seed, seeds, label, source, attributes, self.diffusion.condition.config)
+        asked = {LABEL: label, SOURCE: source} | dict(attributes or {})
+        given = {name for name, value in asked.items() if value is not None}
+        check_single_guidance(options, self.conditions, given if overrides.get("guidance_scales") else None)
+        if overrides.get("choose") == "label" and label is None and not attributes:  # (some of many may have none)
+            raise UserError("choose='label' needs a label or an attribute; give one, or choose='sound'")
+        if not self.takes_source and any(text is not None for text in request.sources):
             raise UserError("this model was not trained with source texts; give no source")
         batch_size = check_whole("batch_size", batch_size)
-        check = LabelCheck(
-            self.labels,
-            lambda texts, seeds: self.classify(texts, seeds=seeds, batch_size=batch_size),
-            always=self.parts.judge is not None,
+        check = ConditionCheck(
+            self.conditions.values,
+            lambda texts, seeds, name: self.classify(
+                texts, attribute=None if name == LABEL else name, seeds=seeds, batch_size=batch_size
+            ),
+            always=self.parts.every_judge,
+            avoided={name for name, scale in options.guidance_scales.items() if scale < 0},
+            ignored={name for name, scale in options.guidance_scales.items() if scale == 0},
         )
         if self.parts.source_encoder is None:
             self._warn_unlearnt([text for text in dict.fromkeys(request.sources) if text])
@@ -220,14 +241,16 @@ class LatentDiffusion:
         self,
         texts: Texts,
         *,
+        attribute: str | None = None,
         by: Literal["words", "denoiser"] | None = None,
         seeds: Iterable[int] | None = None,
         num_levels: int = NUM_LEVELS,
         batch_size: int = 128,
     ) -> torch.Tensor:
-        """texts -> probabilities of the model's labels, [N, len(labels)].
+        """texts -> probabilities of the model's labels, [N, len(labels)], or of the values of an attribute.
 
         Args:
+            attribute: name of the attribute whose values are told, [N, len(attributes[attribute])]; None: the labels.
             by: `words`: a judge of words and pairs of words, trained on the model's own data
                 (`ladle.evaluation.judge`). `denoiser`: how much each label helps the model's own denoiser
                 (`ladle.diffusion.classifier`), with equal prior probabilities. None: `words` if the model has a judge,
@@ -236,39 +259,28 @@ class LatentDiffusion:
             num_levels: noise levels at which classes are compared; more levels take longer and give smaller errors.
 
         Raises:
-            UserError: a model without labels, no texts, an item that is not a text, a wrong number of seeds, num_levels
-                below 1, `words` for a model without a judge.
+            UserError: a model without labels, an unknown attribute, no texts, an item that is not a text, a wrong
+                number of seeds, num_levels below 1, `words` for a model without a judge.
         """
-        texts, judge = check_texts(texts), self.parts.judge
+        texts = check_texts(texts)
         num_levels = check_whole("num_levels", num_levels)
-        if not self.labels:
-            raise UserError(f"'{self.parts.name}' was trained without labels, so it cannot classify; use another model")
+        if attribute is not None:
+            self.conditions.check_attribute(attribute)
+        elif not self.labels:
+            other = f"attribute={next(iter(self.attributes))!r}" if self.attributes else "another model"
+            raise UserError(f"'{self.parts.name}' was trained without labels, so it cannot classify; use {other}")
+        name = LABEL if attribute is None else attribute
         if by is not None and not (isinstance(by, str) and by in ("words", "denoiser")):
             raise UserError(f"by is {by!r:.60}; allowed are words, denoiser")
-        if by == "words" and judge is None:
+        if by == "words" and name not in self.parts.every_judge:
             raise UserError(f"'{self.parts.name}' has no judge of words; use by=\"denoiser\"")
         seeds = [0] * len(texts) if seeds is None else check_seeds(seeds)
         if len(seeds) != len(texts):
             raise UserError(f"these lengths disagree: texts {len(texts)}, seeds {len(seeds)}")
+        judge = self.parts.every_judge.get(name)
         if judge is not None and by != "denoiser":
-            return torch.from_numpy(judge.probabilities(texts, self.labels))
-        return self._classify_by_denoising(texts, seeds, num_levels, batch_size)
-
-    @torch.no_grad()
-    def _classify_by_denoising(
-        self, texts: list[str], seeds: Sequence[int], num_levels: int, batch_size: int
-    ) -> torch.Tensor:
-        found = torch.zeros(len(texts), len(self.labels), dtype=torch.float32)
-        for rows, latents in self._encode_batches(texts, batch_size):
-            z0, mask = latents.values, latents.mask
-            shapes = [(int(length), self.diffusion.latent_dim) for length in mask.sum(1)]
-            noise = SampleNoise([seeds[row] for row in rows])
-            draws = [noise.normal(shapes).to(z0) for _ in range(num_levels)]
-            for number in range(len(self.labels)):
-                raw = RawCondition(torch.full((len(rows),), number, device=self.device))
-                denoise = self.diffusion.denoise(mask, self.diffusion.condition.encode(raw, len(rows)))
-                found[rows, number] = log_evidence(denoise, self.diffusion.schedule, z0, draws).cpu()
-        return found.softmax(1)
+            return torch.from_numpy(judge.probabilities(texts, self.conditions.values[name]))
+        return shares_by_denoising(self.autoencoder, self.diffusion, name, texts, seeds, num_levels, batch_size)
 
     @usual_defaults(None)
     @torch.no_grad()
@@ -323,6 +335,15 @@ class LatentDiffusion:
             words["wording"] = latents.wording
         return decode_texts(self.autoencoder, parts, decoder, batch_size, log_snr=log_snr, **words)
 
+    def embed(self, texts: Texts, batch_size: int = 128) -> torch.Tensor:
+        """texts -> embeddings [N, E] on the CPU, float32, of norm 1: the sentence embedding that a plan is made of, or
+        the mean of other latents (`ladle.autoencoder.embedding`). Raises UserError as `encode`."""
+        return embed_texts(self.autoencoder, check_texts(texts), batch_size)
+
+    def as_sentence_encoder(self) -> SentenceEncoderView:
+        """This model as an encoder of sentence-transformers: `.encode(texts)` and `.similarity(a, b)`."""
+        return SentenceEncoderView(self.autoencoder)
+
     def reconstruct(
         self, texts: Texts, decoder: DecoderName | None = None, batch_size: int = 128, *, wording: bool = True
     ) -> list[str]:
@@ -352,21 +373,6 @@ class LatentDiffusion:
     def _encode_batches(self, texts: list[str], batch_size: int) -> Iterable[tuple[list[int], Latents]]:
         for rows in length_batches(texts, batch_size):
             yield rows, self.autoencoder.encode_texts(texts[i] for i in rows)
-
-
-def _path(name: str, given: str | os.PathLike[str]) -> str:
-    if not isinstance(given, str | os.PathLike):
-        raise UserError(f"{name} is {given!r:.60}; give a folder or a name as a string or a path")
-    return os.fspath(given)
-
-
-def _device(device: str | torch.device) -> torch.device:
-    """The device of this name. Raises UserError: this machine has none."""
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError):  # (torch raises them all)
-        there = "cpu or cuda" if torch.cuda.is_available() else "cpu"
-        raise UserError(f"this machine has no device {str(device)!r}; give {there}") from None
 
 
 def _dtype(dtype: Dtype) -> torch.dtype | None:

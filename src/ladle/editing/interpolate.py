@@ -1,7 +1,6 @@
 """Texts between texts: paths from one to another, and mixtures of several with weights."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor

@@ -1,16 +1,16 @@
 """Turns noise into latents for one batch: number of latents, initial noise, guidance, sampler."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from ladle.autoencoder.latents import Latents
 from ladle.conditioning.encoder import RawCondition
 from ladle.diffusion.model import LatentDiffusionModel
-from ladle.diffusion.samplers import SAMPLERS
-from ladle.diffusion.schedule import sampling_levels
-from ladle.diffusion.wrappers import guided_at_once
+from ladle.diffusion.samplers import SAMPLERS, Denoise
+from ladle.diffusion.schedule import Level, sampling_levels
+from ladle.diffusion.wrappers import between, composed_at_once, guided_at_once
 from ladle.layers import lengths_to_mask
 from ladle.sampling.options import SamplingOptions
 from ladle.seeding import SampleNoise
@@ -22,6 +22,7 @@ def draw_lengths(
     """Numbers of latents [B]. Each sample's first random number decides, unless the length is fixed."""
     if diffusion.length is None:
         return torch.full((len(noise),), diffusion.max_latents)
+    raw = raw.only(followed(diffusion, options), tuple(diffusion.condition.config.attributes))
     temperature = _of_rows("length_temperature", raw.given_rows(len(noise)), options)
     return diffusion.length.sample(raw, noise.uniform(), temperature=temperature).cpu()
 
@@ -56,8 +57,9 @@ def draw_latents(
     shapes = [(int(length), diffusion.latent_dim) for length in lengths]
     mask = lengths_to_mask(lengths, int(lengths.max())).to(device)
     batch = len(noise)
-    scale = _of_rows("noise_scale", raw.given_rows(batch), options)[:, None, None].to(device)
-    given = bool(raw.given_rows(batch).any())
+    obeyed = raw.only(followed(diffusion, options), tuple(diffusion.condition.config.attributes))
+    scale = _of_rows("noise_scale", obeyed.given_rows(batch), options)[:, None, None].to(device)
+    given = bool(obeyed.given_rows(batch).any())
     stop_time = (options.conditional if given else options.unconditional).stop_time
     hands_over = bool(stop_time) and diffusion.hands_over_samples
     count = num_steps(diffusion, options, given, start_time)
@@ -65,12 +67,7 @@ def draw_latents(
         diffusion.schedule, count + hands_over, options.grid, stop_time=stop_time, start_time=start_time
     )
     levels = [level.to(device) for level in levels]
-    # Without any condition both denoisers would be the same.
-    if options.guidance_scale != 1 and raw.given_rows(batch).any():
-        both = diffusion.denoise(mask.repeat(2, 1), diffusion.condition.encode(raw.and_without(), 2 * batch), levels)
-        denoise = guided_at_once(both, options.guidance_scale)
-    else:
-        denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, batch), levels)
+    denoise = guided_denoiser(diffusion, raw, mask, options, levels)
     handed_over = None
     if hands_over:  # without the step to the estimate
         levels = levels[:-1]
@@ -85,12 +82,59 @@ def draw_latents(
     return Latents(z0 * mask[..., None], mask, level=handed_over)
 
 
-def num_steps(
-    diffusion: LatentDiffusionModel, options: SamplingOptions, given: bool, start_time: float = 1.0
-) -> int:
+def guided_denoiser(
+    diffusion: LatentDiffusionModel,
+    raw: RawCondition,
+    mask: torch.Tensor,
+    options: SamplingOptions,
+    levels: Sequence[Level] = (),
+) -> Denoise:
+    """The denoiser of a batch with conditions `raw` and latents where `mask` [B, L] is True, with the guidance that the
+    options ask for, where they ask for it.
+
+    levels: that will be asked for, as in `LatentDiffusionModel.denoise`.
+    """
+    batch, config = len(mask), diffusion.condition.config
+    names = tuple(config.attributes)
+
+    def denoiser(conditions: RawCondition, copies: int = 1) -> Denoise:
+        condition = diffusion.condition.encode(conditions, copies * batch)
+        return diffusion.denoise(mask.repeat(copies, 1), condition, levels)
+
+    single = {name: raw.only([name], names) for name in options.guidance_scales if name in config.names}
+    single = {name: own for name, own in single.items() if own.given_rows(batch).any()}
+    together = raw.only({*config.names} - {*single}, names) if single else raw
+    # Without any condition all denoisers would be the same.
+    guides = options.guidance_scale != 1 and bool(together.given_rows(batch).any())
+    if not (single or guides):
+        return denoiser(raw)
+    if single:
+        parts = {name: (own, options.guidance_scales[name]) for name, own in single.items()}
+        if together.given_rows(batch).any():
+            parts[""] = together, options.guidance_scale
+        stacked = RawCondition.joined([raw.only(()), *(own for own, _ in parts.values())])
+        guided = composed_at_once(denoiser(stacked, 1 + len(parts)), [weight for _, weight in parts.values()])
+    else:
+        guided = guided_at_once(denoiser(raw.and_without(), 2), options.guidance_scale)
+    if options.guidance_from == 1 and options.guidance_to == 0:
+        return guided
+    times = torch.tensor([options.guidance_from, options.guidance_to], dtype=torch.float64)
+    lowest, highest = diffusion.schedule.log_snr(times).float().tolist()  # rounded as `sampling_levels` does
+    lowest = lowest if options.guidance_from < 1 else -math.inf
+    highest = highest if options.guidance_to > 0 else math.inf
+    return between(guided, denoiser(raw.only(followed(diffusion, options), names)), lowest, highest)
+
+
+def followed(diffusion: LatentDiffusionModel, options: SamplingOptions) -> frozenset[str]:
+    """The names of the model's conditions that texts are to obey: those that no weight of 0 or below turns away."""
+    return frozenset(name for name in diffusion.condition.config.names if options.guidance_scales.get(name, 1.0) > 0)
+
+
+def num_steps(diffusion: LatentDiffusionModel, options: SamplingOptions, given: bool, start_time: float = 1.0) -> int:
     """Steps of the sampler for samples with a condition (`given`) or without one. Where zt is handed over at a stop
     time, or the sampler starts later, the way is shorter, and so many fewer steps go it."""
-    stop_time = (options.conditional if given else options.unconditional).stop_time if diffusion.hands_over_samples else 0.0
+    half = options.conditional if given else options.unconditional
+    stop_time = half.stop_time if diffusion.hands_over_samples else 0.0
     return max(1, math.ceil(options.num_inference_steps * (start_time - stop_time)))
 
 

@@ -1,18 +1,21 @@
 """Turns a request into finished samples: lengths, latents, words, and the choice among candidates."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
 from ladle.conditioning.store import ConditionStore
+from ladle.config import nearest
 from ladle.diffusion.model import LatentDiffusionModel
-from ladle.sampling.candidates import Candidate, LabelCheck, candidate_seeds, first_with_label, soundest
-from ladle.sampling.draw import draw_latents, draw_lengths, num_steps
+from ladle.errors import UserError
+from ladle.sampling.candidates import Candidate, ConditionCheck, candidate_seeds, first_that_matches, soundest
+from ladle.sampling.draw import draw_latents, draw_lengths, followed, num_steps
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Request, Sample
 from ladle.sampling.soundness import SoundnessScore
@@ -26,14 +29,19 @@ OnStep = Callable[[int, int], None]
 class Writer:
     """The parts of a model that write texts, in eval mode and on one device.
 
-    reader: reads source texts. check: tells whether a text matches its label. batch_size: samples drawn at once.
+    reader: reads source texts. check: tells whether a text matches its label and attributes. batch_size: samples drawn
+    at once.
     """
 
     autoencoder: TextAutoencoder
     diffusion: LatentDiffusionModel
     reader: SourceReader
-    check: LabelCheck
+    check: ConditionCheck
     batch_size: int = 128
+
+    def unfollowed(self, options: SamplingOptions) -> frozenset[str]:
+        """The model's conditions that texts need not obey, by name. Their decoder is not told these."""
+        return frozenset(self.reader.config.names) - followed(self.diffusion, options)
 
 
 def generate_samples(
@@ -43,24 +51,36 @@ def generate_samples(
 
     on_step: called with (steps done, steps in total). The total grows if candidates need another round.
 
-    Raises UserError: an unknown label, a source or a decoder that the model does not have, a seed outside 0 to
+    Raises UserError: an unknown label or value, a source or a decoder that the model does not have, a seed outside 0 to
     2^32 - 1.
     """
     check_decoder(writer.autoencoder, options.decoder)
-    score = SoundnessScore(writer.autoencoder, writer.diffusion, writer.reader, options.guidance_scale)
+    ignored = writer.unfollowed(options)
+    score = SoundnessScore(writer.autoencoder, writer.diffusion, writer.reader, options.guidance_scale, ignored)
     draw = partial(_draw_candidates, writer, options, _Steps(on_step))
     several_by_label = options.choose == "label" and options.candidates > 1
     by_label = [several_by_label and source is None for source in request.sources]
     kept: dict[int, Sample] = {}
-    for label_decides in sorted(set(by_label)):
-        rows = [row for row, own in enumerate(by_label) if own == label_decides]
+    for match_decides in sorted(set(by_label)):
+        rows = [row for row, own in enumerate(by_label) if own == match_decides]
         part = request.part(rows)
-        if label_decides:
-            samples = first_with_label(part, options, draw, writer.check)
+        if match_decides:
+            samples = first_that_matches(part, options, draw, writer.check)
         else:
             samples = soundest(part, options, draw, score, writer.check)
         kept |= zip(rows, samples, strict=True)
     return [kept[row] for row in range(len(request))]
+
+
+def check_single_guidance(options: SamplingOptions, known: ConditionConfig, asked: Collection[str] | None) -> None:
+    """Raises UserError: `guidance_scales` names a condition that the model does not know, or one that is not among the
+    conditions that are asked for (None: it may be)."""
+    for name in options.guidance_scales:
+        if name not in known.names:
+            what = nearest(name, list(known.names)) if known.names else "this model has no conditions"
+            raise UserError(f"guidance of '{name}': {what}")
+        if asked is not None and name not in asked:
+            raise UserError(f"guidance of '{name}' needs a {name} that it applies to; give one, or leave it out")
 
 
 def _draw_candidates(
@@ -75,7 +95,9 @@ def _draw_candidates(
         for row, seed in enumerate(request.seeds)
     ]
     every = [one for own in candidates for one in own]
-    conditions = ConditionStore(writer.reader, request.labels, request.sources)
+    conditions = ConditionStore(writer.reader, request.labels, request.sources, request.attributes)
+    unfollowed = writer.unfollowed(options)
+    obeyed = conditions.without(unfollowed)
 
     def given(batch: Sequence[Candidate]) -> tuple[RawCondition, SampleNoise]:
         """Conditions and random streams. Each stream continues from its present position."""
@@ -94,9 +116,9 @@ def _draw_candidates(
             one.length = candidates[one.sample][0].length
 
     # Latents. Samples of similar length share a batch, so that there is little padding. Samples without a condition
-    # have batches of their own, because they stop at another time.
+    # to obey have batches of their own, because they stop at another time.
     every_by_length = sorted(every, key=lambda one: one.length)
-    free = [pair == (None, None) for pair in zip(request.labels, request.sources, strict=True)]
+    free = [not request.names(row) - unfollowed for row in range(len(request))]
     groups = {wanted: [one for one in every_by_length if free[one.sample] == wanted] for wanted in (False, True)}
     batches = {wanted: [*_batches(group, writer.batch_size)] for wanted, group in groups.items()}
     steps.total += sum(len(own) * num_steps(writer.diffusion, options, not wanted) for wanted, own in batches.items())
@@ -115,7 +137,8 @@ def _draw_candidates(
     if options.words == "known" and options.decoder == "autoregressive" and options.num_beams == 1:
         how["lexicon"] = lexicon_for(writer.autoencoder.backbone, request.sources)
     if writer.autoencoder.is_plan:
-        how |= {"log_snr": [one.log_snr for one in every], "conditions": conditions.of_rows(samples)}
+        # (A decoder that were told of a condition to avoid would write it.)
+        how |= {"log_snr": [one.log_snr for one in every], "conditions": obeyed.of_rows(samples)}
     texts = decode_texts(writer.autoencoder, latents, options.decoder, writer.batch_size, noise=noise, **how)
     for one, text in zip(every, texts, strict=True):
         one.text = text
