@@ -12,7 +12,9 @@ from ladle.diffusion.model import LatentDiffusionModel
 from ladle.editing.change import Change
 from ladle.editing.paths import lerp, slerp, stretched, weighted
 from ladle.editing.way import from_noise, renoised, to_noise
+from ladle.editing.wordings import best_wordings, draw_wordings
 from ladle.errors import UserError
+from ladle.sampling.options import SamplingOptions
 from ladle.sampling.words import decode_texts, encode_texts, padded
 from ladle.seeding import SampleNoise
 from ladle.storage.parts import ModelParts
@@ -22,6 +24,7 @@ Mix = Callable[[Tensor, Tensor, float], Tensor]
 # How the latents of two texts are mixed, and whether the result then goes through the prior.
 MIXES: dict[str, Mix] = {"linear": lerp, "slerp": slerp}
 PATHS = ("prior", "slerp", "linear", "renoise")
+CANDIDATES = 4
 RENOISE_TIME = 0.4  # what is unlikely about a blend is lost there, and what it is about is not
 
 
@@ -46,22 +49,27 @@ def interpolate(
     *,
     path: str = "prior",
     seed: int = 0,
+    candidates: int = CANDIDATES,
+    options: SamplingOptions | None = None,
     batch_size: int = 128,
 ) -> list[list[Change]]:
     """For each pair of texts, those at `shares` (0 to 1) of the way from the first to the second.
 
     The ends are what the model makes of the texts themselves: with plan latents the texts to the letter, because plan
-    and wording are decoded. Between them the decoder takes the likeliest words for the latents on the path.
+    and wording are decoded. Between them the decoder draws several wordings, and the one is kept that says what the
+    latents on the path say and reads well (`best_wordings`).
 
     Args:
         path: `prior`: both texts go back to noise (`to_noise`), the arc between the noises is followed, and the way
             leads forward again. `slerp`: the arc between the latents. `linear`: the straight line, which leaves what
             the decoder knows. `renoise`: the arc, then a little noise that the prior takes away again.
-        seed: of the noise of `renoise`: the i-th pair has seed + i, at all its positions.
+        seed: of the random numbers: the i-th pair has seed + i, at all its positions.
+        candidates: wordings for each position. options: how words are drawn; None: the model's own.
 
     Raises UserError: no such path, or the model has no prior for `prior` and `renoise`.
     """
     check_path(path)
+    options = options or parts.sampling
     texts = [*firsts, *seconds]
     latents = encode_texts(parts.autoencoder, texts, batch_size, wording=parts.autoencoder.is_plan)
     count = len(firsts)
@@ -75,16 +83,15 @@ def interpolate(
         between = _forward(_prior(parts), between, batch_size)
     elif path == "renoise":
         between = _cleaned(parts, between, [seed + pair for pair, _ in mixes], batch_size)
-    written = decode_texts(parts.autoencoder, between, None, batch_size)
-    known = {place: found for place, found in zip(mixes, zip(written, between, strict=True), strict=True)}
+    written = _written(parts, between, [seed + pair for pair, _ in mixes], candidates, options, batch_size)
+    known = dict(zip(mixes, zip(written, between, strict=True), strict=True))
     rows = []
     for pair in range(count):
         row = []
         for share in shares:
             end = pair if share <= 0 else count + pair
             text, own = known.get((pair, share)) or (ends[end], points[end])
-            row.append(Change(text, texts[pair], None if path != "renoise" else seed + pair, texts[count + pair], share,
-                              latents=own.cpu()))  # fmt: skip
+            row.append(Change(text, texts[pair], seed + pair, texts[count + pair], share, latents=own.cpu()))
         rows.append(row)
     return rows
 
@@ -96,11 +103,13 @@ def blend(
     *,
     path: str = "slerp",
     seed: int = 0,
+    candidates: int = CANDIDATES,
+    options: SamplingOptions | None = None,
     batch_size: int = 128,
 ) -> Change:
-    """One text from several: the weighted mean of their latents (`ladle.editing.paths.weighted`), in the likeliest
-    words. weights: one for each text, negative to go away from it; None: all the same. path: `slerp` decodes the mean
-    itself, `prior` takes the mean of their noises, `renoise` lets the prior mend the mean.
+    """One text from several: the weighted mean of their latents (`ladle.editing.paths.weighted`), put into words as by
+    `interpolate`. weights: one for each text, negative to go away from it; None: all the same. path: `slerp` decodes
+    the mean itself, `prior` takes the mean of their noises, `renoise` lets the prior mend the mean.
 
     Raises UserError: fewer than two texts, as many weights as texts are needed, weights that sum to 0, no such path.
     """
@@ -126,8 +135,15 @@ def blend(
         between = _forward(_prior(parts), between, batch_size)
     elif path == "renoise":
         between = _cleaned(parts, between, [seed], batch_size)
-    text = decode_texts(parts.autoencoder, between, None, batch_size)[0]
-    return Change(text, texts[0], seed if path == "renoise" else None, latents=between[0].cpu())
+    text = _written(parts, between, [seed], candidates, options or parts.sampling, batch_size)[0]
+    return Change(text, texts[0], seed, latents=between[0].cpu())
+
+
+def _written(
+    parts: ModelParts, points: list[Tensor], seeds: Sequence[int], count: int, options: SamplingOptions, batch_size: int
+) -> list[str]:
+    drawn = draw_wordings(parts, points, [None] * len(points), seeds, count, options, batch_size=batch_size)
+    return best_wordings(parts, drawn, points, batch_size)
 
 
 def mixed(first: Tensor, second: Tensor, share: float, mix: Mix) -> Tensor:
