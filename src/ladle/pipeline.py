@@ -5,6 +5,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -22,6 +23,7 @@ from ladle.data.stores import length_batches
 from ladle.diffusion.classifier import NUM_LEVELS, log_evidence
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.schedule import Level
+from ladle.editing.infill import infill
 from ladle.errors import LadleError, UserError, first_line
 from ladle.layers import usual_defaults
 from ladle.sampling.candidates import LabelCheck
@@ -217,6 +219,22 @@ class LatentDiffusion:
         writer = Writer(self.autoencoder, self.diffusion, self.parts.reader(), check, batch_size)
         samples = generate_samples(writer, request, options, on_step=on_step)
         return samples if return_samples else [sample.text for sample in samples]
+
+    @usual_defaults(None)
+    def infill(self, template: Texts, n: int = 1, *, batch_size: int = 128, **options: Any) -> list[str]:
+        """Fill the blanks of a template, such as "The ___ served ___ food.", or go on from a beginning: "One day ___".
+
+        A blank is three or more underscores and gets one word at least. What is given stays to the letter. Several
+        templates: `n` texts of each, those of the first template first. options: `seed`, `seeds`, `label`, `source` and
+        sampling options, all as in `generate`. (`ladle.editing.infill` also gives each text's seed and score.)
+
+        Raises:
+            UserError: as `generate`; an empty template, one without a blank, one that is longer than the model holds.
+        """
+        classify = partial(self.classify, batch_size=batch_size)
+        _ = self.diffusion  # (an autoencoder alone cannot sample)
+        samples = infill(self.parts, template, n, classify=classify, batch_size=batch_size, **options)
+        return [sample.text for sample in samples]
 
     @usual_defaults(None)
     def classify(
