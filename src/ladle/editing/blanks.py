@@ -230,7 +230,7 @@ class _Writer:
                 if text and text not in seen and not (one_word and len(text.split()) > 1):
                     seen.add(text)  # (the same with a space behind it is the same fill)
                     log_after = one.log_after[len(part) - 1]
-                    known = found.setdefault(text, _Fill(row, text, len(part), log_after, _repeated(text, given)))
+                    known = found.setdefault(text, _Fill(row, text, len(part), log_after, repeated(text, given)))
                     known.times += 1
         fills = sorted(found.values(), key=lambda fill: -fill.log_weight)
         if not draft.is_sentence:  # a blank in a sentence does not end it, if that can be
@@ -253,10 +253,10 @@ class _Writer:
         size = max(map(len, wholes), default=1)
         step = max(1, LOGITS_AT_ONCE // (size * len(self.vocabulary.wordy)))
         for begin in range(0, len(fills), step):
-            part = slice(begin, begin + step)
-            rows = [fill.draft for fill in fills[part]]
-            values = self._log_probs(state, memory, [blanks[row].context for row in rows], rows, wholes[part])
-            for fill, start, own in zip(fills[part], starts[part], values, strict=True):
+            batch = slice(begin, begin + step)
+            rows = [fill.draft for fill in fills[batch]]
+            values = self._log_probs(state, memory, [blanks[row].context for row in rows], rows, wholes[batch])
+            for fill, start, own in zip(fills[batch], starts[batch], values, strict=True):
                 fill.score = sum(own[start:])
 
     def _log_probs(
@@ -285,8 +285,8 @@ class _Writer:
         return [[0.0] * size + own[: len(text) - size] for size, text, own in zip(known, texts, values, strict=True)]
 
 
-def _repeated(fill: str, given: Sequence[str]) -> int:
-    """How many long words of a fill are among the given ones, or come again in it."""
+def repeated(fill: str, given: Sequence[str] = ()) -> int:
+    """How many long words of a fill are among the given ones (in lower case), or come again in it."""
     words = LONG_WORD.findall(fill.casefold())
     return len(words) - len({*words}.difference(given))
 

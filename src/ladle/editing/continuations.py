@@ -82,8 +82,7 @@ def draw_continuations(
     Args:
         state: of the decoder after the contexts of the B blanks. The rows of this one are used up.
         logits: [B, V], of the tokens that follow the contexts.
-        uniform: [B, N, longest size] in [0, 1), for N continuations of each text. The first numbers of a text's
-            continuations are spread evenly over [0, 1), so that they begin differently.
+        uniform: [B, N, longest size] in [0, 1), for N continuations of each text, which `spread` makes differ.
         temperature, top_p: as in `chosen_ids`. 0: the N likeliest first tokens, each with its likeliest continuation.
 
     Returns [text][continuation].
@@ -92,8 +91,7 @@ def draw_continuations(
     rows = torch.arange(len(blanks), device=device).repeat_interleave(count)
     state.keep(rows)
     logits = logits[rows]
-    spread = (torch.arange(count) + uniform[..., 0]) / count
-    numbers = torch.cat([spread[..., None], uniform[..., 1:]], dim=-1).flatten(0, 1)
+    numbers = spread(uniform).flatten(0, 1)
     every = [Continuation(blank) for blank in blanks for _ in range(count)]
     left = [*range(len(every))]  # those in the state, in the order of its rows
     place = 0
@@ -125,6 +123,14 @@ def draw_continuations(
             logits, left = logits[kept], [left[i] for i in alive]
         elif decoder.ragged:  # a finished one that stays must not leave the decoder's places
             state.lengths = [length if i in {*alive} else 1 for i, length in enumerate(state.lengths)]
+
+
+def spread(uniform: Tensor) -> Tensor:
+    """Uniform numbers [B, N, K] -> uniform numbers of which, at each of the K places, one is in each Nth part of [0, 1)
+    (Latin hypercube sampling, McKay et al. 1979). So N continuations miss a likely token less often."""
+    count = uniform.shape[1]
+    part = uniform.argsort(1).argsort(1)
+    return (part + uniform.mul(997).frac()) / count  # (digits that say nothing of the order)
 
 
 def allowed(vocabulary: Vocabulary, own: Sequence[Continuation]) -> Tensor:

@@ -16,7 +16,7 @@ from ladle.checks import check_texts, check_whole
 from ladle.conditioning.decoder import read_conditions
 from ladle.conditioning.store import ConditionStore
 from ladle.diffusion.model import LatentDiffusionModel
-from ladle.editing.blanks import DRAWS, Draft, fill_blanks
+from ladle.editing.blanks import DRAWS, Draft, fill_blanks, repeated
 from ladle.editing.starts import latents_for
 from ladle.editing.template import Template
 from ladle.errors import UserError
@@ -27,6 +27,8 @@ from ladle.sampling.soundness import SoundnessScore
 from ladle.sampling.words import level_of, lexicon_for, padded
 from ladle.seeding import SampleNoise
 from ladle.storage.parts import ModelParts
+
+REPEATED = 0.2  # of a candidate's score, nats a token, for each long word that it says again
 
 
 def infill(
@@ -84,7 +86,13 @@ def infill(
         always=by_label and classify is not None,
     )
     work = _Work(parts, parts.diffusion, [known[text] for text in texts for _ in range(n)], options, batch_size)
-    score = SoundnessScore(parts.autoencoder, parts.diffusion, parts.reader(), options.guidance_scale)
+    sound = SoundnessScore(parts.autoencoder, parts.diffusion, parts.reader(), options.guidance_scale)
+
+    def score(given: list[str], label: str | None, source: str | None, seed: int) -> list[float]:
+        """A decoder finds a text likely that says the same word again and again."""
+        pairs = zip(given, sound(given, label, source, seed), strict=True)
+        return [value - REPEATED * repeated(text) for text, value in pairs]
+
     return soundest(request, options, work.draw, score, check)
 
 

@@ -96,12 +96,12 @@ def with_guessed_blanks(
     guesses = (1 + noise.uniform((max(template.num_blanks for template in templates),)) * BLANK_TOKENS).long().tolist()
     rows, known = [], []
     for template, sizes in zip(templates, guesses, strict=True):
-        ids = vocabulary.contexts([template.pieces[0]])[0]
-        is_known = [True] * len(ids)
+        own = vocabulary.contexts([template.pieces[0]])[0]
+        tokens, is_known = [*own], [True] * len(own)
         for piece, size in zip(template.pieces[1:], sizes, strict=False):
             own = vocabulary.after(piece)
-            ids, is_known = ids + [stand_in] * size + own, is_known + [False] * size + [True] * len(own)
-        rows.append(torch.tensor([*ids[: backbone.max_tokens - 1], vocabulary.end]))
+            tokens, is_known = tokens + [stand_in] * size + own, is_known + [False] * size + [True] * len(own)
+        rows.append(torch.tensor([*tokens[: backbone.max_tokens - 1], vocabulary.end]))
         known.append(torch.tensor([*is_known[: backbone.max_tokens - 1], bool(template.pieces[-1])]))
     lengths = torch.tensor([len(own) for own in rows])
     ids, mask = pad_sequence(rows, batch_first=True), lengths_to_mask(lengths, int(lengths.max()))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from ladle.autoencoder.backbone import Backbone
+from ladle.editing.vocabulary import uncut_tokens
 from ladle.errors import UserError
 
 BLANK = re.compile(r"_{3,}")
@@ -56,7 +57,7 @@ class Template:
 
     def check_room(self, backbone: Backbone) -> None:
         """Raises UserError if the template leaves no room for a word in every blank."""
-        size = len(backbone.tokenizer(" ".join(self.pieces))["input_ids"])
+        size = len(uncut_tokens(backbone.tokenizer, [" ".join(self.pieces)])[0])
         room = backbone.max_tokens - size - LEAST * self.num_blanks
         if room < 0:
             what = f"the template has {size} tokens and {self.num_blanks} blanks, and the model holds texts of"

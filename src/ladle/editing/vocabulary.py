@@ -1,22 +1,30 @@
 """What the tokens of a backbone look like as text, so that words can be put where a template has its blanks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import regex
 import torch
 
-from ladle.autoencoder.backbone import Backbone
+from ladle.autoencoder.backbone import Backbone, padded_tokens
 from ladle.autoencoder.signs import UNDECODABLE, written
 
 WORD = regex.compile(r"[\p{L}\p{N}]")
+UNCUT = 2**20  # tokens
 SPACES = ("Ġ", "▁", " ")  # a space at the beginning of a token, as byte-level and sentence-piece tokenizers spell it
+
+
+def uncut_tokens(tokenizer: Any, texts: Iterable[str]) -> list[list[int]]:
+    """Token ids of texts, of any length, with an end token."""
+    tokens = padded_tokens(tokenizer, texts, UNCUT)
+    return [ids[own].tolist() for ids, own in zip(tokens["input_ids"], tokens["attention_mask"], strict=True)]
 
 
 class Vocabulary:
     """Tokens as text.
 
     begins: [V], tokens with a space before them. wordy: [V], tokens with a letter or a digit. banned: [V], tokens that
-    no text may hold.
+    are never written. end: the last token of a text.
     """
 
     def __init__(self, backbone: Backbone):
@@ -28,17 +36,18 @@ class Vocabulary:
         self.begins, self.wordy = torch.zeros(2, size, dtype=torch.bool)
         self.banned = torch.ones(size, dtype=torch.bool)
         for token, (name, text) in enumerate(zip(names[:size], texts, strict=False)):
-            self.banned[token] = token in special
+            self.banned[token] = False
             self.begins[token] = name.startswith(SPACES) or text.startswith(" ")
             self.wordy[token] = token not in special and bool(WORD.search(text))
+        self.banned[backbone.banned] = True
         self.end = int(backbone.model.generation_config.eos_token_id)
         probe = self._ids(["a"])[0]
         self.prefix = probe[: next(i for i, token in enumerate(probe) if token not in special)]  # BART's <s>
         self.first_has_space = bool(self.begins[probe[len(self.prefix)]])
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids without the end token. (Truncation would take a lock, and a text may be longer here.)"""
-        every = self.tokenizer(list(texts), padding=False, truncation=False)["input_ids"]
+        """Token ids without the end token, of texts of any length."""
+        every = uncut_tokens(self.tokenizer, texts)
         return [own[:-1] if own[-1:] == [self.tokenizer.eos_token_id] else own for own in every]
 
     def contexts(self, texts: Sequence[str]) -> list[list[int]]:
