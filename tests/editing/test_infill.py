@@ -20,8 +20,8 @@ from ladle.autoencoder.lexicon import Lexicon, words_of
 from ladle.autoencoder.plan_loss import plan_decoding_loss
 from ladle.diffusion.schedule import ScheduleConfig, build_schedule
 from ladle.editing.blanks import Draft, fill_blanks
-from ladle.editing.continuations import spread
-from ladle.editing.starts import renoised, with_guessed_blanks
+from ladle.editing.continuations import Blank, Continuation, allowed, spread
+from ladle.editing.starts import latents_for, renoised, with_guessed_blanks
 from ladle.editing.template import Template
 from ladle.editing.vocabulary import Vocabulary
 from ladle.errors import UserError
@@ -146,6 +146,16 @@ def test_the_lexicon_holds_in_blanks_and_not_in_what_is_given() -> None:
         assert set(words_of([text])) <= known | {"Xqz", "fox"}, text
 
 
+@pytest.mark.parametrize(("before", "begins"), [("the ", {True}), ("", {True}), ("(", {False}), ("un", {True, False})])
+def test_a_blanks_first_token_has_a_space_where_the_template_has_one(before: str, begins: set[bool]) -> None:
+    """The space before a blank is a part of its first token, as the decoder knows it; another one would be lost."""
+    vocabulary = Vocabulary(plan().autoencoder.backbone)
+    blank = Blank(vocabulary.contexts([before])[0], 3, vocabulary.space_wanted(before), False, vocabulary.end)
+    (rules,) = allowed(vocabulary, [Continuation(blank)])
+    assert {*vocabulary.begins[rules].tolist()} == begins
+    assert not rules[vocabulary.end] and not rules[vocabulary.backbone.banned].any()
+
+
 # ------------------------------------------------------------------------------------------------ seeds and batches
 
 
@@ -217,6 +227,16 @@ def test_known_words_hold_their_latents() -> None:
     full = given // autoencoder.bottleneck.tokens_per_latent
     assert known[:, :full].all()
     assert not known[:, full : int(latents.mask.sum(1).min())].any()
+
+
+def test_known_words_keep_their_latents_while_blanks_are_drawn() -> None:
+    """Inpainting: else the prior would write over what is given."""
+    model, templates = aligned(), [Template.parse("the old cat sat on a ___")] * 2
+    latents, known = with_guessed_blanks(model.autoencoder, templates, SampleNoise([0, 1]))
+    noise, options = SampleNoise([0, 1]), SamplingOptions(num_inference_steps=4)
+    drawn = latents_for(model.autoencoder, model.diffusion, templates, tiny_condition(2), noise, options)
+    change = (drawn.values - latents.values).detach().abs().amax(-1)
+    assert change[known & latents.mask].max() < 0.01 < change[~known & latents.mask].min()
 
 
 # ------------------------------------------------------------------------------------------------ errors

@@ -20,7 +20,7 @@ from ladle.storage.writing import check_writable
 TEXTS_AT_ONCE = 64  # texts drawn between two writes
 
 
-@app.command(sort_key=5)
+@app.command(sort_key=4)
 def infill(
     *,
     model: str = "base-en",

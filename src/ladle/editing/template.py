@@ -43,12 +43,8 @@ class Template:
         return re.sub(r"\s+([.,;:!?])", r"\1", " ".join(" ".join(self.pieces).split()))
 
     def before(self, fills: Sequence[str]) -> str:
-        """The text up to the blank after these fills."""
+        """The text up to the blank after these fills; with a fill for each blank the whole text."""
         return "".join(piece + fill for piece, fill in zip(self.pieces, [*fills, ""], strict=False))
-
-    def filled(self, fills: Sequence[str]) -> str:
-        """The whole text; one fill for each blank. What is given is in it to the letter."""
-        return self.before(fills)
 
     def is_between_sentences(self, fills: Sequence[str]) -> bool:
         """Whether the blank after these fills stands between two sentences, so that sentences may stand in it."""
