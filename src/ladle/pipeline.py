@@ -3,6 +3,7 @@
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -19,11 +20,13 @@ from ladle.data.stores import length_batches
 from ladle.diffusion.classifier import NUM_LEVELS
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.schedule import Level
+from ladle.editing.infill import infill
 from ladle.errors import LadleError, UserError, first_line
 from ladle.layers import usual_defaults
 from ladle.sampling.candidates import ConditionCheck
 from ladle.sampling.classes import shares_by_denoising
 from ladle.sampling.generation import OnStep, Writer, check_single_guidance, generate_samples
+from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Request, Sample, Values
 from ladle.sampling.words import DecodingOptions, check_decoder, decode_texts, decoding, encode_texts
 from ladle.seeding import SampleNoise, check_seeds
@@ -221,7 +224,32 @@ class LatentDiffusion:
         if not self.takes_source and any(text is not None for text in request.sources):
             raise UserError("this model was not trained with source texts; give no source")
         batch_size = check_whole("batch_size", batch_size)
-        check = ConditionCheck(
+        check = self._check(options, batch_size)
+        if self.parts.source_encoder is None:
+            self._warn_unlearnt([text for text in dict.fromkeys(request.sources) if text])
+        writer = Writer(self.autoencoder, self.diffusion, self.parts.reader(), check, batch_size)
+        samples = generate_samples(writer, request, options, on_step=on_step)
+        return samples if return_samples else [sample.text for sample in samples]
+
+    @usual_defaults(None)
+    def infill(self, template: Texts, n: int = 1, *, batch_size: int = 128, **options: Any) -> list[str]:
+        """Fill the blanks of a template, such as "The ___ served ___ food.", or go on from a beginning: "One day ___".
+
+        A blank is three or more underscores and gets one word at least. What is given stays to the letter. Several
+        templates: `n` texts of each, those of the first template first. options: `seed`, `seeds`, `label`, `source` and
+        sampling options, all as in `generate`. (`ladle.editing.infill` also gives each text's seed and score.)
+
+        Raises:
+            UserError: as `generate`; an empty template, one without a blank, one that is longer than the model holds.
+        """
+        _ = self.diffusion  # (an autoencoder alone cannot sample)
+        check = partial(self._check, batch_size=batch_size)
+        samples = infill(self.parts, template, n, check=check, batch_size=batch_size, **options)
+        return [sample.text for sample in samples]
+
+    def _check(self, options: SamplingOptions, batch_size: int) -> ConditionCheck:
+        """The check of candidates by this model's classifiers."""
+        return ConditionCheck(
             self.conditions.values,
             lambda texts, seeds, name: self.classify(
                 texts, attribute=None if name == LABEL else name, seeds=seeds, batch_size=batch_size
@@ -230,11 +258,6 @@ class LatentDiffusion:
             avoided={name for name, scale in options.guidance_scales.items() if scale < 0},
             ignored={name for name, scale in options.guidance_scales.items() if scale == 0},
         )
-        if self.parts.source_encoder is None:
-            self._warn_unlearnt([text for text in dict.fromkeys(request.sources) if text])
-        writer = Writer(self.autoencoder, self.diffusion, self.parts.reader(), check, batch_size)
-        samples = generate_samples(writer, request, options, on_step=on_step)
-        return samples if return_samples else [sample.text for sample in samples]
 
     @usual_defaults(None)
     def classify(

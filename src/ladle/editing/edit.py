@@ -67,8 +67,8 @@ def by_label(
     points, log_snr = _under_label(parts, own, seeds, new, strength, options, batch_size)
     drawn = [[text] for text in texts] if strength == 0 else [list[str]() for _ in texts]
     if plans:
-        for place, levels in ((own, [None] * count), (points, log_snr)):
-            worded = _same_wording(parts, place, levels, latents, new, batch_size)
+        for places, levels in ((own, [None] * count), (points, log_snr)):
+            worded = _same_wording(parts, places, levels, latents, new, batch_size)
             drawn = [[*known, text] for known, text in zip(drawn, worded, strict=True)]
     more = draw_wordings(parts, points, log_snr, seeds, max(1, candidates - 2), options, new, batch_size)
     drawn = [[*known, *others] for known, others in zip(drawn, more, strict=True)]

@@ -16,7 +16,7 @@ from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.prediction import add_noise
 from ladle.diffusion.samplers import SAMPLERS
 from ladle.diffusion.schedule import Level, sampling_levels
-from ladle.sampling.draw import draw_latents
+from ladle.sampling.draw import Wrapper, draw_latents
 from ladle.sampling.options import SamplingOptions
 from ladle.seeding import SampleNoise
 
@@ -65,11 +65,12 @@ def renoised(
     noise: SampleNoise,
     time: float,
     options: SamplingOptions,
+    changed: Wrapper | None = None,
 ) -> Latents:
     """z0, noised to `time` and brought back by the sampler under the conditions `raw` (SDEdit, arXiv 2108.01073).
 
     0 changes nothing, 1 draws freely. Of a plan, a `time` below the stop time of `options` hands over the noised plan
-    itself. The result has a level where a plan was handed over with noise.
+    itself. The result has a level where a plan was handed over with noise. changed: a wrapper of the denoiser.
     """
     if time <= 0:
         return latents
@@ -83,7 +84,7 @@ def renoised(
             return Latents(zt, latents.mask, latents.space, level)
         options = options.override(stop_time=0.0)
     lengths = latents.mask.sum(1).cpu()
-    found = draw_latents(diffusion, raw, noise, lengths, options, zt=zt, start_time=time)
+    found = draw_latents(diffusion, raw, noise, lengths, options, changed=changed, zt=zt, start_time=time)
     return replace(found, space=latents.space)
 
 

@@ -77,8 +77,8 @@ def fluency(parts: ModelParts, texts: Sequence[str], batch_size: int = 128) -> l
         else:
             latents = autoencoder.encode(ids, mask)
         read = read_conditions(autoencoder, None, len(rows))
-        values = autoencoder.log_likelihood(latents, ids, mask, read=read).tolist()
-        for row, value in zip(rows, values, strict=True):
+        scores = autoencoder.log_likelihood(latents, ids, mask, read=read).tolist()
+        for row, value in zip(rows, scores, strict=True):
             found[row] = value if texts[row].strip() else -100.0
     return found
 

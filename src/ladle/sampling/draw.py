@@ -27,6 +27,9 @@ def draw_lengths(
     return diffusion.length.sample(raw, noise.uniform(), temperature=temperature).cpu()
 
 
+Wrapper = Callable[[Denoise], Denoise]
+
+
 @torch.no_grad()
 def draw_latents(
     diffusion: LatentDiffusionModel,
@@ -36,6 +39,7 @@ def draw_latents(
     options: SamplingOptions,
     on_step: Callable[[], None] | None = None,
     *,
+    changed: Wrapper | None = None,
     zt: torch.Tensor | None = None,
     start_time: float = 1.0,
 ) -> Latents:
@@ -47,6 +51,7 @@ def draw_latents(
         noise: the samples' own random streams, after `draw_lengths`.
         lengths: [B] numbers of latents.
         on_step: called after every step.
+        changed: changes the guided denoiser (control from outside the model).
         zt: [B, L, D], zero outside the mask: where the sampler starts, at `start_time`; None: noise, at time 1.
 
     Returns:
@@ -68,6 +73,8 @@ def draw_latents(
     )
     levels = [level.to(device) for level in levels]
     denoise = guided_denoiser(diffusion, raw, mask, options, levels)
+    if changed is not None:
+        denoise = changed(denoise)
     handed_over = None
     if hands_over:  # without the step to the estimate
         levels = levels[:-1]
