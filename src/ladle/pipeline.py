@@ -20,6 +20,8 @@ from ladle.data.stores import length_batches
 from ladle.diffusion.classifier import NUM_LEVELS
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.schedule import Level
+from ladle.editing.change import Change
+from ladle.editing.editor import Editor
 from ladle.editing.infill import infill
 from ladle.errors import LadleError, UserError, first_line
 from ladle.layers import usual_defaults
@@ -230,6 +232,46 @@ class LatentDiffusion:
         writer = Writer(self.autoencoder, self.diffusion, self.parts.reader(), check, batch_size)
         samples = generate_samples(writer, request, options, on_step=on_step)
         return samples if return_samples else [sample.text for sample in samples]
+
+    def editor(self, batch_size: int = 128) -> Editor:
+        """What changes texts by this model (`ladle.editing.editor.Editor`). The six methods below call it."""
+        return Editor(self.parts, check_whole("batch_size", batch_size))
+
+    @usual_defaults(None)
+    def interpolate(
+        self, first: Texts, second: Texts, steps: int = 11, *, batch_size: int = 128, **options: Any
+    ) -> Any:
+        """Texts on the way from one to another, both included: a list of `Change`, or one for each pair of two lists.
+        options, errors: of `Editor.interpolate`."""
+        return self.editor(batch_size).interpolate(first, second, steps, **options)
+
+    @usual_defaults(None)
+    def blend(self, texts: Iterable[str], weights: Sequence[float] | None = None, **options: Any) -> Change:
+        """One text from several, by the weighted mean of their latents. options, errors: of `Editor.blend`."""
+        return self.editor().blend(texts, weights, **options)
+
+    @usual_defaults(None)
+    def vary(
+        self, texts: Texts, strength: float = 0.5, n: int = 1, *, batch_size: int = 128, **options: Any
+    ) -> list[Change]:
+        """`n` variations of each text, from near (strength 0) to free (1). options, errors: of `Editor.vary`."""
+        return self.editor(batch_size).vary(texts, strength, n, **options)
+
+    @usual_defaults(None)
+    def paraphrase(self, texts: Texts, n: int = 1, *, batch_size: int = 128, **options: Any) -> list[Change]:
+        """`n` paraphrases of each text: near in meaning, far in words. options, errors: of `Editor.paraphrase`."""
+        return self.editor(batch_size).paraphrase(texts, n, **options)
+
+    @usual_defaults(None)
+    def edit(self, texts: Texts, *, batch_size: int = 128, **options: Any) -> list[Change]:
+        """Each text with another `label`, or moved along a `direction`, by `strength`. options, errors: of
+        `Editor.edit`."""
+        return self.editor(batch_size).edit(texts, **options)
+
+    @usual_defaults(None)
+    def analogy(self, first: str, second: str, third: str, **options: Any) -> Change:
+        """What is to `third` as `second` is to `first`. options, errors: of `Editor.analogy`."""
+        return self.editor().analogy(first, second, third, **options)
 
     @usual_defaults(None)
     def infill(self, template: Texts, n: int = 1, *, batch_size: int = 128, **options: Any) -> list[str]:

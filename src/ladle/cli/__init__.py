@@ -12,6 +12,7 @@ from ladle.cli import (  # noqa: F401 (their verbs)
     augment,
     benchmark,
     convert,
+    edit,
     embed,
     evaluate,
     exit_codes,
