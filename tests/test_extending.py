@@ -20,10 +20,10 @@ import subprocess, sys
 import ladle
 model = ladle.LatentDiffusion.from_pretrained("e2e")
 asked = dict(seeds=[1, 2], source="name[Aromi], food[Italian]", num_inference_steps=8, stop_time=0.2)
-whole, none, off = (model.generate(**asked, **more) for more in ({}, {"guidance_stop": 1.0}, {"guidance_scale": 1.0}))
-assert whole != none == off, (whole, none, off)
+free, loose, tight = (model.generate(**asked, **more) for more in ({}, {"norm_limit": 9.0}, {"norm_limit": 0.3}))
+assert free == loose != tight, (free, loose, tight)
 shown = subprocess.run([sys.executable, "-m", "ladle", "sample", "--help"], capture_output=True, text=True).stdout
-assert "--guidance-stop" in shown and "without guidance" in shown
+assert "--norm-limit" in shown and "norms of real ones" in shown
 """
 SAMPLER = """
 import ladle

@@ -126,6 +126,7 @@ def tiny_diffusion(
     *,
     labels: tuple[str, ...] = LABELS,
     source: bool = True,
+    attributes: dict[str, tuple[str, ...]] | None = None,
     source_memory: str = "states",
     max_latents: int | None = None,
     seed: int = 0,
@@ -133,7 +134,7 @@ def tiny_diffusion(
 ) -> LatentDiffusionModel:
     """A new diffusion model over the autoencoder's latents, in evaluation mode, with an output that is not zero."""
     reads = {"memory": source_memory, "max_tokens": MAX_TOKENS} if source else None
-    condition = ConditionConfig.parse({"labels": labels, "source": reads})
+    condition = ConditionConfig.parse({"labels": labels, "source": reads, "attributes": attributes or {}})
     config = DiffusionConfig.parse({"denoiser": {"width": 32, "num_layers": 2, "num_skips": 1} | denoiser})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -189,11 +190,17 @@ def tiny_plan_autoencoder(*, rough: bool = True, seed: int = 0, **bottleneck: An
     return autoencoder
 
 
-def tiny_plan_parts(*, labels: tuple[str, ...] = LABELS, source: bool = True, seed: int = 0) -> ModelParts:
+def tiny_plan_parts(
+    *,
+    labels: tuple[str, ...] = LABELS,
+    source: bool = True,
+    attributes: dict[str, tuple[str, ...]] | None = None,
+    seed: int = 0,
+) -> ModelParts:
     """A whole tiny model with plan latents, whose decoder reads labels and sources."""
     autoencoder = tiny_plan_autoencoder(seed=seed)
     reads = {"memory": "latents", "max_tokens": MAX_TOKENS} if source else None
-    condition = ConditionConfig.parse({"labels": labels, "source": reads})
+    condition = ConditionConfig.parse({"labels": labels, "source": reads, "attributes": attributes or {}})
     denoiser = {"kind": "perceptron", "width": 32, "num_layers": 2}
     config = DiffusionConfig.parse({"denoiser": denoiser, "schedule": {"shift": 1.0}})
     with torch.random.fork_rng():

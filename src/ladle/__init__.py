@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ladle.pipeline import LatentDiffusion as LatentDiffusion
     from ladle.sampling.options import SamplingOptions as SamplingOptions
     from ladle.sampling.request import Sample as Sample
+    from ladle.training.augment import augment as augment
     from ladle.training.recipe import Recipe as Recipe
     from ladle.training.recipe import load_recipe as load_recipe
     from ladle.training.run import train as train
@@ -42,6 +43,7 @@ _HOME = {
     "SteerBy": "ladle.control.steer",
     "TextAutoencoder": "ladle.autoencoder.autoencoder",
     "UserError": "ladle.errors",
+    "augment": "ladle.training.augment",
     "evaluate": "ladle.evaluation.evaluate",
     "fit_control": "ladle.control.fitting",
     "load_recipe": "ladle.training.recipe",

@@ -1,6 +1,7 @@
 """Checks of what a program gives to Ladle, done once, in the public methods. `UserError` says what to give instead."""
 
 import operator
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -62,6 +63,24 @@ def check_texts(texts: Any, name: str = "texts", *, optional: bool = False) -> l
             remedy = "leave it out" if missing else "each item must be one string"
             raise UserError(f"{name}[{number}] is {item!r:.60}, not a text; {remedy}")
     return [item if item is None else str(item) for item in items]
+
+
+def check_path(name: str, given: Any) -> str:
+    """A path as a string. Raises UserError: neither a string nor a path."""
+    if not isinstance(given, str | os.PathLike):
+        raise UserError(f"{name} is {given!r:.60}; give a folder or a name as a string or a path")
+    return os.fspath(given)
+
+
+def check_device(device: Any) -> Any:
+    """The torch device of this name. Raises UserError: this machine has none."""
+    import torch  # (not for the command line's help)
+
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError):  # (torch raises them all)
+        there = "cpu or cuda" if torch.cuda.is_available() else "cpu"
+        raise UserError(f"this machine has no device {str(device)!r}; give {there}") from None
 
 
 def _prose(table: Any, keys: list[Any]) -> Any:

@@ -523,7 +523,7 @@ def test_case_true_false_float_and_missing_labels(tmp_path: Path):
     assert {row["label"] for row in read(path)[0]} == {"true", "false"}
     config = ConditionConfig(labels=("false", "true"))
     for asked in (True, "True", np.bool_(True), "true"):
-        request = Request.line_up(2, label=asked, known=config.labels)
+        request = Request.line_up(2, label=asked, known=config)
         assert request.labels == ["true", "true"] and config.label_ids(request.labels).tolist() == [1, 1]
     path = table(
         tmp_path / "b.csv", ["text", "label"], [(text, ["0", "1", "1.0"][n % 3]) for n, text in enumerate(TEXTS)]
@@ -559,7 +559,7 @@ def test_case_odd_labels(run, tmp_path: Path):
 def test_labels_of_earlier_models_and_judges_are_still_found(tmp_path: Path):
     """They were stored as `True` and `1.0`, and with two spaces."""
     known = ("1.0", "True", "a  b")
-    assert Request.line_up(label=[1, "True", True, "a b", None], known=known).labels == [
+    assert Request.line_up(label=[1, "True", True, "a b", None], known=ConditionConfig(labels=known)).labels == [
         "1.0",
         "True",
         "True",

@@ -23,7 +23,7 @@ from ladle.pipeline import LatentDiffusion
 from ladle.sampling.options import LatentDraw, SamplingOptions
 from ladle.storage.model_folder import save_parts
 
-VERBS = ("demo", "train", "sample", "reconstruct", "evaluate", "inspect")
+VERBS = ("demo", "train", "sample", "reconstruct", "evaluate", "inspect", "embed", "augment")
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -108,7 +108,8 @@ def test_without_a_seed_others_are_drawn_and_the_log_says_which(run: Run, model:
 def test_every_sampling_option_is_an_option_of_sample_and_of_generate(
     run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """One field, everywhere: in the help, as an option, as an override."""
+    """One field, everywhere: in the help, as an option, as an override. (The one with several values has an option of
+    another name: `--guidance NAME=WEIGHT`.)"""
     asked: list[dict[str, Any]] = []
     generate = LatentDiffusion.generate
 
@@ -119,7 +120,8 @@ def test_every_sampling_option_is_an_option_of_sample_and_of_generate(
     monkeypatch.setattr(LatentDiffusion, "generate", noted)
     _, out, _ = run("sample", "--help")
     pair = {name for name, field in SamplingOptions.model_fields.items() if field.annotation is LatentDraw}
-    names = (SamplingOptions.model_fields.keys() - pair) | LatentDraw.model_fields.keys()
+    names = (SamplingOptions.model_fields.keys() - pair - {"guidance_scales"}) | LatentDraw.model_fields.keys()
+    assert " --guidance " in out
     for name in names:
         option = "--" + name.replace("_", "-")
         assert f" {option} " in out, name
@@ -285,7 +287,10 @@ NO_MODEL = "/no/such/model"  # the checks below come before any model is loaded
         (["sample", "--model", NO_MODEL, "--seed", str(2**32 - 1), "-n", "2"], "must be from 0 to 4294967294"),
         (["sample", "--model", NO_MODEL, "--guidance-scale", "nan"], "--guidance-scale: must be a finite number"),
         (["sample", "--model", NO_MODEL, "--temperature", "-1"], "ladle: --temperature: must be"),
-        (["sample", "--model", NO_MODEL, "--choose", "label"], "--choose label needs a label; give --label"),
+        (
+            ["sample", "--model", NO_MODEL, "--choose", "label"],
+            "--choose label needs a label, an attribute or a control; give --label",
+        ),
         (["sample", "--model", NO_MODEL, "--stop-time", "1"], "--stop-time: must be less than 1 (given: 1.0)"),
         (["sample", "--model", NO_MODEL, "--sampler", "ddmp"], "did you mean 'ddpm'?"),
         (["sample", "--model", NO_MODEL, "--source", "none.txt"], "no such file: none.txt"),

@@ -293,7 +293,7 @@ def test_wrong_use_names_what_is_allowed(model: LatentDiffusion, control: Contro
     ):
         with pytest.raises(UserError, match=says):
             model.generate(1, control=asked())
-    with pytest.raises(UserError, match="needs a label or a control"):
+    with pytest.raises(UserError, match="needs a label, an attribute or a control"):
         model.generate(1, choose="label", candidates=2, control=lambda z: z.sum((1, 2)))
 
 

@@ -6,7 +6,7 @@ import torch
 from ladle.diffusion.prediction import add_noise
 from ladle.diffusion.samplers import SAMPLERS
 from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule, sampling_levels
-from ladle.diffusion.wrappers import guided, guided_at_once, inpainted
+from ladle.diffusion.wrappers import between, composed_at_once, guided, guided_at_once, inpainted
 
 MEANS = torch.tensor([[-1.5, 0.0], [1.5, 1.0], [0.5, -2.0]])
 SHARES = torch.tensor([0.5, 0.3, 0.2])
@@ -116,6 +116,108 @@ def test_guidance_above_one_pushes_away_from_the_other_classes():
     assert (nearest_class(z0) == 1).all()
     others = MEANS[[0, 2]].mean(0)
     assert (z0.mean(0) - others).norm() > (MEANS[1] - others).norm() + 0.05
+
+
+# A mixture with a class on each axis, drawn apart: (left, middle, right) and (low, high). So its conditions are
+# independent given z0, and the estimates under both of them, one or none are known.
+AXES = (torch.tensor([-2.0, 0.0, 2.0]), torch.tensor([-1.5, 1.5]))
+
+
+def by_axis(*wanted):
+    """E[z0 | zt, the classes that are wanted], one for each axis or None."""
+
+    def denoise(zt, level, z0_prev=None):
+        variance = level.alpha**2 * SPREAD**2 + level.sigma**2
+        estimates = []
+        for x, means, number in zip(zt.unbind(-1), AXES, wanted, strict=True):
+            means = means if number is None else means[number : number + 1]
+            posterior = (-((x[:, None] - level.alpha * means) ** 2) / (2 * variance)).softmax(-1)
+            shrink = level.alpha * SPREAD**2 / variance
+            estimates.append((posterior * (means + shrink * (x[:, None] - level.alpha * means))).sum(-1))
+        return torch.stack(estimates, dim=-1)
+
+    return denoise
+
+
+def stacked(*denoisers, calls=None):
+    """One denoiser of all rows once for each of the denoisers."""
+
+    def denoise(zt, level, z0_prev=None):
+        if calls is not None:
+            calls.append(len(zt))
+        count = len(denoisers)
+        previous = [None] * count if z0_prev is None else z0_prev.chunk(count)
+        return torch.cat([own(x, level, p) for own, x, p in zip(denoisers, zt.chunk(count), previous, strict=True)])
+
+    return denoise
+
+
+FREE, RIGHT, HIGH = by_axis(None, None), by_axis(2, None), by_axis(None, 1)
+
+
+def test_independent_conditions_with_weight_one_are_both_conditions_exactly():
+    """The closed form of composition: the estimate under both, in one call for all copies of the batch."""
+    zt, calls = start(200), []
+    for time in (0.1, 0.5, 0.9):
+        level = SCHEDULE.level(torch.tensor(time))
+        composed = composed_at_once(stacked(FREE, RIGHT, HIGH, calls=calls), [1.0, 1.0])
+        torch.testing.assert_close(composed(zt, level), by_axis(2, 1)(zt, level))
+    assert calls == [600] * 3
+
+
+def test_one_condition_alone_is_plain_guidance():
+    """The formula is that of guidance, summed over conditions; z0_prev reaches every copy."""
+    level, zt = SCHEDULE.level(torch.tensor(0.6)), start(50)
+    for scale in (-1.0, 0.0, 0.5, 3.0):
+        expected = guided(conditional(2), unconditional, scale)(zt, level)
+        torch.testing.assert_close(
+            composed_at_once(stacked(unconditional, conditional(2)), [scale])(zt, level), expected
+        )
+    echo = stacked(lambda zt, level, z0_prev: z0_prev, lambda zt, level, z0_prev: 2 * z0_prev)
+    torch.testing.assert_close(composed_at_once(echo, [3.0])(zt, level, zt), zt + 3 * (2 * zt - zt))
+    rows = SCHEDULE.level(torch.linspace(0.1, 0.9, 50)[:, None])
+    seen = []
+
+    def noting(zt, level, z0_prev=None):
+        seen.append(level)
+        return zt
+
+    composed_at_once(noting, [1.0, 2.0])(zt, rows)
+    torch.testing.assert_close(seen[0].log_snr, torch.cat([rows.log_snr] * 3))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_negative_weight_leads_away_from_its_condition(name):
+    """Right and not high. Half are high without it. (Those that are high from the start stay there: then the estimates
+    with and without the condition are the same, and nothing leads away.)"""
+    levels, zt = sampling_levels(SCHEDULE, 60), start(2000)
+    composed = composed_at_once(stacked(FREE, RIGHT, HIGH), [1.0, -1.0])
+    z0 = SAMPLERS[name](composed, zt, levels, noise=noise(zt))
+    assert (z0[:, 0] - 2).abs().max() < 1.5
+    assert (z0[:, 1] < 0).float().mean() > 0.8
+    away = SAMPLERS[name](composed_at_once(stacked(FREE, RIGHT), [-1.0]), zt, levels, noise=noise(zt))
+    assert (away[:, 0] < 1).float().mean() > 0.85
+    shares = (away[:, 1] > 0).float().mean()
+    assert shares == pytest.approx(0.5, abs=0.05)
+
+
+def test_outside_its_interval_another_denoiser_is_asked():
+    """Each level by one of the two alone, both ends inside: what is outside costs nothing."""
+    asked = []
+
+    def named(what):
+        def denoise(zt, level, z0_prev=None):
+            asked.append((what, round(float(level.log_snr), 3), z0_prev is None))
+            return zt
+
+        return denoise
+
+    levels = sampling_levels(SCHEDULE, 10)
+    low, high = (float(levels[i].log_snr) for i in (3, 7))
+    denoise = between(named("inside"), named("outside"), low, high)
+    SAMPLERS["ddim"](denoise, start(5), levels, noise=noise(start(5)))
+    assert [what for what, *_ in asked] == ["outside"] * 3 + ["inside"] * 5 + ["outside"] * 2
+    assert [first for *_, first in asked] == [True] + [False] * 9
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

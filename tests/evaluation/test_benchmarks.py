@@ -23,9 +23,9 @@ INPUTS = [
 ]
 
 
-def load(name):
+def load(name, folder=SCRIPTS):
     """A script as a module."""
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -151,3 +151,46 @@ def test_the_speed_of_plans_is_compared_and_told_apart(source, tmp_path, capsys,
     assert all(share > 0 for share in shares.values())
     assert sum(shares.values()) == pytest.approx((next(ticks) - 1) * 1000 / 3)
     assert systems.ladle(3) == systems.without_drafts(3)
+
+
+def test_attributes_are_counted_as_obeyed_where_a_text_says_them(tmp_path, capsys):
+    """By the slots of E2E or by a judge; what is to be avoided is obeyed where it is not said."""
+    script = load("attributes")
+    said = ["An Italian pub by the riverside.", "A French pub by the riverside.", "A pub in the city centre.", ""]
+    asked = {"food": "Italian", "area": "riverside"}
+    checks = {name: script.check_for(name, None) for name in asked}
+    found = script.score(said, asked, checks, {})
+    assert [found["obeyed"][name]["value"] for name in asked] == [0.25, 0.5] and found["all"]["value"] == 0.25
+    assert script.score(said, asked, checks, {"food": -1.0})["obeyed"]["food"]["value"] == 0.5
+    parts = tiny.tiny_plan_parts(labels=(), source=False, attributes={"food": ("French", "Italian"), "noise": ("no",)})
+    save_parts(parts, tmp_path / "model")
+    output = tmp_path / "result.json"
+    script.main(
+        [str(tmp_path / "model"), "--ask", "food=Italian", "-n", "5", "--guidance", "food=2", "-o", str(output)]
+    )
+    result = json.loads(output.read_text(encoding="utf-8"))
+    assert [column["texts"] for column in result["columns"].values()] == [5, 5]
+    assert result["options"] == {"guidance_scales": {"food": 2.0}}
+    assert "| food: Italian | " in capsys.readouterr().out
+    for words, message in (
+        (["noise=no"], "nothing tells 'noise' of a text"),
+        (["food=Thai"], "unknown food 'Thai'"),
+        (["fod=Italian"], "unknown attribute 'fod': did you mean 'food'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            script.main([str(tmp_path / "model"), "--ask", *words])
+
+
+def test_e2e_becomes_a_table_of_slots(tmp_path):
+    """A column for each slot of the input, and no column of the input itself."""
+    script = load("e2e_attributes", SCRIPTS.parent / "recipes")
+    path = write(tmp_path / "train.jsonl", [{"source": INPUTS[1], "target": "Cocum is cheap."}])
+    assert script.table(path) == [
+        {
+            "text": "Cocum is cheap.",
+            "name": "Cocum",
+            "eatType": "coffee shop",
+            "priceRange": "cheap",
+            "familyFriendly": "no",
+        }
+    ]

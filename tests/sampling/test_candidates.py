@@ -6,16 +6,27 @@ import pytest
 import torch
 
 from ladle.errors import UserError
-from ladle.sampling.candidates import Candidate, Draw, LabelCheck, candidate_seeds, first_with_label, soundest
+from ladle.sampling.candidates import (
+    Candidate,
+    ConditionCheck,
+    Draw,
+    candidate_seeds,
+    first_that_matches,
+    soundest,
+)
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Request
 from ladle.seeding import SampleNoise
 
 LABELS = ("bad", "good")
+VALUES = {"label": LABELS, "size": ("big", "small")}
 
 
-def classify(texts: list[str], seeds: list[int]) -> torch.Tensor:
-    """A cat is good, a dog is bad, anything else might be either."""
+def classify(texts: list[str], seeds: list[int], name: str) -> torch.Tensor:
+    """A cat is good, a dog is bad, anything else might be either; the size is told by "big"."""
+    if name == "size":
+        big = torch.tensor([0.8 if "big" in text else 0.3 for text in texts])
+        return torch.stack([big, 1 - big], dim=1)
     good = torch.tensor([0.9 if "cat" in text else 0.1 if "dog" in text else 0.5 for text in texts])
     return torch.stack([1 - good, good], dim=1)
 
@@ -38,12 +49,10 @@ def kept_texts(texts: list[list[str]], labels: list[str | None], **options: obje
     """By length, among those that are right."""
     request = Request(list(range(len(texts))), labels, [None] * len(texts))
     config = SamplingOptions.parse({"candidates": len(texts[0])} | options)
-    check = LabelCheck(LABELS, classify, always=True)
+    check = ConditionCheck(VALUES, classify, always=["label"])
     return [
         sample.text
-        for sample in soundest(
-            request, config, drawing(texts), lambda texts, label, source, seed: [len(text) for text in texts], check
-        )
+        for sample in soundest(request, config, drawing(texts), lambda texts, own: [len(text) for text in texts], check)
     ]
 
 
@@ -51,13 +60,13 @@ def test_scores_are_asked_for_one_samples_texts_at_a_time() -> None:
     """With its own label, source and seed; what is kept has the highest score, and its own latents."""
     asked = []
 
-    def score(texts: list[str], label: str | None, source: str | None, seed: int) -> list[float]:
-        asked.append((texts, label, source, seed))
+    def score(texts: list[str], own: Request) -> list[float]:
+        asked.append((texts, *own.labels, *own.sources, *own.seeds))
         return [float(text[-1]) for text in texts]
 
     texts = [["a1", "a3", "a2"], ["b5", "b4", "b5"], ["c1", "", " "]]
     request = Request([0, 1, 2], ["good", None, None], [None, "b", None])
-    check = LabelCheck(LABELS, classify)
+    check = ConditionCheck(VALUES, classify)
     samples = soundest(request, SamplingOptions(candidates=3), drawing(texts), score, check)
     assert asked == [(["a1", "a3", "a2"], "good", None, 0), (["b5", "b4", "b5"], None, "b", 1)]
     assert [(sample.text, sample.score) for sample in samples] == [("a3", 3.0), ("b5", 5.0), ("c1", None)]
@@ -85,7 +94,7 @@ def test_the_first_with_its_label_is_kept_and_the_others_are_drawn_again() -> No
     texts = [["a cat", "?", "?"], ["a dog", "a dog two", "a cat"], ["a dog", "or", "a dog"], ["", "a cat", "?"]]
     request = Request([0, 1, 2, 3], ["good"] * 3 + [None], [None] * 4)
     options = SamplingOptions(candidates=3, choose="label", label_confidence=0.8)
-    samples = first_with_label(request, options, drawing(texts, asked), LabelCheck(LABELS, classify))
+    samples = first_that_matches(request, options, drawing(texts, asked), ConditionCheck(VALUES, classify))
     assert [sample.text for sample in samples] == ["a cat", "a cat", "or", "a cat"]
     assert [sample.score for sample in samples] == pytest.approx([0.9, 0.9, 0.5, 1.0])
     assert asked == [([0, 1, 2, 3], [0]), ([1, 2, 3], [1]), ([1, 2], [2])]
@@ -93,17 +102,38 @@ def test_the_first_with_its_label_is_kept_and_the_others_are_drawn_again() -> No
 
 def test_an_empty_text_has_no_label() -> None:
     """With a label or without, and also where the model has none."""
-    texts, labels = ["", "a cat", "a cat", " "], ["good", "good", None, None]
-    check = LabelCheck(LABELS, classify)
-    assert check.shares(texts, labels, [0] * 4) == pytest.approx([0.0, 0.9, 1.0, 0.0])
-    assert LabelCheck((), classify).shares(texts, [None] * 4, [0] * 4) == [0.0, 1.0, 1.0, 0.0]
+    texts, wanted = ["", "a cat", "a cat", " "], [{"label": "good"}, {"label": "good"}, {}, {}]
+    check = ConditionCheck(VALUES, classify)
+    assert check.shares(texts, wanted, [0] * 4) == pytest.approx([0.0, 0.9, 1.0, 0.0])
+    assert ConditionCheck({}, classify).shares(texts, [{}] * 4, [0] * 4) == [0.0, 1.0, 1.0, 0.0]
 
 
 def test_texts_without_a_label_are_not_classified() -> None:
-    def refuse(texts: list[str], seeds: list[int]) -> torch.Tensor:
+    def refuse(texts: list[str], seeds: list[int], name: str) -> torch.Tensor:
         raise AssertionError("nothing needs a probability here")
 
-    assert LabelCheck(LABELS, refuse).shares(["a cat", ""], [None, None], [0, 1]) == [1.0, 0.0]
+    assert ConditionCheck(VALUES, refuse).shares(["a cat", ""], [{}, {}], [0, 1]) == [1.0, 0.0]
+
+
+def test_of_several_conditions_the_one_that_is_matched_least_counts() -> None:
+    """A text that is right in one respect and wrong in another is wrong; only what is asked for is looked at."""
+    texts = ["a big cat", "a cat", "a big dog", "a big cat"]
+    wanted = [{"label": "good", "size": "big"}] * 3 + [{"size": "small"}]
+    check = ConditionCheck(VALUES, classify)
+    assert check.shares(texts, wanted, [0] * 4) == pytest.approx([0.8, 0.3, 0.1, 0.2])
+    assert check.shares(texts, wanted, [0] * 4, ["size"]) == pytest.approx([0.8, 0.3, 0.8, 0.2])
+
+
+def test_a_value_to_avoid_is_right_where_it_is_not() -> None:
+    """Guidance below 0 leads away from a value: the candidate that has it is the wrong one. At 0 it is not checked."""
+    texts, wanted = ["a big cat", "a cat"], [{"label": "good", "size": "big"}] * 2
+    avoiding = ConditionCheck(VALUES, classify, avoided=["size"])
+    assert avoiding.shares(texts, wanted, [0] * 2) == pytest.approx([0.2, 0.7])
+    assert ConditionCheck(VALUES, classify, ignored=["size"]).shares(texts, wanted, [0] * 2) == pytest.approx([0.9] * 2)
+    request = Request([0], ["good"], [None], [{"size": "big"}])
+    options = SamplingOptions(candidates=3, choose="label")
+    kept = first_that_matches(request, options, drawing([["a big cat", "a dog", "a cat"]]), avoiding)
+    assert (kept[0].text, kept[0].attributes) == ("a cat", {"size": "big"})
 
 
 def test_the_first_candidate_is_the_samples_own() -> None:

@@ -65,7 +65,11 @@ def test_to_the_end_there_is_no_early_stop_and_no_open_word() -> None:
         ({"unconditional": 3}, "unconditional is 3; give a dict"),
         ({"num_beams": 4, "temperature": 0.5}, "num_beams needs temperature = 0"),
         ({"num_beams": 4, "decoder": "parallel"}, "and the autoregressive decoder"),
-        ({"guidance": 2.0}, r"there is no sampling option 'guidance': did you mean 'guidance_scale'\?"),
+        ({"guidance_scal": 2.0}, r"there is no sampling option 'guidance_scal': did you mean 'guidance_scale'\?"),
+        ({"guidance_scales": {"food": float("nan")}}, r"guidance_scales\.food: must be a finite number"),
+        ({"guidance_scales": 3}, "guidance_scales: must be a valid dictionary"),
+        ({"guidance_from": 1.5}, "guidance_from: must be less than or equal to 1"),
+        ({"guidance_from": 0.3, "guidance_to": 0.6}, r"guidance_to = 0\.6 is above guidance_from = 0\.3"),
         ({"decoder_temperature": 0.5}, "there is no sampling option 'decoder_temperature'"),
     ],
 )

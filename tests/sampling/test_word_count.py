@@ -13,7 +13,7 @@ from ladle.autoencoder.lexicon import Lexicon, words_of
 from ladle.autoencoder.loop import Ending, Lookup, write
 from ladle.errors import UserError
 from ladle.pipeline import LatentDiffusion
-from ladle.sampling.candidates import Candidate, LabelCheck, first_with_label, soundest
+from ladle.sampling.candidates import Candidate, ConditionCheck, first_that_matches, soundest
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Request
 from ladle.sampling.word_count import TRIES, TRIES_EACH, WordRange, count_words, missed_line, write_in_range
@@ -159,14 +159,15 @@ def test_candidates_of_the_right_length_are_preferred() -> None:
             for row, seed in enumerate(part.seeds)
         ]
 
-    def classify(texts: list[str], seeds: list[int]) -> torch.Tensor:
+    def classify(texts: list[str], seeds: list[int], name: str) -> torch.Tensor:
         good = torch.tensor([0.9 if "cat" in text else 0.1 for text in texts])
         return torch.stack([1 - good, good], dim=1)
 
-    check, options = LabelCheck(("bad", "good"), classify), SamplingOptions(candidates=3, label_confidence=0.5)
+    check = ConditionCheck({"label": ("bad", "good")}, classify)
+    options = SamplingOptions(candidates=3, label_confidence=0.5)
     by_length = soundest(request, options, draw, lambda texts, *_: [len(text) for text in texts], check)
     assert [sample.text for sample in by_length] == ["a cat", "long cat"]
-    assert [sample.text for sample in first_with_label(request, options, draw, check)] == ["a cat", "long cat"]
+    assert [sample.text for sample in first_that_matches(request, options, draw, check)] == ["a cat", "long cat"]
 
 
 # ------------------------------------------------------------------------------------------------ wrong use

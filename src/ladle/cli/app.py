@@ -38,7 +38,8 @@ def _whole(_: type, tokens: Sequence[Token]) -> int:
 
 Whole = Annotated[int, Parameter(converter=_whole)]
 File = Annotated[str, Parameter(converter=_file)]
-Labels = Annotated[list[str] | None, Parameter(converter=lambda _, tokens: [_file(str, [token]) for token in tokens])]
+# Values or names, one for each time that the option is given.
+Names = Annotated[list[str] | None, Parameter(converter=lambda _, tokens: [_file(str, [token]) for token in tokens])]
 Decoder = Literal["autoregressive", "parallel"]
 OutputFile = Annotated[str, Parameter(name=("--output", "-o"), converter=_file)]
 OutputFolder = Annotated[Path, Parameter(name=("--output", "-o"))]

@@ -20,7 +20,8 @@ from ladle.errors import LadleError, UserError
 INTERRUPTED, READER_GONE, TERMINATED = 130, 141, 143
 _SMALLER_BATCH = "a smaller --batch-size, such as 32"
 _LESS_MEMORY = {
-    "train": "--set training.optimiser.max_tokens=2048", "sample": _SMALLER_BATCH, "reconstruct": _SMALLER_BATCH
+    "train": "--set training.optimiser.max_tokens=2048", "sample": _SMALLER_BATCH, "reconstruct": _SMALLER_BATCH,
+    "embed": _SMALLER_BATCH, "augment": f"--set training.optimiser.max_tokens=2048 and {_SMALLER_BATCH}",
 }  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def _explain(error: BaseException, words: Sequence[str], interrupted: bool) -> t
         case LadleError():
             return error.exit_code, str(error)
         case _ if interrupted or isinstance(error, KeyboardInterrupt):
-            resumes = words[:1] in (["train"], ["benchmark"]) or words[:2] == ["fit", "scorer"]
+            resumes = words[:1] in (["train"], ["benchmark"], ["augment"]) or words[:2] == ["fit", "scorer"]
             return INTERRUPTED, "interrupted" + "; run the same command again to go on from there" * resumes
         case _ if _is_out_of_memory(error):
             remedy = _LESS_MEMORY.get("".join(words[:1]), "fewer or shorter texts, or on a machine with more memory")

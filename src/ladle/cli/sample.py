@@ -11,7 +11,7 @@ from ladle.cli.app import (
     ColumnNames,
     Decoder,
     File,
-    Labels,
+    Names,
     OutputFile,
     Whole,
     app,
@@ -20,7 +20,7 @@ from ladle.cli.app import (
     say_cut,
     write_and_say,
 )
-from ladle.cli.sample_options import Options, given
+from ladle.cli.sample_options import Options, given, pairs
 from ladle.data.columns import Columns
 from ladle.data.files import STDIO
 from ladle.data.labels import own_label
@@ -54,15 +54,18 @@ def sample(
     num_samples: Annotated[Whole, Parameter(name=("--num-samples", "-n"))] = 1,
     seed: Whole | None = None,
     output: OutputFile = STDIO,
-    label: Labels = None,
+    label: Names = None,
+    attribute: Names = None,
     source: File | None = None,
     source_column: str | None = None,
     label_column: str | None = None,
-    control: list[str] | None = None,
+    attribute_column: Names = None,
+    guidance: Names = None,
+    control: Names = None,
     batch_size: Whole = 128,
     options: Annotated[Options | None, Parameter(name="*")] = None,
 ) -> None:
-    """Draw texts from a model. Each row holds the text, its seed, its label or source, and the model's digest.
+    """Draw texts from a model. Each row holds the text, its seed, its conditions, and the model's digest.
 
     The model's own settings are the defaults of --sampler and of all options below it.
 
@@ -72,31 +75,47 @@ def sample(
         seed: Seed of the first text; seeds count up from it. Texts do not depend on --batch-size. Default: random.
         output: JSON Lines file to write (.gz compresses); - is standard output.
         label: Class to draw from. Repeat the option to draw from several classes in turn.
+        attribute: NAME=VALUE, a value of an attribute. Repeat the option for other attributes, or for several values of
+            one, which are drawn from in turn.
         source: File of texts to condition on, one in each row.
         source_column: Column of these texts. Default: as in training, else source, else the one that is clearly text.
         label_column: Column of the classes to draw from; "" uses none. Default: as in training, else label.
+        attribute_column: Column of the file of --source with the values of the attribute of that name. May be repeated.
+        guidance: NAME=WEIGHT, the guidance of one condition by itself: label, source or the name of an attribute. A
+            weight below 0 leads away from the condition. May be repeated.
         control: FOLDER=LABEL or FOLDER=LABEL:SCALE: texts of this label of a control that `ladle fit control` wrote. A
             larger scale steers more strongly, one below 0 away from the label. Default scale: 4. May be repeated.
         batch_size: Number of texts drawn at once. A smaller number needs less memory.
     """
     check_whole("--num-samples", num_samples)
     check_whole("--batch-size", batch_size)
-    overrides = given(options)
+    overrides = given(options, guidance)
+    asked_for = pairs("--attribute", attribute, "food=Italian")
     check_writable(output, inputs=(source,))
     columns = _SourceColumns(source=source_column, label=label_column)
-    if source is None and columns != _SourceColumns():
-        raise UserError("--source-column and --label-column name columns of a file; give it with --source FILE")
-    inputs = [Row()] if source is None else read_and_say(source, model, columns, need=("source",), empty="refuse")
+    if source is None and (columns != _SourceColumns() or attribute_column):
+        which = (
+            "--attribute-column names a column"
+            if attribute_column
+            else "--source-column and --label-column name columns"
+        )
+        raise UserError(f"{which} of a file; give it with --source FILE")
+    inputs = [Row()]
+    if source is not None:
+        taken = tuple(attribute_column or ())
+        inputs = read_and_say(source, model, columns, need=("source",), empty="refuse", attributes=taken)
     check_whole("--num-samples", num_samples, most=(MAX_SEED + 1) // len(inputs))  # as many as there are seeds
     count = num_samples * len(inputs)
     if seed is not None:
         check_whole("--seed", seed, 0, MAX_SEED + 1 - count)
-    labelled = label or control or any("label" in row for row in inputs)
-    if overrides.get("choose") == "label" and not labelled:
-        raise UserError("--choose label needs a label; give --label or --control, or leave --choose out")
+    asks = bool(label or asked_for or control) or any("label" in row or row.get("attributes") for row in inputs)
+    if overrides.get("choose") == "label" and not asks:
+        what = "a label, an attribute or a control"
+        raise UserError(f"--choose label needs {what}; give --label, --attribute or --control, or leave --choose out")
 
     from ladle.control.steer import Steer
     from ladle.pipeline import LatentDiffusion
+    from ladle.sampling.asked import check_single_guidance
     from ladle.sampling.request import fresh_seed
     from ladle.sampling.word_count import missed_line
     from ladle.training.state import digest
@@ -105,6 +124,8 @@ def sample(
     loaded = LatentDiffusion.from_pretrained(model)
     if label_column and not loaded.labels:
         raise UserError("this model was not trained with labels; leave --label-column out")
+    for name in [*asked_for, *(attribute_column or ())]:
+        loaded.conditions.check_attribute(name)
     reader = loaded.parts.reader()
     sources = [row["source"] for row in inputs if "source" in row]
     say_cut(reader.tokenizer, reader.max_tokens, sources, "source texts")
@@ -117,9 +138,15 @@ def sample(
             asked = own_label(label[len(draws) % len(label)], loaded.labels) if label else own
             draw: dict[str, Any] = {"seed": len(draws), "label": asked}
             draw |= {"source": row.get("source"), "references": row.get("references")}
-            draw |= {"control": [steer.shown for steer in steers] or None}
+            attributes = row.get("attributes", {}) | {k: v[len(draws) % len(v)] for k, v in asked_for.items()}
+            draw |= {k: own_label(v, loaded.attributes[k]) for k, v in attributes.items()}
             draws.append({name: value for name, value in draw.items() if value is not None})
     how = loaded.parts.sampling.override(**overrides)
+    if "guidance_scales" in overrides:
+        check_single_guidance(how, loaded.conditions, {name for draw in draws for name in draw})
+    # Else rows would not say which of their conditions are those to avoid.
+    weights: dict[str, Any] = {"guidance": how.guidance_scales} if how.guidance_scales else {}
+    weights |= {"control": [steer.shown for steer in steers]} if steers else {}
     command = digest([loaded.digest, how.model_dump(mode="json"), seed, draws, [one.digest for one in steers]])
     texts_drawn: list[str] = []
     with partial_rows(output, command, fresh_seed(count) if seed is None else seed, log=log) as kept:
@@ -137,13 +164,16 @@ def sample(
                 seeds=[draw["seed"] for draw in asked],
                 label=[draw.get("label") for draw in asked],
                 source=[draw.get("source") for draw in asked],
+                attributes={name: [draw.get(name) for draw in asked] for name in loaded.attributes},
                 control=steers,
                 batch_size=batch_size,
                 on_step=None if bar.disable else show,
                 **overrides,
             )
             texts_drawn.extend(texts)
-            return [{"text": t, **draw, "model": loaded.digest} for t, draw in zip(texts, asked, strict=True)]
+            return [
+                {"text": t, **draw, **weights, "model": loaded.digest} for t, draw in zip(texts, asked, strict=True)
+            ]
 
         largest = TEXTS_AT_ONCE // how.candidates
         write_and_say(kept, _rows(kept, count, batch_size, draw_part, largest))

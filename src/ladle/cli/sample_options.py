@@ -27,9 +27,37 @@ Options: Any = dataclasses.make_dataclass(
 )
 
 
-def given(options: Any) -> dict[str, Any]:
-    """The options that were given, under the names of `LatentDiffusion.generate`. Raises UserError: out of range."""
+def pairs(option: str, given: list[str] | None, example: str) -> dict[str, list[str]]:
+    """NAME=VALUE items of an option: the values of each name, in their order. Raises UserError: another form."""
+    found: dict[str, list[str]] = {}
+    for item in given or ():
+        name, _, value = item.partition("=")
+        if not name.strip() or not value.strip():
+            raise UserError(f"{option} {item}: give NAME=VALUE, such as {example}")
+        found.setdefault(name.strip(), []).append(value.strip())
+    return found
+
+
+def guidance_scales(given: list[str] | None) -> dict[str, float] | None:
+    """The weights of `--guidance NAME=WEIGHT`, by name; None if none is given. Raises UserError: another form, a weight
+    that is no number, a name that is given twice."""
+    found = pairs("--guidance", given, "food=2 (--guidance-scale takes the weight of all conditions together)")
+    for name, values in found.items():
+        if len(values) > 1:
+            raise UserError(f"--guidance {name} is given {len(values)} times; give one weight")
+        try:
+            float(values[0])
+        except ValueError:
+            raise UserError(f"--guidance {name}={values[0]}: '{values[0]}' is not a number") from None
+    return {name: float(values[0]) for name, values in found.items()} or None
+
+
+def given(options: Any, guidance: list[str] | None = None) -> dict[str, Any]:
+    """The options that were given, under the names of `LatentDiffusion.generate`. guidance: NAME=WEIGHT items. Raises
+    UserError: out of range."""
     values = {} if options is None else {k: v for k, v in vars(options).items() if v is not None}
+    if scales := guidance_scales(guidance):
+        values["guidance_scales"] = scales
     try:
         SamplingOptions().override(**values)  # before a model is loaded
     except UserError as error:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from ladle.cli.app import ColumnNames, File, OutputFolder, Whole, app, log, pasted
+from ladle.cli.app import ColumnNames, File, Names, OutputFolder, Whole, app, log, pasted
 from ladle.data.columns import Columns
 from ladle.data.tables import kind_of
 from ladle.errors import UserError
@@ -25,6 +25,7 @@ def train(
     from_scratch: Annotated[bool, Parameter(show_default=False)] = False,
     backbone: str | None = None,
     seed: Whole | None = None,
+    attribute: Names = None,
     columns: ColumnNames = None,
 ) -> None:
     """Train a model on a file of texts. Run the same command again to continue after an interruption.
@@ -40,6 +41,7 @@ def train(
         from_scratch: Train all weights from random ones. By default training starts from the model base-en.
         backbone: A pre-trained encoder-decoder to build on, such as facebook/bart-base: a folder or a hub id.
         seed: Random seed of the training.
+        attribute: Column of a further condition with few values, beside label and source. May be repeated.
     """
     if recipe is not None and kind_of(recipe) is not None:
         raise UserError(f"{recipe} is a data file, not a recipe; use: ladle train --data {pasted(recipe)}")
@@ -50,6 +52,7 @@ def train(
         "training.seed": seed,
         "start": "nothing" if from_scratch else None,
         "autoencoder.backbone.pretrained": backbone,
+        "data.attributes": attribute,
         **{f"data.{name}": column for name, column in vars(columns or Columns()).items()},
     }
     # JSON writes strings and numbers as TOML reads them.

@@ -5,12 +5,13 @@ from torch import Tensor, nn
 
 from ladle.autoencoder.autoencoder import Memory, TextAutoencoder
 from ladle.conditioning.config import ConditionConfig
-from ladle.conditioning.encoder import RawCondition
+from ladle.conditioning.encoder import RawCondition, attribute_vectors
 from ladle.layers import Block, sinusoids
 
 
 class DecoderCondition(nn.Module):
-    """RawCondition -> memory for the decoder: a vector for the label, and one for each token of the source.
+    """RawCondition -> memory for the decoder: a vector for the label, for each attribute and for each token of the
+    source.
 
     embedding: the decoder's token vectors, which sources share. width: W of the decoder.
     """
@@ -19,6 +20,7 @@ class DecoderCondition(nn.Module):
         super().__init__()
         self.config, self.width = config, width
         self.label = nn.Embedding(len(config.labels) + 1, width)  # the last row stands for "no label"
+        self.attributes = nn.ModuleList(nn.Embedding(len(v) + 1, width) for v in config.attributes.values())
         self.layers = nn.ModuleList()
         if config.source is not None:
             self.positions = nn.Parameter(sinusoids(config.source.max_tokens, width, scale=0.02))
@@ -28,14 +30,15 @@ class DecoderCondition(nn.Module):
         """Conditions of `batch` rows, embedding [V, W] -> memory [B, M, W] and its mask [B, M]."""
         device = self.label.weight.device
         ids = torch.full((batch,), -1, device=device) if raw.label_ids is None else raw.label_ids.to(device)
-        memory = self.label(torch.where(ids < 0, len(self.config.labels), ids))[:, None]
-        mask = torch.ones(batch, 1, dtype=torch.bool, device=device)
+        label = self.label(torch.where(ids < 0, len(self.config.labels), ids))
+        memory = torch.stack([label, *attribute_vectors(self.attributes, raw, batch)], dim=1)
+        mask = memory.new_ones(memory.shape[:2], dtype=torch.bool)
         if self.config.source is not None and raw.source_ids is not None and raw.source_ids_mask is not None:
             longest = self.config.source.max_tokens
             ids, source_mask = raw.source_ids[:, :longest].to(device), raw.source_ids_mask[:, :longest].to(device)
             states = embedding[ids] + self.positions[: ids.shape[1]]
             memory, mask = torch.cat([memory, states.to(memory)], dim=1), torch.cat([mask, source_mask], dim=1)
-        # A row without a source has the label's vector alone, also in a batch where no row has a source.
+        # A row without a source has the other vectors alone, also in a batch where no row has a source.
         for layer in self.layers:
             memory = layer(memory, mask)
         return memory, mask
@@ -43,7 +46,7 @@ class DecoderCondition(nn.Module):
 
 def attach(autoencoder: TextAutoencoder, config: ConditionConfig) -> None:
     """Let the decoder of a plan read these conditions, if there are any."""
-    if autoencoder.is_plan and (config.labels or config.source is not None):
+    if autoencoder.is_plan and config.names:
         backbone = autoencoder.backbone
         autoencoder.condition = DecoderCondition(config, backbone.width, backbone.num_heads).to(autoencoder.device)
 

@@ -12,6 +12,8 @@ from ladle.data.labels import spell_label
 from ladle.errors import UserError
 
 COLUMN_NAMES = frozenset({"text", "target", "source", "label"})  # read when no column is named
+# What rows of samples hold under these names is something else, so no attribute can have them.
+RESERVED = COLUMN_NAMES - {"target"} | {"references", "seed", "seeds", "num_samples", "model", "guidance", "control"}
 CLEARLY = 3  # times as many words as every other column of texts: the text
 MAX_CLASSES = 200  # that a model can have
 _OFFERED = 20  # classes at most; a column with more is hardly one of labels
@@ -82,6 +84,11 @@ class Profile:
         plain = all(isinstance(value, str | int | float) for value in self.values)
         return bool(self.name) and plain and self.few(3, 3) and 1 < self.classes <= _OFFERED
 
+    @property
+    def free_text(self) -> bool:
+        """Whether most values are texts of several words that come once: hardly anything that tells rows apart."""
+        return self.words > CLEARLY and 2 * self.classes > len(self.values)
+
     def examples(self, count: int = 3) -> str:
         """The first different values."""
         return ", ".join(map(shown, list(dict.fromkeys(map(str, self.values[:100])))[:count])) or "nothing"
@@ -115,22 +122,32 @@ def shown(value: Any, width: int = 40) -> str:
 
 
 def resolve(
-    table: Table, columns: Columns, sample: list[Record], need: Sequence[str], hints: Columns, *, trust: bool
+    table: Table,
+    columns: Columns,
+    sample: list[Record],
+    need: Sequence[str],
+    hints: Columns,
+    *,
+    trust: bool,
+    attributes: Sequence[str] = (),
 ) -> tuple[Columns, list[str], dict[str, Profile]]:
     """The names of the columns ("": left out; those not needed may be absent from the file), remarks for the user, and
     what the columns hold. Needed columns are always set, except the label's.
 
     columns: names that are given; they are taken, whatever the columns hold. sample: the first records. hints: names
     that are tried before the usual ones; "" leaves a usual one out. trust: usual names count whatever their columns
-    hold. Raises UserError: no such column, a column named twice, no column that is clearly text.
+    hold. attributes: further columns that are taken. Raises UserError: no such column, a column named twice, no column
+    that is clearly text, an attribute of free text.
     """
     looks = profiles(table.columns or (), sample)
     named = columns.given()
-    for name in named.values():
+    for name in [*named.values(), *attributes]:
         if name not in looks:
             clause = nearest(name, [*looks])
             listed = f" (columns: {', '.join(looks)})" if clause.startswith("did") else ""
             raise UserError(f"{table.name} has no column '{name}': {clause}{listed}")
+    named |= _attributes(table, attributes, looks, {name: what for what, name in named.items()})
+    for name in columns.given().values():
         same = " and as ".join(what for what, other in named.items() if other == name)
         if " and as " in same:
             leave = columns.ask("label", "")
@@ -160,13 +177,36 @@ def resolve(
     if table.headless and label not in looks and columns.label is None:
         few = [name for name, look in looks.items() if look.could_be_labels and name not in named.values()]
         label = few[0] if len(few) == 1 else None
+    rest = {name: look for name, look in looks.items() if name not in attributes}
     if "source" in need and source not in looks:
-        source = "text" if table.plain else _clearest(table, columns, looks, [label], "source")
+        source = "text" if table.plain else _clearest(table, columns, rest, [label], "source")
         text = None if text == source else text
     if "text" in need and text is None:
-        text = _clearest(table, columns, looks, [label, source], "text")
+        text = _clearest(table, columns, rest, [label, source], "text")
     others = (None if name == text else name for name in (label, source, references))
     return type(columns)(text, *others), remarks, looks
+
+
+def _attributes(
+    table: Table, names: Sequence[str], looks: Mapping[str, Profile], used: Mapping[str, str]
+) -> dict[str, str]:
+    """The attributes, numbered. used: what other columns are, by their names.
+
+    Raises UserError: a column that is named twice or is something else, a name that rows of samples need, a column of
+    free text.
+    """
+    for number, name in enumerate(names):
+        look = looks[name]
+        if name in names[:number]:
+            raise UserError(f"the column '{name}' is named as attribute twice; name it once")
+        if name in used:
+            raise UserError(f"the column '{name}' is named as {used[name]} and as attribute; leave one of them out")
+        if name in RESERVED:
+            raise UserError(f"an attribute cannot have the name '{name}', which is another thing in rows; rename it")
+        if look.free_text:
+            held = f"it holds free text ({look.examples(1)})"
+            raise UserError(f"{table.name}: '{name}' cannot be an attribute: {held}; name a column of few values")
+    return {f"attribute {number}": name for number, name in enumerate(names, start=1)}
 
 
 def _unfit(what: What, look: Profile, looks: dict[str, Profile]) -> str:

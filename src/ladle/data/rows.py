@@ -39,6 +39,7 @@ class Row(TypedDict, total=False):
     label: str
     source: str
     references: list[str]
+    attributes: dict[str, str]
 
 
 def counted(number: int, noun: str) -> str:
@@ -50,6 +51,7 @@ def counted(number: int, noun: str) -> str:
 class Taken:
     """What was read of a table, and of more tables with the same columns. Filled while the rows are read.
 
+    attributes: columns of further conditions, beside label and source.
     brief: whether `lines` are not shown, so that `notes` say which columns were found by their contents, and nothing of
     labels, from which nobody learns.
     """
@@ -57,6 +59,7 @@ class Taken:
     table: Table
     more: Iterable[Table] = ()
     brief: bool = False
+    attributes: Sequence[str] = ()
     files: int = 1
     columns: Columns = Columns()
     looks: dict[str, Profile] = field(default_factory=dict)
@@ -65,6 +68,8 @@ class Taken:
     labels: Counter[str] = field(default_factory=Counter)
     unlabelled: Counter[str] = field(default_factory=Counter)
     """What stood in place of labels, in the rows that were used."""
+    values: dict[str, Counter[str]] = field(default_factory=dict)
+    """Of each attribute, in the rows that were used."""
 
     @property
     def name(self) -> str:
@@ -92,12 +97,23 @@ class Taken:
             lines.append(f"{name}: label is column '{self.columns.label}': {what}")
         elif not self.table.plain:
             lines.append("; ".join([f"{name}: no labels", *self.offers()]))
-        return lines
+        return lines + [self._of_attribute(column) for column in self.attributes]
+
+    def _of_attribute(self, column: str) -> str:
+        """What an attribute's column holds, and how many rows lack a value."""
+        counts = self.values.get(column, Counter())
+        found = [f"{value} ({counted(count, 'row')})" for value, count in counts.most_common(_CLASSES_SHOWN)]
+        found += ["..."] * (len(counts) > _CLASSES_SHOWN)
+        lacking = self.labels.total() + self.unlabelled.total() - counts.total()
+        line = f"{self.name}: attribute is column '{column}': {counted(len(counts), 'value')}: {', '.join(found)}"
+        line += "; one value for all rows tells nothing apart" * (len(counts) == 1)
+        return line + f"; {counted(lacking, 'row')} without a value" * (lacking > 0)
 
     def offers(self) -> list[str]:
         """The columns that could be labels."""
         ask, named = self.columns.ask, vars(self.columns).values()
-        found = [look for name, look in self.looks.items() if look.could_be_labels and name not in named][:3]
+        others = [name for name in self.looks if name not in named and name not in self.attributes]
+        found = [self.looks[name] for name in others if self.looks[name].could_be_labels][:3]
         return [f"{ask('label', x.name)} would use its {x.classes} values ({x.examples(2)})" for x in found]
 
     def notes(self) -> list[str]:
@@ -128,6 +144,7 @@ def read_rows(
     notes: list[str] | None = None,
     taken: list[str] | None = None,
     hints: Callable[[], Columns] = Columns,
+    attributes: Sequence[str] = (),
     name: str = "data",
 ) -> list[Row]:
     """Read rows from a file or from memory.
@@ -147,13 +164,14 @@ def read_rows(
         notes: messages for the user are appended here.
         taken: what was taken for text, label and source is appended here, a line each.
         hints: column names to try before the usual ones, asked for when the file has been opened.
+        attributes: columns of further conditions; a missing value is left out of its row.
         name: the name of rows in memory in error messages.
 
     Raises:
         UserError: bad input, in one line. Errors in a row begin with `file:line` (in memory `name: row N`).
     """
     columns = columns or Columns()
-    read = Taken(open_table(source, columns, name), brief=taken is None)
+    read = Taken(open_table(source, columns, name, attributes), brief=taken is None, attributes=attributes)
     rows = list(iter_rows(read, columns, need=need, empty=empty, hints=hints()))
     if taken is not None:
         taken += read.lines()
@@ -174,12 +192,13 @@ def read_and_tell(
     return rows
 
 
-def open_table(source: RowSource, columns: Columns, name: str = "data") -> Table:
+def open_table(source: RowSource, columns: Columns, name: str = "data", attributes: Sequence[str] = ()) -> Table:
     """The records of a file, or of rows in memory, which error messages call `name`. The column names show whether a
     file has a header."""
     if not isinstance(source, str | os.PathLike):
         return rows_table(source, name)
-    own = {name.lower() for name in columns.given().values() if not name.isdecimal()}  # (numbers are no header)
+    names = [*columns.given().values(), *attributes]
+    own = {name.lower() for name in names if not name.isdecimal()}  # (numbers are no header)
     return read_table(source, COLUMN_NAMES | own)
 
 
@@ -191,7 +210,9 @@ def iter_rows(
         records = ((number, _flat(record)) for number, record in table.records)
         first = list(islice(records, _LOOK_AT))
         sample = [record for _, record in first]
-        names, remarks, looks = resolve(table, columns, sample, need, hints, trust=empty == "keep")
+        names, remarks, looks = resolve(
+            table, columns, sample, need, hints, trust=empty == "keep", attributes=read.attributes
+        )
         read.remarks += remarks
         for what in need if read.brief and not table.plain else ():
             column = getattr(names, what) or what
@@ -206,6 +227,8 @@ def iter_rows(
         for number, record in chain(first, records):
             try:
                 row = _to_row(record, names, empty)
+                if attributes := _values(record, read.attributes):
+                    row["attributes"] = attributes
                 lacking = next((what for what in need if _lacks(row, record, names, what, empty)), None)
                 if lacking and empty != "drop" and not table.plain:
                     raise UserError(f"{_held(record, names, lacking)}; each row needs one")
@@ -219,6 +242,8 @@ def iter_rows(
                 read.labels[row["label"]] += 1
             else:
                 read.unlabelled[str(record.get(names.label, "")) if names.label else ""] += 1
+            for attribute, value in row.get("attributes", {}).items():
+                read.values.setdefault(attribute, Counter())[value] += 1
             yield row
         if not used:
             dropped = read.dropped - before
@@ -254,7 +279,7 @@ def _to_row(record: Record, names: Columns, empty: Empty) -> Row:
     label = found.get("label")
     if isinstance(label, list | dict):
         raise UserError(f"'{names.label}' is {label!r:.40}, not one label; to leave it out: {names.ask('label', '')}")
-    if label := spell_label(_string(label, names.label) if isinstance(label, str) else label):
+    if label := _class(label, names.label):
         row["label"] = label
     if source := _string(found.get("source"), names.source):
         row["source"] = source
@@ -268,6 +293,19 @@ def _to_row(record: Record, names: Columns, empty: Empty) -> Row:
         if empty == "drop":  # (an empty sample stays empty)
             row["text"] = row["text"] or references[0]
     return row
+
+
+def _values(record: Record, attributes: Sequence[str]) -> dict[str, str]:
+    """The attributes that a record has. UserError for a value that is not one value."""
+    for name in attributes:
+        if isinstance(value := record.get(name), list | dict):
+            raise UserError(f"'{name}' is {value!r:.40}, not one value; leave this attribute out")
+    return {name: value for name in attributes if (value := _class(record.get(name), name))}
+
+
+def _class(value: Any, column: str | None) -> str | None:
+    """A label or a value of an attribute, in its one spelling; None if it is missing."""
+    return spell_label(_string(value, column) if isinstance(value, str) else value)
 
 
 def _string(value: Any, column: str | None) -> str:

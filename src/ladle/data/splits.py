@@ -30,7 +30,7 @@ _SPLIT_FILE = re.compile(rf"({'|'.join(_SPLIT_OF)})([-_]\d.*)?")
 
 Data = RowSource | Mapping[str, RowSource] | None  # rows, or the rows of each split; None: those that the config names
 # Settings of a recipe that describe its own data set, and not a file that replaces it.
-OF_OTHER_DATA = ("id", "subset", "text", "label", "source", "references", "valid_path", "test_path")
+OF_OTHER_DATA = ("id", "subset", "text", "label", "source", "references", "attributes", "valid_path", "test_path")
 
 
 class DataConfig(Config):
@@ -52,6 +52,9 @@ class DataConfig(Config):
     """The column of the source texts. By default `source`, if that column holds texts. "" uses no sources."""
     references: str | None = None
     """The column of further good texts for a source (lists). By default `references`. "" uses none."""
+    attributes: tuple[str, ...] = ()
+    """Columns of further conditions, such as `["food", "area"]`. Each is a class with its own values, beside label and
+    source. A row may lack a value."""
     valid_path: str | None = None
     """A file of validation rows: held-out rows on which the training measures itself."""
     test_path: str | None = None
@@ -77,7 +80,8 @@ class DataConfig(Config):
 
     def at(self, path: str) -> Self:
         """This config with a local file or folder as its data. The column names of a hub data set are dropped."""
-        return self.model_copy(update={"path": path} | dict.fromkeys(OF_OTHER_DATA))
+        dropped = {name: type(self).model_fields[name].default for name in OF_OTHER_DATA}
+        return self.model_copy(update={"path": path} | dropped)
 
 
 @dataclass(frozen=True)
@@ -138,11 +142,12 @@ def _load_in_portions(config: DataConfig, data: Data, size: int, notes: list[str
     tables = _tables(config, data, notes)
     fraction = config.valid_fraction if "valid" not in tables and config.max_valid_rows else 0.0
     held_out: list[Row] = []
-    first = Taken(next(tables["train"]), tables["train"])
+    first = Taken(next(tables["train"]), tables["train"], attributes=config.attributes)
 
     def read() -> Iterator[Row]:
         again = _tables(config, data, [])["train"] if first.looks else None
-        for row in iter_rows(Taken(next(again), again) if again else first, config.columns, hints=hints):
+        taken = Taken(next(again), again, attributes=config.attributes) if again else first
+        for row in iter_rows(taken, config.columns, hints=hints):
             if int.from_bytes(_rank(_group(row, by_source=True))) >= fraction * 2**64:
                 yield row
             elif len(held_out) < config.max_valid_rows:
@@ -184,7 +189,8 @@ def _tables(config: DataConfig, data: Data, notes: list[str]) -> dict[str, Itera
         if len(parts) > 1:
             notes.append(f"{split}: {len(parts)} files of {Path(str(parts[0])).parent}")
         name = f"data ({split})" if isinstance(data, Mapping) else "data"
-        tables[split] = map(partial(open_table, columns=config.columns, name=name), parts)
+        opened = partial(open_table, columns=config.columns, name=name, attributes=config.attributes)
+        tables[split] = map(opened, parts)
     return tables
 
 
@@ -212,7 +218,7 @@ def _read(
     parts: dict[str, list[Row]] = {}
     accounts: list[Taken] = []
     for split in (split for split in SPLIT_NAMES if split in tables):
-        read = Taken(next(tables[split]), tables[split], brief=split != "train")
+        read = Taken(next(tables[split]), tables[split], brief=split != "train", attributes=config.attributes)
         parts[split] = list(iter_rows(read, config.columns, hints=accounts[0].columns if accounts else hints))
         accounts.append(read)
         notes += read.notes()

@@ -17,7 +17,7 @@ RARE = 0.002  # lengths less probable than this are never drawn, since a network
 
 
 class LengthModel(nn.Module):
-    """p(L | condition) over 1 .. max_latents: the training set's distribution, moved by label and source.
+    """p(L | condition) over 1 .. max_latents: the training set's distribution, moved by the conditions.
 
     It reads the raw condition (the mean of the source's vectors, and their number), not the denoiser's encoding of it,
     because the two train on different batches.
@@ -26,8 +26,9 @@ class LengthModel(nn.Module):
     def __init__(self, condition: ConditionConfig, source_dim: int, max_latents: int):
         super().__init__()
         self.num_labels, self.source_dim = len(condition.labels), source_dim if condition.source else 0
+        self.num_values = [len(values) for values in condition.attributes.values()]
         self.base = nn.Parameter(torch.zeros(max_latents))
-        features = self.num_labels + (self.source_dim + 3 if condition.source else 0)
+        features = self.num_labels + sum(self.num_values) + (self.source_dim + 3 if condition.source else 0)
         self.network = None
         if features:
             self.network = nn.Sequential(nn.Linear(features, WIDTH), nn.SiLU(), zero_linear(WIDTH, max_latents))
@@ -67,6 +68,9 @@ class LengthModel(nn.Module):
         if self.num_labels:
             ids = like.new_full((batch,), -1).long() if raw.label_ids is None else raw.label_ids
             parts.append(F.one_hot(ids + 1, self.num_labels + 1)[:, 1:].to(like))
+        for number, size in enumerate(self.num_values):
+            ids = like.new_full((batch,), -1).long() if raw.attribute_ids is None else raw.attribute_ids[:, number]
+            parts.append(F.one_hot(ids + 1, size + 1)[:, 1:].to(like))
         if self.source_dim:
             if raw.source is None or raw.source_mask is None:
                 parts.append(like.new_zeros(batch, self.source_dim + 3))

@@ -69,9 +69,8 @@ class LatentDiffusionModel(nn.Module):
         self.schedule = build_schedule(config.schedule)
         self.hands_over_samples = autoencoder.is_plan  # when sampling stops early; else estimates
         self.condition = ConditionEncoder(condition, network.width, source_dim, network.num_heads)
-        reads_vector = bool(condition.labels) or (condition.source is not None and not condition.source.plain)
         self.denoiser = DENOISERS[network.kind](
-            network, self.latent_dim, self.max_latents, condition.source is not None, reads_vector
+            network, self.latent_dim, self.max_latents, condition.source is not None, condition.gives_vector
         )
         self.length = None if autoencoder.fixed_length else LengthModel(condition, source_dim, self.max_latents)
 

@@ -3,6 +3,8 @@
 They all work on z0: at one level, combining z0, eps or v predictions is the same linear operation.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,46 @@ def guided_at_once(denoise_both: Denoise, guidance_scale: float) -> Denoise:
         both = level if level.log_snr.ndim == 0 else Level(*map(twice, level))
         bound, free = denoise_both(twice(zt), both, None if z0_prev is None else twice(z0_prev)).chunk(2)
         return torch.lerp(free, bound, guidance_scale)
+
+    return denoise
+
+
+def composed_at_once(denoise_all: Denoise, weights: Sequence[float]) -> Denoise:
+    """Several conditions, each with its own weight (composable diffusion, Liu et al., arXiv 2206.01714, equation 11),
+    in one call of the network:
+
+        z0_hat = free + sum_i w_i (z0_hat(c_i) - free)
+
+    This is the estimate under all conditions if they are independent given z0 and all weights are 1. A negative weight
+    leads away from a condition. One condition alone is `guided`.
+
+    denoise_all: takes [(1 + K) B, L, D]: B rows without any condition, then the same B rows with condition 1 alone, and
+    so on up to condition K. weights: w_1 to w_K.
+    """
+    copies = 1 + len(weights)
+
+    def repeated(x: Tensor) -> Tensor:
+        return torch.cat([x] * copies)
+
+    def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
+        every = level if level.log_snr.ndim == 0 else Level(*map(repeated, level))
+        estimates = denoise_all(repeated(zt), every, None if z0_prev is None else repeated(z0_prev))
+        free, *bound = estimates.chunk(copies)
+        z0_hat = free
+        for weight, own in zip(weights, bound, strict=True):
+            z0_hat = torch.add(z0_hat, own - free, alpha=weight)
+        return z0_hat
+
+    return denoise
+
+
+def between(inside: Denoise, outside: Denoise, lowest: float, highest: float) -> Denoise:
+    """`inside` at levels with lowest <= log_snr <= highest, `outside` at all others. With guidance inside, this is
+    guidance in a limited interval (Kynkäänniemi et al., arXiv 2404.07724). Levels are scalars, as in every sampler."""
+
+    def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
+        chosen = inside if lowest <= float(level.log_snr) <= highest else outside
+        return chosen(zt, level, z0_prev)
 
     return denoise
 

@@ -181,15 +181,26 @@ def fit_judge(
     return judge
 
 
-def fit_own(rows: Sequence[Row], held_out: Sequence[Row]) -> Judge | None:
+def fit_own(rows: Sequence[Row], held_out: Sequence[Row], attribute: str | None = None) -> Judge | None:
     """A model's own judge of its labels: a judge of words, of bounded size, trained on the model's training rows. Its
-    accuracy is measured on `held_out`. None if the rows have fewer than two labels or no words in common."""
+    accuracy is measured on `held_out`. None if the rows have fewer than two labels or no words in common.
+
+    attribute: the attribute whose values are told in place of labels.
+    """
+    if attribute is not None:
+        rows, held_out = _labelled_by(attribute, rows), _labelled_by(attribute, held_out)
     try:
         judge = fit_rows(_some([row for row in rows if "label" in row], OWN_ROWS), max_features=OWN_FEATURES)
     except UserError:  # (a training of hours does not end in it)
         return None
     judge.measure(held_out)
     return judge
+
+
+def _labelled_by(attribute: str, rows: Sequence[Row]) -> list[Row]:
+    """The texts of the rows that have the attribute, with its value as their label."""
+    values = [row.get("attributes", {}).get(attribute) for row in rows]
+    return [Row(text=row["text"], label=own) for row, own in zip(rows, values, strict=True) if own is not None]
 
 
 def fit_rows(

@@ -1,6 +1,6 @@
-"""Several candidates for each text. One is kept: the soundest, or the first that matches its label."""
+"""Several candidates for each text. One is kept: the soundest, or the first that matches its label and attributes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,51 +30,63 @@ class Candidate:
 
 Draw = Callable[[Request, Sequence[int]], list[list[Candidate]]]
 """(request, numbers) -> the candidates of these numbers, [sample][candidate]."""
-Score = Callable[[list[str], str | None, str | None, int], Sequence[float]]
-"""(texts of one sample, its label, its source, its seed) -> a number for each text. The highest is kept."""
-Classify = Callable[[list[str], list[int]], torch.Tensor]
-"""(texts, their samples' seeds) -> probabilities of the model's labels, [N, number of labels]."""
+Score = Callable[[list[str], Request], Sequence[float]]
+"""(texts of one sample, the request for it alone) -> a number for each text. The highest is kept."""
+Classify = Callable[[list[str], list[int], str], torch.Tensor]
+"""(texts, their samples' seeds, the name of a condition) -> probabilities of its values, [N, number of values]."""
 
 
 @dataclass(frozen=True)
-class LabelCheck:
-    """The probability that a text is what was asked for: that it matches its label, and what controls ask for.
+class ConditionCheck:
+    """The probability that a text is what was asked for: that it matches its label and its attributes, and what
+    controls ask for.
 
-    names: the model's labels, possibly none. classify: gives the probabilities of labels. always: whether the choice of
-    the soundest candidate looks at labels too; it looks at controls in any case. controls: texts -> the smallest
-    probability of all that controls ask for; None: there are no controls.
+    values: of each condition that can be checked, by name. classify: gives the probabilities of these values. always:
+    the conditions by which the choice of the soundest candidate checks too; it looks at controls in any case. avoided:
+    conditions that lead away from their value, which a text must not have. ignored: conditions that are not checked.
+    controls: texts -> the smallest probability of all that controls ask for; None: there are no controls.
     """
 
-    names: tuple[str, ...]
+    values: Mapping[str, Sequence[str]]
     classify: Classify
-    always: bool = False
+    always: Collection[str] = ()
+    avoided: Collection[str] = ()
+    ignored: Collection[str] = ()
     controls: Callable[[Sequence[str]], list[float]] | None = None
 
-    def shares(self, texts: list[str], labels: list[str | None], seeds: list[int]) -> list[float]:
-        """A probability for each text, the smallest over its label and the controls. An empty text has 0. If nothing
-        is asked for, every other text has 1."""
-        shares = [1.0] * len(texts)
-        if any(label is not None for label in labels):
-            table = self.classify(texts, seeds)
-            shares = [
-                1.0 if label is None else float(row[self.names.index(label)])
-                for row, label in zip(table, labels, strict=True)
-            ]
-        if self.controls is not None:
-            shares = [*map(min, shares, self.controls(texts))]
-        return [share if text.strip() else 0.0 for text, share in zip(texts, shares, strict=True)]
+    def shares(
+        self, texts: list[str], wanted: list[dict[str, str]], seeds: list[int], names: Collection[str] | None = None
+    ) -> list[float]:
+        """A probability for each text: that of the condition or control which it matches least. An empty text has 0. If
+        nothing is asked for, every other text has 1.
+
+        wanted: label and attributes of each text, by name. names: of the conditions to check by, beside the controls;
+        None: all.
+        """
+        shares = [1.0 if text.strip() else 0.0 for text in texts]
+        checked = self.values.keys() - {*self.ignored}
+        for name in sorted(checked if names is None else checked & {*names}):
+            if not any(name in own for own in wanted):
+                continue
+            known = list(self.values[name])
+            for i, (row, own) in enumerate(zip(self.classify(texts, seeds, name), wanted, strict=True)):
+                if name in own:
+                    share = float(row[known.index(own[name])])
+                    shares[i] = min(shares[i], 1 - share if name in self.avoided else share)
+        return shares if self.controls is None else [*map(min, shares, self.controls(texts))]
 
 
-def soundest(request: Request, options: SamplingOptions, draw: Draw, score: Score, check: LabelCheck) -> list[Sample]:
-    """Each sample's candidate with the highest score. Only candidates are considered that are what the controls ask for
-    and, with `check.always`, match the label."""
+def soundest(
+    request: Request, options: SamplingOptions, draw: Draw, score: Score, check: ConditionCheck
+) -> list[Sample]:
+    """Each sample's candidate with the highest score. Only candidates are considered that match the conditions in
+    `check.always` and are what the controls ask for."""
     kept = []
     for row, own in enumerate(draw(request, range(options.candidates))):
-        seed, label, source = request.seeds[row], request.labels[row], request.sources[row]
-        right = own
+        right, seed = own, request.seeds[row]
         if (check.always or check.controls) and len(own) > 1:
-            asked = label if check.always else None
-            shares = check.shares([one.text for one in own], [asked] * len(own), [seed] * len(own))
+            wanted = [request.classes(row)] * len(own)
+            shares = check.shares([one.text for one in own], wanted, [seed] * len(own), check.always)
             enough = min(options.label_confidence, max(shares))
             right = [one for one, share in zip(own, shares, strict=True) if share >= enough]
         right = [one for one in right if one.fits] or right
@@ -82,26 +94,26 @@ def soundest(request: Request, options: SamplingOptions, draw: Draw, score: Scor
         right = [one for one in right if one.text.strip()] or right[:1]
         best, value = right[0], None
         if len(right) > 1:
-            scores = score([one.text for one in right], label, source, seed)
+            scores = score([one.text for one in right], request.part([row]))
             value, best = max(zip(scores, right, strict=True), key=lambda pair: pair[0])
-        kept.append(Sample(best.text, seed, label, source, best.latents, value, best.log_snr))
+        kept.append(request.sample(row, best.text, best.latents, value, best.log_snr))
     return kept
 
 
-def first_with_label(request: Request, options: SamplingOptions, draw: Draw, check: LabelCheck) -> list[Sample]:
-    """Each sample's first candidate that matches its label and what controls ask for, else the one with the highest
-    probability of that. Later candidates are drawn only for samples that still need one."""
+def first_that_matches(request: Request, options: SamplingOptions, draw: Draw, check: ConditionCheck) -> list[Sample]:
+    """Each sample's first candidate that matches its label, its attributes and what controls ask for, else the one that
+    matches them best. Later candidates are drawn only for samples that still need one."""
     kept: dict[int, tuple[tuple[bool, float], Sample]] = {}
     waiting = list(range(len(request)))
     for number in range(options.candidates):
         part = request.part(waiting)
         drawn = [own[0] for own in draw(part, [number])]
-        shares = check.shares([one.text for one in drawn], part.labels, part.seeds)
+        wanted = [part.classes(row) for row in range(len(part))]
+        shares = check.shares([one.text for one in drawn], wanted, part.seeds)
         for row, one, share in zip(waiting, drawn, shares, strict=True):
             value = one.fits, share
             if row not in kept or value > kept[row][0]:
-                seed, label, source = request.seeds[row], request.labels[row], request.sources[row]
-                kept[row] = value, Sample(one.text, seed, label, source, one.latents, share, one.log_snr)
+                kept[row] = value, request.sample(row, one.text, one.latents, share, one.log_snr)
         waiting = [row for row in waiting if kept[row][0] < (True, options.label_confidence)]
         if not waiting:
             break

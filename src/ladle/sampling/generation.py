@@ -12,8 +12,8 @@ from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
 from ladle.conditioning.store import ConditionStore
 from ladle.diffusion.model import LatentDiffusionModel
-from ladle.sampling.candidates import Candidate, LabelCheck, candidate_seeds, first_with_label, soundest
-from ladle.sampling.draw import draw_latents, draw_lengths, num_steps
+from ladle.sampling.candidates import Candidate, ConditionCheck, candidate_seeds, first_that_matches, soundest
+from ladle.sampling.draw import draw_latents, draw_lengths, followed, num_steps
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Request, Sample
 from ladle.sampling.soundness import SoundnessScore
@@ -29,16 +29,20 @@ OnStep = Callable[[int, int], None]
 class Writer:
     """The parts of a model that write texts, in eval mode and on one device.
 
-    reader: reads source texts. check: tells whether a text matches its label. batch_size: samples drawn at once.
-    steering: control from outside the model.
+    reader: reads source texts. check: tells whether a text matches its label and attributes. batch_size: samples drawn
+    at once. steering: control from outside the model.
     """
 
     autoencoder: TextAutoencoder
     diffusion: LatentDiffusionModel
     reader: SourceReader
-    check: LabelCheck
+    check: ConditionCheck
     batch_size: int = 128
     steering: Steering | None = None
+
+    def unfollowed(self, options: SamplingOptions) -> frozenset[str]:
+        """The model's conditions that texts need not obey, by name. Their decoder is not told these."""
+        return frozenset(self.reader.config.names) - followed(self.diffusion, options)
 
 
 def generate_samples(
@@ -48,22 +52,23 @@ def generate_samples(
 
     on_step: called with (steps done, steps in total). The total grows if candidates need another round.
 
-    Raises UserError: an unknown label, a source or a decoder that the model does not have, a seed outside 0 to
+    Raises UserError: an unknown label or value, a source or a decoder that the model does not have, a seed outside 0 to
     2^32 - 1, more words than a text of the model can have.
     """
     if words := WordRange.of(options):
         words.check(writer.autoencoder.backbone.max_tokens)
     check_decoder(writer.autoencoder, options.decoder)
-    score = SoundnessScore(writer.autoencoder, writer.diffusion, writer.reader, options.guidance_scale)
+    ignored = writer.unfollowed(options)
+    score = SoundnessScore(writer.autoencoder, writer.diffusion, writer.reader, options.guidance_scale, ignored)
     draw = partial(_draw_candidates, writer, options, _Steps(on_step))
     several_by_label = options.choose == "label" and options.candidates > 1
     by_label = [several_by_label and source is None for source in request.sources]
     kept: dict[int, Sample] = {}
-    for label_decides in sorted(set(by_label)):
-        rows = [row for row, own in enumerate(by_label) if own == label_decides]
+    for match_decides in sorted(set(by_label)):
+        rows = [row for row, own in enumerate(by_label) if own == match_decides]
         part = request.part(rows)
-        if label_decides:
-            samples = first_with_label(part, options, draw, writer.check)
+        if match_decides:
+            samples = first_that_matches(part, options, draw, writer.check)
         else:
             samples = soundest(part, options, draw, score, writer.check)
         kept |= zip(rows, samples, strict=True)
@@ -82,7 +87,9 @@ def _draw_candidates(
         for row, seed in enumerate(request.seeds)
     ]
     every = [one for own in candidates for one in own]
-    conditions = ConditionStore(writer.reader, request.labels, request.sources)
+    conditions = ConditionStore(writer.reader, request.labels, request.sources, request.attributes)
+    unfollowed = writer.unfollowed(options)
+    obeyed = conditions.without(unfollowed)
 
     def given(batch: Sequence[Candidate]) -> tuple[RawCondition, SampleNoise]:
         """Conditions and random streams. Each stream continues from its present position."""
@@ -106,17 +113,19 @@ def _draw_candidates(
             one.length = min(max(one.length, least), most or one.length, writer.diffusion.max_latents)
 
     # Latents. Samples of similar length share a batch, so that there is little padding. Samples without a condition
-    # have batches of their own, because they stop at another time.
+    # to obey have batches of their own, because they stop at another time.
+    free = [not request.names(row) - unfollowed for row in range(len(request))]
+
     def draw(part: Sequence[Candidate]) -> None:
         by_length = sorted(part, key=lambda one: one.length)
-        free = [pair == (None, None) for pair in zip(request.labels, request.sources, strict=True)]
         groups = {wanted: [one for one in by_length if free[one.sample] == wanted] for wanted in (False, True)}
         batches = {wanted: [*_batches(group, writer.batch_size)] for wanted, group in groups.items()}
         counts = {wanted: num_steps(writer.diffusion, options, not wanted) for wanted in groups}
         steps.total += sum(len(own) * counts[wanted] for wanted, own in batches.items())
         for batch in (*batches[False], *batches[True]):
             lengths = torch.tensor([one.length for one in batch])
-            z0 = draw_latents(writer.diffusion, *given(batch), lengths, options, steps.step, writer.steering)
+            changed = None if writer.steering is None else writer.steering.changed(lengths, writer.diffusion.device)
+            z0 = draw_latents(writer.diffusion, *given(batch), lengths, options, steps.step, changed=changed)
             scale = 1.0 if z0.level is None else z0.level.scale.cpu()
             for one, values in zip(batch, z0.values.cpu(), strict=True):
                 one.latents = values[: one.length] / scale
@@ -131,7 +140,8 @@ def _draw_candidates(
         latents, noise = [one.latents for one in part], [one.noise for one in part]
         if writer.autoencoder.is_plan:
             samples = torch.tensor([one.sample for one in part])
-            more |= {"log_snr": [one.log_snr for one in part], "conditions": conditions.of_rows(samples)}
+            # (A decoder that were told of a condition to avoid would write it.)
+            more |= {"log_snr": [one.log_snr for one in part], "conditions": obeyed.of_rows(samples)}
         more = how | more
         texts = decode_texts(writer.autoencoder, latents, options.decoder, writer.batch_size, noise=noise, **more)
         for one, text in zip(part, texts, strict=True):

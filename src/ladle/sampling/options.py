@@ -1,7 +1,7 @@
 """The default options of sampling. A model saves them in model.json, beside the weights that they suit."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -36,15 +36,24 @@ class SamplingOptions(Config):
     """Scale on which the steps are equally long: diffusion time, log-SNR, or quantiles of logit-normal times."""
     guidance_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     """How strongly samples follow the condition, from 0. 1 adds no guidance. 0 ignores the condition."""
+    guidance_scales: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = {}
+    """Guidance of single conditions, by the names label, source and those of attributes. Such a condition guides by
+    itself, with its own scale. Below 0 it leads away from the condition. The others stay under guidance_scale."""
+    guidance_from: float = Field(1.0, ge=0, le=1)
+    """Diffusion time from which guidance applies, 0 to 1. 1 guides from the start. Before it the samples follow the
+    condition without guidance."""
+    guidance_to: float = Field(0.0, ge=0, le=1)
+    """Diffusion time to which guidance applies, 0 to 1, at most guidance_from. 0 guides to the end."""
     candidates: int = Field(1, ge=1)
     """How many texts are drawn for each text that is kept, from 1. 1 keeps every text."""
     choose: Literal["sound", "label"] = "sound"
     """Which candidate is kept. sound: the one whose words fit together best; with a source, also the one nearest to
-    the source and to the other candidates. label: the first one that matches its label, which needs fewer draws."""
+    the source and to the other candidates. label: the first one that matches its label and attributes, which needs
+    fewer draws."""
     label_confidence: float = Field(0.5, ge=0, le=1)
-    """A candidate is accepted if the classifier gives its label at least this probability, 0 to 1. 0 accepts every
-    text. It applies if a label and several candidates are asked for: with choose = label, and with choose = sound if
-    the model has a judge."""
+    """A candidate is accepted if the classifier gives its label, and each of its attributes, at least this probability,
+    0 to 1. 0 accepts every text. It applies if a label or an attribute and several candidates are asked for: with
+    choose = label, and with choose = sound if the model has a judge."""
     decoder: Literal["autoregressive", "parallel"] = "autoregressive"
     """The decoder that turns latents into words. The parallel decoder is faster and less fluent."""
     temperature: float = Field(0.0, ge=0, le=2)
@@ -66,15 +75,16 @@ class SamplingOptions(Config):
     """Number of beams in the search for the likeliest text, from 1. 1 does not search. More beams need temperature
     0."""
     conditional: LatentDraw = LatentDraw()
-    """How latents are drawn for samples that have a label or a source."""
+    """How latents are drawn for samples that have a label, an attribute or a source."""
     unconditional: LatentDraw = LatentDraw()
-    """How latents are drawn for samples without a label or a source. Their estimates become certain later than those of
+    """How latents are drawn for samples without any of these. Their estimates become certain later than those of
     conditioned samples, so other values suit them."""
 
     @classmethod
     def flat_fields(cls) -> dict[str, FieldInfo]:
         """Every option that takes one value, by its name. The fields of the two `LatentDraw` come once."""
-        own = {name: field for name, field in cls.model_fields.items() if field.annotation is not LatentDraw}
+        several = ("conditional", "unconditional", "guidance_scales")
+        own = {name: field for name, field in cls.model_fields.items() if name not in several}
         return own | LatentDraw.model_fields
 
     def override(self, **overrides: Any) -> Self:
@@ -88,7 +98,7 @@ class SamplingOptions(Config):
         Raises UserError: an unknown name (with the nearest valid one) or a value out of range.
         """
         given = {name: value for name, value in overrides.items() if value is not None}
-        names = [*self.flat_fields(), "conditional", "unconditional"]
+        names = list(dict.fromkeys([*self.flat_fields(), *type(self).model_fields]))
         for name in given:
             if name not in names:
                 raise UserError(f"there is no sampling option '{name}': {nearest(name, names)}")
@@ -106,6 +116,13 @@ class SamplingOptions(Config):
     def to_the_end(self) -> Self:
         """The same options without early stops and with the likeliest words, for a decoder not adapted to estimates."""
         return self.override(stop_time=0.0, temperature=0.0)
+
+    @model_validator(mode="after")
+    def _an_interval(self) -> Self:
+        if self.guidance_to > self.guidance_from:
+            given = f"{self.guidance_to:g} is above guidance_from = {self.guidance_from:g}"
+            raise ValueError(f"guidance_to = {given}; times run from 1 down to 0, so it must not be")
+        return self
 
     @model_validator(mode="after")
     def _beams_or_draws(self) -> Self:

@@ -1,7 +1,7 @@
 """The scores that choose among candidates: how well a text fits together, and how similar it is to the others."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.prediction import add_noise
 from ladle.diffusion.schedule import Level
 from ladle.diffusion.wrappers import guided
+from ladle.sampling.request import Request
 from ladle.seeding import SampleNoise
 
 # Diffusion times at which a text is judged: one leaves a rough plan of the text (.7 to .9 choose alike), the other,
@@ -30,17 +31,23 @@ class SoundnessScore:
     Without a source it is the `soundness` of the texts. With a source all texts should say the same. Then similarity to
     the other texts (minimum Bayes risk) counts as much as soundness, and half of the soundness is how well a text fits
     the source.
+
+    ignored: names of conditions that the texts need not obey.
     """
 
     autoencoder: TextAutoencoder
     diffusion: LatentDiffusionModel
     reader: SourceReader
     guidance_scale: float
+    ignored: Collection[str] = ()
 
-    def __call__(self, texts: list[str], label: str | None, source: str | None, seed: int) -> list[float]:
+    def __call__(self, texts: list[str], request: Request) -> list[float]:
         count = len(texts)
         device = self.diffusion.device
-        conditions = ConditionStore(self.reader, [label] * count, [source] * count)
+        (source,), (seed,) = request.sources, request.seeds
+        conditions = ConditionStore(
+            self.reader, request.labels * count, request.sources * count, request.attributes * count
+        ).without(self.ignored)
         raw = conditions.gather(torch.arange(count)).to(device)
         tokens = {name: ids.to(device) for name, ids in self.autoencoder.backbone.tokenize(texts).items()}
         z0 = self.autoencoder.encode_texts(texts)

@@ -1,6 +1,7 @@
-"""Turns latents into words: decodes many texts in batches of similar length."""
+"""Turns latents into words and words into latents: many texts, in batches of similar length."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self, get_args
 
@@ -13,6 +14,7 @@ from ladle.autoencoder.latents import Latents
 from ladle.autoencoder.lexicon import Lexicon, words_of
 from ladle.autoencoder.loop import Ending
 from ladle.autoencoder.plan import CLEAN_LOG_SNR
+from ladle.autoencoder.wording import wording_of
 from ladle.conditioning.decoder import read_conditions
 from ladle.conditioning.store import ConditionStore
 from ladle.config import Config, nearest
@@ -53,6 +55,39 @@ def lexicon_for(backbone: Backbone, sources: Iterable[str | None]) -> Lexicon | 
     if backbone.lexicon is None:
         return None
     return backbone.lexicon.extended(words_of(source for source in sources if source))
+
+
+@torch.no_grad()
+def encode_texts(
+    autoencoder: TextAutoencoder,
+    texts: Sequence[str],
+    batch_size: int,
+    *,
+    wording: bool = False,
+    conditions: ConditionStore | None = None,
+) -> Latents:
+    """texts -> z0 [B, L, D] with its mask, in the order of the texts, encoded in batches of similar length.
+
+    wording: of a plan, give the wording too, as the decoder reads it under `conditions` (the texts' labels and
+    sources).
+    """
+    parts: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+    words: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+    for rows in length_batches(texts, batch_size):
+        own = [texts[row] for row in rows]
+        latents = autoencoder.encode_texts(own)
+        for row, values, mask in zip(rows, latents.values, latents.mask, strict=True):
+            parts[row] = values[mask]
+        if not wording:
+            continue
+        tokens = autoencoder.backbone.tokenize(own)
+        ids, there = (tokens[name].to(autoencoder.device) for name in ("input_ids", "attention_mask"))
+        raw = None if conditions is None else conditions.gather(torch.tensor(rows)).to(autoencoder.device)
+        numbers = wording_of(autoencoder, latents, ids, there, read_conditions(autoencoder, raw, len(rows)))
+        for row, values, mask in zip(rows, numbers, there, strict=True):
+            words[row] = values[mask]
+    both = torch.nn.utils.rnn.pad_sequence(words, batch_first=True) if wording else None
+    return replace(padded(parts), space=autoencoder.normaliser.fingerprint(), wording=both)
 
 
 @torch.no_grad()
@@ -104,6 +139,32 @@ def decode_texts(
         if ended is not None:
             ended |= zip(rows, given["ending"].ended, strict=True)
     return texts
+
+
+def decode_latents(
+    autoencoder: TextAutoencoder,
+    latents: Latents,
+    decoder: DecoderName | None,
+    batch_size: int,
+    level: Level | None = None,
+    **options: Any,
+) -> list[str]:
+    """Latents that a user gives -> texts. Arguments and errors are those of `LatentDiffusion.decode`."""
+    autoencoder.check_latents(latents)
+    how = DecodingOptions.parse(options, "decode")
+    if how.num_beams > 1 and decoder == "parallel":
+        raise UserError("num_beams needs the autoregressive decoder")
+    level, log_snr, values = latents.level if level is None else level, None, latents.values
+    if level is not None:
+        if not autoencoder.is_plan:
+            raise UserError("this model's decoder reads latents without noise only; give no level")
+        log_snr = level.log_snr.expand(len(latents)).tolist()
+        values = values / level.expand(values).scale
+    parts = [own[mask] for own, mask in zip(values, latents.mask, strict=True)]
+    words = how.model_dump(exclude_unset=True)
+    if latents.wording is not None and how.num_beams == 1 and not how.do_sample:
+        words["wording"] = latents.wording
+    return decode_texts(autoencoder, parts, decoder, batch_size, log_snr=log_snr, **words)
 
 
 def _may_end(backbone: Backbone, may_end: Callable[[str], bool], tokens: list[int]) -> bool:

@@ -98,6 +98,7 @@ def _what_it_is(parts: ModelParts, base: str | None) -> Iterator[str]:
     if parts.diffusion is not None:
         condition = parts.diffusion.condition.config
         given = [f"a label ({', '.join(map(_line, condition.labels))})"] if condition.labels else []
+        given += [f"{_line(name)} ({', '.join(map(_line, values))})" for name, values in condition.attributes.items()]
         given += ["a source text"] if condition.source else []
         yield (
             f"A diffusion model over those latents ({parts.diffusion.config.prediction}-prediction, "
@@ -136,6 +137,9 @@ def _usage(parts: ModelParts) -> Iterator[str]:
         if diffusion.condition.config.labels:
             label = _quoted(diffusion.condition.config.labels[0])
             ways.append((f"-n 8 --label {label}", f"num_samples=8, label={label}"))
+        for name, values in list(diffusion.condition.config.attributes.items())[:1]:
+            asked = f"{{{_quoted(name)}: {_quoted(values[0])}}}"
+            ways.append((f"-n 8 --attribute {_quoted(f'{name}={values[0]}')}", f"num_samples=8, attributes={asked}"))
     shell = [f"ladle sample --model {name} {options} -o samples.jsonl" for options, _ in ways]
     shell += [f"ladle inspect --model {name}", f"ladle reconstruct --model {name} texts.txt -o -"]
     python = ["from ladle import LatentDiffusion", "", f"model = LatentDiffusion.from_pretrained({_quoted(name)})"]

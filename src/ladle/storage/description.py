@@ -1,6 +1,6 @@
 """The output of `ladle inspect`: a model's parts and sizes, its training data, its latents' statistics."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,8 @@ def _text_fields(parts: ModelParts) -> Iterator[tuple[str, str]]:
     if diffusion is None:
         return
     names, source = diffusion.condition.config.labels, diffusion.condition.config.source
-    shown = ", ".join(names[:_LABELS_SHOWN])
-    shown += f", ... {len(names)} in all" if len(names) > _LABELS_SHOWN else ""
-    conditions = [f"label ({shown})"] if names else []
+    conditions = [f"label ({_some(names)})"] if names else []
+    conditions += [f"{name} ({_some(values)})" for name, values in diffusion.condition.config.attributes.items()]
     conditions += [f"source text (up to {source.max_tokens} tokens)"] if source else []
     yield "conditions", ", ".join(conditions) or "none"
     yield "noise schedule", f"{diffusion.config.schedule.kind}, shift {diffusion.config.schedule.shift:g}"
@@ -73,6 +72,11 @@ def _text_fields(parts: ModelParts) -> Iterator[tuple[str, str]]:
         f"{sampling.sampler}, {sampling.num_inference_steps} steps, guidance scale {sampling.guidance_scale:g}, "
         f"{sampling.decoder} decoder (defaults)",
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_LABELS_SHOWN])
+    return shown + (f", ... {len(names)} in all" if len(names) > _LABELS_SHOWN else "")
 
 
 def _statistics(parts: ModelParts) -> Iterator[tuple[str, str]]:

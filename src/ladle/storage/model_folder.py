@@ -5,9 +5,10 @@ A complete model:
     README.md  model.json  backbone/ (config, weights)  tokenizer/  bottleneck/ (and normaliser)  parallel_decoder/
     words.txt (the words that it may write)  phrases.json (of which small batches are drafted)
     denoiser/  condition/ (condition encoder and length model)  judge/ (which words tell labels apart)
+    judges/ (the same for attributes, a folder for each by its number among them)
     source_encoder/  source_tokenizer/ (if another model than the backbone reads sources)
     sentence_encoder/  sentence_tokenizer/ (the encoder of plans, if it is a part of the model, and of no shipped model)
-    decoder_condition/ (if the decoder of a plan reads labels or sources)
+    decoder_condition/ (if the decoder of a plan reads conditions)
 
 A model built on a shipped model (`base`) has no backbone/ and tokenizer/. It stores only those tensors of the
 autoencoder that differ from the base, in `autoencoder_changes.safetensors`.
@@ -30,6 +31,7 @@ from ladle.autoencoder.sentence_encoder import StoredSentenceEncoder
 from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.decoder import attach
 from ladle.conditioning.source_text import SourceEncoder, SourceReader, auto_class
+from ladle.config import nearest
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError, first_line
 from ladle.evaluation.judge import Judge
@@ -64,12 +66,21 @@ from ladle.storage.writing import MODEL, atomic_folder, atomic_json
 from ladle.version import __version__
 
 CHANGES = "autoencoder_changes.safetensors"
-JUDGE, WORDS, PHRASES = "judge", "words.txt", "phrases.json"
+JUDGE, JUDGES, WORDS, PHRASES = "judge", "judges", "words.txt", "phrases.json"
 SOURCE_ENCODER = ("source_encoder", "source_tokenizer")  # model, tokenizer
 WITH_FOLDERS = ("backbone.", "sentence_encoder.")  # transformers' own layout
+Dtype = str | torch.dtype | None
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # (as AUTOENCODER_PARTS)
 DIFFUSION_PARTS = {"denoiser": ("denoiser.",), "condition": ("condition.", "length.")}
+
+
+def dtype_of(dtype: Dtype) -> torch.dtype | None:
+    """The dtype of this name, None of None. Raises UserError: one that weights cannot have."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and name not in DTYPES:
+        raise UserError(f"weights cannot have the dtype '{name}': {nearest(name, list(DTYPES))}")
+    return DTYPES.get(name)
 
 
 def save_parts(
@@ -118,6 +129,9 @@ def save_parts(
             save_language_model(sentences.model, sentences.tokenizer, new, SENTENCE_ENCODER, dtype, encoder_bits)
         if parts.judge is not None:
             parts.judge.save(new / JUDGE)
+        for number, name in enumerate(_condition(parts).attributes):
+            if name in parts.judges:
+                parts.judges[name].save(new / JUDGES / str(number))
         record = ModelRecord(
             ladle=__version__,
             name=parts.name,
@@ -211,7 +225,9 @@ def load_parts(name_or_path: str | Path) -> ModelParts:
     check_files(folder, record, weights=True)
     remedy = "copy or download the model folder again"
     judge = Judge.load(folder / JUDGE, remedy) if record.holds(JUDGE) else None
-    return ModelParts(record.name, autoencoder, diffusion, record.sampling, record.info, judge, source_encoder)
+    places = {name: f"{JUDGES}/{number}" for number, name in enumerate(record.condition.attributes)}
+    judges = {name: Judge.load(folder / own, remedy) for name, own in places.items() if record.holds(own)}
+    return ModelParts(record.name, autoencoder, diffusion, record.sampling, record.info, judge, source_encoder, judges)
 
 
 def _load_autoencoder(folder: Path, record: ModelRecord) -> TextAutoencoder:

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.sentence_encoder import StoredSentenceEncoder
-from ladle.conditioning.config import ConditionConfig
+from ladle.conditioning.config import LABEL, ConditionConfig
 from ladle.conditioning.source_text import SourceEncoder, SourceReader
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.evaluation.judge import Judge
@@ -24,6 +25,7 @@ class ModelParts:
 
     diffusion: None for an autoencoder alone. info: JSON values for the card and `ladle inspect` (see
     `ladle.storage.card`). judge: recognises labels by words; None if there are no labels or no judge was trained.
+    judges: those that recognise values of attributes, by the attribute's name, as far as such judges were trained.
     source_encoder: reads the source texts instead of the backbone's encoder.
     """
 
@@ -34,6 +36,28 @@ class ModelParts:
     info: dict[str, Any] = field(default_factory=dict)
     judge: Judge | None = None
     source_encoder: SourceEncoder | None = None
+    judges: dict[str, Judge] = field(default_factory=dict)
+
+    @property
+    def every_judge(self) -> dict[str, Judge]:
+        """The judges of all conditions, by name: "label" and attributes."""
+        return ({} if self.judge is None else {LABEL: self.judge}) | self.judges
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        """Move all parts to a device, in eval mode, their weights in this dtype (None: as they are). Buffers, such as
+        the normaliser's, keep theirs."""
+        before = next(self.autoencoder.parameters()).device
+        parts = (self.autoencoder, self.source_encoder, self.diffusion)
+        modules = [module.eval() for module in parts if module is not None]
+        try:
+            for module in modules:
+                module.to(device)
+        except BaseException:  # too little memory for all of them: the model stays whole where it was
+            for module in modules:
+                module.to(before)
+            raise
+        for parameter in (parameter for module in modules for parameter in module.parameters()):
+            parameter.data = parameter.data.to(dtype or parameter.dtype)
 
     def reader(self) -> SourceReader:
         """The reader that turns source texts into the denoiser's memory."""
@@ -92,8 +116,7 @@ def list_parts(parts: ModelParts) -> Iterator[Part]:
 
 
 def _given(condition: ConditionConfig) -> str:
-    kinds = {"label": condition.labels, "source": condition.source}
-    return ", ".join(name for name, there in kinds.items() if there)
+    return ", ".join(condition.names)
 
 
 def count_parameters(parts: ModelParts, *, frozen: bool = True) -> int:

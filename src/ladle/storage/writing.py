@@ -30,7 +30,11 @@ _FOREIGN_ERRNO = re.compile(r"(?:os error|code:)\s*(\d+)")
 
 _TEMPORARY = ".tmp-"  # prefix of the names of files that `write_atomically` is still writing
 _NEW, _PUT = ".ladle-new", ".ladle-put"  # in a folder: its next files while they are written; whole, being put in place
-_OF_LADLE = (b', "seed": ', b', "reconstruction": ', b'\n  "format": ', b'\n  "recovery": ')  # in files of its own
+_OF_LADLE = (  # in files of its own
+    b', "seed": ', b', "reconstruction": ', b', "embedding": [', b', "synthetic": ', b'\n  "format": ',
+    b'\n  "recovery": ',
+)  # fmt: skip
+_OWN_TABLE = re.compile(rb"(\xef\xbb\xbf)?[^\r\n]+[,\t]synthetic\r?\n")  # the first line of a table of `ladle augment`
 _FILES, _COMMIT = "files", "commit.json"  # in these two: the files; the names of earlier files to delete
 
 
@@ -52,13 +56,14 @@ class Kind(NamedTuple):
 MODEL = Kind(
     frozenset({
         "README.md", "model.json", "backbone", "tokenizer", "bottleneck", "parallel_decoder", "denoiser", "condition",
-        "judge", "source_encoder", "source_tokenizer", "sentence_encoder", "sentence_tokenizer", "decoder_condition",
-        "words.txt", "phrases.json", "autoencoder_changes.safetensors",
+        "judge", "judges", "source_encoder", "source_tokenizer", "sentence_encoder", "sentence_tokenizer",
+        "decoder_condition", "words.txt", "phrases.json", "autoencoder_changes.safetensors",
     }),
     (("model.json", "ladle"),),
 )  # fmt: skip
 JUDGE = Kind(frozenset({"judge.json", "model.safetensors"}), (("judge.json", "vocabulary"),))
 CONTROL = Kind(frozenset({"control.json", "model.safetensors"}), (("control.json", "space"),))
+DIRECTION = Kind(frozenset({"direction.json", "model.safetensors"}), (("direction.json", "towards"),))
 SCORER = Kind(
     frozenset({"autoregressive.json", "config.json", "model.safetensors", "tokenizer"}),
     (("autoregressive.json", "config"),),
@@ -349,10 +354,12 @@ def check_writable(path: PathLike | None, *, folder: bool = False, inputs: Itera
 
 
 def _is_ours(file: Path) -> bool:
-    """Whether Ladle wrote a file: rows with a seed or a reconstruction, or a report. An empty file is anybody's."""
+    """Whether Ladle wrote a file: rows that it drew, a report, or a table of such rows. An empty file is anybody's."""
     with open_bytes(file) as stream:
         head = stream.read(1 << 20)
-    return not head or (head[:1] == b"{" and any(mark in head for mark in _OF_LADLE))
+    if not head or _OWN_TABLE.match(head):
+        return True
+    return head[:1] == b"{" and any(mark in head for mark in _OF_LADLE)
 
 
 def check_folder(path: PathLike, kind: Kind, inputs: Iterable[Any] = ()) -> None:

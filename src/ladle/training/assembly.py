@@ -61,7 +61,12 @@ class Assembly:
     @cached_property
     def rows_digest(self) -> str:
         """A fingerprint of the training rows."""
-        return digest([[row["text"], row.get("label"), row.get("source")] for row in self.splits.train])
+        # (Rows without attributes have the fingerprint that they had before there were any.)
+        rows = self.splits.train
+        own = [[row["attributes"]] if row.get("attributes") else [] for row in rows]
+        return digest(
+            [[row["text"], row.get("label"), row.get("source"), *a] for row, a in zip(rows, own, strict=True)]
+        )
 
     # ------------------------------------------------------------------------------------------------ autoencoder
 
@@ -101,7 +106,7 @@ class Assembly:
         return encoder if isinstance(encoder, StoredSentenceEncoder) else None
 
     def _let_decoder_read(self, autoencoder: TextAutoencoder) -> None:
-        """Give the decoder of a plan what reads labels and sources; the start's, if it has the same ones."""
+        """Give the decoder of a plan what reads the conditions; the start's, if it has the same ones."""
         parts, condition = self.plan.start.parts, self.plan.condition
         same = parts is not None and parts.diffusion is not None and parts.diffusion.condition.config == condition
         if not same or autoencoder.condition is None:
@@ -224,8 +229,15 @@ class Assembly:
         return lambda epoch: (tokens_of(epoch), *latents_of(epoch)), (tokens(self.valid_rows[:256]), *valid)
 
     def _with_known_labels(self, rows: Sequence[Row]) -> list[Row]:
-        labels = {None, *self.plan.condition.labels}
-        return [row for row in rows if row.get("label") in labels]
+        """The rows whose label the model knows. Of their attributes, those with a value that it knows."""
+        labels, attributes = {None, *self.plan.condition.labels}, self.plan.condition.attributes
+        known = [row for row in rows if row.get("label") in labels]
+        if not attributes:
+            return known
+        return [
+            row | {"attributes": {k: v for k, v in row.get("attributes", {}).items() if v in attributes.get(k, ())}}
+            for row in known
+        ]
 
     def _of_known_labels(self, rows: Sequence[Row]) -> Sequence[Row]:
         """The rows of a portion whose labels the model knows: those of the first portion."""

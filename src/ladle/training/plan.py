@@ -47,10 +47,10 @@ STAGE_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
 class Plan:
     """What a training will do.
 
-    recipe: the given recipe, with the final start and sizes. start: the model to start from. condition: labels and
-    source of the data. stages: the settings of each stage that runs, in order. measures_shift: whether the shift of the
-    noise schedule is measured on the latents, because neither the recipe nor a trained denoiser gives it.
-    with_diffusion: whether the result has a diffusion model. notes: messages for the user.
+    recipe: the given recipe, with the final start and sizes. start: the model to start from. condition: labels,
+    attributes and source of the data. stages: the settings of each stage that runs, in order. measures_shift: whether
+    the shift of the noise schedule is measured on the latents, because neither the recipe nor a trained denoiser gives
+    it. with_diffusion: whether the result has a diffusion model. notes: messages for the user.
     """
 
     recipe: Recipe
@@ -66,7 +66,7 @@ def make_plan(recipe: Recipe, splits: Splits, last_stage: str = STAGES[-1]) -> P
     """Make the plan. `last_stage`: the stages after it do not run.
 
     Raises:
-        UserError: no such model to start from, more labels than a model can have.
+        UserError: no such model to start from, more labels or values of an attribute than a model can have.
     """
     start = choose_start(recipe, splits.train)
     resolved = recipe.model_copy(update={"start": start.name, "own_vocabulary": start.own_vocabulary})
@@ -210,11 +210,25 @@ def _has_sources(rows: Sequence[Row]) -> bool:
 
 
 def _condition(recipe: Recipe, rows: Sequence[Row]) -> tuple[ConditionConfig, list[str]]:
-    """Labels and source of the data, and notes on them."""
+    """Labels, attributes and source of the data, and notes on them."""
     labels = sorted({row["label"] for row in rows if "label" in row})
     if len(labels) > MAX_CLASSES:
         what = f"the label column has {len(labels):,} different values; at most {MAX_CLASSES} are allowed"
         raise UserError(f'{what}; name another column with --label, or use no labels with --label ""')
     has_source = _has_sources(rows)
     notes = ["texts are conditioned on their source"] if has_source else []
-    return ConditionConfig(labels=tuple(labels), source=recipe.source if has_source else None), notes
+    attributes = {name: _values(name, rows) for name in recipe.data.attributes}
+    source = recipe.source if has_source else None
+    return ConditionConfig(labels=tuple(labels), source=source, attributes=attributes), notes
+
+
+def _values(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    """The values of an attribute in the training rows. UserError: none, or more than a model can have."""
+    values = sorted({row["attributes"][name] for row in rows if name in row.get("attributes", {})})
+    remedy = f"leave the attribute out, or name another column than '{name}'"
+    if not values:
+        raise UserError(f"no training row has a value of the attribute '{name}'; {remedy}")
+    if len(values) > MAX_CLASSES:
+        what = f"the attribute '{name}' has {len(values):,} different values; at most {MAX_CLASSES} are allowed"
+        raise UserError(f"{what}; {remedy}")
+    return tuple(values)

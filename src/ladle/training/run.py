@@ -133,11 +133,14 @@ def _model(assembly: Assembly, minutes: dict[str, float]) -> ModelParts:
     if assembly.plan.with_diffusion:
         parts.diffusion = assembly.diffusion.eval()
         parts.judge = fit_own(splits.train, splits.valid)  # which of several candidates has the label
-    if parts.judge and parts.judge.real:
-        real = parts.judge.real
-        right, chance = round(real["value"] * real["n"]), 1 / len(parts.judge.labels)
-        texts = counted(real["n"], "held-out text")
-        assembly.log(f"the label classifier is right on {right:,} of {texts} (by chance: {chance:.1%})")
+        for name in assembly.plan.condition.attributes:
+            judge = fit_own(splits.train, splits.valid, name)
+            parts.judges |= {} if judge is None else {name: judge}
+    for name, judge in parts.every_judge.items():
+        if real := judge.real:
+            right, chance = round(real["value"] * real["n"]), 1 / len(judge.labels)
+            texts = counted(real["n"], "held-out text")
+            assembly.log(f"the {name} classifier is right on {right:,} of {texts} (by chance: {chance:.1%})")
     return parts
 
 

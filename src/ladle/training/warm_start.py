@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import regex
 import torch
+from torch import Tensor
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.lexicon import LETTERS
 from ladle.autoencoder.signs import Unlearnt, unlearnt, used_parts
 from ladle.autoencoder.transfer import cannot_transfer
+from ladle.conditioning.config import ConditionConfig
 from ladle.data.rows import Row
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError
@@ -31,6 +33,7 @@ SCRIPT_ROWS = 2_000
 # be wrong.
 REFUSED = 0.07
 MEASURED_ROWS = 20_000
+ATTRIBUTES = "condition.attributes."  # the tables of their values, by number
 
 
 @dataclass(frozen=True)
@@ -144,15 +147,28 @@ def _measured(autoencoder: TextAutoencoder, recipe: Recipe, rows: Sequence[Row])
     return unlearnt(texts, backbone.alphabet), pieces
 
 
+def _attributes_as_in(new: ConditionConfig, prior: LatentDiffusionModel) -> dict[str, Tensor]:
+    """The tensors of `prior`, with the tables of attributes under the numbers that they have in `new`. Attributes that
+    are not there, or have other values there, are left out."""
+    old, tensors = prior.condition.config, prior.state_dict()
+    tables = {name: tensors.pop(f"{ATTRIBUTES}{i}.weight") for i, name in enumerate(old.attributes)}
+    for number, (name, values) in enumerate(new.attributes.items()):
+        if old.attributes.get(name) == values:
+            tensors[f"{ATTRIBUTES}{number}.weight"] = tables[name]
+    return tensors
+
+
 @torch.no_grad()
 def start_from(prior: LatentDiffusionModel, diffusion: LatentDiffusionModel) -> None:
     """Copy the tensors of `prior` to `diffusion`; those of the length model only if both have the same conditions. A
-    source, and the absence of a label, add nothing at the start, so that training starts from the prior's estimates.
-    New labels start with different vectors, because short trainings would hardly learn them (benchmarks/LOG.md)."""
+    source, and the absence of a label or an attribute, add nothing at the start, so that training starts from the
+    prior's estimates. New labels and values start with different vectors, because short trainings would hardly learn
+    them (benchmarks/LOG.md)."""
     old, new = prior.condition.config, diffusion.condition.config
     same_labels = old.labels == new.labels
-    same_conditions = same_labels and (old.source is None) == (new.source is None)
-    known, own = prior.state_dict(), diffusion.state_dict()
+    same_attributes = old.attributes == new.attributes
+    same_conditions = same_labels and same_attributes and (old.source is None) == (new.source is None)
+    known, own = _attributes_as_in(new, prior), diffusion.state_dict()
     shared = {
         name: known[name]
         for name, tensor in own.items()
@@ -163,7 +179,7 @@ def start_from(prior: LatentDiffusionModel, diffusion: LatentDiffusionModel) -> 
     }
     diffusion.load_state_dict(shared, strict=False)
     for name, tensor in own.items():  # (the tensors themselves)
-        if name not in shared and name.startswith("condition.label."):
+        if name not in shared and name.startswith(("condition.label.", ATTRIBUTES)):
             tensor[-1].zero_()
         elif name not in shared and (name.startswith("condition.pool.") or ".cross_attention.output." in name):
             tensor.zero_()

@@ -10,6 +10,7 @@ error changes (`training.diffusion.times = "adaptive"`), and latents stay near t
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -81,6 +82,9 @@ class JointRows:
         self.tokens = store_tokens(autoencoder, [row["text"] for row in rows])
         self.num_latents = autoencoder.num_latents(self.tokens.lengths)
         self.label_ids = config.label_ids([row.get("label") for row in rows]) if config.labels else None
+        self.attribute_ids = None
+        if config.attributes:
+            self.attribute_ids = config.attribute_ids([row.get("attributes", {}) for row in rows])
         self.sources = self.with_source = None
         sources = [row.get("source") for row in rows]
         if config.source and any(sources):
@@ -89,11 +93,15 @@ class JointRows:
 
     def condition(self, rows: Tensor) -> RawCondition:
         """rows [B] -> their conditions, with token ids in the place of the sources' memory."""
-        ids = None if self.label_ids is None else self.label_ids[rows]
+        raw = RawCondition(
+            None if self.label_ids is None else self.label_ids[rows],
+            attribute_ids=None if self.attribute_ids is None else self.attribute_ids[rows],
+        )
         if self.sources is None or self.with_source is None:
-            return RawCondition(ids)
+            return raw
         tokens = self.sources.gather(rows)
-        return RawCondition(ids, tokens["input_ids"], tokens["attention_mask"] & self.with_source[rows, None])
+        mask = tokens["attention_mask"] & self.with_source[rows, None]
+        return replace(raw, source=tokens["input_ids"], source_mask=mask)
 
     def batch(self, rows: Tensor, length_rows: Tensor) -> JointBatch:
         """rows [B] -> their batch. The length model learns from `length_rows`."""
@@ -144,7 +152,7 @@ class JointModel(nn.Module):
             return raw
         readable = raw.source_mask | (torch.arange(raw.source.shape[1], device=raw.source.device) == 0)
         memory, mask = self.reader.read({"input_ids": raw.source, "attention_mask": readable})
-        return RawCondition(raw.label_ids, memory.float(), mask & raw.source_mask.any(1, keepdim=True))
+        return replace(raw, source=memory.float(), source_mask=mask & raw.source_mask.any(1, keepdim=True))
 
 
 class JointStage:
