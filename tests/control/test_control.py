@@ -194,6 +194,28 @@ def test_several_controls_and_guidance_go_together(model: LatentDiffusion, contr
     assert (cancelled - 0.5).abs().mean() < (free - 0.5).abs().mean() + 0.25
 
 
+def test_controls_go_together_with_weights_of_single_conditions(kind: str) -> None:
+    """Attributes, one of them to avoid, guidance in an interval of times, and a control, at any batch size."""
+    attributes = {"area": ("city", "river"), "food": ("French", "Italian")}
+    parts = tiny.tiny_plan_parts(attributes=attributes)
+    if kind == "aligned":
+        parts = tiny.tiny_parts()
+        parts.diffusion = tiny.tiny_diffusion(parts.autoencoder, attributes=attributes)
+    model = LatentDiffusion(parts)
+    given: dict[str, Any] = {
+        "seeds": range(6), "attributes": {"food": ["Italian", None, "French"] * 2, "area": "river"},
+        "guidance_scales": {"food": -1.0}, "guidance_scale": 2.0, "guidance_from": 0.9, "candidates": 1,
+        "return_samples": True, "stop_time": 0.0,
+    }  # fmt: skip
+    raised = SteerBy(lambda z0_hat: z0_hat[..., 0].sum(1), 3.0)
+    free = model.generate(**given)
+    up, apart = (model.generate(**given, control=raised, batch_size=size) for size in (6, 2))
+    first = [sum(float(sample.latents[:, 0].sum()) for sample in samples) for samples in (free, up)]
+    assert first[1] > first[0] + 1
+    assert [one.text for one in up] == [one.text for one in apart]
+    assert [one.attributes.get("food") for one in up] == ["Italian", None, "French"] * 2
+
+
 def test_a_function_of_the_estimate_steers(model: LatentDiffusion) -> None:
     """A bare function too; its gradient goes through the network, also for weights that are trained."""
 
