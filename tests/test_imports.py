@@ -21,6 +21,7 @@ LAYERS = (
     ("ladle.sampling",),
     ("ladle.evaluation",),
     ("ladle.storage",),
+    ("ladle.control", "ladle.editing"),
     ("ladle.pipeline",),
     ("ladle.health",),
     ("ladle.training",),

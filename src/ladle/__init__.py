@@ -16,6 +16,10 @@ from ladle.version import __version__
 if TYPE_CHECKING:
     from ladle.autoencoder.autoencoder import TextAutoencoder as TextAutoencoder
     from ladle.autoencoder.latents import Latents as Latents
+    from ladle.control.control import Control as Control
+    from ladle.control.fitting import fit_control as fit_control
+    from ladle.control.steer import Steer as Steer
+    from ladle.control.steer import SteerBy as SteerBy
     from ladle.errors import LadleError as LadleError
     from ladle.errors import UserError as UserError
     from ladle.evaluation.evaluate import evaluate as evaluate
@@ -28,16 +32,20 @@ if TYPE_CHECKING:
     from ladle.training.run import train as train
 
 _HOME = {
+    "Control": "ladle.control.control",
     "LadleError": "ladle.errors",
     "LatentDiffusion": "ladle.pipeline",
     "Latents": "ladle.autoencoder.latents",
     "Recipe": "ladle.training.recipe",
     "Sample": "ladle.sampling.request",
     "SamplingOptions": "ladle.sampling.options",
+    "Steer": "ladle.control.steer",
+    "SteerBy": "ladle.control.steer",
     "TextAutoencoder": "ladle.autoencoder.autoencoder",
     "UserError": "ladle.errors",
     "augment": "ladle.training.augment",
     "evaluate": "ladle.evaluation.evaluate",
+    "fit_control": "ladle.control.fitting",
     "load_recipe": "ladle.training.recipe",
     "train": "ladle.training.run",
 }

@@ -1,9 +1,9 @@
 """LatentDiffusion: texts in, texts out. Most users need only this class."""
 
-import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -13,30 +13,36 @@ from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.embedding import SentenceEncoderView, embed_texts
 from ladle.autoencoder.latents import Latents
 from ladle.autoencoder.signs import unlearnt_line
-from ladle.autoencoder.wording import wording_of
 from ladle.checks import check_device, check_path, check_texts, check_whole
 from ladle.conditioning.config import LABEL, SOURCE, ConditionConfig
-from ladle.conditioning.decoder import read_conditions
-from ladle.config import nearest
-from ladle.data.stores import length_batches
+from ladle.control.control import Control
+from ladle.control.fitting import fit_control
+from ladle.control.steer import Asked, steering_of
+from ladle.data.in_memory import RowSource
 from ladle.diffusion.classifier import NUM_LEVELS
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.schedule import Level
-from ladle.errors import LadleError, UserError, first_line
+from ladle.editing.change import Change
+from ladle.editing.editor import Editor
+from ladle.editing.infill import infill
+from ladle.errors import UserError
 from ladle.layers import usual_defaults
+from ladle.sampling.asked import check_asked
 from ladle.sampling.candidates import ConditionCheck
-from ladle.sampling.classes import shares_by_denoising
-from ladle.sampling.generation import OnStep, Writer, check_single_guidance, generate_samples
+from ladle.sampling.classes import check_question, shares_by_denoising
+from ladle.sampling.generation import OnStep, Writer, generate_samples
+from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Request, Sample, Values
-from ladle.sampling.words import DecodingOptions, check_decoder, decode_texts, decoding, padded
+from ladle.sampling.word_count import missed_line
+from ladle.sampling.words import check_decoder, decode_latents, decode_texts, decoding, encode_texts
 from ladle.seeding import SampleNoise, check_seeds
-from ladle.storage.model_folder import DTYPES, load_parts, save_parts
+from ladle.storage.model_folder import Dtype, dtype_of, load_parts, save_parts
 from ladle.storage.names import resolve_model
 from ladle.storage.parts import ModelParts
 from ladle.storage.record import model_digest
+from ladle.storage.upload import upload
 
 Device = str | torch.device | None
-Dtype = str | torch.dtype | None
 Texts = str | Iterable[str]  # one text, or texts in a list, an array, a column of a table, a generator
 
 
@@ -74,7 +80,7 @@ class LatentDiffusion:
             UserError: no such model, a damaged folder, another dtype, no such device, a revision for a model that is
                 not on the hub.
         """
-        known, place = _dtype(dtype), None if device is None else check_device(device)  # before anything is read
+        known, place = dtype_of(dtype), None if device is None else check_device(device)  # before anything is read
         folder = resolve_model(check_path("name_or_path", name_or_path), revision=revision)
         model = cls(load_parts(folder), place, model_digest(folder))
         return model.to(model.device, known)
@@ -82,24 +88,14 @@ class LatentDiffusion:
     def save_pretrained(self, folder: str | Path, dtype: Dtype = None) -> None:
         """Write a model folder that `from_pretrained` reads. `dtype`: of the stored weights, such as "float16". The
         sentence encoder of a shipped model is not written again; Ladle has it."""
-        save_parts(self.parts, check_path("folder", folder), dtype=_dtype(dtype))
+        save_parts(self.parts, check_path("folder", folder), dtype=dtype_of(dtype))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the model folder to the Hugging Face hub and return its address. `options`: of `create_repo`.
 
         Raises LadleError: the hub cannot be reached, or refuses.
         """
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "model"
-            self.save_pretrained(folder)
-            try:
-                api.create_repo(repo_id, exist_ok=True, **options)
-                return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
-            except Exception as error:  # of many kinds: no network, no right to write there, no such name
-                raise LadleError(f"cannot upload the model to '{repo_id}': {first_line(error)}") from error
+        return upload(self.parts, repo_id, **options)
 
     def to(self, device: str | torch.device, dtype: Dtype = None) -> Self:
         """Move to a device; the model is in eval mode.
@@ -109,18 +105,7 @@ class LatentDiffusion:
 
         Raises UserError: another dtype, no such device.
         """
-        known, place, before = _dtype(dtype), check_device(device), self.device
-        parts = (self.parts.autoencoder, self.parts.source_encoder, self.parts.diffusion)
-        modules = [module.eval() for module in parts if module is not None]
-        try:
-            for module in modules:
-                module.to(place)
-        except BaseException:  # too little memory for all of them: the model stays whole where it was
-            for module in modules:
-                module.to(before)
-            raise
-        for parameter in (parameter for module in modules for parameter in module.parameters()):
-            parameter.data = parameter.data.to(known or parameter.dtype)
+        self.parts.to(check_device(device), dtype_of(dtype))
         return self
 
     @property
@@ -184,6 +169,7 @@ class LatentDiffusion:
         label: Values = None,
         source: str | Iterable[str | None] | None = None,
         attributes: Mapping[str, Values] | None = None,
+        control: Asked | Iterable[Asked] | None = None,
         batch_size: int = 128,
         on_step: OnStep | None = None,
         return_samples: bool = False,
@@ -199,6 +185,9 @@ class LatentDiffusion:
             label: one class for all texts, or one for each text (None: no class). 5 means "5".
             source: one source text for all texts, or one for each text (None: no source).
             attributes: by name one value for all texts, or one for each text (None: none): {"food": "Italian"}.
+            control: what else is asked of all texts, one thing or several: `Steer(folder, label, scale)` with a folder
+                that `ladle fit control` wrote; a function of estimated latents, [B, L, D] -> [B], or `SteerBy` of it.
+                Candidates are preferred that are what each `Steer` asks for.
             batch_size: samples drawn at once; a smaller number needs less memory.
             on_step: called with (steps done, steps in total). The total grows if candidates need another round.
             return_samples: return `Sample`s, which hold seed, latents and score besides the text.
@@ -212,19 +201,88 @@ class LatentDiffusion:
 
         Raises:
             UserError: lengths that disagree, both `seed` and `seeds`, an unknown label or option, a value out of range,
-                a condition that the model does not take, a model that cannot sample.
+                a condition that the model does not take, a control of another model, a model that cannot sample.
         """
         options = self.parts.sampling.override(**overrides)
         request = Request.line_up(num_samples, seed, seeds, label, source, attributes, self.diffusion.condition.config)
+        steering = steering_of(self.autoencoder, self.diffusion, control)
+        shares = None if steering is None else steering.shares
         asked = {LABEL: label, SOURCE: source} | dict(attributes or {})
-        given = {name for name, value in asked.items() if value is not None}
-        check_single_guidance(options, self.conditions, given if overrides.get("guidance_scales") else None)
-        if overrides.get("choose") == "label" and label is None and not attributes:  # (some of many may have none)
-            raise UserError("choose='label' needs a label or an attribute; give one, or choose='sound'")
-        if not self.takes_source and any(text is not None for text in request.sources):
-            raise UserError("this model was not trained with source texts; give no source")
+        check_asked(request, asked, self.conditions, options, overrides, checked=shares is not None)
         batch_size = check_whole("batch_size", batch_size)
-        check = ConditionCheck(
+        check = replace(self._check(options, batch_size), controls=shares)
+        if self.parts.source_encoder is None:
+            self._warn_unlearnt([text for text in dict.fromkeys(request.sources) if text])
+        writer = Writer(self.autoencoder, self.diffusion, self.parts.reader(), check, batch_size, steering)
+        samples = generate_samples(writer, request, options, on_step=on_step)
+        if line := missed_line([sample.text for sample in samples], options):
+            warnings.warn(line, stacklevel=2)
+        return samples if return_samples else [sample.text for sample in samples]
+
+    def fit_control(self, data: RowSource, output: str | Path | None = None, **options: Any) -> Control:
+        """Train a control of this model's texts on labelled rows, in a file or in memory: `ladle.control.fit_control`,
+        which has the options (minutes, seed, columns, log) and the errors. Use it in `generate(control=Steer(...))`."""
+        return fit_control(self.parts, data, output, **options)
+
+    def editor(self, batch_size: int = 128) -> Editor:
+        """What changes texts by this model (`ladle.editing.editor.Editor`). The six methods below call it."""
+        return Editor(self.parts, check_whole("batch_size", batch_size))
+
+    @usual_defaults(None)
+    def interpolate(
+        self, first: Texts, second: Texts, steps: int = 11, *, batch_size: int = 128, **options: Any
+    ) -> Any:
+        """Texts on the way from one to another, both included: a list of `Change`, or one for each pair of two lists.
+        options, errors: of `Editor.interpolate`."""
+        return self.editor(batch_size).interpolate(first, second, steps, **options)
+
+    @usual_defaults(None)
+    def blend(self, texts: Iterable[str], weights: Sequence[float] | None = None, **options: Any) -> Change:
+        """One text from several, by the weighted mean of their latents. options, errors: of `Editor.blend`."""
+        return self.editor().blend(texts, weights, **options)
+
+    @usual_defaults(None)
+    def vary(
+        self, texts: Texts, strength: float = 0.5, n: int = 1, *, batch_size: int = 128, **options: Any
+    ) -> list[Change]:
+        """`n` variations of each text, from near (strength 0) to free (1). options, errors: of `Editor.vary`."""
+        return self.editor(batch_size).vary(texts, strength, n, **options)
+
+    @usual_defaults(None)
+    def paraphrase(self, texts: Texts, n: int = 1, *, batch_size: int = 128, **options: Any) -> list[Change]:
+        """`n` paraphrases of each text: near in meaning, far in words. options, errors: of `Editor.paraphrase`."""
+        return self.editor(batch_size).paraphrase(texts, n, **options)
+
+    @usual_defaults(None)
+    def edit(self, texts: Texts, *, batch_size: int = 128, **options: Any) -> list[Change]:
+        """Each text with another `label`, or moved along a `direction`, by `strength`. options, errors: of
+        `Editor.edit`."""
+        return self.editor(batch_size).edit(texts, **options)
+
+    @usual_defaults(None)
+    def analogy(self, first: str, second: str, third: str, **options: Any) -> Change:
+        """What is to `third` as `second` is to `first`. options, errors: of `Editor.analogy`."""
+        return self.editor().analogy(first, second, third, **options)
+
+    @usual_defaults(None)
+    def infill(self, template: Texts, n: int = 1, *, batch_size: int = 128, **options: Any) -> list[str]:
+        """Fill the blanks of a template, such as "The ___ served ___ food.", or go on from a beginning: "One day ___".
+
+        A blank is three or more underscores and gets one word at least. What is given stays to the letter. Several
+        templates: `n` texts of each, those of the first template first. options: `seed`, `seeds`, `label`, `source` and
+        sampling options, all as in `generate`. (`ladle.editing.infill` also gives each text's seed and score.)
+
+        Raises:
+            UserError: as `generate`; an empty template, one without a blank, one that is longer than the model holds.
+        """
+        _ = self.diffusion  # (an autoencoder alone cannot sample)
+        check = partial(self._check, batch_size=batch_size)
+        samples = infill(self.parts, template, n, check=check, batch_size=batch_size, **options)
+        return [sample.text for sample in samples]
+
+    def _check(self, options: SamplingOptions, batch_size: int) -> ConditionCheck:
+        """The check of candidates by this model's classifiers."""
+        return ConditionCheck(
             self.conditions.values,
             lambda texts, seeds, name: self.classify(
                 texts, attribute=None if name == LABEL else name, seeds=seeds, batch_size=batch_size
@@ -233,11 +291,6 @@ class LatentDiffusion:
             avoided={name for name, scale in options.guidance_scales.items() if scale < 0},
             ignored={name for name, scale in options.guidance_scales.items() if scale == 0},
         )
-        if self.parts.source_encoder is None:
-            self._warn_unlearnt([text for text in dict.fromkeys(request.sources) if text])
-        writer = Writer(self.autoencoder, self.diffusion, self.parts.reader(), check, batch_size)
-        samples = generate_samples(writer, request, options, on_step=on_step)
-        return samples if return_samples else [sample.text for sample in samples]
 
     @usual_defaults(None)
     def classify(
@@ -265,24 +318,15 @@ class LatentDiffusion:
             UserError: a model without labels, an unknown attribute, no texts, an item that is not a text, a wrong
                 number of seeds, num_levels below 1, `words` for a model without a judge.
         """
-        texts = check_texts(texts)
         num_levels = check_whole("num_levels", num_levels)
-        if attribute is not None:
-            self.conditions.check_attribute(attribute)
-        elif not self.labels:
-            other = f"attribute={next(iter(self.attributes))!r}" if self.attributes else "another model"
-            raise UserError(f"'{self.parts.name}' was trained without labels, so it cannot classify; use {other}")
-        name = LABEL if attribute is None else attribute
-        if by is not None and not (isinstance(by, str) and by in ("words", "denoiser")):
-            raise UserError(f"by is {by!r:.60}; allowed are words, denoiser")
-        if by == "words" and name not in self.parts.every_judge:
-            raise UserError(f"'{self.parts.name}' has no judge of words; use by=\"denoiser\"")
-        seeds = [0] * len(texts) if seeds is None else check_seeds(seeds)
-        if len(seeds) != len(texts):
+        judges = self.parts.every_judge
+        name = check_question(self.parts.name, self.conditions, attribute, by, judges)
+        texts, seeds = check_texts(texts), None if seeds is None else check_seeds(seeds)
+        if seeds is not None and len(seeds) != len(texts):
             raise UserError(f"these lengths disagree: texts {len(texts)}, seeds {len(seeds)}")
-        judge = self.parts.every_judge.get(name)
-        if judge is not None and by != "denoiser":
-            return torch.from_numpy(judge.probabilities(texts, self.conditions.values[name]))
+        if name in judges and by != "denoiser":
+            return torch.from_numpy(judges[name].probabilities(texts, self.conditions.values[name]))
+        seeds = [0] * len(texts) if seeds is None else seeds
         return shares_by_denoising(self.autoencoder, self.diffusion, name, texts, seeds, num_levels, batch_size)
 
     @usual_defaults(None)
@@ -300,24 +344,7 @@ class LatentDiffusion:
         wording = wording and self.autoencoder.is_plan
         if not wording:
             self._warn_unlearnt(texts)
-        parts: list[torch.Tensor] = [torch.empty(0)] * len(texts)
-        words: list[torch.Tensor] = [torch.empty(0)] * len(texts)
-        for rows, latents in self._encode_batches(texts, batch_size):
-            for row, values, mask in zip(rows, latents.values, latents.mask, strict=True):
-                parts[row] = values[mask]
-            if wording:
-                for row, numbers in zip(rows, self._wording(latents, [texts[row] for row in rows]), strict=True):
-                    words[row] = numbers
-        both = torch.nn.utils.rnn.pad_sequence(words, batch_first=True) if wording else None
-        return replace(padded(parts), space=self.autoencoder.normaliser.fingerprint(), wording=both)
-
-    def _wording(self, latents: Latents, texts: list[str]) -> Iterable[torch.Tensor]:
-        """The wording of each text, one number for each of its tokens."""
-        tokens = self.autoencoder.backbone.tokenize(texts)
-        ids, mask = (tokens[name].to(self.device) for name in ("input_ids", "attention_mask"))
-        read = read_conditions(self.autoencoder, None, len(texts))
-        numbers = wording_of(self.autoencoder, latents, ids, mask, read)
-        return (row[own] for row, own in zip(numbers, mask, strict=True))
+        return encode_texts(self.autoencoder, texts, batch_size, wording=wording)
 
     @usual_defaults(None)
     @torch.no_grad()
@@ -339,21 +366,7 @@ class LatentDiffusion:
         Raises UserError: latents that this model cannot decode (wrong type or shape, not finite, of another model), no
         such decoder or option, an option out of range.
         """
-        self.autoencoder.check_latents(latents)
-        how = DecodingOptions.parse(options, "decode")
-        if how.num_beams > 1 and decoder == "parallel":
-            raise UserError("num_beams needs the autoregressive decoder")
-        level, log_snr, values = latents.level if level is None else level, None, latents.values
-        if level is not None:
-            if not self.autoencoder.is_plan:
-                raise UserError("this model's decoder reads latents without noise only; give no level")
-            log_snr = level.log_snr.expand(len(latents)).tolist()
-            values = values / level.expand(values).scale
-        parts = [own[mask] for own, mask in zip(values, latents.mask, strict=True)]
-        words = how.model_dump(exclude_unset=True)
-        if latents.wording is not None and how.num_beams == 1 and not how.do_sample:
-            words["wording"] = latents.wording
-        return decode_texts(self.autoencoder, parts, decoder, batch_size, log_snr=log_snr, **words)
+        return decode_latents(self.autoencoder, latents, decoder, batch_size, level, **options)
 
     def embed(self, texts: Texts, batch_size: int = 128) -> torch.Tensor:
         """texts -> embeddings [N, E] on the CPU, float32, of norm 1: the sentence embedding that a plan is made of, or
@@ -389,15 +402,3 @@ class LatentDiffusion:
     def _warn_unlearnt(self, texts: list[str]) -> None:
         if line := self.unlearnt(texts):
             warnings.warn(line, stacklevel=3)
-
-    def _encode_batches(self, texts: list[str], batch_size: int) -> Iterable[tuple[list[int], Latents]]:
-        for rows in length_batches(texts, batch_size):
-            yield rows, self.autoencoder.encode_texts(texts[i] for i in rows)
-
-
-def _dtype(dtype: Dtype) -> torch.dtype | None:
-    """The dtype of this name."""
-    name = str(dtype).removeprefix("torch.")
-    if dtype is not None and name not in DTYPES:
-        raise UserError(f"weights cannot have the dtype '{name}': {nearest(name, list(DTYPES))}")
-    return DTYPES.get(name)

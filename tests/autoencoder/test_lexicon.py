@@ -26,6 +26,13 @@ def lexicon(tokenizer: Any) -> Lexicon:
     return Lexicon(WORDS, tokenizer)
 
 
+def test_words_are_cut_whole_whatever_the_tokenizer_did_before(lexicon: Lexicon) -> None:
+    """It keeps the padding and the length of its last call: words would end with padding, and no text could go on."""
+    tokenizer = tiny.tiny_tokenizer()
+    tokenizer(["a", "the old cat"], padding=True, truncation=True, max_length=2)
+    assert Lexicon(WORDS, tokenizer).kinds == lexicon.kinds
+
+
 class Wild:
     """A decoder whose scores are random: it would write anything."""
 
@@ -154,3 +161,11 @@ def test_a_word_may_begin_with_a_capital_where_texts_hold_capitals() -> None:
         *("The", "cat", "sat", "dog", "ran", "Rome", "Cat", "Sat", "Dog", "Ran"),
     }
     assert learnt_words(["the cat sat"], ["the cat"], ["Rome", "owl"]) == {"the", "cat", "sat", "owl"}
+
+
+def test_a_lexicon_does_not_depend_on_what_its_tokenizer_did_before() -> None:
+    """A call that pads leaves that in the tokenizer: the pieces of words had padding then, and no word had an end."""
+    fresh, used = tiny.tiny_tokenizer(), tiny.tiny_tokenizer()
+    used(["the old cat sat on a mat.", "no."], padding=True, truncation=True, max_length=2)
+    words = ["cat", "slept", "the"]
+    assert Lexicon(words, used).children == Lexicon(words, fresh).children

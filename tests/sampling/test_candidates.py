@@ -136,6 +136,21 @@ def test_a_value_to_avoid_is_right_where_it_is_not() -> None:
     assert (kept[0].text, kept[0].attributes) == ("a cat", {"size": "big"})
 
 
+def test_controls_are_asked_beside_the_conditions() -> None:
+    """Also where no condition is, and where the choice of the soundest looks at no condition."""
+    controls = lambda texts: [0.2 if "old" in text else 0.85 for text in texts]  # noqa: E731
+    check = ConditionCheck(VALUES, classify, controls=controls)
+    texts, wanted = ["an old cat", "a cat", "a dog", "a dog", ""], [*[{"label": "good"}] * 3, {}, {}]
+    assert check.shares(texts, wanted, [0] * 5) == pytest.approx([0.2, 0.85, 0.1, 0.85, 0.0])
+    assert check.shares(texts, wanted, [0] * 5, ()) == pytest.approx([0.2, 0.85, 0.85, 0.85, 0.0])
+    drawn = [["an old cat that is long", "a dog", "a big cat"]]
+    request, options = Request([0], ["good"], [None]), SamplingOptions(candidates=3, label_confidence=0.8)
+    by_length = soundest(request, options, drawing(drawn), lambda texts, own: [len(text) for text in texts], check)
+    assert by_length[0].text == "a big cat"
+    assert first_that_matches(request, options, drawing(drawn), check)[0].text == "a big cat"
+    assert first_that_matches(Request([0], [None], [None]), options, drawing(drawn), check)[0].text == "a dog"
+
+
 def test_the_first_candidate_is_the_samples_own() -> None:
     """One candidate is what one draw gives; the others' seeds stay apart, also those of neighbouring seeds."""
     assert candidate_seeds(7, 1) == [7]

@@ -179,7 +179,7 @@ def test_each_attribute_changes_the_latents_of_its_own_rows(model: LatentDiffusi
             {"guidance_scales": {"when": 2}, "attributes": {"animal": "cat"}},
             "guidance of 'when' needs a when that it applies to; give one, or leave it out",
         ),
-        ({"choose": "label", "candidates": 2}, "choose='label' needs a label or an attribute"),
+        ({"choose": "label", "candidates": 2}, "choose='label' needs a label, an attribute"),
     ],
 )
 def test_what_the_model_does_not_know_is_refused(model: LatentDiffusion, asked: dict[str, Any], message: str) -> None:

@@ -143,7 +143,7 @@ class TextAutoencoder(nn.Module):
 
         options: `num_beams`, `do_sample`, `top_p` and `temperature` as in transformers' `generate`; `noise`, one random
         stream for each row, used when `do_sample` is set; `wording` (None: `latents.wording`); `drafts`
-        (`ladle.autoencoder.loop`).
+        and `ending` (`ladle.autoencoder.loop`).
 
         Raises:
             ValueError: an unknown decoder, or `parallel` for an autoencoder without a parallel decoder.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ladle.autoencoder.backbone import Backbone
 from ladle.autoencoder.choice import chosen_ids
 from ladle.autoencoder.lexicon import Lexicon
-from ladle.autoencoder.loop import Draft
+from ladle.autoencoder.loop import Draft, Ending
 from ladle.layers import Block
 from ladle.seeding import SampleNoise
 
@@ -73,6 +73,7 @@ def autoregressive_ids(
     drafts: Sequence[Draft] | None = None,
     lexicon: Lexicon | None = None,
     wording: Tensor | None = None,
+    ending: Ending | None = None,
 ) -> Tensor:
     """Greedy by default; or drawn (`do_sample`) with `top_p` and `temperature`; or a search by transformers with
     `num_beams` beams.
@@ -80,7 +81,7 @@ def autoregressive_ids(
     wording: [B, S], the texts' own numbers (`ladle.autoencoder.wording`), which then choose all words. noise: one
     random stream per row to draw with, so that a text does not depend on its batch; by default torch's global
     generator, which is left as it was. drafts: one per row (`ladle.autoencoder.loop`); the texts are the same without
-    them.
+    them. ending: when texts may end; a search by beams does not look.
     """
     if num_beams > 1:
         return backbone.search(memory, mask, num_beams)
@@ -92,7 +93,7 @@ def autoregressive_ids(
         uniform = uniform.to(memory.device)
     return backbone.write(
         memory, mask, uniform=uniform, top_p=top_p, temperature=temperature, drafts=drafts, lexicon=lexicon,
-        wording=wording,
+        wording=wording, ending=ending,
     )  # fmt: skip
 
 

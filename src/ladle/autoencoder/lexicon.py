@@ -134,11 +134,14 @@ class Lexicon:
 
 
 def _bare(tokenizer: Any) -> Any:
-    """The tokenizer without its normaliser, which would put a space before every word."""
+    """The tokenizer without its normaliser, which would put a space before every word, and without what its last call
+    left in it: padding would become a part of words."""
     from tokenizers import Tokenizer
 
     bare = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     bare.normalizer = None
+    bare.no_padding()
+    bare.no_truncation()
     return bare
 
 

@@ -7,6 +7,7 @@ speculative sampling (arXiv 2211.17192): a guess is accepted with the probabilit
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 from itertools import accumulate
 from typing import Any, Protocol
@@ -23,6 +24,18 @@ NARROW = 0.8  # share of the vocabulary that a lexicon allows, below which the l
 SHRINK_BELOW = 0.75  # share of unfinished rows in a batch below which the finished rows leave it
 Draft = Callable[[list[int]], list[int]]
 """The tokens of a text so far, without the start token -> guesses of the tokens that follow, possibly none."""
+
+
+@dataclass
+class Ending:
+    """When texts may end.
+
+    may_end: the tokens of a text so far -> whether it may end there. Where it may once, it may anywhere later.
+    ended: `write` says here whether each text ended by itself, or was cut at the longest text.
+    """
+
+    may_end: Callable[[list[int]], bool]
+    ended: list[bool] = field(default_factory=list)
 
 
 class Stepper(Protocol):
@@ -56,6 +69,7 @@ def write(
     banned: Sequence[int] = (),
     lexicon: Lexicon | None = None,
     wording: Tensor | None = None,
+    ending: Ending | None = None,
 ) -> Tensor:
     """Continue every row until its end token, at most `max_tokens` tokens.
 
@@ -68,6 +82,7 @@ def write(
         wording: [B, S], standard normal numbers that choose each row's tokens (`ladle.autoencoder.wording`); a longer
             text goes on with 0. `uniform`, `top_p` and `temperature` then have no effect.
         banned: tokens that are never written. lexicon: the words that may be written; None: any.
+        ending: when texts may end; None: where the decoder ends them.
 
     Returns ids [B, S], with only `end` after a row's end token.
     """
@@ -77,11 +92,15 @@ def write(
         tokens = lexicon.tokens.to(memory.device)
         rows.state.write_only(tokens)
     choice = _Choice(uniform, top_p, temperature, first, [*banned], lexicon, tokens, wording)
+    if ending is not None:
+        choice.forbid_ends(ending.may_end, end)
     if drafts is None or not decoder.ragged:
         _write_one_by_one(rows, choice)
     else:
         _write_with_drafts(rows, choice, drafts)
     texts = rows.texts
+    if ending is not None:
+        ending.ended = [text[-1:] == [end] for text in texts]
     if lexicon is not None:  # a text that was cut ends with a whole word
         texts = [text if text[-1] == end else text[: lexicon.whole(text)] for text in texts]
     ids = torch.full((len(texts), max(map(len, texts), default=0)), end, dtype=torch.long)
@@ -142,6 +161,13 @@ class _Choice:
             banned = [lexicon.places[token] for token in banned if token in written]
         self.banned = torch.tensor(banned, dtype=torch.long)
         self.nodes: dict[int, int] = {}
+        self.may_end: Callable[[list[int]], bool] | None = None
+
+    def forbid_ends(self, may_end: Callable[[list[int]], bool], end: int) -> None:
+        """Choose no end token where a text may not end (`Ending`)."""
+        narrow = self.tokens is not None and self.lexicon is not None
+        self.may_end, self.end = may_end, self.lexicon.places[end] if narrow and self.lexicon else end
+        self.free: set[int] = set()  # rows that may end
 
     def __call__(self, logits: Tensor, texts: list[list[int]], rows: list[int], guesses: list[list[int]]) -> Tensor:
         """logits [b, n, V or U] of the tokens that follow the texts of `rows`, each of them also after the row's n - 1
@@ -154,6 +180,14 @@ class _Choice:
                      for row, own in zip(rows, guesses, strict=True)]  # fmt: skip
             forbidden = self.lexicon.forbidden([node for path in paths for node in path], self.tokens is not None)
             logits.masked_fill_(forbidden.to(device).view(logits.shape), -torch.inf)
+        if self.may_end is not None:
+            for place, (row, guessed) in enumerate(zip(rows, guesses, strict=True)):
+                for ahead in range(size if row not in self.free else 0):
+                    if self.may_end(texts[row] + guessed[:ahead]):
+                        if ahead == 0:
+                            self.free.add(row)
+                        break
+                    logits[place, ahead, self.end] = -torch.inf
         if self.numbers is None:
             ids = logits.argmax(-1)
         else:

@@ -8,7 +8,20 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from ladle.cli import augment, benchmark, convert, embed, evaluate, exit_codes, inspect, sample, train  # noqa: F401 (their verbs)
+from ladle.cli import (  # noqa: F401 (their verbs)
+    augment,
+    benchmark,
+    control,
+    convert,
+    edit,
+    embed,
+    evaluate,
+    exit_codes,
+    infill,
+    inspect,
+    sample,
+    train,
+)
 from ladle.cli.allocator import keep_freed_memory
 from ladle.cli.app import DASH, app
 from ladle.data.files import STDIO

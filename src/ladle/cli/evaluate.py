@@ -66,7 +66,11 @@ def evaluate(
         print(to_markdown(report), end="")
 
 
-fit = App(name="fit", help="Train models that measure samples: a scorer (perplexity) or a judge (labels).", sort_key=6)
+fit = App(
+    name="fit",
+    help="Train small helpers: a scorer (perplexity), a judge (labels), a control (samples), a direction (edits).",
+    sort_key=6,
+)
 app.command(fit)
 
 
@@ -121,4 +125,40 @@ def fit_judge(
     if real:
         low, high = real["interval"]
         log(f"accuracy on {counted(real['n'], 'held-out row')}: {real['value']:.1%} [{low:.1%}, {high:.1%}]")
+    print(output)
+
+
+@fit.command(name="direction")
+def fit_direction(
+    *,
+    data: File,
+    output: OutputFolder,
+    model: str = "base-en",
+    towards: str | None = None,
+    away: str | None = None,
+    kind: Literal["mean", "probe"] = "mean",
+    seed: Whole = 0,
+    columns: ColumnNames = None,
+) -> None:
+    """Learn a direction of a model's latents from labelled texts, for `ladle edit --direction`.
+
+    Args:
+        data: Rows with text and label.
+        output: Folder to write.
+        model: The model whose latents are read: a model folder, a shipped model's name, or a hub id.
+        towards: The label to go to. Default: the second of two labels.
+        away: The label to go from. Default: all other labels.
+        kind: mean is the difference of the means of both sides. probe is the weights of a linear classifier.
+        seed: Random seed of the split into training and held-out rows.
+    """
+    from ladle.editing.directions import fit_direction as run_fitting
+    from ladle.pipeline import LatentDiffusion
+
+    parts = LatentDiffusion.from_pretrained(model).parts
+    direction = run_fitting(
+        parts, data, output, towards=towards, away=away, kind=kind, seed=seed, columns=columns, log=log
+    )
+    (low, high), share = direction.accuracy["interval"], direction.accuracy["value"]
+    log(f"from {direction.away} to {direction.towards}; its probe is right on {share:.1%} [{low:.1%}, {high:.1%}] of "
+        f"{counted(direction.accuracy['n'], 'held-out row')}")  # fmt: skip
     print(output)

@@ -61,6 +61,7 @@ def sample(
     label_column: str | None = None,
     attribute_column: Names = None,
     guidance: Names = None,
+    control: Names = None,
     batch_size: Whole = 128,
     options: Annotated[Options | None, Parameter(name="*")] = None,
 ) -> None:
@@ -82,6 +83,8 @@ def sample(
         attribute_column: Column of the file of --source with the values of the attribute of that name. May be repeated.
         guidance: NAME=WEIGHT, the guidance of one condition by itself: label, source or the name of an attribute. A
             weight below 0 leads away from the condition. May be repeated.
+        control: FOLDER=LABEL or FOLDER=LABEL:SCALE: texts of this label of a control that `ladle fit control` wrote. A
+            larger scale steers more strongly, one below 0 away from the label. Default scale: 4. May be repeated.
         batch_size: Number of texts drawn at once. A smaller number needs less memory.
     """
     check_whole("--num-samples", num_samples)
@@ -105,15 +108,19 @@ def sample(
     count = num_samples * len(inputs)
     if seed is not None:
         check_whole("--seed", seed, 0, MAX_SEED + 1 - count)
-    asks = bool(label or asked_for) or any("label" in row or row.get("attributes") for row in inputs)
+    asks = bool(label or asked_for or control) or any("label" in row or row.get("attributes") for row in inputs)
     if overrides.get("choose") == "label" and not asks:
-        raise UserError("--choose label needs a label or an attribute; give --label, or leave --choose out")
+        what = "a label, an attribute or a control"
+        raise UserError(f"--choose label needs {what}; give --label, --attribute or --control, or leave --choose out")
 
+    from ladle.control.steer import Steer
     from ladle.pipeline import LatentDiffusion
-    from ladle.sampling.generation import check_single_guidance
+    from ladle.sampling.asked import check_single_guidance
     from ladle.sampling.request import fresh_seed
+    from ladle.sampling.word_count import missed_line
     from ladle.training.state import digest
 
+    steers = [Steer.parse(text) for text in control or ()]
     loaded = LatentDiffusion.from_pretrained(model)
     if label_column and not loaded.labels:
         raise UserError("this model was not trained with labels; leave --label-column out")
@@ -138,8 +145,10 @@ def sample(
     if "guidance_scales" in overrides:
         check_single_guidance(how, loaded.conditions, {name for draw in draws for name in draw})
     # Else rows would not say which of their conditions are those to avoid.
-    weights = {"guidance": how.guidance_scales} if how.guidance_scales else {}
-    command = digest([loaded.digest, how.model_dump(mode="json"), seed, draws])
+    weights: dict[str, Any] = {"guidance": how.guidance_scales} if how.guidance_scales else {}
+    weights |= {"control": [steer.shown for steer in steers]} if steers else {}
+    command = digest([loaded.digest, how.model_dump(mode="json"), seed, draws, [one.digest for one in steers]])
+    texts_drawn: list[str] = []
     with partial_rows(output, command, fresh_seed(count) if seed is None else seed, log=log) as kept:
         first = kept.remembered
         draws = [draw | {"seed": first + draw["seed"]} for draw in draws]
@@ -156,16 +165,20 @@ def sample(
                 label=[draw.get("label") for draw in asked],
                 source=[draw.get("source") for draw in asked],
                 attributes={name: [draw.get(name) for draw in asked] for name in loaded.attributes},
+                control=steers,
                 batch_size=batch_size,
                 on_step=None if bar.disable else show,
                 **overrides,
             )
+            texts_drawn.extend(texts)
             return [
                 {"text": t, **draw, **weights, "model": loaded.digest} for t, draw in zip(texts, asked, strict=True)
             ]
 
         largest = TEXTS_AT_ONCE // how.candidates
         write_and_say(kept, _rows(kept, count, batch_size, draw_part, largest))
+    if line := missed_line(texts_drawn, how):
+        log(line)
     if seed is None:
         seeds = f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
         log(f"{seeds}; --seed {first} draws the same {'text' if count == 1 else 'texts'} again")

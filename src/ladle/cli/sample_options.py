@@ -13,7 +13,7 @@ from ladle.sampling.options import SamplingOptions
 
 
 def _attribute(name: str, field: FieldInfo) -> tuple[str, Any, None]:
-    kind: Any = Whole if field.annotation is int else field.annotation
+    kind: Any = Whole if field.annotation in (int, int | None) else field.annotation
     words = " ".join((field.description or "").split())  # a docstring's lines end where its file's do
     return name, Annotated[kind | None, Parameter(help=words)], None
 

@@ -13,7 +13,7 @@ from ladle.errors import UserError
 
 COLUMN_NAMES = frozenset({"text", "target", "source", "label"})  # read when no column is named
 # What rows of samples hold under these names is something else, so no attribute can have them.
-RESERVED = COLUMN_NAMES - {"target"} | {"references", "seed", "seeds", "num_samples", "model", "guidance"}
+RESERVED = COLUMN_NAMES - {"target"} | {"references", "seed", "seeds", "num_samples", "model", "guidance", "control"}
 CLEARLY = 3  # times as many words as every other column of texts: the text
 MAX_CLASSES = 200  # that a model can have
 _OFFERED = 20  # classes at most; a column with more is hardly one of labels

@@ -132,24 +132,30 @@ _KINDS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 
 
 def sampling_levels(
-    schedule: Schedule, num_steps: int, grid: str = "time", dtype: torch.dtype = torch.float32, stop_time: float = 0.0
+    schedule: Schedule,
+    num_steps: int,
+    grid: str = "time",
+    dtype: torch.dtype = torch.float32,
+    stop_time: float = 0.0,
+    start_time: float = 1.0,
 ) -> list[Level]:
-    """The `num_steps + 1` scalar levels that a sampler visits, from noise (t = 1) to clean (t = 0).
+    """The `num_steps + 1` scalar levels that a sampler visits, from `start_time` (1: noise) to clean (t = 0).
 
     `grid` is the scale on which levels are evenly spaced: "time", "log_snr", or the quantiles of t whose logit is
     N(0, 1) ("logit_normal": times that a denoiser may be trained at, so most steps are where it learnt most). Levels
-    are computed in float64 on the CPU and returned in `dtype`. With `stop_time` the steps cover t = 1 to `stop_time`,
-    and one more step goes straight to t = 0. It returns the estimate of z0 made at `stop_time`: the mean over all that
+    are computed in float64 on the CPU and returned in `dtype`. With `stop_time` the steps end at `stop_time`, and one
+    more step goes straight to t = 0. It returns the estimate of z0 made at `stop_time`: the mean over all that
     is still possible, and the decoder makes the choice.
     """
     share = torch.linspace(0, 1, num_steps if stop_time else num_steps + 1, dtype=torch.float64)
-    stop = torch.tensor(stop_time, dtype=torch.float64)
-    times = 1 - (1 - stop) * share
+    stop, start = (torch.tensor(time, dtype=torch.float64) for time in (stop_time, start_time))
+    times = start - (start - stop) * share
     if grid == "logit_normal":
-        times = torch.special.ndtri(1 - (1 - torch.special.ndtr(stop.logit())) * share).sigmoid()
+        first, last = (torch.special.ndtr(time.logit()) for time in (start, stop))
+        times = torch.special.ndtri(first - (first - last) * share).sigmoid()
     log_snr = schedule.log_snr(times)
     if grid == "log_snr":
-        ends = schedule.log_snr(torch.stack([torch.ones_like(stop), stop]))
+        ends = schedule.log_snr(torch.stack([start, stop]))
         log_snr = ends[0] + (ends[1] - ends[0]) * share
     if stop_time:
         log_snr = torch.cat([log_snr, schedule.log_snr(torch.zeros(1, dtype=torch.float64))])

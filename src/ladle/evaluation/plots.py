@@ -52,7 +52,7 @@ def plot_lengths(systems: Mapping[str, Sequence[str]], path: PathLike) -> None:
     lengths = {name: text_stats.lengths(texts) for name, texts in systems.items()}
     longest = max(1, int(max(np.quantile(values, 0.99) if len(values) else 0 for values in lengths.values())))
     edges = np.arange(-0.5, longest + 1.5, max(1, longest // 40))
-    with _drawing(path, "words", "share of texts", legend_size=None) as axes:
+    with drawing(path, "words", "share of texts", legend_size=None) as axes:
         for (name, values), colour in zip(lengths.items(), _colours(lengths), strict=True):
             shares, _ = np.histogram(values.clip(max=longest), bins=edges)
             label = f"{name} ({len(values):,})"
@@ -67,7 +67,7 @@ def plot_frontier(
     x, y: names of metrics.
     The control `reference` is drawn as two lines, the target of metrics that are best "as the reference".
     """
-    with _drawing(path, _says(x), _says(y), size=(6.4, 4.4)) as axes:
+    with drawing(path, _says(x), _says(y), size=(6.4, 4.4)) as axes:
         for (name, points), colour in zip(systems.items(), _colours(systems), strict=True):
             if points:
                 _draw_system(axes, name, points, colour)
@@ -100,7 +100,7 @@ def plot_curves(
 ) -> None:
     """Lines over a common axis, such as a held-out loss over minutes. The scale is logarithmic if values fall to a
     tenth or less, so that the lowest point can be seen."""
-    with _drawing(path, x_label, y_label) as axes:
+    with drawing(path, x_label, y_label) as axes:
         for (name, points), colour in zip(curves.items(), _colours(curves), strict=True):
             x, y = [p[0] for p in points], [p[1] for p in points]
             axes.plot(x, y, marker="o", markersize=3, color=colour, label=name)
@@ -119,7 +119,7 @@ def _says(name: str) -> str:
 
 
 @contextmanager
-def _drawing(
+def drawing(
     path: PathLike, x_label: str, y_label: str, size: tuple[float, float] = (6, 3.6), legend_size: int | None = 8
 ) -> Iterator[Any]:
     """Axes to draw on; what was drawn is written to `path`."""

@@ -24,6 +24,8 @@ class Candidate:
     log_snr: float | None = None
     """Of the latents, if they are noised."""
     text: str = ""
+    fits: bool = True
+    """Whether the text has as many words as wanted."""
 
 
 Draw = Callable[[Request, Sequence[int]], list[list[Candidate]]]
@@ -36,11 +38,13 @@ Classify = Callable[[list[str], list[int], str], torch.Tensor]
 
 @dataclass(frozen=True)
 class ConditionCheck:
-    """The probability that a text matches its label and its attributes.
+    """The probability that a text is what was asked for: that it matches its label and its attributes, and what
+    controls ask for.
 
     values: of each condition that can be checked, by name. classify: gives the probabilities of these values. always:
-    the conditions by which the choice of the soundest candidate checks too. avoided: conditions that lead away from
-    their value, which a text must not have. ignored: conditions that are not checked.
+    the conditions by which the choice of the soundest candidate checks too; it looks at controls in any case. avoided:
+    conditions that lead away from their value, which a text must not have. ignored: conditions that are not checked.
+    controls: texts -> the smallest probability of all that controls ask for; None: there are no controls.
     """
 
     values: Mapping[str, Sequence[str]]
@@ -48,14 +52,16 @@ class ConditionCheck:
     always: Collection[str] = ()
     avoided: Collection[str] = ()
     ignored: Collection[str] = ()
+    controls: Callable[[Sequence[str]], list[float]] | None = None
 
     def shares(
         self, texts: list[str], wanted: list[dict[str, str]], seeds: list[int], names: Collection[str] | None = None
     ) -> list[float]:
-        """A probability for each text: that of the condition which it matches least. An empty text has 0. Without a
-        condition every other text has 1.
+        """A probability for each text: that of the condition or control which it matches least. An empty text has 0. If
+        nothing is asked for, every other text has 1.
 
-        wanted: label and attributes of each text, by name. names: of the conditions to check by; None: all.
+        wanted: label and attributes of each text, by name. names: of the conditions to check by, beside the controls;
+        None: all.
         """
         shares = [1.0 if text.strip() else 0.0 for text in texts]
         checked = self.values.keys() - {*self.ignored}
@@ -67,22 +73,23 @@ class ConditionCheck:
                 if name in own:
                     share = float(row[known.index(own[name])])
                     shares[i] = min(shares[i], 1 - share if name in self.avoided else share)
-        return shares
+        return shares if self.controls is None else [*map(min, shares, self.controls(texts))]
 
 
 def soundest(
     request: Request, options: SamplingOptions, draw: Draw, score: Score, check: ConditionCheck
 ) -> list[Sample]:
-    """Each sample's candidate with the highest score. Only candidates that match the conditions in `check.always` are
-    considered."""
+    """Each sample's candidate with the highest score. Only candidates are considered that match the conditions in
+    `check.always` and are what the controls ask for."""
     kept = []
     for row, own in enumerate(draw(request, range(options.candidates))):
         right, seed = own, request.seeds[row]
-        if check.always and len(own) > 1:
+        if (check.always or check.controls) and len(own) > 1:
             wanted = [request.classes(row)] * len(own)
             shares = check.shares([one.text for one in own], wanted, [seed] * len(own), check.always)
             enough = min(options.label_confidence, max(shares))
             right = [one for one, share in zip(own, shares, strict=True) if share >= enough]
+        right = [one for one in right if one.fits] or right
         # An empty text is kept only where all are empty.
         right = [one for one in right if one.text.strip()] or right[:1]
         best, value = right[0], None
@@ -94,9 +101,9 @@ def soundest(
 
 
 def first_that_matches(request: Request, options: SamplingOptions, draw: Draw, check: ConditionCheck) -> list[Sample]:
-    """Each sample's first candidate that matches its label and attributes, else the one that matches them best. Later
-    candidates are drawn only for samples that still need one."""
-    kept: dict[int, tuple[float, Sample]] = {}
+    """Each sample's first candidate that matches its label, its attributes and what controls ask for, else the one that
+    matches them best. Later candidates are drawn only for samples that still need one."""
+    kept: dict[int, tuple[tuple[bool, float], Sample]] = {}
     waiting = list(range(len(request)))
     for number in range(options.candidates):
         part = request.part(waiting)
@@ -104,9 +111,10 @@ def first_that_matches(request: Request, options: SamplingOptions, draw: Draw, c
         wanted = [part.classes(row) for row in range(len(part))]
         shares = check.shares([one.text for one in drawn], wanted, part.seeds)
         for row, one, share in zip(waiting, drawn, shares, strict=True):
-            if row not in kept or share > kept[row][0]:
-                kept[row] = share, request.sample(row, one.text, one.latents, share, one.log_snr)
-        waiting = [row for row in waiting if kept[row][0] < options.label_confidence]
+            value = one.fits, share
+            if row not in kept or value > kept[row][0]:
+                kept[row] = value, request.sample(row, one.text, one.latents, share, one.log_snr)
+        waiting = [row for row in waiting if kept[row][0] < (True, options.label_confidence)]
         if not waiting:
             break
     return [kept[row][1] for row in range(len(request))]

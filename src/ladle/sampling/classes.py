@@ -1,16 +1,39 @@
-"""Which value of a condition does a text have? The model's own denoiser tells (`ladle.diffusion.classifier`)."""
+"""Which value of a condition does a text have? What may be asked, and what the model's own denoiser answers
+(`ladle.diffusion.classifier`)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
-from ladle.conditioning.config import LABEL
+from ladle.conditioning.config import LABEL, ConditionConfig
 from ladle.conditioning.encoder import RawCondition
 from ladle.data.stores import length_batches
 from ladle.diffusion.classifier import log_evidence
 from ladle.diffusion.model import LatentDiffusionModel
+from ladle.errors import UserError
 from ladle.seeding import SampleNoise
+
+
+def check_question(
+    model: str, known: ConditionConfig, attribute: str | None, by: str | None, judged: Collection[str]
+) -> str:
+    """The name of the condition that `LatentDiffusion.classify` is asked for: the attribute, or "label" without one.
+
+    model: its name, for messages. judged: the conditions for which the model has a judge of words. Raises UserError: a
+    condition that the model does not know, an unknown way, `words` without a judge.
+    """
+    if attribute is not None:
+        known.check_attribute(attribute)
+    elif not known.labels:
+        other = f"attribute={next(iter(known.attributes))!r}" if known.attributes else "another model"
+        raise UserError(f"'{model}' was trained without labels, so it cannot classify; use {other}")
+    name = LABEL if attribute is None else attribute
+    if by is not None and not (isinstance(by, str) and by in ("words", "denoiser")):
+        raise UserError(f"by is {by!r:.60}; allowed are words, denoiser")
+    if by == "words" and name not in judged:
+        raise UserError(f"'{model}' has no judge of words; use by=\"denoiser\"")
+    return name
 
 
 @torch.no_grad()

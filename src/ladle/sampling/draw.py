@@ -27,6 +27,9 @@ def draw_lengths(
     return diffusion.length.sample(raw, noise.uniform(), temperature=temperature).cpu()
 
 
+Wrapper = Callable[[Denoise], Denoise]
+
+
 @torch.no_grad()
 def draw_latents(
     diffusion: LatentDiffusionModel,
@@ -35,6 +38,10 @@ def draw_latents(
     lengths: torch.Tensor,
     options: SamplingOptions,
     on_step: Callable[[], None] | None = None,
+    *,
+    changed: Wrapper | None = None,
+    zt: torch.Tensor | None = None,
+    start_time: float = 1.0,
 ) -> Latents:
     """Run the sampler for one batch of a model in eval mode.
 
@@ -44,6 +51,8 @@ def draw_latents(
         noise: the samples' own random streams, after `draw_lengths`.
         lengths: [B] numbers of latents.
         on_step: called after every step.
+        changed: changes the guided denoiser (control from outside the model).
+        zt: [B, L, D], zero outside the mask: where the sampler starts, at `start_time`; None: noise, at time 1.
 
     Returns:
         z0 [B, L, D], zero outside the mask, in float32 for every dtype of the weights. With a stop time: the estimate
@@ -58,17 +67,21 @@ def draw_latents(
     given = bool(obeyed.given_rows(batch).any())
     stop_time = (options.conditional if given else options.unconditional).stop_time
     hands_over = bool(stop_time) and diffusion.hands_over_samples
-    count = num_steps(diffusion, options, given)
-    levels = sampling_levels(diffusion.schedule, count + hands_over, options.grid, stop_time=stop_time)
+    count = num_steps(diffusion, options, given, start_time)
+    levels = sampling_levels(
+        diffusion.schedule, count + hands_over, options.grid, stop_time=stop_time, start_time=start_time
+    )
     levels = [level.to(device) for level in levels]
     denoise = guided_denoiser(diffusion, raw, mask, options, levels)
+    if changed is not None:
+        denoise = changed(denoise)
     handed_over = None
     if hands_over:  # without the step to the estimate
         levels = levels[:-1]
         handed_over = levels[-1]
     z0 = SAMPLERS[options.sampler](
         denoise,
-        levels[0].sigma * noise.normal(shapes).to(device),
+        levels[0].sigma * noise.normal(shapes).to(device) if zt is None else zt,
         levels,
         noise=lambda: scale * noise.normal(shapes).to(device),
         callback=None if on_step is None else (lambda step, zt, z0_hat: on_step()),
@@ -124,13 +137,12 @@ def followed(diffusion: LatentDiffusionModel, options: SamplingOptions) -> froze
     return frozenset(name for name in diffusion.condition.config.names if options.guidance_scales.get(name, 1.0) > 0)
 
 
-def num_steps(diffusion: LatentDiffusionModel, options: SamplingOptions, given: bool) -> int:
+def num_steps(diffusion: LatentDiffusionModel, options: SamplingOptions, given: bool, start_time: float = 1.0) -> int:
     """Steps of the sampler for samples with a condition (`given`) or without one. Where zt is handed over at a stop
-    time, the way is shorter, and so many fewer steps go it."""
-    stop_time = (options.conditional if given else options.unconditional).stop_time
-    if not diffusion.hands_over_samples:
-        return options.num_inference_steps
-    return max(1, math.ceil(options.num_inference_steps * (1 - stop_time)))
+    time, or the sampler starts later, the way is shorter, and so many fewer steps go it."""
+    half = options.conditional if given else options.unconditional
+    stop_time = half.stop_time if diffusion.hands_over_samples else 0.0
+    return max(1, math.ceil(options.num_inference_steps * (start_time - stop_time)))
 
 
 def _of_rows(name: str, given: torch.Tensor, options: SamplingOptions) -> torch.Tensor:

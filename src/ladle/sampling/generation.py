@@ -1,24 +1,24 @@
 """Turns a request into finished samples: lengths, latents, words, and the choice among candidates."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
-from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
 from ladle.conditioning.store import ConditionStore
-from ladle.config import nearest
 from ladle.diffusion.model import LatentDiffusionModel
-from ladle.errors import UserError
 from ladle.sampling.candidates import Candidate, ConditionCheck, candidate_seeds, first_that_matches, soundest
 from ladle.sampling.draw import draw_latents, draw_lengths, followed, num_steps
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Request, Sample
 from ladle.sampling.soundness import SoundnessScore
+from ladle.sampling.steering import Steering
+from ladle.sampling.word_count import WordRange, write_ending, write_in_range
 from ladle.sampling.words import check_decoder, decode_texts, decoding, lexicon_for
 from ladle.seeding import SampleNoise
 
@@ -30,7 +30,7 @@ class Writer:
     """The parts of a model that write texts, in eval mode and on one device.
 
     reader: reads source texts. check: tells whether a text matches its label and attributes. batch_size: samples drawn
-    at once.
+    at once. steering: control from outside the model.
     """
 
     autoencoder: TextAutoencoder
@@ -38,6 +38,7 @@ class Writer:
     reader: SourceReader
     check: ConditionCheck
     batch_size: int = 128
+    steering: Steering | None = None
 
     def unfollowed(self, options: SamplingOptions) -> frozenset[str]:
         """The model's conditions that texts need not obey, by name. Their decoder is not told these."""
@@ -52,8 +53,10 @@ def generate_samples(
     on_step: called with (steps done, steps in total). The total grows if candidates need another round.
 
     Raises UserError: an unknown label or value, a source or a decoder that the model does not have, a seed outside 0 to
-    2^32 - 1.
+    2^32 - 1, more words than a text of the model can have.
     """
+    if words := WordRange.of(options):
+        words.check(writer.autoencoder.backbone.max_tokens)
     check_decoder(writer.autoencoder, options.decoder)
     ignored = writer.unfollowed(options)
     score = SoundnessScore(writer.autoencoder, writer.diffusion, writer.reader, options.guidance_scale, ignored)
@@ -70,17 +73,6 @@ def generate_samples(
             samples = soundest(part, options, draw, score, writer.check)
         kept |= zip(rows, samples, strict=True)
     return [kept[row] for row in range(len(request))]
-
-
-def check_single_guidance(options: SamplingOptions, known: ConditionConfig, asked: Collection[str] | None) -> None:
-    """Raises UserError: `guidance_scales` names a condition that the model does not know, or one that is not among the
-    conditions that are asked for (None: it may be)."""
-    for name in options.guidance_scales:
-        if name not in known.names:
-            what = nearest(name, list(known.names)) if known.names else "this model has no conditions"
-            raise UserError(f"guidance of '{name}': {what}")
-        if asked is not None and name not in asked:
-            raise UserError(f"guidance of '{name}' needs a {name} that it applies to; give one, or leave it out")
 
 
 def _draw_candidates(
@@ -114,34 +106,52 @@ def _draw_candidates(
     for one in every:
         if request.sources[one.sample] is None:
             one.length = candidates[one.sample][0].length
+    words, latent = WordRange.of(options), writer.autoencoder.bottleneck.tokens_per_latent
+    if words is not None and latent is not None:  # (the decoder can hardly write more than such latents have places)
+        least, most = words.num_latents(latent)
+        for one in every:
+            one.length = min(max(one.length, least), most or one.length, writer.diffusion.max_latents)
 
     # Latents. Samples of similar length share a batch, so that there is little padding. Samples without a condition
     # to obey have batches of their own, because they stop at another time.
-    every_by_length = sorted(every, key=lambda one: one.length)
     free = [not request.names(row) - unfollowed for row in range(len(request))]
-    groups = {wanted: [one for one in every_by_length if free[one.sample] == wanted] for wanted in (False, True)}
-    batches = {wanted: [*_batches(group, writer.batch_size)] for wanted, group in groups.items()}
-    steps.total += sum(len(own) * num_steps(writer.diffusion, options, not wanted) for wanted, own in batches.items())
-    for batch in (*batches[False], *batches[True]):
-        lengths = torch.tensor([one.length for one in batch])
-        z0 = draw_latents(writer.diffusion, *given(batch), lengths, options, steps.step)
-        scale = 1.0 if z0.level is None else z0.level.scale.cpu()
-        for one, values in zip(batch, z0.values.cpu(), strict=True):
-            one.latents = values[: one.length] / scale
-            one.log_snr = None if z0.level is None else float(z0.level.log_snr)
+
+    def draw(part: Sequence[Candidate]) -> None:
+        by_length = sorted(part, key=lambda one: one.length)
+        groups = {wanted: [one for one in by_length if free[one.sample] == wanted] for wanted in (False, True)}
+        batches = {wanted: [*_batches(group, writer.batch_size)] for wanted, group in groups.items()}
+        counts = {wanted: num_steps(writer.diffusion, options, not wanted) for wanted in groups}
+        steps.total += sum(len(own) * counts[wanted] for wanted, own in batches.items())
+        for batch in (*batches[False], *batches[True]):
+            lengths = torch.tensor([one.length for one in batch])
+            changed = None if writer.steering is None else writer.steering.changed(lengths, writer.diffusion.device)
+            z0 = draw_latents(writer.diffusion, *given(batch), lengths, options, steps.step, changed=changed)
+            scale = 1.0 if z0.level is None else z0.level.scale.cpu()
+            for one, values in zip(batch, z0.values.cpu(), strict=True):
+                one.latents = values[: one.length] / scale
+                one.log_snr = None if z0.level is None else float(z0.level.log_snr)
 
     # Words.
-    latents, noise = [one.latents for one in every], [one.noise for one in every]
-    samples = torch.tensor([one.sample for one in every])
     how = decoding(options)
     if options.words == "known" and options.decoder == "autoregressive" and options.num_beams == 1:
         how["lexicon"] = lexicon_for(writer.autoencoder.backbone, request.sources)
-    if writer.autoencoder.is_plan:
-        # (A decoder that were told of a condition to avoid would write it.)
-        how |= {"log_snr": [one.log_snr for one in every], "conditions": obeyed.of_rows(samples)}
-    texts = decode_texts(writer.autoencoder, latents, options.decoder, writer.batch_size, noise=noise, **how)
-    for one, text in zip(every, texts, strict=True):
-        one.text = text
+
+    def write(part: Sequence[Candidate], **more: Any) -> None:
+        latents, noise = [one.latents for one in part], [one.noise for one in part]
+        if writer.autoencoder.is_plan:
+            samples = torch.tensor([one.sample for one in part])
+            # (A decoder that were told of a condition to avoid would write it.)
+            more |= {"log_snr": [one.log_snr for one in part], "conditions": obeyed.of_rows(samples)}
+        more = how | more
+        texts = decode_texts(writer.autoencoder, latents, options.decoder, writer.batch_size, noise=noise, **more)
+        for one, text in zip(part, texts, strict=True):
+            one.text = text
+
+    draw(every)
+    if words is None:
+        write(every)
+    else:
+        write_in_range(words, every, draw, partial(write_ending, words, write, drawn="do_sample" in how))
     return candidates
 
 

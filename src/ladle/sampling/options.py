@@ -65,6 +65,12 @@ class SamplingOptions(Config):
     words: Literal["known", "any"] = "known"
     """Which words the autoregressive decoder writes. known: words (runs of letters) of the training data or the source.
     any: it may also join pieces of words to words that are none. Beams and the parallel decoder do not look."""
+    min_words: int | None = Field(None, ge=1)
+    """Smallest number of words of a text, from 1. Words are what spaces separate. By default texts end where the
+    decoder ends them. The autoregressive decoder keeps both limits; beams and the parallel decoder cannot."""
+    max_words: int | None = Field(None, ge=1)
+    """Largest number of words of a text, from 1. A text with too many is drawn again, at most 35 times, with the words
+    drawn also at temperature 0; then the nearest text is kept."""
     num_beams: int = Field(1, ge=1)
     """Number of beams in the search for the likeliest text, from 1. 1 does not search. More beams need temperature
     0."""
@@ -122,6 +128,17 @@ class SamplingOptions(Config):
     def _beams_or_draws(self) -> Self:
         if self.num_beams > 1 and (self.temperature or self.decoder == "parallel"):
             raise ValueError("num_beams needs temperature = 0 and the autoregressive decoder")
+        return self
+
+    @model_validator(mode="after")
+    def _words(self) -> Self:
+        if self.min_words is None and self.max_words is None:
+            return self
+        if self.min_words is not None and self.max_words is not None and self.min_words > self.max_words:
+            what = f"min_words is {self.min_words} and max_words is {self.max_words}"
+            raise ValueError(f"{what}; min_words must be at most max_words")
+        if self.num_beams > 1 or self.decoder == "parallel":
+            raise ValueError("min_words and max_words need num_beams = 1 and the autoregressive decoder")
         return self
 
     @field_validator("sampler")

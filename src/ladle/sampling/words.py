@@ -1,6 +1,8 @@
-"""Turns latents into words: decodes many texts in batches of similar length."""
+"""Turns latents into words and words into latents: many texts, in batches of similar length."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Self, get_args
 
 import torch
@@ -10,7 +12,9 @@ from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.backbone import Backbone
 from ladle.autoencoder.latents import Latents
 from ladle.autoencoder.lexicon import Lexicon, words_of
+from ladle.autoencoder.loop import Ending
 from ladle.autoencoder.plan import CLEAN_LOG_SNR
+from ladle.autoencoder.wording import wording_of
 from ladle.conditioning.decoder import read_conditions
 from ladle.conditioning.store import ConditionStore
 from ladle.config import Config, nearest
@@ -54,6 +58,39 @@ def lexicon_for(backbone: Backbone, sources: Iterable[str | None]) -> Lexicon | 
 
 
 @torch.no_grad()
+def encode_texts(
+    autoencoder: TextAutoencoder,
+    texts: Sequence[str],
+    batch_size: int,
+    *,
+    wording: bool = False,
+    conditions: ConditionStore | None = None,
+) -> Latents:
+    """texts -> z0 [B, L, D] with its mask, in the order of the texts, encoded in batches of similar length.
+
+    wording: of a plan, give the wording too, as the decoder reads it under `conditions` (the texts' labels and
+    sources).
+    """
+    parts: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+    words: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+    for rows in length_batches(texts, batch_size):
+        own = [texts[row] for row in rows]
+        latents = autoencoder.encode_texts(own)
+        for row, values, mask in zip(rows, latents.values, latents.mask, strict=True):
+            parts[row] = values[mask]
+        if not wording:
+            continue
+        tokens = autoencoder.backbone.tokenize(own)
+        ids, there = (tokens[name].to(autoencoder.device) for name in ("input_ids", "attention_mask"))
+        raw = None if conditions is None else conditions.gather(torch.tensor(rows)).to(autoencoder.device)
+        numbers = wording_of(autoencoder, latents, ids, there, read_conditions(autoencoder, raw, len(rows)))
+        for row, values, mask in zip(rows, numbers, there, strict=True):
+            words[row] = values[mask]
+    both = torch.nn.utils.rnn.pad_sequence(words, batch_first=True) if wording else None
+    return replace(padded(parts), space=autoencoder.normaliser.fingerprint(), wording=both)
+
+
+@torch.no_grad()
 def decode_texts(
     autoencoder: TextAutoencoder,
     latents: Sequence[torch.Tensor],
@@ -63,6 +100,8 @@ def decode_texts(
     log_snr: Sequence[float | None] | None = None,
     conditions: ConditionStore | None = None,
     wording: torch.Tensor | None = None,
+    may_end: Callable[[str], bool] | None = None,
+    ended: dict[int, bool] | None = None,
     **how: Any,
 ) -> list[str]:
     """One text for each element of `latents`, [L, D] each, in their order.
@@ -74,6 +113,8 @@ def decode_texts(
         log_snr: of each text's latents; None: they have no noise.
         conditions: the texts' labels and sources, for a decoder that reads them.
         wording: [B, S], the numbers by which the texts' tokens are chosen.
+        may_end: a text so far -> whether it may end there (`Ending`); None: anywhere.
+        ended: is told of each text whether it ended by itself, or was cut at the longest text.
         how: options of `TextAutoencoder.decode`.
     """
     check_decoder(autoencoder, decoder)
@@ -89,11 +130,45 @@ def decode_texts(
             given["wording"] = wording[torch.tensor(rows)].to(device)
         raw = None if conditions is None else conditions.gather(torch.tensor(rows)).to(device)
         given["read"] = read_conditions(autoencoder, raw, len(rows))
+        if may_end is not None:
+            given["ending"] = Ending(partial(_may_end, autoencoder.backbone, may_end))
         ids = autoencoder.decode(padded([latents[row] for row in rows]).to(device), decoder, **given, **how)
         written = autoencoder.backbone.detokenize(ids, any_sign=wording is not None)  # (a wording brings its own signs)
         for row, text in zip(rows, written, strict=True):
             texts[row] = text
+        if ended is not None:
+            ended |= zip(rows, given["ending"].ended, strict=True)
     return texts
+
+
+def decode_latents(
+    autoencoder: TextAutoencoder,
+    latents: Latents,
+    decoder: DecoderName | None,
+    batch_size: int,
+    level: Level | None = None,
+    **options: Any,
+) -> list[str]:
+    """Latents that a user gives -> texts. Arguments and errors are those of `LatentDiffusion.decode`."""
+    autoencoder.check_latents(latents)
+    how = DecodingOptions.parse(options, "decode")
+    if how.num_beams > 1 and decoder == "parallel":
+        raise UserError("num_beams needs the autoregressive decoder")
+    level, log_snr, values = latents.level if level is None else level, None, latents.values
+    if level is not None:
+        if not autoencoder.is_plan:
+            raise UserError("this model's decoder reads latents without noise only; give no level")
+        log_snr = level.log_snr.expand(len(latents)).tolist()
+        values = values / level.expand(values).scale
+    parts = [own[mask] for own, mask in zip(values, latents.mask, strict=True)]
+    words = how.model_dump(exclude_unset=True)
+    if latents.wording is not None and how.num_beams == 1 and not how.do_sample:
+        words["wording"] = latents.wording
+    return decode_texts(autoencoder, parts, decoder, batch_size, log_snr=log_snr, **words)
+
+
+def _may_end(backbone: Backbone, may_end: Callable[[str], bool], tokens: list[int]) -> bool:
+    return may_end(backbone.detokenize(torch.tensor([tokens], dtype=torch.long))[0])
 
 
 def check_decoder(autoencoder: TextAutoencoder, decoder: DecoderName | None) -> None:

@@ -31,6 +31,7 @@ from ladle.autoencoder.sentence_encoder import StoredSentenceEncoder
 from ladle.conditioning.config import ConditionConfig
 from ladle.conditioning.decoder import attach
 from ladle.conditioning.source_text import SourceEncoder, SourceReader, auto_class
+from ladle.config import nearest
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.errors import UserError, first_line
 from ladle.evaluation.judge import Judge
@@ -68,9 +69,18 @@ CHANGES = "autoencoder_changes.safetensors"
 JUDGE, JUDGES, WORDS, PHRASES = "judge", "judges", "words.txt", "phrases.json"
 SOURCE_ENCODER = ("source_encoder", "source_tokenizer")  # model, tokenizer
 WITH_FOLDERS = ("backbone.", "sentence_encoder.")  # transformers' own layout
+Dtype = str | torch.dtype | None
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # (as AUTOENCODER_PARTS)
 DIFFUSION_PARTS = {"denoiser": ("denoiser.",), "condition": ("condition.", "length.")}
+
+
+def dtype_of(dtype: Dtype) -> torch.dtype | None:
+    """The dtype of this name, None of None. Raises UserError: one that weights cannot have."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and name not in DTYPES:
+        raise UserError(f"weights cannot have the dtype '{name}': {nearest(name, list(DTYPES))}")
+    return DTYPES.get(name)
 
 
 def save_parts(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
@@ -41,6 +42,22 @@ class ModelParts:
     def every_judge(self) -> dict[str, Judge]:
         """The judges of all conditions, by name: "label" and attributes."""
         return ({} if self.judge is None else {LABEL: self.judge}) | self.judges
+
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        """Move all parts to a device, in eval mode, their weights in this dtype (None: as they are). Buffers, such as
+        the normaliser's, keep theirs."""
+        before = next(self.autoencoder.parameters()).device
+        parts = (self.autoencoder, self.source_encoder, self.diffusion)
+        modules = [module.eval() for module in parts if module is not None]
+        try:
+            for module in modules:
+                module.to(device)
+        except BaseException:  # too little memory for all of them: the model stays whole where it was
+            for module in modules:
+                module.to(before)
+            raise
+        for parameter in (parameter for module in modules for parameter in module.parameters()):
+            parameter.data = parameter.data.to(dtype or parameter.dtype)
 
     def reader(self) -> SourceReader:
         """The reader that turns source texts into the denoiser's memory."""

@@ -62,6 +62,8 @@ MODEL = Kind(
     (("model.json", "ladle"),),
 )  # fmt: skip
 JUDGE = Kind(frozenset({"judge.json", "model.safetensors"}), (("judge.json", "vocabulary"),))
+CONTROL = Kind(frozenset({"control.json", "model.safetensors"}), (("control.json", "space"),))
+DIRECTION = Kind(frozenset({"direction.json", "model.safetensors"}), (("direction.json", "towards"),))
 SCORER = Kind(
     frozenset({"autoregressive.json", "config.json", "model.safetensors", "tokenizer"}),
     (("autoregressive.json", "config"),),

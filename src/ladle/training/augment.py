@@ -21,6 +21,7 @@ from ladle.errors import UserError
 from ladle.evaluation.selection import CrossJudge, Selection
 from ladle.evaluation.text_stats import copy_key
 from ladle.pipeline import LatentDiffusion
+from ladle.sampling.request import Request
 from ladle.sampling.soundness import SoundnessScore
 from ladle.storage.row_tables import check_table_name, write_table
 from ladle.storage.writing import check_writable
@@ -246,7 +247,7 @@ def _drawn(
 
     def sound(texts: list[str], label: str) -> list[float]:
         parts = (texts[start : start + batch_size] for start in range(0, len(texts), batch_size))
-        return [value for part in parts for value in score(part, label, None, seed)]
+        return [value for part in parts for value in score(part, Request([seed], [label], [None]))]
 
     selection, found = Selection(rows, judge, sound), []
     draws = 0  # of all labels together: no two candidates have the same seed

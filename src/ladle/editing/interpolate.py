@@ -1,0 +1,199 @@
+"""Texts between texts: paths from one to another, and mixtures of several with weights."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ladle.autoencoder.latents import Latents
+from ladle.conditioning.encoder import RawCondition
+from ladle.config import nearest
+from ladle.diffusion.model import LatentDiffusionModel
+from ladle.editing.change import Change
+from ladle.editing.paths import lerp, slerp, stretched, weighted
+from ladle.editing.way import from_noise, renoised, to_noise
+from ladle.editing.wordings import best_wordings, draw_wordings
+from ladle.errors import UserError
+from ladle.sampling.options import SamplingOptions
+from ladle.sampling.words import decode_texts, encode_texts, padded
+from ladle.seeding import SampleNoise
+from ladle.storage.parts import ModelParts
+
+Mix = Callable[[Tensor, Tensor, float], Tensor]
+"""(latents [L, D] of one text, of another, share of the other) -> latents between them."""
+# How the latents of two texts are mixed, and whether the result then goes through the prior.
+MIXES: dict[str, Mix] = {"linear": lerp, "slerp": slerp}
+PATHS = ("prior", "slerp", "linear", "renoise")
+CANDIDATES = 4
+RENOISE_TIME = 0.4  # what is unlikely about a blend is lost there, and what it is about is not
+
+
+def check_path(path: str) -> None:
+    """Raises UserError: no such path."""
+    if path not in PATHS:
+        raise UserError(f"there is no path '{path}': {nearest(path, list(PATHS))}")
+
+
+def positions(steps: int) -> list[float]:
+    """`steps` positions from 0 to 1, both included. Raises UserError: fewer than 2."""
+    if steps < 2:
+        raise UserError(f"steps is {steps}; give at least 2: both ends are among them")
+    return [number / (steps - 1) for number in range(steps)]
+
+
+def interpolate(
+    parts: ModelParts,
+    firsts: Sequence[str],
+    seconds: Sequence[str],
+    shares: Sequence[float],
+    *,
+    path: str = "prior",
+    seed: int = 0,
+    candidates: int = CANDIDATES,
+    options: SamplingOptions | None = None,
+    batch_size: int = 128,
+) -> list[list[Change]]:
+    """For each pair of texts, those at `shares` (0 to 1) of the way from the first to the second.
+
+    The ends are what the model makes of the texts themselves: with plan latents the texts to the letter, because plan
+    and wording are decoded. Between them the decoder draws several wordings, and the one is kept that says what the
+    latents on the path say and reads well (`best_wordings`).
+
+    Args:
+        path: `prior`: both texts go back to noise (`to_noise`), the arc between the noises is followed, and the way
+            leads forward again. `slerp`: the arc between the latents. `linear`: the straight line, which leaves what
+            the decoder knows. `renoise`: the arc, then a little noise that the prior takes away again.
+        seed: of the random numbers: the i-th pair has seed + i, at all its positions.
+        candidates: wordings for each position. options: how words are drawn; None: the model's own.
+
+    Raises UserError: no such path, or the model has no prior for `prior` and `renoise`.
+    """
+    check_path(path)
+    options = options or parts.sampling
+    texts = [*firsts, *seconds]
+    latents = encode_texts(parts.autoencoder, texts, batch_size, wording=parts.autoencoder.is_plan)
+    count = len(firsts)
+    points = [own[mask] for own, mask in zip(latents.values, latents.mask, strict=True)]
+    ends = _decoded_ends(parts, latents, points, batch_size)
+    way = points if path != "prior" else _noises(_prior(parts), points, batch_size)
+    mixes = [(pair, share) for pair in range(count) for share in shares if 0 < share < 1]
+    mix = MIXES.get(path, slerp)
+    between = [mixed(way[pair], way[count + pair], share, mix) for pair, share in mixes]
+    if path == "prior":
+        between = _forward(_prior(parts), between, batch_size)
+    elif path == "renoise":
+        between = _cleaned(parts, between, [seed + pair for pair, _ in mixes], batch_size)
+    written = _written(parts, between, [seed + pair for pair, _ in mixes], candidates, options, batch_size)
+    known = dict(zip(mixes, zip(written, between, strict=True), strict=True))
+    rows = []
+    for pair in range(count):
+        row = []
+        for share in shares:
+            end = pair if share <= 0 else count + pair
+            text, own = known.get((pair, share)) or (ends[end], points[end])
+            row.append(Change(text, texts[pair], seed + pair, texts[count + pair], share, latents=own.cpu()))
+        rows.append(row)
+    return rows
+
+
+def blend(
+    parts: ModelParts,
+    texts: Sequence[str],
+    weights: Sequence[float] | None = None,
+    *,
+    path: str = "slerp",
+    seed: int = 0,
+    candidates: int = CANDIDATES,
+    options: SamplingOptions | None = None,
+    batch_size: int = 128,
+) -> Change:
+    """One text from several: the weighted mean of their latents (`ladle.editing.paths.weighted`), put into words as by
+    `interpolate`. weights: one for each text, negative to go away from it; None: all the same. path: `slerp` decodes
+    the mean itself, `prior` takes the mean of their noises, `renoise` lets the prior mend the mean.
+
+    Raises UserError: fewer than two texts, as many weights as texts are needed, weights that sum to 0, no such path.
+    """
+    check_path(path)
+    if len(texts) < 2:
+        raise UserError("a blend needs at least two texts")
+    weights = [1.0] * len(texts) if weights is None else list(weights)
+    if len(weights) != len(texts):
+        raise UserError(f"{len(weights)} weights for {len(texts)} texts; give one weight for each text")
+    total = sum(weights)
+    if not all(map(_finite, weights)) or abs(total) < 1e-6:
+        raise UserError("the weights of a blend must be finite and must not sum to 0")
+    latents = encode_texts(parts.autoencoder, texts, batch_size)
+    points = [own[mask] for own, mask in zip(latents.values, latents.mask, strict=True)]
+    way = points if path != "prior" else _noises(_prior(parts), points, batch_size)
+    shares = torch.tensor([weight / total for weight in weights])
+    length = max(1, round(sum(share * len(own) for share, own in zip(shares.abs().tolist(), way, strict=True))
+                          / float(shares.abs().sum())))  # fmt: skip
+    stacked = torch.stack([stretched(own, length) for own in way])
+    mean = stacked.mean(0) if path == "linear" else weighted(stacked, shares.to(stacked))
+    between = [mean]
+    if path == "prior":
+        between = _forward(_prior(parts), between, batch_size)
+    elif path == "renoise":
+        between = _cleaned(parts, between, [seed], batch_size)
+    text = _written(parts, between, [seed], candidates, options or parts.sampling, batch_size)[0]
+    return Change(text, texts[0], seed, latents=between[0].cpu())
+
+
+def _written(
+    parts: ModelParts, points: list[Tensor], seeds: Sequence[int], count: int, options: SamplingOptions, batch_size: int
+) -> list[str]:
+    drawn = draw_wordings(parts, points, [None] * len(points), seeds, count, options, batch_size=batch_size)
+    return best_wordings(parts, drawn, points, batch_size)
+
+
+def mixed(first: Tensor, second: Tensor, share: float, mix: Mix) -> Tensor:
+    """Two texts' latents, [L, D] each, mixed. Of position-aligned latents the number changes evenly too."""
+    length = round((1 - share) * len(first) + share * len(second))
+    return mix(stretched(first, length), stretched(second, length), share)
+
+
+def _finite(number: float) -> bool:
+    return bool(torch.tensor(float(number)).isfinite())
+
+
+def _prior(parts: ModelParts) -> LatentDiffusionModel:
+    if parts.diffusion is None:
+        raise UserError(f"'{parts.name}' has no diffusion model; give path='slerp', which needs none")
+    return parts.diffusion
+
+
+def _decoded_ends(parts: ModelParts, latents: Latents, points: list[Tensor], batch_size: int) -> list[str]:
+    return decode_texts(parts.autoencoder, points, None, batch_size, wording=latents.wording)
+
+
+def _noises(diffusion: LatentDiffusionModel, points: list[Tensor], batch_size: int) -> list[Tensor]:
+    """The noise of each text's latents."""
+    found: list[Tensor] = []
+    for start in range(0, len(points), batch_size):
+        latents = padded(points[start : start + batch_size])
+        noise = to_noise(diffusion, RawCondition(), latents)
+        found += [own[mask] for own, mask in zip(noise, latents.mask, strict=True)]
+    return found
+
+
+def _forward(diffusion: LatentDiffusionModel, noises: list[Tensor], batch_size: int) -> list[Tensor]:
+    """The latents of each noise."""
+    found: list[Tensor] = []
+    for start in range(0, len(noises), batch_size):
+        zt = padded(noises[start : start + batch_size])
+        z0 = from_noise(diffusion, RawCondition(), zt.values, zt.mask)
+        found += [own[mask] for own, mask in zip(z0.values, z0.mask, strict=True)]
+    return found
+
+
+def _cleaned(parts: ModelParts, points: list[Tensor], seeds: Sequence[int], batch_size: int) -> list[Tensor]:
+    """Latents, noised a little and brought back by the prior to the end."""
+    diffusion, options = _prior(parts), parts.sampling.override(stop_time=0.0)
+    found: list[Tensor] = []
+    for start in range(0, len(points), batch_size):
+        rows = slice(start, start + batch_size)
+        latents = padded(points[rows])
+        noise = SampleNoise(list(seeds[rows]))
+        z0 = renoised(diffusion, RawCondition(), latents, noise, RENOISE_TIME, options)
+        found += [own[mask] for own, mask in zip(z0.values, z0.mask, strict=True)]
+    return found

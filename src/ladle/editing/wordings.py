@@ -1,0 +1,96 @@
+"""Several wordings for each point of the latent space, and what tells a good one: it says what the point says, and it
+reads well."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ladle.autoencoder.latents import Latents
+from ladle.conditioning.decoder import read_conditions
+from ladle.conditioning.store import ConditionStore
+from ladle.data.stores import length_batches
+from ladle.editing.paths import stretched
+from ladle.sampling.candidates import candidate_seeds
+from ladle.sampling.options import SamplingOptions
+from ladle.sampling.words import decode_texts, decoding, encode_texts, level_of
+from ladle.seeding import SampleNoise
+from ladle.storage.parts import ModelParts
+
+NOISE_LOG_SNR = -8.0  # of a plan of which nothing is left: its decoder is a plain language model
+READS_WELL = 0.1  # what a nat a token is worth beside the cosine between a text's latents and the point
+
+
+def draw_wordings(
+    parts: ModelParts,
+    points: Sequence[Tensor],
+    log_snr: Sequence[float | None],
+    seeds: Sequence[int],
+    count: int,
+    options: SamplingOptions,
+    conditions: ConditionStore | None = None,
+    batch_size: int = 128,
+) -> list[list[str]]:
+    """`count` texts for each of the points [L, D], drawn as `options` say.
+
+    seeds: of each point; the first text is drawn by that seed alone, the others by seeds made of it. Points with the
+    same seed get their words by the same random numbers, so that near points get similar words. conditions: of each
+    point, for a decoder that reads them.
+    """
+    rows = [row for row in range(len(points)) for _ in range(count)]
+    streams = [SampleNoise([own]) for seed in seeds for own in candidate_seeds(seed, count)]
+    part = None if conditions is None else conditions.of_rows(torch.tensor(rows, dtype=torch.long))
+    texts = decode_texts(
+        parts.autoencoder, [points[row] for row in rows], options.decoder, batch_size, streams,
+        [log_snr[row] for row in rows], part, **decoding(options),
+    )  # fmt: skip
+    return [texts[start : start + count] for start in range(0, len(texts), count)]
+
+
+def closeness(parts: ModelParts, texts: Sequence[str], points: Sequence[Tensor], batch_size: int = 128) -> list[float]:
+    """Cosine between the latents of each text and its point [L, D], -1 to 1. An empty text has -1."""
+    latents = encode_texts(parts.autoencoder, list(texts), batch_size)
+    found = []
+    for text, values, mask, point in zip(texts, latents.values, latents.mask, points, strict=True):
+        own = values[mask].to(point)
+        length = min(len(own), len(point))
+        both = stretched(own, length).flatten(), stretched(point, length).flatten()
+        found.append(float(torch.cosine_similarity(*both, dim=0)) if text.strip() else -1.0)
+    return found
+
+
+@torch.no_grad()
+def fluency(parts: ModelParts, texts: Sequence[str], batch_size: int = 128) -> list[float]:
+    """Mean log-probability a token of each text under the model's own decoder, told nothing (a plan of pure noise, or
+    the latents of no text): how well it reads. An empty text has -100."""
+    autoencoder = parts.autoencoder
+    found = [-100.0] * len(texts)
+    for rows in length_batches(texts, batch_size):
+        tokens = autoencoder.backbone.tokenize([texts[row] for row in rows])
+        ids, mask = (tokens[name].to(autoencoder.device) for name in ("input_ids", "attention_mask"))
+        if autoencoder.is_plan:
+            values = SampleNoise([0] * len(rows)).normal(
+                [(autoencoder.max_latents, autoencoder.latent_dim)] * len(rows)
+            )
+            there = torch.ones(values.shape[:2], dtype=torch.bool, device=ids.device)
+            latents = Latents(values.to(ids.device), there, level=level_of([NOISE_LOG_SNR] * len(rows)).to(ids.device))
+        else:
+            latents = autoencoder.encode(ids, mask)
+        read = read_conditions(autoencoder, None, len(rows))
+        scores = autoencoder.log_likelihood(latents, ids, mask, read=read).tolist()
+        for row, value in zip(rows, scores, strict=True):
+            found[row] = value if texts[row].strip() else -100.0
+    return found
+
+
+def best_wordings(
+    parts: ModelParts, drawn: Sequence[Sequence[str]], points: Sequence[Tensor], batch_size: int = 128
+) -> list[str]:
+    """Of each point's texts the one that is close to it and reads well."""
+    flat = [text for own in drawn for text in own]
+    where = [point for own, point in zip(drawn, points, strict=True) for _ in own]
+    if len(flat) == len(drawn):
+        return flat
+    near, well = closeness(parts, flat, where, batch_size), fluency(parts, flat, batch_size)
+    scores = iter(one + READS_WELL * other for one, other in zip(near, well, strict=True))
+    return [max(((next(scores), -number, text) for number, text in enumerate(own)))[2] for own in drawn]
