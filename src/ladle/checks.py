@@ -1,8 +1,10 @@
 """Checks of what a program gives to Ladle, done once, in the public methods. `UserError` says what to give instead."""
 
+import math
 import operator
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 from ladle.errors import UserError
@@ -22,6 +24,15 @@ def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) 
         allowed = f"at least {least}" if most is None else f"from {least} to {most}"
         raise UserError(f"{name} is {number}; it must be {allowed}")
     return number
+
+
+def check_number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """A finite number from `least` to `most`, as a float. Raises UserError: anything else. True is no number."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise UserError(f"{name} is {value!r:.60}; it must be a finite number")
+    if not least <= value <= most:
+        raise UserError(f"{name} is {float(value):g}; it must be from {least:g} to {most:g}")
+    return float(value)
 
 
 def check_list(name: str, values: Any, wanted: str) -> list[Any]:

@@ -31,10 +31,14 @@ def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
     return part / torch.sin(angle) * torch.lerp(lengths[0], lengths[1], share)
 
 
-def weighted(latents: Tensor, weights: Tensor) -> Tensor:
-    """Latents [N, L, D] with weights [N] that sum to 1 -> their mean [L, D], with the mean of their lengths. Negative
-    weights go away from a text."""
+def weighted(latents: Tensor, weights: Tensor, *, mend: bool = True) -> Tensor:
+    """Latents [N, L, D] with weights [N] that sum to 1 -> their mean [L, D]. Negative weights go away from a text.
+
+    mend: give the mean the mean of their lengths; else it is too short.
+    """
     mean = torch.einsum("n,nld->ld", weights, latents)
+    if not mend:
+        return mean
     length = (weights.abs() / weights.abs().sum() * latents.flatten(1).norm(dim=1)).sum()
     return mean * (length / mean.norm().clamp_min(1e-12))
 

@@ -19,7 +19,7 @@ from ladle.sampling.draw import draw_latents, draw_lengths, followed, num_steps
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.request import Request, Sample
 from ladle.sampling.soundness import SoundnessScore
-from ladle.sampling.words import check_decoder, decode_texts, decoding, lexicon_for
+from ladle.sampling.words import check_decoder, decode_texts, decoding, lexicon_for, words_are_known
 from ladle.seeding import SampleNoise
 
 OnStep = Callable[[int, int], None]
@@ -134,7 +134,7 @@ def _draw_candidates(
     latents, noise = [one.latents for one in every], [one.noise for one in every]
     samples = torch.tensor([one.sample for one in every])
     how = decoding(options)
-    if options.words == "known" and options.decoder == "autoregressive" and options.num_beams == 1:
+    if words_are_known(options):
         how["lexicon"] = lexicon_for(writer.autoencoder.backbone, request.sources)
     if writer.autoencoder.is_plan:
         # (A decoder that were told of a condition to avoid would write it.)
