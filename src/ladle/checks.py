@@ -28,11 +28,12 @@ def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) 
 
 def check_number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
     """A finite number from `least` to `most`, as a float. Raises UserError: anything else. True is no number."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number):
         raise UserError(f"{name} is {value!r:.60}; it must be a finite number")
-    if not least <= value <= most:
-        raise UserError(f"{name} is {float(value):g}; it must be from {least:g} to {most:g}")
-    return float(value)
+    if not least <= number <= most:
+        raise UserError(f"{name} is {number:g}; it must be from {least:g} to {most:g}")
+    return number
 
 
 def check_list(name: str, values: Any, wanted: str) -> list[Any]:

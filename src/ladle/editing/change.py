@@ -83,10 +83,10 @@ def measured(
     found = []
     for change in changes:
         own, source = place[change.text], place[change.source]
-        target = None if change.target is None else float(points[own] @ points[place[change.target]])
+        target = None if change.target is None else _cosine(points[own], points[place[change.target]])
         found.append(replace(
             change,
-            similarity=float(points[own] @ points[source]),
+            similarity=_cosine(points[own], points[source]),
             target_similarity=target,
             bleu=sentence_bleu(change.text, change.source),
             edit_distance=edit_distance(change.text, change.source),
@@ -98,11 +98,18 @@ def measured(
     return found
 
 
+def _cosine(first: Tensor, second: Tensor) -> float:
+    """Of vectors of norm 1. (Rounded sums may be a little above 1.)"""
+    return min(1.0, max(-1.0, float(first @ second)))
+
+
 def sentence_bleu(text: str, reference: str) -> float:
     """0 to 100; an empty text has 0."""
     from sacrebleu.metrics import BLEU
 
-    return float(BLEU(effective_order=True).sentence_score(text, [reference]).score) if text.strip() else 0.0
+    if not text.strip():
+        return 0.0
+    return min(100.0, float(BLEU(effective_order=True).sentence_score(text, [reference]).score))
 
 
 def edit_distance(text: str, other: str) -> float:

@@ -23,8 +23,8 @@ def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
     if share in (0, 1):
         return second if share else first
     lengths = first.norm(), second.norm()
-    cosine = (first * second).sum() / (lengths[0] * lengths[1]).clamp_min(1e-12)
-    if not -PARALLEL < cosine < PARALLEL:
+    cosine = (first * second).sum() / (lengths[0] * lengths[1])
+    if not -PARALLEL < cosine < PARALLEL:  # (or NaN: one of them is zero)
         return lerp(first, second, share)
     angle = torch.arccos(cosine)
     part = torch.sin((1 - share) * angle) * first / lengths[0] + torch.sin(share * angle) * second / lengths[1]

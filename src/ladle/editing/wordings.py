@@ -108,14 +108,15 @@ def fluency(parts: ModelParts, texts: Sequence[str], batch_size: int = 128) -> l
     found = [-100.0] * len(texts)
     for rows in length_batches(texts, batch_size):
         tokens = autoencoder.backbone.tokenize([texts[row] for row in rows])
-        tokens = {name: tokens[name].to(autoencoder.device) for name in ("input_ids", "attention_mask")}
+        ids, mask = (tokens[name].to(autoencoder.device) for name in ("input_ids", "attention_mask"))
         noise = SampleNoise([0] * len(rows))  # the same for all that are compared
         if diffusion is not None and not autoencoder.is_plan:
-            scores = soundness(autoencoder, diffusion, tokens, RawCondition(), noise, 1.0)
+            given = {"input_ids": ids, "attention_mask": mask}
+            scores = soundness(autoencoder, diffusion, given, RawCondition(), noise, 1.0)
         else:
-            latents = _untold(autoencoder, noise) if autoencoder.is_plan else autoencoder.encode(**tokens)
+            latents = _untold(autoencoder, noise) if autoencoder.is_plan else autoencoder.encode(ids, mask)
             read = read_conditions(autoencoder, None, len(rows))
-            scores = autoencoder.log_likelihood(latents, **tokens, read=read)
+            scores = autoencoder.log_likelihood(latents, ids, mask, read=read)
         for row, value in zip(rows, scores.tolist(), strict=True):
             found[row] = value if texts[row].strip() else -100.0
     return found
