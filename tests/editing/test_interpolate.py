@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_on_the_way_texts_leave_the_one_end_and_come_to_the_other(model, path: s
     assert texts[1] == EIGHT[1] and texts[-2] == EIGHT[3]
     assert texts.index(EIGHT[3]) > len(texts) - 1 - texts[::-1].index(EIGHT[1])  # (it does not come back)
     nearer = [change.target_similarity - change.similarity for change in way]
-    assert all(later >= earlier - 0.3 for earlier, later in zip(nearer, nearer[1:], strict=False))
+    assert all(later >= earlier - 0.3 for earlier, later in pairwise(nearer))
     moved = [change.moved for change in way]
     assert moved == sorted(moved)
 

@@ -76,8 +76,10 @@ def test_time_one_is_a_free_draw() -> None:
 
 
 def test_a_gaussian_is_redrawn_from_its_posterior() -> None:
-    """Noised to a time and brought back by an exact prior, a point is a draw from p(z0 | zt), averaged over zt: its mean
-    is mean + gain alpha (z0 - mean), its variance that of the posterior and of the noise in its mean."""
+    """Noised to a time and brought back by an exact prior, a point is a draw from p(z0 | zt), averaged over zt.
+
+    Its mean is mean + gain alpha (z0 - mean), its variance that of the posterior and of the noise in its mean.
+    """
     model = gaussian()
     time, point, count = 0.5, MEAN + 2 * SPREAD, 1000
     level = model.schedule.level(torch.tensor(time))

@@ -17,7 +17,7 @@ from ladle.editing.trajectory import Reading
 from ladle.evaluation.plots import COLOURS, GREY, drawing, new_figure
 
 LINE, LINES = 84, 3  # signs of a text in a line, and lines, at most
-LINE_HEIGHT, WIDTH = 0.17, 10.0  # in inches
+LINE_HEIGHT, LETTER, LEFT = 0.17, 0.078, 3.0  # in inches: of a line, of a letter, and the axes beside the texts
 
 
 def draw_changes(changes: Sequence[Change], path: Path) -> None:
@@ -90,9 +90,11 @@ def _beside_texts(path: Path, texts: Sequence[str], ticks: Sequence[str]) -> Ite
     """Axes to draw on, whose rows run from the top to the bottom, with a text at the right of each. ticks: names of the
     rows."""
     written = [_wrapped(text) for text in texts]
-    row = LINE_HEIGHT * (max(text.count("\n") for text in written) + 1) + 0.16
-    with new_figure(path, (WIDTH, row * len(texts) + 1.0)) as figure:
-        axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=[1, 2.6])
+    lines = [text.split("\n") for text in written]
+    row = LINE_HEIGHT * max(map(len, lines)) + 0.16
+    right = max(2.0, LETTER * max(len(line) for own in lines for line in own))
+    with new_figure(path, (LEFT + right, row * len(texts) + 1.0)) as figure:
+        axes, beside = figure.subplots(1, 2, sharey=True, width_ratios=[LEFT, right])
         yield axes
         for height, text in enumerate(written):
             beside.text(0, height, text, va="center", fontsize=9, parse_math=False)

@@ -31,7 +31,8 @@ def vary(
     """One variation of each text: its latents, noised to diffusion time `strength` and brought back by the prior
     (`renoised`), in new words.
 
-    strength: 0 keeps the latents and draws other words, 1 is a free sample. seeds: one for each text.
+    strength: 0 keeps the latents and draws other words, 1 is a free sample with as many latents. seeds: one for each
+    text.
 
     Raises UserError: strength out of range, a model without a diffusion model.
     """
