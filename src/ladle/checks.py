@@ -1,8 +1,10 @@
 """Checks of what a program gives to Ladle, done once, in the public methods. `UserError` says what to give instead."""
 
+import math
 import operator
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 from ladle.errors import UserError
@@ -21,6 +23,16 @@ def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) 
     if number < least or (most is not None and number > most):
         allowed = f"at least {least}" if most is None else f"from {least} to {most}"
         raise UserError(f"{name} is {number}; it must be {allowed}")
+    return number
+
+
+def check_number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """A finite number from `least` to `most`, as a float. Raises UserError: anything else. True is no number."""
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{name} is {value!r:.60}; it must be a finite number")
+    if not least <= number <= most:
+        raise UserError(f"{name} is {number:g}; it must be from {least:g} to {most:g}")
     return number
 
 

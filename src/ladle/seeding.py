@@ -37,6 +37,12 @@ class SampleNoise:
         joined._generators = [generator for part in parts for generator in part._generators]
         return joined
 
+    def copy(self) -> "SampleNoise":
+        """The same streams at their present positions. What the copy draws does not move these."""
+        other = type(self).__new__(type(self))
+        other._generators = [torch.Generator("cpu").set_state(own.get_state()) for own in self._generators]
+        return other
+
     def __len__(self) -> int:
         return len(self._generators)
 

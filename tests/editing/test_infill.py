@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 
 import memorised
 import tiny
+from knowing import knowing
 from ladle import cli
-from ladle.autoencoder.encoding import fit_normaliser
 from ladle.autoencoder.latents import Latents
 from ladle.autoencoder.lexicon import Lexicon, words_of
-from ladle.autoencoder.plan_loss import plan_decoding_loss
-from ladle.diffusion.schedule import ScheduleConfig, build_schedule
+from ladle.conditioning.encoder import RawCondition
 from ladle.editing.blanks import Draft, fill_blanks
 from ladle.editing.continuations import Blank, Continuation, allowed, spread
 from ladle.editing.starts import latents_for, renoised, with_guessed_blanks
@@ -34,33 +33,7 @@ from ladle.storage.parts import ModelParts
 EIGHT = memorised.EIGHT
 
 
-@cache
-def knowing() -> ModelParts:
-    """A tiny plan model whose decoder has learnt eight sentences by heart, at every noise level."""
-    parts = tiny.tiny_plan_parts(labels=tiny.LABELS, source=False)
-    autoencoder = parts.autoencoder
-    batch = autoencoder.backbone.tokenize(EIGHT)
-    fit_normaliser(autoencoder, EIGHT)
-    z0 = autoencoder.encode_texts(EIGHT).values.detach()
-    schedule = build_schedule(ScheduleConfig())
-    optimizer = torch.optim.Adam(autoencoder.backbone.model.get_decoder().parameters(), lr=5e-3)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for _ in range(200):
-            level = schedule.level(torch.rand(len(z0)))
-            read = autoencoder.condition(tiny_condition(len(z0)), len(z0), autoencoder.backbone.embedding)
-            loss, _ = plan_decoding_loss(
-                autoencoder, z0, batch["input_ids"], batch["attention_mask"], level, torch.randn_like(z0), read
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return parts
-
-
 def tiny_condition(count: int) -> Any:
-    from ladle.conditioning.encoder import RawCondition
-
     return RawCondition(torch.full((count,), -1))
 
 

@@ -1,25 +1,27 @@
 """Verbs that change texts: interpolate, vary, paraphrase, edit."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from ladle.checks import MAX_SEED, check_whole
+from ladle.checks import MAX_SEED, check_number, check_whole
 from ladle.cli.app import ColumnNames, File, OutputFile, Whole, app, log, read_and_say, write_and_say
-from ladle.cli.sample_options import Options, given
+from ladle.cli.sample_options import EditingOptions, given
 from ladle.data.columns import Columns
 from ladle.data.files import STDIO
 from ladle.errors import UserError
 from ladle.storage.partial_rows import partial_rows
 from ladle.storage.writing import check_writable, write_rows
 
-PART = 64  # texts changed between two writes
-FIRST_PART = 8  # before the first write to standard output
+PART = 64  # rows between two writes, about
+FIRST_PART = 8  # before the first write to standard output, so that its reader need not wait
 Report = Annotated[str | None, Parameter(name="--report")]
-SamplingArguments = Annotated[Options | None, Parameter(name="*")]
+SamplingArguments = Annotated[EditingOptions | None, Parameter(name="*")]
 
 
 @app.command(sort_key=4)
@@ -56,6 +58,7 @@ def interpolate(
         batch_size: Number of texts processed at once. A smaller number needs less memory.
     """
     check_whole("--steps", steps, least=2)
+    check_whole("--wordings", wordings)
     rows = read_and_say(texts, model, columns or Columns())
     if all("source" in row for row in rows):
         pairs = [(row["source"], row["text"]) for row in rows]
@@ -64,15 +67,13 @@ def interpolate(
     else:
         pairs = [(one["text"], other["text"]) for one, other in zip(rows[::2], rows[1::2], strict=True)]
 
-    def change(editor: Any, part: Sequence[Any], first: int, overrides: dict[str, Any]) -> list[Any]:
-        ways = editor.interpolate(
-            [one for one, _ in part], [other for _, other in part], steps, path=path, candidates=wordings, seed=first,
-            scorer=scorer, **overrides,
-        )  # fmt: skip
+    def change(editor: Any, part: Sequence[Any], how: dict[str, Any]) -> list[Any]:
+        firsts, seconds = [one for one, _ in part], [other for _, other in part]
+        ways = editor.interpolate(firsts, seconds, steps, path=path, candidates=wordings, **how)
         return [change for way in ways for change in way]
 
-    settings = {"verb": "interpolate", "steps": steps, "path": path, "wordings": wordings}
-    _run(model, pairs, 1, seed, output, report, batch_size, options, settings, (texts,), change)
+    work = _Work(pairs, change, rows=steps, settings=["interpolate", steps, path, wordings])
+    _run(work, model, seed, output, report, scorer, batch_size, options, inputs=(texts,))
 
 
 @app.command(sort_key=4)
@@ -104,16 +105,15 @@ def vary(
         scorer: Folder that `ladle fit scorer` wrote, or a causal language model. Adds perplexity to the report.
         batch_size: Number of texts processed at once. A smaller number needs less memory.
     """
-    from ladle.editing.vary import check_strength
-
-    check_strength(strength)
+    check_number("--strength", strength, 0, 1)
+    check_whole("--num-samples", num_samples)
     rows = [row["text"] for row in read_and_say(texts, model, columns or Columns())]
 
-    def change(editor: Any, part: Sequence[Any], first: int, overrides: dict[str, Any]) -> list[Any]:
-        return list(editor.vary(part, strength, num_samples, seed=first, scorer=scorer, **overrides))
+    def change(editor: Any, part: Sequence[Any], how: dict[str, Any]) -> list[Any]:
+        return list(editor.vary(part, strength, num_samples, **how))
 
-    settings = {"verb": "vary", "strength": strength, "n": num_samples}
-    _run(model, rows, num_samples, seed, output, report, batch_size, options, settings, (texts,), change)
+    work = _Work(rows, change, rows=num_samples, seeds=num_samples, settings=["vary", strength, num_samples])
+    _run(work, model, seed, output, report, scorer, batch_size, options, inputs=(texts,))
 
 
 @app.command(sort_key=4)
@@ -147,15 +147,16 @@ def paraphrase(
         scorer: Folder that `ladle fit scorer` wrote, or a causal language model. Adds perplexity to the report.
         batch_size: Number of texts processed at once. A smaller number needs less memory.
     """
+    check_whole("--num-samples", num_samples)
     check_whole("--wordings", wordings, least=num_samples)
+    check_number("--max-overlap", max_overlap, 0, 100)
     rows = [row["text"] for row in read_and_say(texts, model, columns or Columns())]
 
-    def change(editor: Any, part: Sequence[Any], first: int, overrides: dict[str, Any]) -> list[Any]:
-        how = {"candidates": wordings, "max_overlap": max_overlap, "seed": first, "scorer": scorer}
-        return list(editor.paraphrase(part, num_samples, **how, **overrides))
+    def change(editor: Any, part: Sequence[Any], how: dict[str, Any]) -> list[Any]:
+        return list(editor.paraphrase(part, num_samples, candidates=wordings, max_overlap=max_overlap, **how))
 
-    settings = {"verb": "paraphrase", "n": num_samples, "wordings": wordings, "max_overlap": max_overlap}
-    _run(model, rows, 1, seed, output, report, batch_size, options, settings, (texts,), change)
+    work = _Work(rows, change, rows=num_samples, settings=["paraphrase", num_samples, wordings, max_overlap])
+    _run(work, model, seed, output, report, scorer, batch_size, options, inputs=(texts,))
 
 
 @app.command(sort_key=4)
@@ -175,7 +176,7 @@ def edit(
     report: Report = None,
     scorer: str | None = None,
     batch_size: Whole = 128,
-    columns: ColumnNames = None,
+    text: str | None = None,
     options: SamplingArguments = None,
 ) -> None:
     """Change one attribute of texts: to a label that the model knows, or along a direction.
@@ -195,81 +196,104 @@ def edit(
         report: JSON Lines file for all figures of each text. A picture of them is written beside it (.png).
         scorer: Folder that `ladle fit scorer` wrote, or a causal language model. Adds perplexity to the report.
         batch_size: Number of texts processed at once. A smaller number needs less memory.
+        text: Column of the texts. Default: text, else target, else the only column that is clearly text.
     """
     if (label is None) == (direction is None):
         raise UserError("give --label LABEL or --direction FOLDER, one of them")
-    rows = [row["text"] for row in read_and_say(texts, model, columns or Columns())]
+    check_whole("--num-samples", num_samples)
+    check_whole("--wordings", wordings)
+    check_number("--confidence", confidence, 0, 1)
+    if strength is not None:
+        check_number("--strength", strength, *((0, 1) if direction is None else (-10, 10)))
+    rows = [row["text"] for row in read_and_say(texts, model, Columns(text, "", "", ""))]
+    way: Any = None
+    settings: list[Any] = ["edit", label, strength, num_samples, wordings, confidence]
+    if direction is not None:
+        from ladle.editing.directions import Direction
 
-    def change(editor: Any, part: Sequence[Any], first: int, overrides: dict[str, Any]) -> list[Any]:
-        how = {"strength": strength, "n": num_samples, "candidates": wordings, "confidence": confidence}
-        return list(editor.edit(part, label=label, direction=direction, seed=first, scorer=scorer, **how, **overrides))
+        way = Direction.load(direction)  # before the model
+        settings += [way.towards, way.away, way.kind, way.space, float(way.values.abs().sum())]
 
-    settings = {
-        "verb": "edit", "label": label, "direction": None if direction is None else str(direction),
-        "strength": strength, "n": num_samples, "wordings": wordings, "confidence": confidence,
-    }  # fmt: skip
-    _run(model, rows, num_samples, seed, output, report, batch_size, options, settings, (texts, direction), change)
+    def change(editor: Any, part: Sequence[Any], how: dict[str, Any]) -> list[Any]:
+        own = {"n": num_samples, "candidates": wordings, "confidence": confidence}
+        return list(editor.edit(part, label=label, direction=way, strength=strength, **own, **how))
+
+    work = _Work(rows, change, rows=num_samples, seeds=num_samples, settings=settings)
+    _run(work, model, seed, output, report, scorer, batch_size, options, inputs=(texts, direction))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a verb does.
+
+    items: texts or pairs. change: (editor, some items, arguments of the editor) -> their changes. rows, seeds: of each
+    item. settings: all that the changes depend on, beside the items and the sampling options.
+    """
+
+    items: Sequence[Any]
+    change: Callable[[Any, Sequence[Any], dict[str, Any]], list[Any]]
+    settings: list[Any]
+    rows: int = 1
+    seeds: int = 1
 
 
 def _run(
+    work: _Work,
     model: str,
-    items: Sequence[Any],
-    each: int,
     seed: int | None,
     output: str,
     report: str | None,
+    scorer: str | None,
     batch_size: int,
     options: Any,
-    settings: dict[str, Any],
     inputs: Sequence[Any],
-    change: Callable[[Any, Sequence[Any], int, dict[str, Any]], list[Any]],
 ) -> None:
-    """Change all items in parts and write the rows; a stopped command goes on where it was. each: seeds an item."""
-    check_whole("--num-samples", each)
+    """Change all items and write the rows; a stopped command goes on where it was. (With a report it begins anew, and
+    keeps the rows that are written.)"""
     check_whole("--batch-size", batch_size)
     overrides = given(options)
-    count = each * len(items)
+    count = work.seeds * len(work.items)
+    check_whole("--num-samples", work.rows, most=(MAX_SEED + 1) // len(work.items))  # as many as there are seeds
     if seed is not None:
         check_whole("--seed", seed, 0, MAX_SEED + 1 - count)
     check_writable(output, inputs=inputs)
-    picture = _picture_of(report)
-    for path in (report, picture):
-        check_writable(path, inputs=inputs)
+    picture = _picture_of(report, scorer, output, inputs)
 
-    from tqdm import tqdm
-
-    from ladle.editing.editor import check_held
+    from ladle.editing.editor import check_held, scorer_fluency
     from ladle.editing.pictures import draw_changes
     from ladle.pipeline import LatentDiffusion
     from ladle.sampling.request import fresh_seed
     from ladle.training.state import digest
 
     loaded = LatentDiffusion.from_pretrained(model)
-    flat = [text for item in items for text in ((item,) if isinstance(item, str) else item)]
-    check_held(loaded.autoencoder, flat)
+    check_held(loaded.autoencoder, [text for item in work.items for text in ((item,) if _is_text(item) else item)])
+    fluency = None if scorer is None else scorer_fluency(scorer)
     how = loaded.parts.sampling.override(**overrides)
-    command = digest([loaded.digest, how.model_dump(mode="json"), seed, settings, items])
+    command = digest([loaded.digest, how.model_dump(mode="json"), seed, work.settings, work.items])
     changes: list[Any] = []
     with partial_rows(output, command, fresh_seed(count) if seed is None else seed, log=log) as kept:
         first = kept.remembered
+        known = 0 if report else kept.count  # rows that are not needed any more
+
+        def parts() -> Iterator[tuple[int, list[Any]]]:
+            """The changes of some items at a time, with the number of the first."""
+            for part in _parts(len(work.items), work.rows, output):
+                if part.stop * work.rows > known:
+                    arguments = overrides | {"seed": first + part.start * work.seeds, "scorer": fluency}
+                    items = [work.items[number] for number in part]
+                    yield part.start * work.rows, work.change(loaded.editor(batch_size), items, arguments)
 
         def rows() -> Iterator[dict[str, Any]]:
-            start, size, passed = 0, FIRST_PART if output == STDIO else PART, 0
-            with tqdm(total=len(items), unit=" texts", file=sys.stderr, disable=None, leave=False) as bar:
-                while start < len(items):
-                    part = items[start : start + size]
-                    own = change(loaded.editor(batch_size), part, first + start * each, overrides)
-                    changes.extend(own)
-                    bar.update(len(part))
-                    bar.clear()
-                    for one in own:
-                        if passed >= kept.count:
-                            yield _row(one) | {"model": loaded.digest}
-                        passed += 1
-                    start, size = start + size, PART
+            with _bar(len(work.items) * work.rows) as bar:
+                for start, own in parts():
+                    if report:
+                        changes.extend(own)
+                    bar.n = start + len(own)
+                    bar.clear()  # rows may go to the same terminal
+                    yield from (_row(one) | {"model": loaded.digest} for one in own[max(0, kept.count - start) :])
 
         write_and_say(kept, rows())
-    if report is not None and picture is not None:
+    if report and picture:
         write_rows(report, (one.as_row() for one in changes))
         draw_changes(changes, Path(picture))
         log(f"figures of each text are in {report}, a picture is in {picture}")
@@ -277,16 +301,45 @@ def _run(
         log(f"the first seed was {first}; --seed {first} gives the same texts again")
 
 
+def _parts(count: int, rows: int, output: str) -> Iterator[range]:
+    """The items in parts, each of a few rows at first and then of many. A command that goes on has the same parts."""
+    start, size = 0, FIRST_PART if output == STDIO else PART
+    while start < count:
+        part = range(start, min(start + max(1, size // rows), count))
+        yield part
+        start, size = part.stop, PART
+
+
+def _bar(total: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=" texts", file=sys.stderr, disable=None, leave=False)  # (None: no terminal)
+
+
+def _is_text(item: Any) -> bool:
+    return isinstance(item, str)
+
+
 def _row(change: Any) -> dict[str, Any]:
     row = change.as_row()
     return {name: row[name] for name in ("text", "source", "target", "amount", "seed") if name in row}
 
 
-def _picture_of(report: str | None) -> str | None:
-    """The picture beside a report."""
+def _picture_of(report: str | None, scorer: str | None, output: str, inputs: Sequence[Any]) -> str | None:
+    """The picture beside a report, if there is one. Raises UserError: one of both cannot be written."""
     if report is None:
+        if scorer is not None:
+            raise UserError("--scorer adds perplexity to the report; give --report FILE too")
         return None
     if report == STDIO:
         raise UserError("a report is a file, because a picture is written beside it; give --report FILE")
-    path = Path(report)
-    return str(path.with_name(path.name.removesuffix(".gz")).with_suffix(".png"))
+    path = Path(report.removesuffix(".gz"))
+    picture = str(path.with_suffix(".png"))
+    if picture == report or os.path.realpath(output) in (os.path.realpath(report), os.path.realpath(picture)):
+        raise UserError(f"--report {report}: the report, its picture {picture} and the output need names of their own")
+    from ladle.evaluation.plots import check_picture
+
+    check_picture(picture)
+    for file in (report, picture):
+        check_writable(file, inputs=inputs)
+    return picture

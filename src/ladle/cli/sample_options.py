@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -18,13 +19,17 @@ def _attribute(name: str, field: FieldInfo) -> tuple[str, Any, None]:
     return name, Annotated[kind | None, Parameter(help=words)], None
 
 
-# Its attributes are options of the verb that takes it. (Without the name of this module the class would seem to be the
-# standard library's, and cyclopts takes such a class for a single value.)
-Options: Any = dataclasses.make_dataclass(
-    "Options",
-    [_attribute(name, field) for name, field in SamplingOptions.flat_fields().items()],
-    namespace={"__module__": __name__},
-)
+def _class(name: str, without: Collection[str] = ()) -> Any:
+    # (Without the name of this module the class would seem to be the standard library's, and cyclopts takes such a
+    # class for a single value.)
+    fields = [_attribute(own, field) for own, field in SamplingOptions.flat_fields().items() if own not in without]
+    return dataclasses.make_dataclass(name, fields, namespace={"__module__": __name__})
+
+
+# Their attributes are options of the verb that takes them.
+Options: Any = _class("Options")
+# Of verbs that change texts, which choose among wordings by what they keep of the text.
+EditingOptions: Any = _class("EditingOptions", ("candidates", "choose", "label_confidence"))
 
 
 def pairs(option: str, given: list[str] | None, example: str) -> dict[str, list[str]]:

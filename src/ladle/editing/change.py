@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ladle.autoencoder.latents import Latents
+from ladle.autoencoder.embedding import pooled
+from ladle.editing.paths import stretched
 from ladle.evaluation.text_stats import tokenise
 from ladle.sampling.words import encode_texts
 from ladle.storage.parts import ModelParts
@@ -27,7 +28,7 @@ class Change:
     source: str
     """The text that it was made from."""
     seed: int | None = None
-    """Draws the same text again from the same source with the same options. None: no random number was used."""
+    """Draws the same text again from the same source with the same options."""
     target: str | None = None
     """Of a text between two texts: the other one."""
     amount: float | None = None
@@ -43,7 +44,7 @@ class Change:
     """
     moved: float = 0.0
     """Distance between the latents that were decoded and those of the source: root mean square a channel. Latents of
-    two independent texts are 1.4 apart."""
+    two independent texts are 1.4 apart. The noise of latents that were handed over with noise counts."""
     attribute_before: float | None = None
     """Probability that the source has what was asked for, by the model's own judge or the direction's probe. None if
     nothing was asked for, or if there is no such judge."""
@@ -76,16 +77,16 @@ def measured(
     texts = list(dict.fromkeys(t for c in changes for t in (c.text, c.source, c.target) if t is not None))
     place = {text: number for number, text in enumerate(texts)}
     latents = encode_texts(parts.autoencoder, texts, batch_size)
-    points = embeddings(parts, latents)
+    points = pooled(parts.autoencoder, latents).cpu()
     chances = None if attribute is None else [float(value) for value in attribute(texts)]
     perplexities = None if fluency is None else [float(value) for value in fluency(texts)]
     found = []
     for change in changes:
         own, source = place[change.text], place[change.source]
-        target = None if change.target is None else float(points[own] @ points[place[change.target]])
+        target = None if change.target is None else _cosine(points[own], points[place[change.target]])
         found.append(replace(
             change,
-            similarity=float(points[own] @ points[source]),
+            similarity=_cosine(points[own], points[source]),
             target_similarity=target,
             bleu=sentence_bleu(change.text, change.source),
             edit_distance=edit_distance(change.text, change.source),
@@ -97,21 +98,18 @@ def measured(
     return found
 
 
-def embeddings(parts: ModelParts, latents: Latents) -> Tensor:
-    """One vector of norm 1 for each text, [B, E], on the CPU: the sentence embedding itself of a plan, else the mean of
-    the latents. Equal directions mean equal texts."""
-    if parts.autoencoder.is_plan:
-        points = parts.autoencoder.normaliser.denormalise(latents.values).flatten(1)
-    else:
-        points = (latents.values * latents.mask[..., None]).sum(1) / latents.mask.sum(1, keepdim=True)
-    return torch.nn.functional.normalize(points.float(), dim=-1).cpu()
+def _cosine(first: Tensor, second: Tensor) -> float:
+    """Of vectors of norm 1. (Rounded sums may be a little above 1.)"""
+    return min(1.0, max(-1.0, float(first @ second)))
 
 
 def sentence_bleu(text: str, reference: str) -> float:
     """0 to 100; an empty text has 0."""
     from sacrebleu.metrics import BLEU
 
-    return float(BLEU(effective_order=True).sentence_score(text, [reference]).score) if text.strip() else 0.0
+    if not text.strip():
+        return 0.0
+    return min(100.0, float(BLEU(effective_order=True).sentence_score(text, [reference]).score))
 
 
 def edit_distance(text: str, other: str) -> float:
@@ -135,8 +133,6 @@ def _moved(latents: Tensor, source: Tensor) -> float:
     if latents.numel() == 0:
         return 0.0
     if latents.shape != source.shape:  # (of texts of other lengths: place by place on the shorter one's scale)
-        from ladle.editing.paths import stretched
-
         length = min(len(latents), len(source))
         latents, source = stretched(latents, length), stretched(source, length)
     return float((latents - source).square().mean().sqrt())

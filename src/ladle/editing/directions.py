@@ -6,7 +6,7 @@ latents, and needs no training of that model.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,7 +29,8 @@ from ladle.storage.writing import DIRECTION, atomic_folder, atomic_json, check_f
 
 RECORD, WEIGHTS = "direction.json", "model.safetensors"
 Kind = Literal["mean", "probe"]
-HELD_OUT = 0.2  # share of the rows that measure the probe
+HELD_OUT = 0.2  # share of the rows of each side that measure the probe
+LEAST = 5  # rows of each side
 ROWS = 20_000  # to learn from, at most
 PENALTY = 0.01  # inverse strength of the probe's L2 penalty: 384 channels, often of a few hundred texts
 
@@ -112,11 +113,15 @@ def fit_direction(
     """Learn a direction from labelled rows, and write it to the folder `output`, if one is given.
 
     Args:
-        towards: the label to go to; None: the second of two. away: the label to go from; None: all others.
+        towards: the label to go to; None: of two labels the second, or the one that is not `away`. away: the label to
+            go from; None: all others.
         kind: `mean`: the difference of the classes' means. `probe`: the weights of a logistic regression, as long as
             takes the one mean past the other; it leaves alone what differs between the classes by chance.
 
-    Raises UserError: bad rows, fewer than two labels, no such label, fewer than four texts of a side.
+    The means are those of all rows. The probe learns from four fifths of each side, and the rest measures it.
+
+    Raises UserError: bad rows, no such label, the same label twice, more than two labels and none to go to, fewer than
+    five texts of a side.
     """
     if kind not in get_args(Kind):
         raise UserError(f"there is no kind of direction '{kind}'; allowed are {', '.join(get_args(Kind))}")
@@ -124,19 +129,15 @@ def fit_direction(
         check_folder(output, DIRECTION, (data,))
     rows = read_and_tell(data, columns or Columns(), log, need=("text", "label"))
     labels = sorted({row["label"] for row in rows})
-    if towards is None and len(labels) == 2 and away is None:
-        away, towards = labels
-    for name in (towards, away):
-        if name is not None and name not in labels:
-            raise UserError(f"no row has the label '{name}'; the labels are {', '.join(labels[:10])}")
-    if towards is None:
-        raise UserError(f"give the label to go to with --towards; the labels are {', '.join(labels[:10])}")
+    towards, away = _both_labels(labels, towards, away)
     order = np.random.default_rng(seed).permutation(len(rows))
     used = [rows[i] for i in order if rows[i]["label"] == towards or away in (None, rows[i]["label"])][:ROWS]
-    held = max(1, int(HELD_OUT * len(used)))
     right = np.array([row["label"] == towards for row in used])
-    if min(right[held:].sum(), (~right[held:]).sum()) < 4:
-        raise UserError("a direction needs at least five texts on each side; give more rows")
+    if min(right.sum(), (~right).sum()) < LEAST:
+        raise UserError(f"a direction needs at least {LEAST} texts on each side; give more rows")
+    held = np.zeros(len(used), dtype=bool)
+    for side in (right, ~right):
+        held[side.nonzero()[0][: max(1, int(HELD_OUT * side.sum()))]] = True
     latents = encode_texts(parts.autoencoder, [row["text"] for row in used], batch_size)
     features = latents.values.cpu()
     if not parts.autoencoder.fixed_length:
@@ -148,16 +149,32 @@ def fit_direction(
     return direction
 
 
+def _both_labels(labels: list[str], towards: str | None, away: str | None) -> tuple[str, str | None]:
+    """The label to go to and the one to go from, None for all others, of the labels that rows have."""
+    for name in (towards, away):
+        if name is not None and name not in labels:
+            raise UserError(f"no row has the label '{name}'; the labels are {', '.join(labels[:10])}")
+    if towards is not None and towards == away:
+        raise UserError(f"a direction cannot lead from '{away}' to itself; give two labels")
+    if len(labels) == 2:
+        towards = towards or next(name for name in reversed(labels) if name != away)
+        away = next(name for name in labels if name != towards)
+    if towards is None:
+        raise UserError(f"give the label to go to (towards); the labels are {', '.join(labels[:10])}")
+    return towards, away
+
+
 def _learn(
-    features: Tensor, right: np.ndarray, held: int, kind: Kind, towards: str, away: str, space: str
+    features: Tensor, right: np.ndarray, held: np.ndarray, kind: Kind, towards: str, away: str, space: str
 ) -> Direction:
+    """held: which rows measure the probe."""
     from sklearn.linear_model import LogisticRegression
 
     flat = features.flatten(1).numpy()
-    probe = LogisticRegression(C=PENALTY, max_iter=2000).fit(flat[held:], right[held:])
-    hits = int((probe.predict(flat[:held]) == right[:held]).sum())
-    interval = wilson_interval(hits, held)
-    accuracy = {"value": hits / held, "interval": interval and list(interval), "n": held}
+    probe = LogisticRegression(C=PENALTY, max_iter=2000).fit(flat[~held], right[~held])
+    hits, count = int((probe.predict(flat[held]) == right[held]).sum()), int(held.sum())
+    interval = wilson_interval(hits, count)
+    accuracy = {"value": hits / count, "interval": interval and list(interval), "n": count}
     there, other = features[torch.from_numpy(right)].mean(0), features[torch.from_numpy(~right)].mean(0)
     weight = torch.tensor(probe.coef_[0], dtype=torch.float32).reshape(there.shape)
     values = there - other
@@ -175,8 +192,3 @@ def analogy(parts: ModelParts, first: str, second: str, third: str, batch_size: 
         raise UserError(f"'{parts.name}' has latents for each token, so texts cannot be added; use a model with plans")
     z0 = encode_texts(parts.autoencoder, [first, second, third], batch_size).values
     return z0[2] + z0[1] - z0[0]
-
-
-def as_direction(given: "Direction | PathLike | Sequence[Direction]") -> Direction:
-    """A direction, or the folder of one."""
-    return given if isinstance(given, Direction) else Direction.load(given)  # type: ignore[arg-type]

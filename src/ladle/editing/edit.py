@@ -3,20 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ladle.autoencoder.latents import Latents
+from ladle.checks import check_number
 from ladle.conditioning.store import ConditionStore
 from ladle.data.labels import own_label
 from ladle.editing.change import Change, sentence_bleu
 from ladle.editing.directions import Direction
-from ladle.editing.vary import check_strength
-from ladle.editing.way import renoised
+from ladle.editing.way import all_renoised
 from ladle.editing.wordings import READS_WELL, best_wordings, closeness, draw_wordings, fluency
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
-from ladle.sampling.words import decode_texts, encode_texts, padded
+from ladle.sampling.words import decode_texts, encode_texts
 from ladle.seeding import SampleNoise
 from ladle.storage.parts import ModelParts
 
@@ -40,53 +39,55 @@ def by_label(
     """Each text with another label, and as much of the rest as can stay.
 
     The latents are noised to diffusion time `strength` and brought back under the new label, with guidance (SDEdit,
-    arXiv 2108.01073). Candidates are: the text's own wording (`ladle.autoencoder.wording`: the random numbers that
-    would have drawn it) under the new label, from its own plan and from the changed one, which changes only the words
-    that the label changes (a counterfactual, arXiv 2411.07180); and new wordings of the changed plan. Of those that the
-    model's judge finds to have the label with at least `confidence`, the one is kept that is nearest to the text, in
-    meaning and in words, and reads well; if there is none, the one with the highest probability.
+    arXiv 2108.01073). `candidates` new wordings of them are drawn. With plans there are two more: the text's own
+    wording (`ladle.autoencoder.wording`: the random numbers that would have drawn it) under the new label, from its own
+    plan and from the changed one. It changes only the words that the label changes (a counterfactual, arXiv
+    2411.07180). Strength 0 keeps the latents, and a text that has the label may stay as it is. Of the candidates that
+    the model's judge finds to have the label with at least `confidence`, the one is kept that is nearest to the text,
+    in meaning and in words, and reads well; if there is none, the one with the highest probability.
 
     Raises UserError: a model without labels, an unknown label, strength out of 0 to 1, a model without a judge.
     """
-    strength = check_strength(strength)
-    diffusion = parts.diffusion
+    strength = check_number("strength", strength, 0, 1)
+    diffusion, judge = parts.diffusion, parts.judge
     labels = () if diffusion is None else diffusion.condition.config.labels
     if diffusion is None or not labels:
         raise UserError(f"'{parts.name}' was trained without labels; give a direction, or use another model")
     label = str(own_label(label, labels))
-    if parts.judge is None:
+    diffusion.condition.config.label_ids([label])  # (known, or it raises)
+    if judge is None:
         raise UserError(f"'{parts.name}' has no judge of its labels, so it cannot tell changed texts; train it anew")
-    judge, count = parts.judge, len(texts)
-    there = [labels[int(row.argmax())] for row in judge.probabilities(texts, labels)]
     reader = parts.reader()
-    new = ConditionStore(reader, [label] * count, [None] * count)
-    old = ConditionStore(reader, list(there), [None] * count)
-    plans = parts.autoencoder.is_plan
-    latents = encode_texts(parts.autoencoder, texts, batch_size, wording=plans, conditions=old)
+    new = ConditionStore(reader, [label] * len(texts), [None] * len(texts))
+    there = [labels[int(row.argmax())] for row in judge.probabilities(texts, labels)]
+    old = ConditionStore(reader, list(there), [None] * len(texts))
+    latents = encode_texts(parts.autoencoder, texts, batch_size, wording=parts.autoencoder.is_plan, conditions=old)
     own = [values[mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
-    points, log_snr = _under_label(parts, own, seeds, new, strength, options, batch_size)
-    drawn = [[text] for text in texts] if strength == 0 else [list[str]() for _ in texts]
-    if plans:
-        for places, levels in ((own, [None] * count), (points, log_snr)):
+    streams = [SampleNoise([seed]) for seed in seeds]
+    points, log_snr = all_renoised(diffusion, own, streams, strength, options, new, batch_size)
+    # The candidates of each text, and the latents that each was decoded from.
+    drawn = [[(text, point)] if strength == 0 else [] for text, point in zip(texts, own, strict=True)]
+    if latents.wording is not None:
+        for places, levels in ((own, [None] * len(own)), (points, log_snr)):
             worded = _same_wording(parts, places, levels, latents, new, batch_size)
-            drawn = [[*known, text] for known, text in zip(drawn, worded, strict=True)]
-    more = draw_wordings(parts, points, log_snr, seeds, max(1, candidates - 2), options, new, batch_size)
-    drawn = [[*known, *others] for known, others in zip(drawn, more, strict=True)]
-    flat = [text for known in drawn for text in known]
-    column = labels.index(label)
-    shares = judge.probabilities(flat, labels)[:, column].tolist()
-    near = closeness(parts, flat, [own[row] for row, known in enumerate(drawn) for _ in known], batch_size)
-    well = fluency(parts, flat, batch_size)
-    found, place = [], 0
-    for row, known in enumerate(drawn):
+            for known, text, point in zip(drawn, worded, places, strict=True):
+                known.append((text, point))
+    more = draw_wordings(parts, points, log_snr, seeds, texts, candidates, options, new, batch_size)
+    for known, others, point in zip(drawn, more, points, strict=True):
+        known += [(text, point) for text in others]
+    flat = [text for known in drawn for text, _ in known]
+    shares = iter(judge.probabilities(flat, [label])[:, 0].tolist())
+    near = iter(closeness(parts, flat, [own[row] for row, known in enumerate(drawn) for _ in known], batch_size))
+    well = iter(fluency(parts, flat, batch_size))
+    found = []
+    for text, seed, known in zip(texts, seeds, drawn, strict=True):
         ranked = []
-        for number, text in enumerate(known):
-            share = shares[place] if text.strip() else 0.0
-            alike = near[place] + sentence_bleu(text, texts[row]) / 100 + READS_WELL * well[place]
-            ranked.append((share >= confidence, alike if share >= confidence else share, -number, text))
-            place += 1
-        best = max(ranked)[3]
-        found.append(Change(best, texts[row], seeds[row], amount=strength, latents=points[row].cpu()))
+        for number, (candidate, _) in enumerate(known):
+            share = next(shares) if candidate.strip() else 0.0 * next(shares)
+            alike = next(near) + sentence_bleu(candidate, text) / 100 + READS_WELL * next(well)
+            ranked.append((share >= confidence, alike if share >= confidence else share, -number))
+        best, point = known[-max(ranked)[2]]
+        found.append(Change(best, text, seed, amount=strength, latents=point.cpu()))
     return found
 
 
@@ -108,7 +109,7 @@ def by_direction(
     Raises UserError: a direction of other latents, a strength beyond -10 to 10.
     """
     direction.check(parts)
-    check_strength(abs(strength), MOST)
+    strength = check_number("strength", strength, -MOST, MOST)
     latents = encode_texts(parts.autoencoder, texts, batch_size, wording=parts.autoencoder.is_plan)
     own = [values[mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
     points = [direction.moved(values, strength) for values in own]
@@ -129,7 +130,7 @@ def at_points(
 ) -> list[Change]:
     """Each text, said as its point [L, D] says it. latents: of the texts, with their wording if they have one."""
     clean: list[float | None] = [None] * len(texts)
-    drawn = draw_wordings(parts, points, clean, seeds, candidates, options, batch_size=batch_size)
+    drawn = draw_wordings(parts, points, clean, seeds, texts, candidates, options, batch_size=batch_size)
     if latents.wording is not None:
         worded = _same_wording(parts, points, clean, latents, None, batch_size)
         drawn = [[text, *known] for text, known in zip(worded, drawn, strict=True)]
@@ -138,30 +139,6 @@ def at_points(
         Change(text, source, seed, amount=strength, latents=point.cpu())
         for text, source, seed, point in zip(best, texts, seeds, points, strict=True)
     ]
-
-
-def _under_label(
-    parts: ModelParts,
-    own: Sequence[Tensor],
-    seeds: Sequence[int],
-    conditions: ConditionStore,
-    strength: float,
-    options: SamplingOptions,
-    batch_size: int,
-) -> tuple[list[Tensor], list[float | None]]:
-    """Latents [L, D] of each text, noised and brought back under the conditions, and their log-SNR."""
-    assert parts.diffusion is not None
-    points: list[Tensor] = []
-    log_snr: list[float | None] = []
-    for start in range(0, len(own), batch_size):
-        rows = torch.arange(start, min(start + batch_size, len(own)))
-        raw = conditions.gather(rows).to(parts.diffusion.device)
-        noise = SampleNoise([seeds[row] for row in rows.tolist()])
-        z0 = renoised(parts.diffusion, raw, padded([own[row] for row in rows.tolist()]), noise, strength, options)
-        scale = 1.0 if z0.level is None else z0.level.scale
-        points += [values[mask] / scale for values, mask in zip(z0.values, z0.mask, strict=True)]
-        log_snr += [None if z0.level is None else float(z0.level.log_snr)] * len(rows)
-    return points, log_snr
 
 
 def _same_wording(
@@ -178,7 +155,7 @@ def _same_wording(
 
 @dataclass(frozen=True)
 class LabelAttribute:
-    """The probability of a label by a model's own judge, for the report of an edit."""
+    """The probability of a label, in any spelling, by a model's own judge, for the report of an edit."""
 
     parts: ModelParts
     label: str
@@ -186,7 +163,8 @@ class LabelAttribute:
     def __call__(self, texts: list[str]) -> list[float]:
         """One for each text."""
         assert self.parts.judge is not None
-        return self.parts.judge.probabilities(texts, [self.label])[:, 0].tolist()
+        label = str(own_label(self.label, self.parts.judge.labels))
+        return self.parts.judge.probabilities(texts, [label])[:, 0].tolist()
 
 
 @dataclass(frozen=True)

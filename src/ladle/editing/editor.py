@@ -1,16 +1,16 @@
 """Editing: texts blended, varied, said in other words, changed. One call each, with a report on every text."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
-from ladle.checks import MAX_SEED, check_texts, check_whole
+from ladle.checks import MAX_SEED, check_number, check_texts, check_whole
 from ladle.data.files import PathLike
 from ladle.data.stores import count_cut
 from ladle.editing import edit as editing
 from ladle.editing import interpolate as paths
-from ladle.editing.change import Change, Fluency, measured
+from ladle.editing.change import Attribute, Change, Fluency, measured
 from ladle.editing.directions import Direction, analogy
 from ladle.editing.vary import MAX_OVERLAP, paraphrase, vary
 from ladle.errors import UserError
@@ -30,7 +30,8 @@ class Editor:
     Each method returns `Change`s: a text, what it was made from, and how much of it was kept. Common arguments:
 
     * seed: of the first text; seeds count up from it. None: a random one, which each `Change` says.
-    * scorer: a folder that `ladle fit scorer` wrote, or a causal language model: adds the perplexity of each text.
+    * scorer: a folder that `ladle fit scorer` wrote, a causal language model, or what `scorer_fluency` made of one. It
+      adds the perplexity of each text.
     * batch_size: texts at once. overrides: fields of `ladle.sampling.options.SamplingOptions`.
 
     All raise UserError for an empty text, a text that is longer than the model holds, or an option out of range.
@@ -48,7 +49,7 @@ class Editor:
         path: str = "prior",
         candidates: int = paths.CANDIDATES,
         seed: int | None = None,
-        scorer: str | None = None,
+        scorer: str | Fluency | None = None,
         **overrides: Any,
     ) -> list[Change] | list[list[Change]]:
         """Texts on the way from one to another, both included: `steps` of them. Two lists give a way for each pair.
@@ -78,10 +79,12 @@ class Editor:
         path: str = "slerp",
         candidates: int = paths.CANDIDATES,
         seed: int | None = None,
-        scorer: str | None = None,
+        scorer: str | Fluency | None = None,
         **overrides: Any,
     ) -> Change:
-        """One text from several, by the weighted mean of their latents. A negative weight goes away from its text."""
+        """One text from several, by the weighted mean of their latents. A negative weight goes away from its text.
+
+        path: `slerp`, `linear`, `prior` or `renoise` (`ladle.editing.interpolate.blend`)."""
         change = paths.blend(
             self.parts, self._texts(texts), weights, path=path, seed=_first(seed, 1),
             candidates=check_whole("candidates", candidates), options=self._options(overrides),
@@ -96,7 +99,7 @@ class Editor:
         n: int = 1,
         *,
         seed: int | None = None,
-        scorer: str | None = None,
+        scorer: str | Fluency | None = None,
         **overrides: Any,
     ) -> list[Change]:
         """`n` variations of each text. strength: 0 draws other words for the same latents, 1 is a free sample."""
@@ -113,7 +116,7 @@ class Editor:
         candidates: int = 16,
         max_overlap: float = MAX_OVERLAP,
         seed: int | None = None,
-        scorer: str | None = None,
+        scorer: str | Fluency | None = None,
         **overrides: Any,
     ) -> list[Change]:
         """`n` paraphrases of each text: near in meaning, far in words. max_overlap: sentence BLEU against the text, 0
@@ -138,7 +141,7 @@ class Editor:
         candidates: int = editing.CANDIDATES,
         confidence: float = editing.CONFIDENCE,
         seed: int | None = None,
-        scorer: str | None = None,
+        scorer: str | Fluency | None = None,
         **overrides: Any,
     ) -> list[Change]:
         """Each text with another label, or moved along a direction (`fit_direction`, or its folder).
@@ -151,8 +154,7 @@ class Editor:
         """
         if (label is None) == (direction is None):
             raise UserError("give a label or a direction, one of them")
-        if not 0 <= confidence <= 1:
-            raise UserError(f"confidence is {confidence}; give a probability from 0 to 1")
+        check_number("confidence", confidence, 0, 1)
         repeated, seeds = self._repeated(texts, n, seed)
         options, count = self._options(overrides), check_whole("candidates", candidates)
         if direction is None:
@@ -177,11 +179,13 @@ class Editor:
         *,
         candidates: int = editing.CANDIDATES,
         seed: int | None = None,
-        scorer: str | None = None,
+        scorer: str | Fluency | None = None,
         **overrides: Any,
     ) -> Change:
         """What is to `third` as `second` is to `first`, by adding and subtracting latents."""
         for name, text in (("first", first), ("second", second), ("third", third)):
+            if not isinstance(text, str):
+                raise UserError(f"{name} is a {type(text).__name__}; give one text")
             self._texts(text, name)
         point = analogy(self.parts, first, second, third, self.batch_size)
         latents = encode_texts(self.parts.autoencoder, [third], self.batch_size, wording=self.parts.autoencoder.is_plan)
@@ -212,9 +216,9 @@ class Editor:
         return repeated, range(first, first + len(repeated))
 
     def _measured(
-        self, changes: Sequence[Change], scorer: str | None, attribute: Callable[[list[str]], list[float]] | None = None
+        self, changes: Sequence[Change], scorer: str | Fluency | None, attribute: Attribute | None = None
     ) -> list[Change]:
-        fluency = None if scorer is None else scorer_fluency(scorer)
+        fluency = scorer if scorer is None or callable(scorer) else scorer_fluency(scorer)
         return measured(self.parts, changes, attribute=attribute, fluency=fluency, batch_size=self.batch_size)
 
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ladle.autoencoder.latents import Latents
+from ladle.checks import check_number
 from ladle.conditioning.encoder import RawCondition
 from ladle.config import nearest
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.editing.change import Change
 from ladle.editing.paths import lerp, slerp, stretched, weighted
-from ladle.editing.way import from_noise, renoised, to_noise
+from ladle.editing.way import all_renoised, from_noise, to_noise
 from ladle.editing.wordings import best_wordings, draw_wordings
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
@@ -21,9 +21,8 @@ from ladle.storage.parts import ModelParts
 
 Mix = Callable[[Tensor, Tensor, float], Tensor]
 """(latents [L, D] of one text, of another, share of the other) -> latents between them."""
-# How the latents of two texts are mixed, and whether the result then goes through the prior.
-MIXES: dict[str, Mix] = {"linear": lerp, "slerp": slerp}
-PATHS = ("prior", "slerp", "linear", "renoise")
+# How the latents of two texts are mixed on each path. `prior` mixes their noises.
+PATHS: dict[str, Mix] = {"prior": slerp, "slerp": slerp, "linear": lerp, "renoise": slerp}
 CANDIDATES = 4
 RENOISE_TIME = 0.4  # what is unlikely about a blend is lost there, and what it is about is not
 
@@ -70,27 +69,26 @@ def interpolate(
     """
     check_path(path)
     options = options or parts.sampling
-    texts = [*firsts, *seconds]
-    latents = encode_texts(parts.autoencoder, texts, batch_size, wording=parts.autoencoder.is_plan)
-    count = len(firsts)
+    texts, count = [*firsts, *seconds], len(firsts)
+    plans = parts.autoencoder.is_plan
+    latents = encode_texts(parts.autoencoder, texts, batch_size, wording=plans)
     points = [own[mask] for own, mask in zip(latents.values, latents.mask, strict=True)]
-    ends = _decoded_ends(parts, latents, points, batch_size)
-    way = points if path != "prior" else _noises(_prior(parts), points, batch_size)
-    mixes = [(pair, share) for pair in range(count) for share in shares if 0 < share < 1]
-    mix = MIXES.get(path, slerp)
-    between = [mixed(way[pair], way[count + pair], share, mix) for pair, share in mixes]
-    if path == "prior":
-        between = _forward(_prior(parts), between, batch_size)
-    elif path == "renoise":
-        between = _cleaned(parts, between, [seed + pair for pair, _ in mixes], batch_size)
-    written = _written(parts, between, [seed + pair for pair, _ in mixes], candidates, options, batch_size)
-    known = dict(zip(mixes, zip(written, between, strict=True), strict=True))
+    decoder = None if plans else options.decoder
+    ends = decode_texts(parts.autoencoder, points, decoder, batch_size, wording=latents.wording)
+    mixes = [(pair, share) for pair in range(count) for share in dict.fromkeys(shares) if 0 < share < 1]
+    way = _start(parts, points, path, batch_size) if mixes else points
+    between = [mixed(way[pair], way[count + pair], share, PATHS[path]) for pair, share in mixes]
+    seeds = [seed + pair for pair, _ in mixes]
+    between = _end(parts, between, path, seeds, options, batch_size)
+    known = [f"{firsts[pair]} {seconds[pair]}" for pair, _ in mixes]
+    written = _written(parts, between, seeds, known, candidates, options, batch_size)
+    found = dict(zip(mixes, zip(written, between, strict=True), strict=True))
     rows = []
     for pair in range(count):
         row = []
         for share in shares:
             end = pair if share <= 0 else count + pair
-            text, own = known.get((pair, share)) or (ends[end], points[end])
+            text, own = found.get((pair, share)) or (ends[end], points[end])
             row.append(Change(text, texts[pair], seed + pair, texts[count + pair], share, latents=own.cpu()))
         rows.append(row)
     return rows
@@ -108,42 +106,36 @@ def blend(
     batch_size: int = 128,
 ) -> Change:
     """One text from several: the weighted mean of their latents (`ladle.editing.paths.weighted`), put into words as by
-    `interpolate`. weights: one for each text, negative to go away from it; None: all the same. path: `slerp` decodes
-    the mean itself, `prior` takes the mean of their noises, `renoise` lets the prior mend the mean.
+    `interpolate`. The report compares it with the first text.
 
-    Raises UserError: fewer than two texts, as many weights as texts are needed, weights that sum to 0, no such path.
+    weights: one for each text, negative to go away from it; None: all the same. They are divided by their sum. path:
+    `slerp` decodes the mean itself, `linear` the mean without its length mended, `prior` takes the mean of the noises
+    of the texts, `renoise` lets the prior mend the mean.
+
+    Raises UserError: fewer than two texts, another number of weights than of texts, weights that are not finite or that
+    sum to 0, no such path, no prior.
     """
     check_path(path)
     if len(texts) < 2:
-        raise UserError("a blend needs at least two texts")
-    weights = [1.0] * len(texts) if weights is None else list(weights)
+        raise UserError(f"{len(texts)} text is given; a blend needs at least two")
+    weights = [1.0] * len(texts) if weights is None else [check_number("a weight", weight) for weight in weights]
     if len(weights) != len(texts):
         raise UserError(f"{len(weights)} weights for {len(texts)} texts; give one weight for each text")
     total = sum(weights)
-    if not all(map(_finite, weights)) or abs(total) < 1e-6:
-        raise UserError("the weights of a blend must be finite and must not sum to 0")
+    if abs(total) < 1e-6:
+        raise UserError("the weights of a blend sum to 0; give others")
+    options = options or parts.sampling
     latents = encode_texts(parts.autoencoder, texts, batch_size)
     points = [own[mask] for own, mask in zip(latents.values, latents.mask, strict=True)]
-    way = points if path != "prior" else _noises(_prior(parts), points, batch_size)
+    way = _start(parts, points, path, batch_size)
     shares = torch.tensor([weight / total for weight in weights])
-    length = max(1, round(sum(share * len(own) for share, own in zip(shares.abs().tolist(), way, strict=True))
-                          / float(shares.abs().sum())))  # fmt: skip
+    parted = shares.abs() / shares.abs().sum()
+    length = round(sum(share * len(own) for share, own in zip(parted.tolist(), way, strict=True)))
     stacked = torch.stack([stretched(own, length) for own in way])
-    mean = stacked.mean(0) if path == "linear" else weighted(stacked, shares.to(stacked))
-    between = [mean]
-    if path == "prior":
-        between = _forward(_prior(parts), between, batch_size)
-    elif path == "renoise":
-        between = _cleaned(parts, between, [seed], batch_size)
-    text = _written(parts, between, [seed], candidates, options or parts.sampling, batch_size)[0]
+    mean = weighted(stacked, shares.to(stacked), mend=path != "linear")
+    between = _end(parts, [mean], path, [seed], options, batch_size)
+    text = _written(parts, between, [seed], [" ".join(texts)], candidates, options, batch_size)[0]
     return Change(text, texts[0], seed, latents=between[0].cpu())
-
-
-def _written(
-    parts: ModelParts, points: list[Tensor], seeds: Sequence[int], count: int, options: SamplingOptions, batch_size: int
-) -> list[str]:
-    drawn = draw_wordings(parts, points, [None] * len(points), seeds, count, options, batch_size=batch_size)
-    return best_wordings(parts, drawn, points, batch_size)
 
 
 def mixed(first: Tensor, second: Tensor, share: float, mix: Mix) -> Tensor:
@@ -152,18 +144,46 @@ def mixed(first: Tensor, second: Tensor, share: float, mix: Mix) -> Tensor:
     return mix(stretched(first, length), stretched(second, length), share)
 
 
-def _finite(number: float) -> bool:
-    return bool(torch.tensor(float(number)).isfinite())
+def _start(parts: ModelParts, points: list[Tensor], path: str, batch_size: int) -> list[Tensor]:
+    """What is mixed on a path: the latents themselves, or the noise of each text."""
+    return _noises(_prior(parts), points, batch_size) if path == "prior" else points
+
+
+def _end(
+    parts: ModelParts,
+    mixes: list[Tensor],
+    path: str,
+    seeds: Sequence[int],
+    options: SamplingOptions,
+    batch_size: int,
+) -> list[Tensor]:
+    """The latents of what was mixed on a path."""
+    if path == "prior":
+        return _forward(_prior(parts), mixes, batch_size)
+    if path == "renoise":
+        streams, to_the_end = [SampleNoise([seed]) for seed in seeds], options.override(stop_time=0.0)
+        return all_renoised(_prior(parts), mixes, streams, RENOISE_TIME, to_the_end, batch_size=batch_size)[0]
+    return mixes
+
+
+def _written(
+    parts: ModelParts,
+    points: list[Tensor],
+    seeds: Sequence[int],
+    known: Sequence[str],
+    count: int,
+    options: SamplingOptions,
+    batch_size: int,
+) -> list[str]:
+    clean = [None] * len(points)
+    drawn = draw_wordings(parts, points, clean, seeds, known, count, options, batch_size=batch_size)
+    return best_wordings(parts, drawn, points, batch_size)
 
 
 def _prior(parts: ModelParts) -> LatentDiffusionModel:
     if parts.diffusion is None:
-        raise UserError(f"'{parts.name}' has no diffusion model; give path='slerp', which needs none")
+        raise UserError(f"'{parts.name}' has no diffusion model; choose the path slerp, which needs none")
     return parts.diffusion
-
-
-def _decoded_ends(parts: ModelParts, latents: Latents, points: list[Tensor], batch_size: int) -> list[str]:
-    return decode_texts(parts.autoencoder, points, None, batch_size, wording=latents.wording)
 
 
 def _noises(diffusion: LatentDiffusionModel, points: list[Tensor], batch_size: int) -> list[Tensor]:
@@ -182,18 +202,5 @@ def _forward(diffusion: LatentDiffusionModel, noises: list[Tensor], batch_size: 
     for start in range(0, len(noises), batch_size):
         zt = padded(noises[start : start + batch_size])
         z0 = from_noise(diffusion, RawCondition(), zt.values, zt.mask)
-        found += [own[mask] for own, mask in zip(z0.values, z0.mask, strict=True)]
-    return found
-
-
-def _cleaned(parts: ModelParts, points: list[Tensor], seeds: Sequence[int], batch_size: int) -> list[Tensor]:
-    """Latents, noised a little and brought back by the prior to the end."""
-    diffusion, options = _prior(parts), parts.sampling.override(stop_time=0.0)
-    found: list[Tensor] = []
-    for start in range(0, len(points), batch_size):
-        rows = slice(start, start + batch_size)
-        latents = padded(points[rows])
-        noise = SampleNoise(list(seeds[rows]))
-        z0 = renoised(diffusion, RawCondition(), latents, noise, RENOISE_TIME, options)
         found += [own[mask] for own, mask in zip(z0.values, z0.mask, strict=True)]
     return found

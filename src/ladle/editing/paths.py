@@ -23,18 +23,22 @@ def slerp(first: Tensor, second: Tensor, share: float) -> Tensor:
     if share in (0, 1):
         return second if share else first
     lengths = first.norm(), second.norm()
-    cosine = (first * second).sum() / (lengths[0] * lengths[1]).clamp_min(1e-12)
-    if not -PARALLEL < cosine < PARALLEL:
+    cosine = (first * second).sum() / (lengths[0] * lengths[1])
+    if not -PARALLEL < cosine < PARALLEL:  # (or NaN: one of them is zero)
         return lerp(first, second, share)
     angle = torch.arccos(cosine)
     part = torch.sin((1 - share) * angle) * first / lengths[0] + torch.sin(share * angle) * second / lengths[1]
     return part / torch.sin(angle) * torch.lerp(lengths[0], lengths[1], share)
 
 
-def weighted(latents: Tensor, weights: Tensor) -> Tensor:
-    """Latents [N, L, D] with weights [N] that sum to 1 -> their mean [L, D], with the mean of their lengths. Negative
-    weights go away from a text."""
+def weighted(latents: Tensor, weights: Tensor, *, mend: bool = True) -> Tensor:
+    """Latents [N, L, D] with weights [N] that sum to 1 -> their mean [L, D]. Negative weights go away from a text.
+
+    mend: give the mean the mean of their lengths; else it is too short.
+    """
     mean = torch.einsum("n,nld->ld", weights, latents)
+    if not mend:
+        return mean
     length = (weights.abs() / weights.abs().sum() * latents.flatten(1).norm(dim=1)).sum()
     return mean * (length / mean.norm().clamp_min(1e-12))
 

@@ -4,26 +4,19 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ladle.conditioning.encoder import RawCondition
+from ladle.checks import check_number
 from ladle.editing.change import Change, sentence_bleu
-from ladle.editing.way import renoised
-from ladle.editing.wordings import READS_WELL, closeness, draw_wordings, fluency
+from ladle.editing.way import all_renoised
+from ladle.editing.wordings import READS_WELL, closeness, draw_wordings, fluency, write_points
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
-from ladle.sampling.words import decode_texts, decoding, encode_texts, padded
+from ladle.sampling.words import encode_texts
 from ladle.seeding import SampleNoise
 from ladle.storage.parts import ModelParts
 
 PARAPHRASE_TIME = 0.1  # of a plan: as much noise as hides the small things that only the source's own words say
 ALIGNED_TIME = 0.5  # of position-aligned latents, which hold the words themselves
 MAX_OVERLAP = 40.0  # sentence BLEU of a paraphrase against its source, above which it says the same in the same words
-
-
-def check_strength(strength: float, most: float = 1.0) -> float:
-    """Raises UserError: not a number from 0 to `most`."""
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= most:
-        raise UserError(f"strength is {strength!r}; give a number from 0 to {most:g}")
-    return float(strength)
 
 
 def vary(
@@ -38,14 +31,16 @@ def vary(
     """One variation of each text: its latents, noised to diffusion time `strength` and brought back by the prior
     (`renoised`), in new words.
 
-    strength: 0 keeps the latents and draws other words, 1 is a free sample. seeds: one for each text.
+    strength: 0 keeps the latents and draws other words, 1 is a free sample with as many latents. seeds: one for each
+    text.
 
     Raises UserError: strength out of range, a model without a diffusion model.
     """
-    strength = check_strength(strength)
-    points, log_snr, streams = _moved(parts, texts, seeds, strength, options, batch_size)
+    strength = check_number("strength", strength, 0, 1)
+    streams = [SampleNoise([seed]) for seed in seeds]
+    points, log_snr = _moved(parts, _latents(parts, texts, batch_size), streams, strength, options, batch_size)
     # The words go on from the stream that made the noise, as those of a sample do.
-    drawn = _one_wording(parts, points, log_snr, streams, options, batch_size)
+    drawn = write_points(parts, points, log_snr, streams, texts, options, batch_size=batch_size)
     return [
         Change(text, source, seed, amount=strength, latents=point.cpu())
         for text, source, seed, point in zip(drawn, texts, seeds, points, strict=True)
@@ -72,13 +67,11 @@ def paraphrase(
     """
     if candidates < count:
         raise UserError(f"{candidates} candidates for {count} paraphrases; give at least as many candidates")
-    if not 0 <= max_overlap <= 100:
-        raise UserError(f"max_overlap is {max_overlap}; give a BLEU from 0 to 100")
+    check_number("max_overlap", max_overlap, 0, 100)
     time = PARAPHRASE_TIME if parts.autoencoder.is_plan else ALIGNED_TIME
-    latents = encode_texts(parts.autoencoder, texts, batch_size)
-    clean = [own[mask] for own, mask in zip(latents.values, latents.mask, strict=True)]
-    points, log_snr, _ = _moved(parts, texts, seeds, time, options, batch_size)
-    drawn = draw_wordings(parts, points, log_snr, seeds, candidates, options, batch_size=batch_size)
+    clean = _latents(parts, texts, batch_size)
+    points, log_snr = _moved(parts, clean, [SampleNoise([seed]) for seed in seeds], time, options, batch_size)
+    drawn = draw_wordings(parts, points, log_snr, seeds, texts, candidates, options, batch_size=batch_size)
     flat = [text for own in drawn for text in own]
     near = closeness(parts, flat, [point for point in clean for _ in range(candidates)], batch_size)
     well = fluency(parts, flat, batch_size)
@@ -92,46 +85,28 @@ def paraphrase(
             ranked.append((not far, -(near[place] + READS_WELL * well[place]) if far else overlap, number, text))
         kept = dict.fromkeys(text for *_, text in sorted(ranked))
         chosen = [text for text in kept if text.strip()][:count] or [own[0]]
-        chosen += [own[0]] * (count - len(chosen))
+        chosen += [chosen[0]] * (count - len(chosen))  # (too few differ)
         found.append([Change(text, texts[row], seeds[row], latents=points[row].cpu()) for text in chosen])
     return found
 
 
+def _latents(parts: ModelParts, texts: Sequence[str], batch_size: int) -> list[Tensor]:
+    """z0 [L, D] of each text."""
+    latents = encode_texts(parts.autoencoder, texts, batch_size)
+    return [own[mask] for own, mask in zip(latents.values, latents.mask, strict=True)]
+
+
 def _moved(
     parts: ModelParts,
-    texts: Sequence[str],
-    seeds: Sequence[int],
+    points: Sequence[Tensor],
+    streams: Sequence[SampleNoise],
     time: float,
     options: SamplingOptions,
     batch_size: int,
-) -> tuple[list[Tensor], list[float | None], list[SampleNoise]]:
-    """Each text's latents [L, D], noised to `time` and brought back, with unit variance where they keep noise; their
-    log-SNR, None without noise; and the streams of random numbers after that."""
-    latents = encode_texts(parts.autoencoder, texts, batch_size)
-    points = [own[mask] for own, mask in zip(latents.values, latents.mask, strict=True)]
-    streams = [SampleNoise([seed]) for seed in seeds]
+) -> tuple[list[Tensor], list[float | None]]:
+    """`all_renoised` by the model's prior, which time 0 does not need."""
     if time == 0:
-        return points, [None] * len(points), streams
+        return list(points), [None] * len(points)
     if parts.diffusion is None:
         raise UserError(f"'{parts.name}' has no diffusion model, so it cannot vary texts; train one with `ladle train`")
-    found: list[Tensor] = []
-    log_snr: list[float | None] = []
-    for start in range(0, len(points), batch_size):
-        rows = slice(start, start + batch_size)
-        noise = SampleNoise.join(streams[rows])
-        z0 = renoised(parts.diffusion, RawCondition(), padded(points[rows]), noise, time, options)
-        scale = 1.0 if z0.level is None else z0.level.scale
-        found += [values[mask] / scale for values, mask in zip(z0.values, z0.mask, strict=True)]
-        log_snr += [None if z0.level is None else float(z0.level.log_snr)] * len(points[rows])
-    return found, log_snr, streams
-
-
-def _one_wording(
-    parts: ModelParts,
-    points: Sequence[Tensor],
-    log_snr: Sequence[float | None],
-    streams: Sequence[SampleNoise],
-    options: SamplingOptions,
-    batch_size: int,
-) -> list[str]:
-    return decode_texts(parts.autoencoder, points, options.decoder, batch_size, streams, log_snr, **decoding(options))
+    return all_renoised(parts.diffusion, points, streams, time, options, batch_size=batch_size)

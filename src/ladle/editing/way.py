@@ -5,6 +5,7 @@ arXiv 2010.02502; 2105.05233, appendix F). Noise and latents are then two names 
 noises leads through texts that the prior finds likely. The line between two latents does not.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,12 +13,14 @@ from torch import Tensor
 
 from ladle.autoencoder.latents import Latents
 from ladle.conditioning.encoder import RawCondition
+from ladle.conditioning.store import ConditionStore
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.prediction import add_noise
 from ladle.diffusion.samplers import SAMPLERS
 from ladle.diffusion.schedule import Level, sampling_levels
-from ladle.sampling.draw import Wrapper, draw_latents, followed
+from ladle.sampling.draw import Wrapper, draw_latents, stop_time_of
 from ladle.sampling.options import SamplingOptions
+from ladle.sampling.words import padded
 from ladle.seeding import SampleNoise
 
 # Of the ways that must return. (Heun's first step back, from a log-SNR of 15, errs more than all of DDIM's. With the
@@ -36,7 +39,7 @@ def to_noise(
     """z0 -> the zt [B, L, D] at diffusion time `time` from which the deterministic sampler leads to z0 again."""
     levels = sampling_levels(diffusion.schedule, steps, start_time=time)
     levels = [level.to(diffusion.device) for level in reversed(levels)]
-    denoise = diffusion.denoise(latents.mask, diffusion.condition.encode(raw, len(latents)))
+    denoise = diffusion.denoise(latents.mask, diffusion.condition.encode(raw, len(latents)), levels)
     zt = levels[0].alpha * latents.values
     return SAMPLERS[SOLVER](denoise, zt, levels, noise=_no_noise) * latents.mask[..., None]
 
@@ -52,7 +55,7 @@ def from_noise(
 ) -> Latents:
     """The inverse of `to_noise`: zt [B, L, D] at `time`, mask [B, L] -> z0, without random numbers."""
     levels = [level.to(diffusion.device) for level in sampling_levels(diffusion.schedule, steps, start_time=time)]
-    denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, len(zt)))
+    denoise = diffusion.denoise(mask, diffusion.condition.encode(raw, len(zt)), levels)
     z0 = SAMPLERS[SOLVER](denoise, zt, levels, noise=_no_noise)
     return Latents(z0 * mask[..., None], mask)
 
@@ -69,8 +72,9 @@ def renoised(
 ) -> Latents:
     """z0, noised to `time` and brought back by the sampler under the conditions `raw` (SDEdit, arXiv 2108.01073).
 
-    0 changes nothing, 1 draws freely. Of a plan, a `time` below the stop time of `options` hands over the noised plan
-    itself. The result has a level where a plan was handed over with noise. changed: a wrapper of the denoiser.
+    0 changes nothing, 1 draws freely. Of a plan, a `time` up to the stop time of `options` hands over the noised plan
+    itself. Other latents go to the end then. The result has a level where a plan was handed over with noise. changed: a
+    wrapper of the denoiser.
     """
     if time <= 0:
         return latents
@@ -78,15 +82,42 @@ def renoised(
     level = diffusion.schedule.level(torch.tensor(time, dtype=torch.float64))
     level = Level(*(x.float().to(latents.values.device) for x in level))
     zt = add_noise(latents.values, noise.normal(shapes).to(latents.values), level) * latents.mask[..., None]
-    obeyed = raw.only(followed(diffusion, options), tuple(diffusion.condition.config.attributes))
-    given = bool(obeyed.given_rows(len(latents)).any())
-    if (options.conditional if given else options.unconditional).stop_time >= time:
+    if stop_time_of(diffusion, raw, len(latents), options) >= time:
         if diffusion.hands_over_samples:
             return Latents(zt, latents.mask, latents.space, level)
         options = options.override(stop_time=0.0)
     lengths = latents.mask.sum(1).cpu()
     found = draw_latents(diffusion, raw, noise, lengths, options, changed=changed, zt=zt, start_time=time)
     return replace(found, space=latents.space)
+
+
+def all_renoised(
+    diffusion: LatentDiffusionModel,
+    points: Sequence[Tensor],
+    streams: Sequence[SampleNoise],
+    time: float,
+    options: SamplingOptions,
+    conditions: ConditionStore | None = None,
+    batch_size: int = 128,
+) -> tuple[list[Tensor], list[float | None]]:
+    """`renoised` of many texts, in batches: latents [L, D] of each text and their log-SNR (None: they have no noise).
+
+    Latents that keep noise have unit variance, as `decode_texts` takes them. streams: of each text; they go on.
+    conditions: of each text; None: none has any.
+    """
+    if time <= 0:
+        return list(points), [None] * len(points)
+    found: list[Tensor] = []
+    log_snr: list[float | None] = []
+    for start in range(0, len(points), batch_size):
+        rows = range(start, min(start + batch_size, len(points)))
+        raw = RawCondition() if conditions is None else conditions.gather(torch.tensor(rows)).to(diffusion.device)
+        noise = SampleNoise.join([streams[row] for row in rows])
+        z0 = renoised(diffusion, raw, padded([points[row] for row in rows]), noise, time, options)
+        scale = 1.0 if z0.level is None else z0.level.scale
+        found += [values[mask] / scale for values, mask in zip(z0.values, z0.mask, strict=True)]
+        log_snr += [None if z0.level is None else float(z0.level.log_snr)] * len(rows)
+    return found, log_snr
 
 
 def _no_noise() -> Tensor:

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ladle.autoencoder.autoencoder import TextAutoencoder
 from ladle.autoencoder.latents import Latents
 from ladle.conditioning.decoder import read_conditions
+from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.store import ConditionStore
 from ladle.data.stores import length_batches
 from ladle.editing.paths import stretched
 from ladle.sampling.candidates import candidate_seeds
 from ladle.sampling.options import SamplingOptions
-from ladle.sampling.words import decode_texts, decoding, encode_texts, level_of
+from ladle.sampling.soundness import soundness
+from ladle.sampling.words import decode_texts, decoding, encode_texts, level_of, lexicon_for, words_are_known
 from ladle.seeding import SampleNoise
 from ladle.storage.parts import ModelParts
 
@@ -21,28 +24,63 @@ NOISE_LOG_SNR = -8.0  # of a plan of which nothing is left: its decoder is a pla
 READS_WELL = 0.1  # what a nat a token is worth beside the cosine between a text's latents and the point
 
 
+def write_points(
+    parts: ModelParts,
+    points: Sequence[Tensor],
+    log_snr: Sequence[float | None],
+    streams: Sequence[SampleNoise],
+    known: Sequence[str],
+    options: SamplingOptions,
+    conditions: ConditionStore | None = None,
+    batch_size: int = 128,
+) -> list[str]:
+    """A text for each of the points [L, D], drawn as `options` say from its own stream.
+
+    log_snr: of each point; None: it has no noise. known: for each point a text whose words may be written beside those
+    that the model knows, where `options.words` is `known`. (The words of other points' texts may not, so that a text
+    does not depend on its batch.) conditions: of each point, for a decoder that reads them.
+    """
+    backbone = parts.autoencoder.backbone
+    lexicons = {text: lexicon_for(backbone, [text]) if words_are_known(options) else None for text in set(known)}
+    groups: dict[int, list[int]] = {}
+    for row, text in enumerate(known):
+        groups.setdefault(id(lexicons[text]), []).append(row)
+    texts = [""] * len(points)
+    for rows in groups.values():
+        part = None if conditions is None else conditions.of_rows(torch.tensor(rows))
+        lexicon = lexicons[known[rows[0]]]
+        how = decoding(options) | ({} if lexicon is None else {"lexicon": lexicon})
+        written = decode_texts(
+            parts.autoencoder, [points[row] for row in rows], options.decoder, batch_size,
+            [streams[row] for row in rows], [log_snr[row] for row in rows], part, **how,
+        )  # fmt: skip
+        for row, text in zip(rows, written, strict=True):
+            texts[row] = text
+    return texts
+
+
 def draw_wordings(
     parts: ModelParts,
     points: Sequence[Tensor],
     log_snr: Sequence[float | None],
     seeds: Sequence[int],
+    known: Sequence[str],
     count: int,
     options: SamplingOptions,
     conditions: ConditionStore | None = None,
     batch_size: int = 128,
 ) -> list[list[str]]:
-    """`count` texts for each of the points [L, D], drawn as `options` say.
+    """`count` texts for each of the points [L, D], drawn as by `write_points`.
 
     seeds: of each point; the first text is drawn by that seed alone, the others by seeds made of it. Points with the
-    same seed get their words by the same random numbers, so that near points get similar words. conditions: of each
-    point, for a decoder that reads them.
+    same seed get their words by the same random numbers, so that near points get similar words.
     """
     rows = [row for row in range(len(points)) for _ in range(count)]
     streams = [SampleNoise([own]) for seed in seeds for own in candidate_seeds(seed, count)]
     part = None if conditions is None else conditions.of_rows(torch.tensor(rows, dtype=torch.long))
-    texts = decode_texts(
-        parts.autoencoder, [points[row] for row in rows], options.decoder, batch_size, streams,
-        [log_snr[row] for row in rows], part, **decoding(options),
+    texts = write_points(
+        parts, [points[row] for row in rows], [log_snr[row] for row in rows], streams, [known[row] for row in rows],
+        options, part, batch_size,
     )  # fmt: skip
     return [texts[start : start + count] for start in range(0, len(texts), count)]
 
@@ -61,26 +99,35 @@ def closeness(parts: ModelParts, texts: Sequence[str], points: Sequence[Tensor],
 
 @torch.no_grad()
 def fluency(parts: ModelParts, texts: Sequence[str], batch_size: int = 128) -> list[float]:
-    """Mean log-probability a token of each text under the model's own decoder, told nothing (a plan of pure noise, or
-    the latents of no text): how well it reads. An empty text has -100."""
-    autoencoder = parts.autoencoder
+    """How well each text reads: the mean log-probability a token under the model's own decoder. An empty text has -100.
+
+    The decoder of a plan is told nothing (a plan of pure noise). A decoder of other latents is told a rough plan alone
+    (`soundness`), or the text's own latents in a model without a prior.
+    """
+    autoencoder, diffusion = parts.autoencoder, parts.diffusion
     found = [-100.0] * len(texts)
     for rows in length_batches(texts, batch_size):
         tokens = autoencoder.backbone.tokenize([texts[row] for row in rows])
         ids, mask = (tokens[name].to(autoencoder.device) for name in ("input_ids", "attention_mask"))
-        if autoencoder.is_plan:
-            values = SampleNoise([0] * len(rows)).normal(
-                [(autoencoder.max_latents, autoencoder.latent_dim)] * len(rows)
-            )
-            there = torch.ones(values.shape[:2], dtype=torch.bool, device=ids.device)
-            latents = Latents(values.to(ids.device), there, level=level_of([NOISE_LOG_SNR] * len(rows)).to(ids.device))
+        noise = SampleNoise([0] * len(rows))  # the same for all that are compared
+        if diffusion is not None and not autoencoder.is_plan:
+            given = {"input_ids": ids, "attention_mask": mask}
+            scores = soundness(autoencoder, diffusion, given, RawCondition(), noise, 1.0)
         else:
-            latents = autoencoder.encode(ids, mask)
-        read = read_conditions(autoencoder, None, len(rows))
-        scores = autoencoder.log_likelihood(latents, ids, mask, read=read).tolist()
-        for row, value in zip(rows, scores, strict=True):
+            latents = _untold(autoencoder, noise) if autoencoder.is_plan else autoencoder.encode(ids, mask)
+            read = read_conditions(autoencoder, None, len(rows))
+            scores = autoencoder.log_likelihood(latents, ids, mask, read=read)
+        for row, value in zip(rows, scores.tolist(), strict=True):
             found[row] = value if texts[row].strip() else -100.0
     return found
+
+
+def _untold(autoencoder: TextAutoencoder, noise: SampleNoise) -> Latents:
+    """Plans of which nothing is left but noise."""
+    shape = (autoencoder.max_latents, autoencoder.latent_dim)
+    values = noise.normal([shape] * len(noise)).to(autoencoder.device)
+    there = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+    return Latents(values, there, level=level_of([NOISE_LOG_SNR] * len(noise)).to(values.device))
 
 
 def best_wordings(
@@ -93,4 +140,4 @@ def best_wordings(
         return flat
     near, well = closeness(parts, flat, where, batch_size), fluency(parts, flat, batch_size)
     scores = iter(one + READS_WELL * other for one, other in zip(near, well, strict=True))
-    return [max(((next(scores), -number, text) for number, text in enumerate(own)))[2] for own in drawn]
+    return [max((next(scores), -number, text) for number, text in enumerate(own))[2] for own in drawn]

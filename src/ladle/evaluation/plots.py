@@ -1,6 +1,7 @@
 """Plots of reports: lengths, and quality against diversity and memorisation. Needs the extra `ladle[plots]`."""
 
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ladle.data.files import PathLike
+from ladle.errors import UserError
 from ladle.evaluation import text_stats
 from ladle.evaluation.extras import load_extra
 from ladle.evaluation.metrics import METRICS
-from ladle.storage.writing import write_atomically
+from ladle.storage.writing import PICTURE_MARK, write_atomically
 
 QUALITY = ("mauve", "perplexity", "bleu")  # the first that is known is the frontier's height
 BESIDE = ("div", "copies", "mem")
@@ -118,15 +120,37 @@ def _says(name: str) -> str:
     return f"{name}: {METRICS[name].says}" if name in METRICS else name
 
 
+_WRITER = {".png": "Software", ".svg": "Creator", ".pdf": "Creator"}  # where a picture says what drew it, by ending
+
+
+def check_picture(path: PathLike) -> None:
+    """Raises UserError: a name that does not end as pictures do, or the extra `plots` is missing."""
+    if Path(path).suffix.lower() not in _WRITER:
+        raise UserError(f"cannot draw {path}: a picture's name ends in {', '.join(_WRITER)}; give such a name")
+    load_extra("matplotlib")
+
+
+@contextmanager
+def new_figure(path: PathLike, size: tuple[float, float]) -> Iterator[Any]:
+    """A figure to draw on, of so many inches; what was drawn is written to `path`. Raises as `check_picture`."""
+    check_picture(path)
+    figure = load_extra("matplotlib.figure").Figure(figsize=size, layout="constrained")
+    yield figure
+    said = {_WRITER[Path(path).suffix.lower()]: PICTURE_MARK}
+    with warnings.catch_warnings():  # (of signs that its fonts do not have: they are drawn as boxes)
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, metadata=said))
+
+
 @contextmanager
 def drawing(
     path: PathLike, x_label: str, y_label: str, size: tuple[float, float] = (6, 3.6), legend_size: int | None = 8
 ) -> Iterator[Any]:
-    """Axes to draw on; what was drawn is written to `path`."""
-    figure = load_extra("matplotlib.figure").Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
-    yield axes
-    axes.set(xlabel=x_label, ylabel=y_label)
-    axes.legend(frameon=False, fontsize=legend_size)
-    axes.spines[["top", "right"]].set_visible(False)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
+    """Axes to draw on; what was drawn is written to `path`. With names of what is drawn there is a legend."""
+    with new_figure(path, size) as figure:
+        axes = figure.subplots()
+        yield axes
+        axes.set(xlabel=x_label, ylabel=y_label)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(frameon=False, fontsize=legend_size)
+        axes.spines[["top", "right"]].set_visible(False)

@@ -64,8 +64,7 @@ def draw_latents(
     batch = len(noise)
     obeyed = raw.only(followed(diffusion, options), tuple(diffusion.condition.config.attributes))
     scale = _of_rows("noise_scale", obeyed.given_rows(batch), options)[:, None, None].to(device)
-    given = bool(obeyed.given_rows(batch).any())
-    stop_time = (options.conditional if given else options.unconditional).stop_time
+    given, stop_time = bool(obeyed.given_rows(batch).any()), stop_time_of(diffusion, raw, batch, options)
     hands_over = bool(stop_time) and diffusion.hands_over_samples
     count = num_steps(diffusion, options, given, start_time)
     levels = sampling_levels(
@@ -135,6 +134,12 @@ def guided_denoiser(
 def followed(diffusion: LatentDiffusionModel, options: SamplingOptions) -> frozenset[str]:
     """The names of the model's conditions that texts are to obey: those that no weight of 0 or below turns away."""
     return frozenset(name for name in diffusion.condition.config.names if options.guidance_scales.get(name, 1.0) > 0)
+
+
+def stop_time_of(diffusion: LatentDiffusionModel, raw: RawCondition, batch: int, options: SamplingOptions) -> float:
+    """The diffusion time at which a batch stops: that of samples with a condition, if one of its rows obeys any."""
+    obeyed = raw.only(followed(diffusion, options), tuple(diffusion.condition.config.attributes))
+    return (options.conditional if obeyed.given_rows(batch).any() else options.unconditional).stop_time
 
 
 def num_steps(diffusion: LatentDiffusionModel, options: SamplingOptions, given: bool, start_time: float = 1.0) -> int:

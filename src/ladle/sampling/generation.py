@@ -19,7 +19,7 @@ from ladle.sampling.request import Request, Sample
 from ladle.sampling.soundness import SoundnessScore
 from ladle.sampling.steering import Steering
 from ladle.sampling.word_count import WordRange, write_ending, write_in_range
-from ladle.sampling.words import check_decoder, decode_texts, decoding, lexicon_for
+from ladle.sampling.words import check_decoder, decode_texts, decoding, lexicon_for, words_are_known
 from ladle.seeding import SampleNoise
 
 OnStep = Callable[[int, int], None]
@@ -133,7 +133,7 @@ def _draw_candidates(
 
     # Words.
     how = decoding(options)
-    if options.words == "known" and options.decoder == "autoregressive" and options.num_beams == 1:
+    if words_are_known(options):
         how["lexicon"] = lexicon_for(writer.autoencoder.backbone, request.sources)
 
     def write(part: Sequence[Candidate], **more: Any) -> None:

@@ -50,6 +50,11 @@ def decoding(options: SamplingOptions) -> dict[str, Any]:
     return {}
 
 
+def words_are_known(options: SamplingOptions) -> bool:
+    """Whether words are drawn from a lexicon. Beams and the parallel decoder do not look."""
+    return options.words == "known" and options.decoder == "autoregressive" and options.num_beams == 1
+
+
 def lexicon_for(backbone: Backbone, sources: Iterable[str | None]) -> Lexicon | None:
     """The words that the backbone may write for these sources: its own and theirs."""
     if backbone.lexicon is None:

@@ -35,6 +35,8 @@ _OF_LADLE = (  # in files of its own
     b'\n  "recovery": ',
 )  # fmt: skip
 _OWN_TABLE = re.compile(rb"(\xef\xbb\xbf)?[^\r\n]+[,\t]synthetic\r?\n")  # the first line of a table of `ladle augment`
+PICTURE_MARK = "drawn by ladle"  # in the metadata of every picture, so that it may be drawn again
+_PICTURES = (b"\x89PNG", b"<?xml", b"%PDF")
 _FILES, _COMMIT = "files", "commit.json"  # in these two: the files; the names of earlier files to delete
 
 
@@ -354,11 +356,14 @@ def check_writable(path: PathLike | None, *, folder: bool = False, inputs: Itera
 
 
 def _is_ours(file: Path) -> bool:
-    """Whether Ladle wrote a file: rows that it drew, a report, or a table of such rows. An empty file is anybody's."""
+    """Whether Ladle wrote a file: rows that it drew, a report, a table of such rows, or a picture. An empty file is
+    anybody's."""
     with open_bytes(file) as stream:
         head = stream.read(1 << 20)
     if not head or _OWN_TABLE.match(head):
         return True
+    if head.startswith(_PICTURES):
+        return PICTURE_MARK.encode() in head
     return head[:1] == b"{" and any(mark in head for mark in _OF_LADLE)
 
 
