@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     texts = random.Random(given.seed).sample(rows, 2 * given.n)
     first, second = texts[: given.n], texts[given.n :]
     print(
-        "| path | ends the same | Spearman | new midpoints | Div, midpoints / ends | perplexity of ends | at .25 | .5 | .75 |"
+        "| path | ends the same | Spearman | new midpoints | Div, midpoints / ends | perplexity of ends | .25 | .5 | .75 |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     shown = []
