@@ -81,10 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = sorted({row["text"] for row in read_rows(given.data)})
     texts = random.Random(given.seed).sample(rows, 2 * given.n)
     first, second = texts[: given.n], texts[given.n :]
-    print(
-        "| path | ends the same | Spearman | new midpoints | Div, midpoints / ends | perplexity of ends | .25 | .5 | .75 |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = ("path", "ends the same", "Spearman", "new midpoints", "Div of midpoints / ends", "perplexity of ends")
+    print("| " + " | ".join((*columns, "at .25", ".5", ".75")) + " |")
+    print("|" + 9 * "---|")
     shown = []
     for path in given.paths:
         ways = model.interpolate(first, second, STEPS, path=path, seed=given.seed)
