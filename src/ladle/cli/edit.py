@@ -20,7 +20,7 @@ from ladle.storage.writing import check_writable, write_rows
 
 PART = 64  # rows between two writes, about
 FIRST_PART = 8  # before the first write to standard output, so that its reader need not wait
-Report = Annotated[str | None, Parameter(name="--report")]
+
 SamplingArguments = Annotated[EditingOptions | None, Parameter(name="*")]
 
 
@@ -35,7 +35,7 @@ def interpolate(
     wordings: Whole = 4,
     seed: Whole | None = None,
     output: OutputFile = STDIO,
-    report: Report = None,
+    report: File | None = None,
     scorer: str | None = None,
     batch_size: Whole = 128,
     columns: ColumnNames = None,
@@ -86,7 +86,7 @@ def vary(
     num_samples: Annotated[Whole, Parameter(name=("--num-samples", "-n"))] = 1,
     seed: Whole | None = None,
     output: OutputFile = STDIO,
-    report: Report = None,
+    report: File | None = None,
     scorer: str | None = None,
     batch_size: Whole = 128,
     columns: ColumnNames = None,
@@ -127,7 +127,7 @@ def paraphrase(
     max_overlap: float = 40.0,
     seed: Whole | None = None,
     output: OutputFile = STDIO,
-    report: Report = None,
+    report: File | None = None,
     scorer: str | None = None,
     batch_size: Whole = 128,
     columns: ColumnNames = None,
@@ -173,7 +173,7 @@ def edit(
     confidence: float = 0.8,
     seed: Whole | None = None,
     output: OutputFile = STDIO,
-    report: Report = None,
+    report: File | None = None,
     scorer: str | None = None,
     batch_size: Whole = 128,
     text: str | None = None,
