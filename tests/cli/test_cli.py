@@ -24,8 +24,8 @@ from ladle.sampling.options import LatentDraw, SamplingOptions
 from ladle.storage.model_folder import save_parts
 
 VERBS = (
-    "demo", "train", "sample", "reconstruct", "evaluate", "inspect", "embed", "augment", "interpolate", "vary", "paraphrase",
-    "edit", "infill", "fit", "plot",
+    "demo", "train", "sample", "reconstruct", "evaluate", "inspect", "embed", "augment",
+    "interpolate", "vary", "paraphrase", "edit", "infill", "fit", "plot",
 )  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 
