@@ -23,7 +23,10 @@ from ladle.pipeline import LatentDiffusion
 from ladle.sampling.options import LatentDraw, SamplingOptions
 from ladle.storage.model_folder import save_parts
 
-VERBS = ("demo", "train", "sample", "reconstruct", "evaluate", "inspect", "embed", "augment")
+VERBS = (
+    "demo", "train", "sample", "reconstruct", "evaluate", "inspect", "embed", "augment",
+    "interpolate", "vary", "paraphrase", "edit", "infill", "fit", "plot",
+)  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -526,10 +529,10 @@ def test_standard_input_is_read_where_a_dash_is_given(model: Path):
 # ------------------------------------------------------------------------------------------------------- help
 
 
-@pytest.mark.parametrize("verb", ["", *VERBS])
+@pytest.mark.parametrize("verb", ["", *VERBS, "fit direction", "plot trajectory", "plot interpolation", "plot map"])
 def test_help_explains_every_argument(run: Run, verb: str):
     """Help is the reference: each option has its words, and the page goes to standard output."""
-    code, out, err = run(*filter(None, [verb, "--help"]))
+    code, out, err = run(*verb.split(), "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"Usage: ladle {verb}".strip())
     for name in VERBS if not verb else ():

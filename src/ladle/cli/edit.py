@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from cyclopts import Parameter
 
@@ -20,7 +20,7 @@ from ladle.storage.writing import check_writable, write_rows
 
 PART = 64  # rows between two writes, about
 FIRST_PART = 8  # before the first write to standard output, so that its reader need not wait
-Report = Annotated[str | None, Parameter(name="--report")]
+
 SamplingArguments = Annotated[EditingOptions | None, Parameter(name="*")]
 
 
@@ -35,7 +35,7 @@ def interpolate(
     wordings: Whole = 4,
     seed: Whole | None = None,
     output: OutputFile = STDIO,
-    report: Report = None,
+    report: File | None = None,
     scorer: str | None = None,
     batch_size: Whole = 128,
     columns: ColumnNames = None,
@@ -59,6 +59,7 @@ def interpolate(
     """
     check_whole("--steps", steps, least=2)
     check_whole("--wordings", wordings)
+    call = _Call.checked(model, seed, output, report, scorer, batch_size, options, inputs=(texts,))
     rows = read_and_say(texts, model, columns or Columns())
     if all("source" in row for row in rows):
         pairs = [(row["source"], row["text"]) for row in rows]
@@ -72,8 +73,7 @@ def interpolate(
         ways = editor.interpolate(firsts, seconds, steps, path=path, candidates=wordings, **how)
         return [change for way in ways for change in way]
 
-    work = _Work(pairs, change, rows=steps, settings=["interpolate", steps, path, wordings])
-    _run(work, model, seed, output, report, scorer, batch_size, options, inputs=(texts,))
+    call.run(_Work(pairs, change, rows=steps, settings=["interpolate", steps, path, wordings]))
 
 
 @app.command(sort_key=4)
@@ -86,7 +86,7 @@ def vary(
     num_samples: Annotated[Whole, Parameter(name=("--num-samples", "-n"))] = 1,
     seed: Whole | None = None,
     output: OutputFile = STDIO,
-    report: Report = None,
+    report: File | None = None,
     scorer: str | None = None,
     batch_size: Whole = 128,
     columns: ColumnNames = None,
@@ -107,13 +107,13 @@ def vary(
     """
     check_number("--strength", strength, 0, 1)
     check_whole("--num-samples", num_samples)
+    call = _Call.checked(model, seed, output, report, scorer, batch_size, options, inputs=(texts,))
     rows = [row["text"] for row in read_and_say(texts, model, columns or Columns())]
 
     def change(editor: Any, part: Sequence[Any], how: dict[str, Any]) -> list[Any]:
         return list(editor.vary(part, strength, num_samples, **how))
 
-    work = _Work(rows, change, rows=num_samples, seeds=num_samples, settings=["vary", strength, num_samples])
-    _run(work, model, seed, output, report, scorer, batch_size, options, inputs=(texts,))
+    call.run(_Work(rows, change, rows=num_samples, seeds=num_samples, settings=["vary", strength, num_samples]))
 
 
 @app.command(sort_key=4)
@@ -127,7 +127,7 @@ def paraphrase(
     max_overlap: float = 40.0,
     seed: Whole | None = None,
     output: OutputFile = STDIO,
-    report: Report = None,
+    report: File | None = None,
     scorer: str | None = None,
     batch_size: Whole = 128,
     columns: ColumnNames = None,
@@ -150,13 +150,13 @@ def paraphrase(
     check_whole("--num-samples", num_samples)
     check_whole("--wordings", wordings, least=num_samples)
     check_number("--max-overlap", max_overlap, 0, 100)
+    call = _Call.checked(model, seed, output, report, scorer, batch_size, options, inputs=(texts,))
     rows = [row["text"] for row in read_and_say(texts, model, columns or Columns())]
 
     def change(editor: Any, part: Sequence[Any], how: dict[str, Any]) -> list[Any]:
         return list(editor.paraphrase(part, num_samples, candidates=wordings, max_overlap=max_overlap, **how))
 
-    work = _Work(rows, change, rows=num_samples, settings=["paraphrase", num_samples, wordings, max_overlap])
-    _run(work, model, seed, output, report, scorer, batch_size, options, inputs=(texts,))
+    call.run(_Work(rows, change, rows=num_samples, settings=["paraphrase", num_samples, wordings, max_overlap]))
 
 
 @app.command(sort_key=4)
@@ -173,7 +173,7 @@ def edit(
     confidence: float = 0.8,
     seed: Whole | None = None,
     output: OutputFile = STDIO,
-    report: Report = None,
+    report: File | None = None,
     scorer: str | None = None,
     batch_size: Whole = 128,
     text: str | None = None,
@@ -205,7 +205,7 @@ def edit(
     check_number("--confidence", confidence, 0, 1)
     if strength is not None:
         check_number("--strength", strength, *((0, 1) if direction is None else (-10, 10)))
-    rows = [row["text"] for row in read_and_say(texts, model, Columns(text, "", "", ""))]
+    call = _Call.checked(model, seed, output, report, scorer, batch_size, options, inputs=(texts, direction))
     way: Any = None
     settings: list[Any] = ["edit", label, strength, num_samples, wordings, confidence]
     if direction is not None:
@@ -213,13 +213,13 @@ def edit(
 
         way = Direction.load(direction)  # before the model
         settings += [way.towards, way.away, way.kind, way.space, float(way.values.abs().sum())]
+    rows = [row["text"] for row in read_and_say(texts, model, Columns(text, "", "", ""))]
 
     def change(editor: Any, part: Sequence[Any], how: dict[str, Any]) -> list[Any]:
         own = {"n": num_samples, "candidates": wordings, "confidence": confidence}
         return list(editor.edit(part, label=label, direction=way, strength=strength, **own, **how))
 
-    work = _Work(rows, change, rows=num_samples, seeds=num_samples, settings=settings)
-    _run(work, model, seed, output, report, scorer, batch_size, options, inputs=(texts, direction))
+    call.run(_Work(rows, change, rows=num_samples, seeds=num_samples, settings=settings))
 
 
 @dataclass(frozen=True)
@@ -237,68 +237,89 @@ class _Work:
     seeds: int = 1
 
 
-def _run(
-    work: _Work,
-    model: str,
-    seed: int | None,
-    output: str,
-    report: str | None,
-    scorer: str | None,
-    batch_size: int,
-    options: Any,
-    inputs: Sequence[Any],
-) -> None:
-    """Change all items and write the rows; a stopped command goes on where it was. (With a report it begins anew, and
-    keeps the rows that are written.)"""
-    check_whole("--batch-size", batch_size)
-    overrides = given(options)
-    count = work.seeds * len(work.items)
-    check_whole("--num-samples", work.rows, most=(MAX_SEED + 1) // len(work.items))  # as many as there are seeds
-    if seed is not None:
-        check_whole("--seed", seed, 0, MAX_SEED + 1 - count)
-    check_writable(output, inputs=inputs)
-    picture = _picture_of(report, scorer, output, inputs)
+@dataclass(frozen=True)
+class _Call:
+    """What the verbs have in common. overrides: sampling options. picture: beside the report."""
 
-    from ladle.editing.editor import check_held, scorer_fluency
-    from ladle.editing.pictures import draw_changes
-    from ladle.pipeline import LatentDiffusion
-    from ladle.sampling.request import fresh_seed
-    from ladle.training.state import digest
+    model: str
+    seed: int | None
+    output: str
+    report: str | None
+    picture: str | None
+    scorer: str | None
+    batch_size: int
+    overrides: dict[str, Any]
 
-    loaded = LatentDiffusion.from_pretrained(model)
-    check_held(loaded.autoencoder, [text for item in work.items for text in ((item,) if _is_text(item) else item)])
-    fluency = None if scorer is None else scorer_fluency(scorer)
-    how = loaded.parts.sampling.override(**overrides)
-    command = digest([loaded.digest, how.model_dump(mode="json"), seed, work.settings, work.items])
-    changes: list[Any] = []
-    with partial_rows(output, command, fresh_seed(count) if seed is None else seed, log=log) as kept:
-        first = kept.remembered
-        known = 0 if report else kept.count  # rows that are not needed any more
+    @classmethod
+    def checked(
+        cls,
+        model: str,
+        seed: int | None,
+        output: str,
+        report: str | None,
+        scorer: str | None,
+        batch_size: int,
+        options: Any,
+        inputs: Sequence[Any],
+    ) -> Self:
+        """Raises UserError, before anything is read, for what is wrong."""
+        check_whole("--batch-size", batch_size)
+        if seed is not None:
+            check_whole("--seed", seed, 0, MAX_SEED)
+        overrides = given(options)
+        check_writable(output, inputs=inputs)
+        picture = _picture_of(report, scorer, output, inputs)
+        return cls(model, seed, output, report, picture, scorer, batch_size, overrides)
 
-        def parts() -> Iterator[tuple[int, list[Any]]]:
-            """The changes of some items at a time, with the number of the first."""
-            for part in _parts(len(work.items), work.rows, output):
-                if part.stop * work.rows > known:
-                    arguments = overrides | {"seed": first + part.start * work.seeds, "scorer": fluency}
-                    items = [work.items[number] for number in part]
-                    yield part.start * work.rows, work.change(loaded.editor(batch_size), items, arguments)
+    def run(self, work: _Work) -> None:
+        """Change all items and write the rows; a stopped command goes on where it was. (With a report it begins anew,
+        and keeps the rows that are written.)"""
+        count = work.seeds * len(work.items)
+        check_whole("--num-samples", work.rows, most=(MAX_SEED + 1) // len(work.items))  # as many as there are seeds
+        if self.seed is not None:
+            check_whole("--seed", self.seed, 0, MAX_SEED + 1 - count)
 
-        def rows() -> Iterator[dict[str, Any]]:
-            with _bar(len(work.items) * work.rows) as bar:
-                for start, own in parts():
-                    if report:
-                        changes.extend(own)
-                    bar.n = start + len(own)
-                    bar.clear()  # rows may go to the same terminal
-                    yield from (_row(one) | {"model": loaded.digest} for one in own[max(0, kept.count - start) :])
+        from ladle.editing.editor import check_held, scorer_fluency
+        from ladle.editing.pictures import draw_changes
+        from ladle.pipeline import LatentDiffusion
+        from ladle.sampling.request import fresh_seed
+        from ladle.training.state import digest
 
-        write_and_say(kept, rows())
-    if report and picture:
-        write_rows(report, (one.as_row() for one in changes))
-        draw_changes(changes, Path(picture))
-        log(f"figures of each text are in {report}, a picture is in {picture}")
-    if seed is None:
-        log(f"the first seed was {first}; --seed {first} gives the same texts again")
+        loaded = LatentDiffusion.from_pretrained(self.model)
+        check_held(loaded.autoencoder, [text for item in work.items for text in ((item,) if _is_text(item) else item)])
+        fluency = None if self.scorer is None else scorer_fluency(self.scorer)
+        how = loaded.parts.sampling.override(**self.overrides)
+        command = digest([loaded.digest, how.model_dump(mode="json"), self.seed, work.settings, work.items])
+        changes: list[Any] = []
+        drawn = fresh_seed(count) if self.seed is None else self.seed
+        with partial_rows(self.output, command, drawn, log=log) as kept:
+            first = kept.remembered
+            known = 0 if self.report else kept.count  # rows that are not needed any more
+
+            def parts() -> Iterator[tuple[int, list[Any]]]:
+                """The changes of some items at a time, with the number of the first."""
+                for part in _parts(len(work.items), work.rows, self.output):
+                    if part.stop * work.rows > known:
+                        arguments = self.overrides | {"seed": first + part.start * work.seeds, "scorer": fluency}
+                        items = [work.items[number] for number in part]
+                        yield part.start * work.rows, work.change(loaded.editor(self.batch_size), items, arguments)
+
+            def rows() -> Iterator[dict[str, Any]]:
+                with _bar(len(work.items) * work.rows) as bar:
+                    for start, own in parts():
+                        if self.report:
+                            changes.extend(own)
+                        bar.n = start + len(own)
+                        bar.clear()  # rows may go to the same terminal
+                        yield from (_row(one) | {"model": loaded.digest} for one in own[max(0, kept.count - start) :])
+
+            write_and_say(kept, rows())
+        if self.report and self.picture:
+            write_rows(self.report, (one.as_row() for one in changes))
+            draw_changes(changes, Path(self.picture))
+            log(f"figures of each text are in {self.report}, a picture is in {self.picture}")
+        if self.seed is None:
+            log(f"the first seed was {first}; --seed {first} gives the same texts again")
 
 
 def _parts(count: int, rows: int, output: str) -> Iterator[range]:
