@@ -11,7 +11,7 @@ import tiny
 from knowing import EIGHT, knowing
 from ladle.editing.change import sentence_bleu
 from ladle.editing.directions import Direction
-from ladle.editing.wordings import READS_WELL, closeness, fluency
+from ladle.editing.wordings import READS_WELL, UNLIKE, closeness, fluency, unlike
 from ladle.errors import UserError
 from ladle.pipeline import LatentDiffusion
 from ladle.sampling.words import encode_texts
@@ -205,3 +205,12 @@ def test_an_analogy_adds_and_subtracts_latents() -> None:
     assert found.source == EIGHT[3]
     with pytest.raises(UserError, match="texts cannot be added; use a model with plans"):
         aligned().analogy(EIGHT[1], EIGHT[2], EIGHT[3])
+
+
+def test_a_text_written_in_another_way_than_its_source_loses_by_it() -> None:
+    """A plan hardly says how a text is written, so the choice does: capitals, and spaces before punctuation."""
+    source = "The king was old."
+    assert unlike("The queen was young.", source) == 0
+    assert unlike("the queen was young.", source) == unlike("The queen was young .", source) == UNLIKE
+    assert unlike("the queen was young .", source) == 2 * UNLIKE
+    assert unlike("the food was good .", "the staff was nice .") == 0

@@ -12,7 +12,7 @@ from ladle.data.labels import own_label
 from ladle.editing.change import Change, sentence_bleu
 from ladle.editing.directions import Direction
 from ladle.editing.way import all_renoised
-from ladle.editing.wordings import READS_WELL, best_wordings, closeness, draw_wordings, fluency
+from ladle.editing.wordings import READS_WELL, best_wordings, closeness, draw_wordings, fluency, unlike
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.words import decode_texts, encode_texts
@@ -84,7 +84,9 @@ def by_label(
         ranked = []
         for number, (candidate, _) in enumerate(known):
             share = next(shares) if candidate.strip() else 0.0 * next(shares)
-            alike = next(near) + sentence_bleu(candidate, text) / 100 + READS_WELL * next(well)
+            alike = (
+                next(near) + sentence_bleu(candidate, text) / 100 + READS_WELL * next(well) - unlike(candidate, text)
+            )
             ranked.append((share >= confidence, alike if share >= confidence else share, -number))
         best, point = known[-max(ranked)[2]]
         found.append(Change(best, text, seed, amount=strength, latents=point.cpu()))
@@ -134,7 +136,7 @@ def at_points(
     if latents.wording is not None:
         worded = _same_wording(parts, points, clean, latents, None, batch_size)
         drawn = [[text, *known] for text, known in zip(worded, drawn, strict=True)]
-    best = best_wordings(parts, drawn, points, batch_size)
+    best = best_wordings(parts, drawn, points, batch_size, sources=texts)
     return [
         Change(text, source, seed, amount=strength, latents=point.cpu())
         for text, source, seed, point in zip(best, texts, seeds, points, strict=True)

@@ -177,7 +177,7 @@ def _written(
 ) -> list[str]:
     clean = [None] * len(points)
     drawn = draw_wordings(parts, points, clean, seeds, known, count, options, batch_size=batch_size)
-    return best_wordings(parts, drawn, points, batch_size)
+    return best_wordings(parts, drawn, points, batch_size, sources=known)
 
 
 def _prior(parts: ModelParts) -> LatentDiffusionModel:

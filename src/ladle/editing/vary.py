@@ -7,7 +7,7 @@ from torch import Tensor
 from ladle.checks import check_number
 from ladle.editing.change import Change, sentence_bleu
 from ladle.editing.way import all_renoised
-from ladle.editing.wordings import READS_WELL, closeness, draw_wordings, fluency, write_points
+from ladle.editing.wordings import READS_WELL, closeness, draw_wordings, fluency, unlike, write_points
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.words import encode_texts
@@ -82,7 +82,8 @@ def paraphrase(
             place = row * candidates + number
             overlap = sentence_bleu(text, texts[row])
             far = overlap <= max_overlap
-            ranked.append((not far, -(near[place] + READS_WELL * well[place]) if far else overlap, number, text))
+            score = near[place] + READS_WELL * well[place] - unlike(text, texts[row])
+            ranked.append((not far, -score if far else overlap, number, text))
         kept = dict.fromkeys(text for *_, text in sorted(ranked))
         chosen = [text for text in kept if text.strip()][:count] or [own[0]]
         chosen += [chosen[0]] * (count - len(chosen))  # (too few differ)

@@ -1,6 +1,7 @@
 """Several wordings for each point of the latent space, and what tells a good one: it says what the point says, and it
 reads well."""
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +23,8 @@ from ladle.storage.parts import ModelParts
 
 NOISE_LOG_SNR = -8.0  # of a plan of which nothing is left: its decoder is a plain language model
 READS_WELL = 0.1  # what a nat a token is worth beside the cosine between a text's latents and the point
+UNLIKE = 0.1  # what it costs to be written in another way than the source, for each of two ways
+SPACED = re.compile(r"\w [.,!?;:]")
 
 
 def write_points(
@@ -130,14 +133,34 @@ def _untold(autoencoder: TextAutoencoder, noise: SampleNoise) -> Latents:
     return Latents(values, there, level=level_of([NOISE_LOG_SNR] * len(noise)).to(values.device))
 
 
+def unlike(text: str, source: str) -> float:
+    """What a text's score loses because it is written in another way than its source: without capitals, or with spaces
+    before its punctuation. (A plan hardly says how a text is written.)"""
+    differs = (
+        any(map(str.isupper, text)) != any(map(str.isupper, source)),
+        bool(SPACED.search(text)) != bool(SPACED.search(source)),
+    )
+    return UNLIKE * sum(differs)
+
+
 def best_wordings(
-    parts: ModelParts, drawn: Sequence[Sequence[str]], points: Sequence[Tensor], batch_size: int = 128
+    parts: ModelParts,
+    drawn: Sequence[Sequence[str]],
+    points: Sequence[Tensor],
+    batch_size: int = 128,
+    *,
+    sources: Sequence[str] | None = None,
 ) -> list[str]:
-    """Of each point's texts the one that is close to it and reads well."""
+    """Of each point's texts the one that is close to it and reads well. With `sources`, one for each point, it is also
+    written as its source is (`unlike`)."""
     flat = [text for own in drawn for text in own]
     where = [point for own, point in zip(drawn, points, strict=True) for _ in own]
     if len(flat) == len(drawn):
         return flat
     near, well = closeness(parts, flat, where, batch_size), fluency(parts, flat, batch_size)
-    scores = iter(one + READS_WELL * other for one, other in zip(near, well, strict=True))
+    given = [None] * len(drawn) if sources is None else sources
+    apart = [
+        0.0 if source is None else unlike(t, source) for own, source in zip(drawn, given, strict=True) for t in own
+    ]
+    scores = iter(one + READS_WELL * other - less for one, other, less in zip(near, well, apart, strict=True))
     return [max((next(scores), -number, text) for number, text in enumerate(own))[2] for own in drawn]
