@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import torch
 import plan_runs
 import runs
 import tiny
-from conftest import Run
 from ladle.conditioning.encoder import LABEL_STD, RawCondition
 from ladle.data.splits import DataConfig, load_splits
 from ladle.errors import UserError
@@ -25,6 +25,8 @@ from ladle.training.plan import make_plan
 from ladle.training.run import train
 from ladle.training.stages.plan_decoder import PlanDecoderStage
 from ladle.training.warm_start import start_from
+
+Run = Callable[..., tuple[int, str, str]]
 
 ANIMALS = ("bee", "cat", "cow", "dog", "fox", "hen", "owl")
 NAMES = ["animal", "when"]
