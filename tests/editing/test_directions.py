@@ -10,7 +10,7 @@ import memorised
 import tiny
 from knowing import EIGHT, knowing
 from ladle.autoencoder.latents import Latents
-from ladle.editing.directions import Direction, _learn, fit_direction
+from ladle.editing.directions import Direction, _learn, fit_direction, held_out
 from ladle.errors import UserError
 from ladle.pipeline import LatentDiffusion
 from ladle.sampling.words import encode_texts
@@ -54,6 +54,14 @@ def test_the_probe_leaves_alone_what_differs_by_chance() -> None:
     assert float((probe.weight * probe.values).sum()) == pytest.approx(
         float((probe.weight * mean.values).sum()), rel=1e-4
     )
+
+
+def test_rows_of_both_sides_are_held_out() -> None:
+    """A fifth of each, and one at least, however rare one side is: else the accuracy would be that of one side."""
+    right = np.arange(40) >= 35
+    held = held_out(right)
+    assert (held & right).sum() == 1 and (held & ~right).sum() == 7
+    assert held_out(np.array([True, False])).all()
 
 
 def test_a_direction_is_of_the_rows_and_of_the_model(tmp_path: Path) -> None:

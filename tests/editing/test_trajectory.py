@@ -14,7 +14,7 @@ from ladle.diffusion.schedule import ScheduleConfig, build_schedule
 from ladle.editing.change import Change
 from ladle.editing.pictures import draw_changes, draw_map, draw_trajectory, draw_way
 from ladle.editing.plane import plane_of, principal
-from ladle.editing.trajectory import Reading, time_of, trajectory
+from ladle.editing.trajectory import Reading, _watched, time_of, trajectory
 from ladle.errors import UserError
 from ladle.pipeline import LatentDiffusion
 from ladle.seeding import SampleNoise
@@ -75,6 +75,18 @@ def test_a_reading_does_not_depend_on_the_others() -> None:
     many, few = (trajectory(plan().parts, 3, count, options=how) for count in (9, 3))
     assert few == many[::4]
     assert len({one.text for one in many}) > 1
+
+
+def test_noised_plans_are_read_at_unit_variance() -> None:
+    """On every path, as the decoder learnt them; what the sampler sees does not change."""
+    seen: dict[float, torch.Tensor] = {}
+    level = build_schedule(ScheduleConfig(kind="flow")).level(torch.tensor(0.5))
+    denoise = _watched(seen, plan().diffusion)(lambda zt, level, z0_prev=None: 2 * zt)
+    zt = torch.ones(1, 2, 3)
+    assert torch.equal(denoise(zt, level), 2 * zt)
+    torch.testing.assert_close(seen[float(level.log_snr)], zt / (0.5**2 + 0.5**2) ** 0.5)
+    assert torch.equal(_watched(seen, aligned().diffusion)(lambda zt, level, z0_prev=None: 2 * zt)(zt, level), 2 * zt)
+    assert torch.equal(seen[float(level.log_snr)], 2 * zt)  # (of other latents the estimate is read)
 
 
 @pytest.mark.parametrize("kind", ["cosine", "flow", "linear"])
@@ -171,7 +183,7 @@ def test_texts_stand_beside_the_picture(tmp_path: Path) -> None:
     import matplotlib as mpl
 
     with mpl.rc_context({"svg.fonttype": "none"}):
-        draw_trajectory([Reading("one way & $5", 1.0, 1.0, 0), Reading("", 0.25, 0.1, 0)], tmp_path / "a.svg")
+        draw_trajectory([Reading("from $5_ to $6 & more", 1.0, 1.0, 0), Reading("", 0.25, 0.1, 0)], tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
-    for said in ("one way &amp; $5", "(an empty text)", "1.00", "0.25", "diffusion time"):
+    for said in ("from $5_ to $6 &amp; more", "(an empty text)", "1.00", "0.25", "diffusion time"):
         assert said in text, said

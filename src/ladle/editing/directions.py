@@ -135,15 +135,12 @@ def fit_direction(
     right = np.array([row["label"] == towards for row in used])
     if min(right.sum(), (~right).sum()) < LEAST:
         raise UserError(f"a direction needs at least {LEAST} texts on each side; give more rows")
-    held = np.zeros(len(used), dtype=bool)
-    for side in (right, ~right):
-        held[side.nonzero()[0][: max(1, int(HELD_OUT * side.sum()))]] = True
     latents = encode_texts(parts.autoencoder, [row["text"] for row in used], batch_size)
     features = latents.values.cpu()
     if not parts.autoencoder.fixed_length:
         mask = latents.mask.cpu()[..., None]
         features = (features * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
-    direction = _learn(features, right, held, kind, towards, away or "others", latents.space or "")
+    direction = _learn(features, right, held_out(right), kind, towards, away or "others", latents.space or "")
     if output is not None:
         direction.save(output)
     return direction
@@ -162,6 +159,14 @@ def _both_labels(labels: list[str], towards: str | None, away: str | None) -> tu
     if towards is None:
         raise UserError(f"give the label to go to (towards); the labels are {', '.join(labels[:10])}")
     return towards, away
+
+
+def held_out(right: np.ndarray) -> np.ndarray:
+    """Which rows measure the probe: the first of each side, [N] of bools. right: which rows are on the one side."""
+    held = np.zeros(len(right), dtype=bool)
+    for side in (right, ~right):
+        held[side.nonzero()[0][: max(1, int(HELD_OUT * side.sum()))]] = True
+    return held
 
 
 def _learn(
