@@ -186,4 +186,4 @@ def test_texts_stand_beside_the_picture(tmp_path: Path) -> None:
         draw_trajectory([Reading("from $5_ to $6 & more", 1.0, 1.0, 0), Reading("", 0.25, 0.1, 0)], tmp_path / "a.svg")
     text = (tmp_path / "a.svg").read_text()
     for said in ("from $5_ to $6 &amp; more", "(an empty text)", "1.00", "0.25", "diffusion time"):
-        assert said in text, said
+        assert f">{said}</text>" in text, said  # (one piece: no formula)
