@@ -15,15 +15,9 @@ from dataclasses import replace
 import torch
 
 from ladle.data.rows import read_rows
+from ladle.editing.paths import weighted
 from ladle.evaluation.scorer import Scorer, perplexity
 from ladle.pipeline import LatentDiffusion
-
-
-def halfway(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Plans [N, L, D] half-way on the arc between two plans each."""
-    mean = (first + second) / 2
-    length = (first.flatten(1).norm(dim=1) + second.flatten(1).norm(dim=1)) / 2
-    return mean * (length / mean.flatten(1).norm(dim=1))[:, None, None]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     latents = model.encode(texts, wording=False)
     first, second = latents.values[: given.n], latents.values[given.n :]
     ends = model.decode(latents)
-    middles = model.decode(replace(latents[: given.n], values=halfway(first, second)))
+    halves = torch.tensor([0.5, 0.5])
+    points = [weighted(torch.stack(pair), halves) for pair in zip(first, second, strict=True)]
+    middles = model.decode(replace(latents[: given.n], values=torch.stack(points)))
     pairs = list(zip(ends[: given.n], middles, ends[given.n :], strict=True))
     figures = {"real texts": texts, "ends, from their plans": ends, "midpoints": middles}
     for name, own in figures.items():

@@ -9,7 +9,7 @@ import torch
 from ladle.diffusion.samplers import SAMPLERS
 from ladle.diffusion.schedule import PATHS as OWN_PATHS
 from ladle.diffusion.schedule import Level, Schedule, ScheduleConfig, build_schedule
-from ladle.diffusion.steering import between_times, steered, steered_by_estimate
+from ladle.diffusion.steering import steered, steered_by_estimate
 from ladle.errors import UserError
 
 PATHS = [*OWN_PATHS, "variance_exploding"]  # the last by a fixture
@@ -137,8 +137,8 @@ def test_it_steers_between_two_levels_only():
 def test_diffusion_times_are_given_and_their_ends_leave_nothing_out():
     """1 is noise. A bound that was rounded to the other side would lose the first step."""
     schedule = build_schedule(ScheduleConfig(kind="linear"))
-    assert between_times(schedule, 1.0, 0.0) == (-math.inf, math.inf)
-    low, high = between_times(schedule, 0.8, 0.2)
+    assert schedule.between(1.0, 0.0) == (-math.inf, math.inf)
+    low, high = schedule.between(0.8, 0.2)
     assert low == pytest.approx(float(schedule.log_snr(torch.tensor(0.8)))) and low < high
 
 

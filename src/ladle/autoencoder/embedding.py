@@ -41,12 +41,9 @@ def pooled(autoencoder: TextAutoencoder, latents: Latents) -> Tensor:
     A plan is a sentence embedding in L parts of which each channel was standardised, so it is put together again. Of
     other latents the embedding is the mean of those that are there.
     """
-    values = latents.values.float()
-    if autoencoder.is_plan:
-        vectors = autoencoder.normaliser.denormalise(values).flatten(1)
-    else:
-        vectors = (values * latents.mask[..., None]).sum(1) / latents.mask.sum(1, keepdim=True).clamp_min(1)
-    return F.normalize(vectors.float(), dim=-1)
+    if not autoencoder.is_plan:
+        return F.normalize(latents.mean().float(), dim=-1)
+    return F.normalize(autoencoder.normaliser.denormalise(latents.values.float()).flatten(1), dim=-1)
 
 
 @usual_defaults()

@@ -36,6 +36,15 @@ class Latents:
         wording = None if self.wording is None else self.wording[index]
         return Latents(self.values[index], self.mask[index], self.space, level, wording)
 
+    def rows(self) -> list[Tensor]:
+        """The latents of each text, [L, D] with its own L."""
+        return [own[there] for own, there in zip(self.values, self.mask, strict=True)]
+
+    def mean(self) -> Tensor:
+        """The mean of each text's latents, [B, D]."""
+        mask = self.mask[..., None]
+        return (self.values * mask).sum(1) / mask.sum(1).clamp_min(1)
+
     def to(self, *args, **kwargs) -> "Latents":
         """Move the values (device and dtype) and the mask (device) as `Tensor.to` does."""
         values = self.values.to(*args, **kwargs)

@@ -6,7 +6,6 @@ import shutil
 import sys
 import textwrap
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from ladle.errors import LadleError
@@ -56,10 +55,8 @@ def run_demo() -> None:
         _item("text", text)
 
     _title(f"3. {GENERAL}: half-way between two sentences")
-    plans = general.encode(BLENDED, wording=False)
-    middle = plans.values.mean(0, keepdim=True) * 2**0.5  # (as long as the plans themselves)
     _item("one", BLENDED[0])
-    _item("between", general.decode(replace(plans[:1], values=middle))[0])
+    _item("between", general.blend(BLENDED, seed=5).text)
     _item("other", BLENDED[1])
 
     _title(f"4. {GENERAL}: a text turned into numbers, and back")

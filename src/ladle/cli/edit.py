@@ -24,20 +24,39 @@ FIRST_PART = 8  # before the first write to standard output, so that its reader 
 SamplingArguments = Annotated[EditingOptions | None, Parameter(name="*")]
 
 
+@dataclass(frozen=True)
+class Common:
+    """The arguments that these verbs share.
+
+    Args:
+        model: A model folder, a shipped model's name, or a hub id.
+        seed: Seed of the first text, or of the first pair of texts; seeds count up from it. Default: random.
+        output: JSON Lines file to write (.gz compresses); - is standard output.
+        report: JSON Lines file for all figures of each text. A picture of them is written beside it (.png).
+        scorer: Folder that `ladle fit scorer` wrote, or a causal language model. Adds perplexity to the report.
+        batch_size: Number of texts processed at once. A smaller number needs less memory.
+    """
+
+    model: str = "base-en"
+    seed: Whole | None = None
+    output: OutputFile = STDIO
+    report: File | None = None
+    scorer: str | None = None
+    batch_size: Whole = 128
+
+
+CommonArguments = Annotated[Common | None, Parameter(name="*")]
+
+
 @app.command(sort_key=4)
 def interpolate(
     texts: File,
     /,
     *,
-    model: str = "base-en",
     steps: Whole = 11,
     path: Literal["prior", "slerp", "linear", "renoise"] = "prior",
     wordings: Whole = 4,
-    seed: Whole | None = None,
-    output: OutputFile = STDIO,
-    report: File | None = None,
-    scorer: str | None = None,
-    batch_size: Whole = 128,
+    common: CommonArguments = None,
     columns: ColumnNames = None,
     options: SamplingArguments = None,
 ) -> None:
@@ -46,21 +65,15 @@ def interpolate(
     Args:
         texts: File of pairs, in the columns source (from) and text (to), or of plain texts: then the first and the
             second make a pair, the third and the fourth, and so on. - is standard input.
-        model: A model folder, a shipped model's name, or a hub id.
         steps: Number of texts on each way, from 2.
         path: How the way goes. prior: through the noise of both texts, where the prior finds every point likely. slerp:
             the arc between the latents. linear: the straight line. renoise: the arc, mended by the prior.
         wordings: Number of texts that are drawn for each position. The best is kept.
-        seed: Seed of the first pair; seeds count up from it. Default: random.
-        output: JSON Lines file to write (.gz compresses); - is standard output.
-        report: JSON Lines file for all figures of each text. A picture of them is written beside it (.png).
-        scorer: Folder that `ladle fit scorer` wrote, or a causal language model. Adds perplexity to the report.
-        batch_size: Number of texts processed at once. A smaller number needs less memory.
     """
     check_whole("--steps", steps, least=2)
     check_whole("--wordings", wordings)
-    call = _Call.checked(model, seed, output, report, scorer, batch_size, options, inputs=(texts,))
-    rows = read_and_say(texts, model, columns or Columns())
+    call = _Call.checked(common, options, inputs=(texts,))
+    rows = read_and_say(texts, call.common.model, columns or Columns())
     if all("source" in row for row in rows):
         pairs = [(row["source"], row["text"]) for row in rows]
     elif len(rows) % 2:
@@ -81,14 +94,9 @@ def vary(
     texts: File,
     /,
     *,
-    model: str = "base-en",
     strength: float = 0.5,
     num_samples: Annotated[Whole, Parameter(name=("--num-samples", "-n"))] = 1,
-    seed: Whole | None = None,
-    output: OutputFile = STDIO,
-    report: File | None = None,
-    scorer: str | None = None,
-    batch_size: Whole = 128,
+    common: CommonArguments = None,
     columns: ColumnNames = None,
     options: SamplingArguments = None,
 ) -> None:
@@ -96,19 +104,13 @@ def vary(
 
     Args:
         texts: File of texts; - is standard input.
-        model: A model folder, a shipped model's name, or a hub id.
         strength: How free, 0 to 1. 0 draws other words for the same latents. 1 is a free sample.
         num_samples: Number of variations of each text.
-        seed: Seed of the first variation; seeds count up from it. Default: random.
-        output: JSON Lines file to write (.gz compresses); - is standard output.
-        report: JSON Lines file for all figures of each text. A picture of them is written beside it (.png).
-        scorer: Folder that `ladle fit scorer` wrote, or a causal language model. Adds perplexity to the report.
-        batch_size: Number of texts processed at once. A smaller number needs less memory.
     """
     check_number("--strength", strength, 0, 1)
     check_whole("--num-samples", num_samples)
-    call = _Call.checked(model, seed, output, report, scorer, batch_size, options, inputs=(texts,))
-    rows = [row["text"] for row in read_and_say(texts, model, columns or Columns())]
+    call = _Call.checked(common, options, inputs=(texts,))
+    rows = [row["text"] for row in read_and_say(texts, call.common.model, columns or Columns())]
 
     def change(editor: Any, part: Sequence[Any], how: dict[str, Any]) -> list[Any]:
         return list(editor.vary(part, strength, num_samples, **how))
@@ -121,15 +123,10 @@ def paraphrase(
     texts: File,
     /,
     *,
-    model: str = "base-en",
     num_samples: Annotated[Whole, Parameter(name=("--num-samples", "-n"))] = 1,
     wordings: Whole = 16,
     max_overlap: float = 40.0,
-    seed: Whole | None = None,
-    output: OutputFile = STDIO,
-    report: File | None = None,
-    scorer: str | None = None,
-    batch_size: Whole = 128,
+    common: CommonArguments = None,
     columns: ColumnNames = None,
     options: SamplingArguments = None,
 ) -> None:
@@ -137,21 +134,15 @@ def paraphrase(
 
     Args:
         texts: File of texts; - is standard input.
-        model: A model folder, a shipped model's name, or a hub id.
         num_samples: Number of paraphrases of each text.
         wordings: Number of texts that are drawn for each text. The best are kept.
         max_overlap: Sentence BLEU against the text, 0 to 100, above which a wording is taken only if there is no other.
-        seed: Seed of the first text; seeds count up from it. Default: random.
-        output: JSON Lines file to write (.gz compresses); - is standard output.
-        report: JSON Lines file for all figures of each text. A picture of them is written beside it (.png).
-        scorer: Folder that `ladle fit scorer` wrote, or a causal language model. Adds perplexity to the report.
-        batch_size: Number of texts processed at once. A smaller number needs less memory.
     """
     check_whole("--num-samples", num_samples)
     check_whole("--wordings", wordings, least=num_samples)
     check_number("--max-overlap", max_overlap, 0, 100)
-    call = _Call.checked(model, seed, output, report, scorer, batch_size, options, inputs=(texts,))
-    rows = [row["text"] for row in read_and_say(texts, model, columns or Columns())]
+    call = _Call.checked(common, options, inputs=(texts,))
+    rows = [row["text"] for row in read_and_say(texts, call.common.model, columns or Columns())]
 
     def change(editor: Any, part: Sequence[Any], how: dict[str, Any]) -> list[Any]:
         return list(editor.paraphrase(part, num_samples, candidates=wordings, max_overlap=max_overlap, **how))
@@ -164,18 +155,13 @@ def edit(
     texts: File,
     /,
     *,
-    model: str = "base-en",
     label: str | None = None,
     direction: Path | None = None,
     strength: float | None = None,
     num_samples: Annotated[Whole, Parameter(name=("--num-samples", "-n"))] = 1,
     wordings: Whole = 16,
     confidence: float = 0.8,
-    seed: Whole | None = None,
-    output: OutputFile = STDIO,
-    report: File | None = None,
-    scorer: str | None = None,
-    batch_size: Whole = 128,
+    common: CommonArguments = None,
     text: str | None = None,
     options: SamplingArguments = None,
 ) -> None:
@@ -183,7 +169,6 @@ def edit(
 
     Args:
         texts: File of texts; - is standard input. Its labels are not read.
-        model: A model folder, a shipped model's name, or a hub id.
         label: The label that the texts shall have.
         direction: Folder that `ladle fit direction` wrote.
         strength: How far. With --label the diffusion time to which a text is noised, 0 to 1 (default 0.5). With
@@ -191,11 +176,6 @@ def edit(
         num_samples: Number of changed texts for each text.
         wordings: Number of texts that are drawn for each changed text. The best is kept.
         confidence: Probability of the label, 0 to 1, from which a text counts as changed.
-        seed: Seed of the first text; seeds count up from it. Default: random.
-        output: JSON Lines file to write (.gz compresses); - is standard output.
-        report: JSON Lines file for all figures of each text. A picture of them is written beside it (.png).
-        scorer: Folder that `ladle fit scorer` wrote, or a causal language model. Adds perplexity to the report.
-        batch_size: Number of texts processed at once. A smaller number needs less memory.
         text: Column of the texts. Default: text, else target, else the only column that is clearly text.
     """
     if (label is None) == (direction is None):
@@ -205,7 +185,7 @@ def edit(
     check_number("--confidence", confidence, 0, 1)
     if strength is not None:
         check_number("--strength", strength, *((0, 1) if direction is None else (-10, 10)))
-    call = _Call.checked(model, seed, output, report, scorer, batch_size, options, inputs=(texts, direction))
+    call = _Call.checked(common, options, inputs=(texts, direction))
     way: Any = None
     settings: list[Any] = ["edit", label, strength, num_samples, wordings, confidence]
     if direction is not None:
@@ -213,7 +193,7 @@ def edit(
 
         way = Direction.load(direction)  # before the model
         settings += [way.towards, way.away, way.kind, way.space, float(way.values.abs().sum())]
-    rows = [row["text"] for row in read_and_say(texts, model, Columns(text, "", "", ""))]
+    rows = [row["text"] for row in read_and_say(texts, call.common.model, Columns(text, "", "", ""))]
 
     def change(editor: Any, part: Sequence[Any], how: dict[str, Any]) -> list[Any]:
         own = {"n": num_samples, "candidates": wordings, "confidence": confidence}
@@ -241,43 +221,28 @@ class _Work:
 class _Call:
     """What the verbs have in common. overrides: sampling options. picture: beside the report."""
 
-    model: str
-    seed: int | None
-    output: str
-    report: str | None
+    common: Common
     picture: str | None
-    scorer: str | None
-    batch_size: int
     overrides: dict[str, Any]
 
     @classmethod
-    def checked(
-        cls,
-        model: str,
-        seed: int | None,
-        output: str,
-        report: str | None,
-        scorer: str | None,
-        batch_size: int,
-        options: Any,
-        inputs: Sequence[Any],
-    ) -> Self:
+    def checked(cls, common: Common | None, options: Any, inputs: Sequence[Any]) -> Self:
         """Raises UserError, before anything is read, for what is wrong."""
-        check_whole("--batch-size", batch_size)
-        if seed is not None:
-            check_whole("--seed", seed, 0, MAX_SEED)
+        common = common or Common()
+        check_whole("--batch-size", common.batch_size)
+        if common.seed is not None:
+            check_whole("--seed", common.seed, 0, MAX_SEED)
         overrides = given(options)
-        check_writable(output, inputs=inputs)
-        picture = _picture_of(report, scorer, output, inputs)
-        return cls(model, seed, output, report, picture, scorer, batch_size, overrides)
+        check_writable(common.output, inputs=inputs)
+        return cls(common, _picture_of(common, inputs), overrides)
 
     def run(self, work: _Work) -> None:
         """Change all items and write the rows; a stopped command goes on where it was. (With a report it begins anew,
         and keeps the rows that are written.)"""
         count = work.seeds * len(work.items)
         check_whole("--num-samples", work.rows, most=(MAX_SEED + 1) // len(work.items))  # as many as there are seeds
-        if self.seed is not None:
-            check_whole("--seed", self.seed, 0, MAX_SEED + 1 - count)
+        if self.common.seed is not None:
+            check_whole("--seed", self.common.seed, 0, MAX_SEED + 1 - count)
 
         from ladle.editing.editor import check_held, scorer_fluency
         from ladle.editing.pictures import draw_changes
@@ -285,40 +250,43 @@ class _Call:
         from ladle.sampling.request import fresh_seed
         from ladle.training.state import digest
 
-        loaded = LatentDiffusion.from_pretrained(self.model)
+        loaded = LatentDiffusion.from_pretrained(self.common.model)
         check_held(loaded.autoencoder, [text for item in work.items for text in ((item,) if _is_text(item) else item)])
-        fluency = None if self.scorer is None else scorer_fluency(self.scorer)
+        fluency = None if self.common.scorer is None else scorer_fluency(self.common.scorer)
         how = loaded.parts.sampling.override(**self.overrides)
-        command = digest([loaded.digest, how.model_dump(mode="json"), self.seed, work.settings, work.items])
+        command = digest([loaded.digest, how.model_dump(mode="json"), self.common.seed, work.settings, work.items])
         changes: list[Any] = []
-        drawn = fresh_seed(count) if self.seed is None else self.seed
-        with partial_rows(self.output, command, drawn, log=log) as kept:
+        drawn = fresh_seed(count) if self.common.seed is None else self.common.seed
+        with partial_rows(self.common.output, command, drawn, log=log) as kept:
             first = kept.remembered
-            known = 0 if self.report else kept.count  # rows that are not needed any more
+            known = 0 if self.common.report else kept.count  # rows that are not needed any more
 
             def parts() -> Iterator[tuple[int, list[Any]]]:
                 """The changes of some items at a time, with the number of the first."""
-                for part in _parts(len(work.items), work.rows, self.output):
+                for part in _parts(len(work.items), work.rows, self.common.output):
                     if part.stop * work.rows > known:
                         arguments = self.overrides | {"seed": first + part.start * work.seeds, "scorer": fluency}
                         items = [work.items[number] for number in part]
-                        yield part.start * work.rows, work.change(loaded.editor(self.batch_size), items, arguments)
+                        yield (
+                            part.start * work.rows,
+                            work.change(loaded.editor(self.common.batch_size), items, arguments),
+                        )
 
             def rows() -> Iterator[dict[str, Any]]:
                 with _bar(len(work.items) * work.rows) as bar:
                     for start, own in parts():
-                        if self.report:
+                        if self.common.report:
                             changes.extend(own)
                         bar.n = start + len(own)
                         bar.clear()  # rows may go to the same terminal
                         yield from (_row(one) | {"model": loaded.digest} for one in own[max(0, kept.count - start) :])
 
             write_and_say(kept, rows())
-        if self.report and self.picture:
-            write_rows(self.report, (one.as_row() for one in changes))
+        if self.common.report and self.picture:
+            write_rows(self.common.report, (one.as_row() for one in changes))
             draw_changes(changes, Path(self.picture))
-            log(f"figures of each text are in {self.report}, a picture is in {self.picture}")
-        if self.seed is None:
+            log(f"figures of each text are in {self.common.report}, a picture is in {self.picture}")
+        if self.common.seed is None:
             log(f"the first seed was {first}; --seed {first} gives the same texts again")
 
 
@@ -346,17 +314,18 @@ def _row(change: Any) -> dict[str, Any]:
     return {name: row[name] for name in ("text", "source", "target", "amount", "seed") if name in row}
 
 
-def _picture_of(report: str | None, scorer: str | None, output: str, inputs: Sequence[Any]) -> str | None:
+def _picture_of(common: Common, inputs: Sequence[Any]) -> str | None:
     """The picture beside a report, if there is one. Raises UserError: one of both cannot be written."""
+    report = common.report
     if report is None:
-        if scorer is not None:
+        if common.scorer is not None:
             raise UserError("--scorer adds perplexity to the report; give --report FILE too")
         return None
     if report == STDIO:
         raise UserError("a report is a file, because a picture is written beside it; give --report FILE")
     path = Path(report.removesuffix(".gz"))
     picture = str(path.with_suffix(".png"))
-    if picture == report or os.path.realpath(output) in (os.path.realpath(report), os.path.realpath(picture)):
+    if picture == report or os.path.realpath(common.output) in (os.path.realpath(report), os.path.realpath(picture)):
         raise UserError(f"--report {report}: the report, its picture {picture} and the output need names of their own")
     from ladle.evaluation.plots import check_picture
 

@@ -29,7 +29,7 @@ def _class(name: str, without: Collection[str] = ()) -> Any:
 # Their attributes are options of the verb that takes them.
 Options: Any = _class("Options")
 # Of verbs that change texts, which choose among wordings by what they keep of the text.
-EditingOptions: Any = _class("EditingOptions", ("candidates", "choose", "label_confidence"))
+EditingOptions: Any = _class("EditingOptions", ("candidates", "choose", "label_confidence", "min_words", "max_words"))
 
 
 def pairs(option: str, given: list[str] | None, example: str) -> dict[str, list[str]]:

@@ -1,6 +1,5 @@
 """What is asked of samples of a model as it is: `Steer` by a control, `SteerBy` a function of the estimate."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ladle.autoencoder.autoencoder import TextAutoencoder
+from ladle.checks import check_number
 from ladle.control.control import Control, clean_level, loaded, probabilities
 from ladle.data.files import PathLike
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.samplers import Denoise
-from ladle.diffusion.steering import LogProb, Score, between_times, steered, steered_by_estimate
+from ladle.diffusion.steering import LogProb, Score, steered, steered_by_estimate
 from ladle.errors import UserError
 from ladle.sampling.steering import Steering
 
@@ -153,15 +153,15 @@ def _wrapped(
     """The denoiser with all that steers. What reads the estimate comes first: its gradient goes through this."""
     for one in sorted(every, key=lambda one: isinstance(one, Steer) and one.by == "latents"):
         if isinstance(one, SteerBy):
-            between = between_times(diffusion.schedule, one.from_time, one.to_time)
+            between = diffusion.schedule.between(one.from_time, one.to_time)
             denoise = steered_by_estimate(denoise, one.function, one.scale, between)
             continue
         log_prob = _control_of(one).log_prob(one.label, mask, negated=one.scale < 0)
         if one.by == "latents":
-            between = between_times(diffusion.schedule, one.from_time, one.to_time)
+            between = diffusion.schedule.between(one.from_time, one.to_time)
             denoise = steered(denoise, log_prob, abs(one.scale), between)
         else:
-            between = between_times(diffusion.schedule, min(one.from_time, USABLE_TIME), one.to_time)
+            between = diffusion.schedule.between(min(one.from_time, USABLE_TIME), one.to_time)
             denoise = steered_by_estimate(denoise, partial(_of_estimate, log_prob), abs(one.scale), between)
     return denoise
 
@@ -187,8 +187,7 @@ def _control_of(one: Steer) -> Control:
 
 def _check_numbers(scale: Any, from_time: Any, to_time: Any) -> None:
     for name, value in (("scale", scale), ("from_time", from_time), ("to_time", to_time)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UserError(f"the {name} of a control is {value!r:.60}; give a finite number")
+        check_number(f"the {name} of a control", value)
     if not 0 <= to_time < from_time <= 1:
         what = f"a control steers from time {from_time:g} to time {to_time:g}"
         raise UserError(f"{what}; give 1 >= from_time > to_time >= 0")

@@ -62,6 +62,12 @@ class Schedule:
         """The level at time `t` in [0, 1], of shape () or [B]."""
         return self.level_from_log_snr(self.log_snr(t))
 
+    def between(self, from_time: float, to_time: float) -> tuple[float, float]:
+        """The lowest and the highest log-SNR between two times, 1 being noise, rounded as `sampling_levels` rounds
+        them. The ends of time are the ends of log-SNR, so that no step is left out there."""
+        low, high = self.log_snr(torch.tensor([from_time, to_time], dtype=torch.float64)).float().tolist()
+        return (-math.inf if from_time == 1 else low), (math.inf if to_time == 0 else high)
+
     def level_from_log_snr(self, log_snr: Tensor) -> Level:
         """The level at a given `log_snr`, of shape () or [B], in its dtype."""
         return Level(log_snr, *PATHS[self.path](log_snr))

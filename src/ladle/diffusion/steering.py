@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from ladle.diffusion.samplers import Denoise
-from ladle.diffusion.schedule import Level, Schedule
+from ladle.diffusion.schedule import Level
 from ladle.errors import UserError
 
 LogProb = Callable[[Tensor, Level], Tensor]
 """(zt [B, L, D], level) -> log p(y | zt) in nats, [B], with a gradient to zt."""
 Score = Callable[[Tensor], Tensor]
 """z0_hat [B, L, D] -> a number for each row, [B], with a gradient. Higher is better."""
-Between = tuple[float, float]  # the lowest and the highest log-SNR
+Between = tuple[float, float]  # the lowest and the highest log-SNR (`Schedule.between`)
 EVERYWHERE: Between = (-math.inf, math.inf)
 
 
@@ -80,13 +80,6 @@ def steered_by_estimate(denoise: Denoise, score: Score, scale: float, between: B
         return (z0_hat if outer else z0_hat.detach()) + _gain(level, zt, scale, between) * gradient
 
     return denoise_steered
-
-
-def between_times(schedule: Schedule, from_time: float, to_time: float) -> Between:
-    """The log-SNRs at two diffusion times, 1 being noise. The ends of time are the ends of log-SNR: no rounding leaves
-    out the first or the last step."""
-    low, high = schedule.log_snr(torch.tensor([from_time, to_time], dtype=torch.float64)).tolist()
-    return (-math.inf if from_time == 1 else low), (math.inf if to_time == 0 else high)
 
 
 def _inside(level: Level, between: Between) -> Tensor:

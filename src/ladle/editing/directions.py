@@ -24,7 +24,7 @@ from ladle.errors import UserError, first_line
 from ladle.evaluation.intervals import wilson_interval
 from ladle.sampling.words import encode_texts
 from ladle.storage.parts import ModelParts
-from ladle.storage.tensors import read_tensors, write_file
+from ladle.storage.tensors import write_file
 from ladle.storage.writing import DIRECTION, atomic_folder, atomic_json, check_folder, recover_folder
 
 RECORD, WEIGHTS = "direction.json", "model.safetensors"
@@ -60,10 +60,8 @@ class Direction:
 
     def probability(self, latents: Latents) -> list[float]:
         """Of `towards`, for each text."""
-        values = latents.values.cpu()
-        if len(self.weight) == 1:
-            mask = latents.mask.cpu()[..., None]
-            values = (values * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+        values = latents.mean()[:, None] if len(self.weight) == 1 else latents.values
+        values = values.cpu()
         return torch.sigmoid((values * self.weight).flatten(1).sum(1) + self.bias).tolist()
 
     def check(self, parts: ModelParts) -> None:
@@ -84,15 +82,18 @@ class Direction:
     @classmethod
     def load(cls, folder: PathLike) -> "Direction":
         """Read what `save` wrote. Raises UserError: no such folder, or a damaged one."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
         path = Path(folder)
         recover_folder(path)
         try:
             record = json.loads((path / RECORD).read_text(encoding="utf-8"))
             if record.pop("format") != 1:
                 raise ValueError("it was written by a newer ladle")
-            tensors = read_tensors(path / WEIGHTS)
+            tensors = load_file(path / WEIGHTS)
             return cls(**record, values=tensors["values"], weight=tensors["weight"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             what = f"cannot load the direction in {path}: {first_line(error)}"
             raise UserError(f"{what}; make one with `ladle fit direction`") from None
 
@@ -136,11 +137,8 @@ def fit_direction(
     if min(right.sum(), (~right).sum()) < LEAST:
         raise UserError(f"a direction needs at least {LEAST} texts on each side; give more rows")
     latents = encode_texts(parts.autoencoder, [row["text"] for row in used], batch_size)
-    features = latents.values.cpu()
-    if not parts.autoencoder.fixed_length:
-        mask = latents.mask.cpu()[..., None]
-        features = (features * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
-    direction = _learn(features, right, held_out(right), kind, towards, away or "others", latents.space or "")
+    features = latents.values if parts.autoencoder.fixed_length else latents.mean()[:, None]
+    direction = _learn(features.cpu(), right, held_out(right), kind, towards, away or "others", latents.space or "")
     if output is not None:
         direction.save(output)
     return direction

@@ -62,7 +62,7 @@ def by_label(
     there = [labels[int(row.argmax())] for row in judge.probabilities(texts, labels)]
     old = ConditionStore(reader, list(there), [None] * len(texts))
     latents = encode_texts(parts.autoencoder, texts, batch_size, wording=parts.autoencoder.is_plan, conditions=old)
-    own = [values[mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
+    own = latents.rows()
     streams = [SampleNoise([seed]) for seed in seeds]
     points, log_snr = all_renoised(diffusion, own, streams, strength, options, new, batch_size)
     # The candidates of each text, and the latents that each was decoded from.
@@ -76,17 +76,15 @@ def by_label(
     for known, others, point in zip(drawn, more, points, strict=True):
         known += [(text, point) for text in others]
     flat = [text for known in drawn for text, _ in known]
-    shares = iter(judge.probabilities(flat, [label])[:, 0].tolist())
-    near = iter(closeness(parts, flat, [own[row] for row, known in enumerate(drawn) for _ in known], batch_size))
-    well = iter(fluency(parts, flat, batch_size))
+    shares = judge.probabilities(flat, [label])[:, 0].tolist()
+    near = closeness(parts, flat, [own[row] for row, known in enumerate(drawn) for _ in known], batch_size)
+    figures = zip(shares, near, fluency(parts, flat, batch_size), strict=True)
     found = []
     for text, seed, known in zip(texts, seeds, drawn, strict=True):
         ranked = []
-        for number, (candidate, _) in enumerate(known):
-            share = next(shares) if candidate.strip() else 0.0 * next(shares)
-            alike = (
-                next(near) + sentence_bleu(candidate, text) / 100 + READS_WELL * next(well) - unlike(candidate, text)
-            )
+        for number, ((candidate, _), (share, close, well)) in enumerate(zip(known, figures, strict=False)):
+            share = share if candidate.strip() else 0.0
+            alike = close + sentence_bleu(candidate, text) / 100 + READS_WELL * well - unlike(candidate, text)
             ranked.append((share >= confidence, alike if share >= confidence else share, -number))
         best, point = known[-max(ranked)[2]]
         found.append(Change(best, text, seed, amount=strength, latents=point.cpu()))
@@ -113,7 +111,7 @@ def by_direction(
     direction.check(parts)
     strength = check_number("strength", strength, -MOST, MOST)
     latents = encode_texts(parts.autoencoder, texts, batch_size, wording=parts.autoencoder.is_plan)
-    own = [values[mask] for values, mask in zip(latents.values, latents.mask, strict=True)]
+    own = latents.rows()
     points = [direction.moved(values, strength) for values in own]
     points = [point * (values.norm() / point.norm()) for point, values in zip(points, own, strict=True)]
     return at_points(parts, texts, seeds, points, options, latents, strength, candidates, batch_size)

@@ -1,6 +1,7 @@
 """Texts between texts: paths from one to another, and mixtures of several with weights."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ def interpolate(
     texts, count = [*firsts, *seconds], len(firsts)
     plans = parts.autoencoder.is_plan
     latents = encode_texts(parts.autoencoder, texts, batch_size, wording=plans)
-    points = [own[mask] for own, mask in zip(latents.values, latents.mask, strict=True)]
+    points = latents.rows()
     decoder = None if plans else options.decoder
     ends = decode_texts(parts.autoencoder, points, decoder, batch_size, wording=latents.wording)
     mixes = [(pair, share) for pair in range(count) for share in dict.fromkeys(shares) if 0 < share < 1]
@@ -126,7 +127,7 @@ def blend(
         raise UserError("the weights of a blend sum to 0; give others")
     options = options or parts.sampling
     latents = encode_texts(parts.autoencoder, texts, batch_size)
-    points = [own[mask] for own, mask in zip(latents.values, latents.mask, strict=True)]
+    points = latents.rows()
     way = _start(parts, points, path, batch_size)
     shares = torch.tensor([weight / total for weight in weights])
     parted = shares.abs() / shares.abs().sum()
@@ -191,8 +192,7 @@ def _noises(diffusion: LatentDiffusionModel, points: list[Tensor], batch_size: i
     found: list[Tensor] = []
     for start in range(0, len(points), batch_size):
         latents = padded(points[start : start + batch_size])
-        noise = to_noise(diffusion, RawCondition(), latents)
-        found += [own[mask] for own, mask in zip(noise, latents.mask, strict=True)]
+        found += replace(latents, values=to_noise(diffusion, RawCondition(), latents)).rows()
     return found
 
 
@@ -201,6 +201,5 @@ def _forward(diffusion: LatentDiffusionModel, noises: list[Tensor], batch_size: 
     found: list[Tensor] = []
     for start in range(0, len(noises), batch_size):
         zt = padded(noises[start : start + batch_size])
-        z0 = from_noise(diffusion, RawCondition(), zt.values, zt.mask)
-        found += [own[mask] for own, mask in zip(z0.values, z0.mask, strict=True)]
+        found += from_noise(diffusion, RawCondition(), zt.values, zt.mask).rows()
     return found

@@ -93,8 +93,7 @@ def paraphrase(
 
 def _latents(parts: ModelParts, texts: Sequence[str], batch_size: int) -> list[Tensor]:
     """z0 [L, D] of each text."""
-    latents = encode_texts(parts.autoencoder, texts, batch_size)
-    return [own[mask] for own, mask in zip(latents.values, latents.mask, strict=True)]
+    return encode_texts(parts.autoencoder, texts, batch_size).rows()
 
 
 def _moved(

@@ -115,7 +115,7 @@ def all_renoised(
         noise = SampleNoise.join([streams[row] for row in rows])
         z0 = renoised(diffusion, raw, padded([points[row] for row in rows]), noise, time, options)
         scale = 1.0 if z0.level is None else z0.level.scale
-        found += [values[mask] / scale for values, mask in zip(z0.values, z0.mask, strict=True)]
+        found += [own / scale for own in z0.rows()]
         log_snr += [None if z0.level is None else float(z0.level.log_snr)] * len(rows)
     return found, log_snr
 

@@ -124,11 +124,8 @@ def guided_denoiser(
         guided = guided_at_once(denoiser(raw.and_without(), 2), options.guidance_scale)
     if options.guidance_from == 1 and options.guidance_to == 0:
         return guided
-    times = torch.tensor([options.guidance_from, options.guidance_to], dtype=torch.float64)
-    lowest, highest = diffusion.schedule.log_snr(times).float().tolist()  # rounded as `sampling_levels` does
-    lowest = lowest if options.guidance_from < 1 else -math.inf
-    highest = highest if options.guidance_to > 0 else math.inf
-    return between(guided, denoiser(raw.only(followed(diffusion, options), names)), lowest, highest)
+    inside = diffusion.schedule.between(options.guidance_from, options.guidance_to)
+    return between(guided, denoiser(raw.only(followed(diffusion, options), names)), *inside)
 
 
 def followed(diffusion: LatentDiffusionModel, options: SamplingOptions) -> frozenset[str]:

@@ -165,7 +165,7 @@ def decode_latents(
             raise UserError("this model's decoder reads latents without noise only; give no level")
         log_snr = level.log_snr.expand(len(latents)).tolist()
         values = values / level.expand(values).scale
-    parts = [own[mask] for own, mask in zip(values, latents.mask, strict=True)]
+    parts = replace(latents, values=values).rows()
     words = how.model_dump(exclude_unset=True)
     if latents.wording is not None and how.num_beams == 1 and not how.do_sample:
         words["wording"] = latents.wording
