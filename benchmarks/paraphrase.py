@@ -5,7 +5,8 @@
 Rows have source and text (or target). The table says for `paraphrase`, `vary` at three strengths, and copying: the mean
 cosine to the source by TF-IDF, sentence BLEU against the source (its mean), BLEU against the references, and the share
 of texts that are the source. --out writes each row's texts and the sources as JSON Lines, for
-`benchmarks/second_judge.py similarity`: similarity by an encoder that no plan was made from.
+`benchmarks/second_judge.py similarity`: similarity by an encoder that no plan was made from. --beside adds the texts of
+another system, such as those of benchmarks/encoder_decoder.py.
 """
 
 import argparse
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-n", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.2, 0.4, 0.6])
+    parser.add_argument("--beside", nargs="+", default=[], metavar="NAME=FILE")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--shown", type=int, default=10)
     given = parser.parse_args(arguments)
@@ -42,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     systems["paraphrase"] = [change.text for change in model.paraphrase(sources, seed=given.seed)]
     for strength in given.strengths:
         systems[f"vary {strength:g}"] = [change.text for change in model.vary(sources, strength, seed=given.seed)]
+    for beside in given.beside:
+        name, _, path = beside.partition("=")
+        systems[name] = [row["text"] for row in read_rows(path)][: len(rows)]
     vectors = TfidfVectorizer(token_pattern=None, tokenizer=tokenise).fit(sources + [t for r in references for t in r])
     known = vectors.transform(sources)
     print(f"n = {len(rows)}\n\n| | cosine, TF-IDF | BLEU to the source | BLEU to references | the same text |")

@@ -9,8 +9,10 @@ import torch
 import memorised
 import tiny
 from knowing import EIGHT, knowing
+from ladle.conditioning.store import ConditionStore
 from ladle.editing.change import sentence_bleu
 from ladle.editing.directions import Direction
+from ladle.editing.rewriting import rewrite_each
 from ladle.editing.wordings import READS_WELL, UNLIKE, closeness, fluency, unlike
 from ladle.errors import UserError
 from ladle.pipeline import LatentDiffusion
@@ -61,17 +63,13 @@ def test_a_text_that_has_the_label_stays_as_it_is() -> None:
         assert change.moved == pytest.approx(0, abs=1e-4)  # (decoded from its own latents)
 
 
-def test_the_own_wording_under_another_label_is_among_the_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A counterfactual: the random numbers that would have drawn the text, under the other label. Its latents are the
-    text's own."""
+def test_rewritten_texts_are_among_the_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rewritten for the other label from the text's own plan and from the changed one, beside those drawn anew."""
     parts = plan().parts
-    labels = list(plan().labels)
-    from ladle.conditioning.store import ConditionStore
-    from ladle.sampling.words import decode_texts
-
+    z0 = encode_texts(parts.autoencoder, [CAT], 1).rows()
     old, new = (ConditionStore(parts.reader(), [name], [None]) for name in ("good", "bad"))
-    latents = encode_texts(parts.autoencoder, [CAT], 1, wording=True, conditions=old)
-    expected = decode_texts(parts.autoencoder, [*latents.values], None, 1, None, [None], new, wording=latents.wording)
+    conditions = {"old_conditions": old, "new_conditions": new}
+    ((expected,),) = rewrite_each(parts, [CAT], z0, z0, [None], [0], 1, parts.sampling, **conditions)
     seen: list[str] = []
     judge = parts.judge
     probabilities = type(judge).probabilities
@@ -82,8 +80,8 @@ def test_the_own_wording_under_another_label_is_among_the_candidates(monkeypatch
 
     monkeypatch.setattr(type(judge), "probabilities", noted)
     plan().edit(CAT, label="bad", strength=0.3, candidates=2, seed=0)
-    assert labels == ["bad", "good"] and expected[0] in seen
-    assert len(seen) >= 1 + 2 + 2  # the text; two in its own wording; two that were drawn
+    assert list(plan().labels) == ["bad", "good"] and expected in seen
+    assert len(seen) >= 1 + 2 + 2  # the text; two that were rewritten; two that were drawn
 
 
 def test_of_those_that_have_the_label_the_nearest_is_kept() -> None:

@@ -21,9 +21,14 @@ from ladle.autoencoder.language import Cache, LanguageDecoder
 from ladle.autoencoder.lexicon import ROOT, Lexicon
 
 NARROW = 0.8  # share of the vocabulary that a lexicon allows, below which the logits of the others are not worked out
+LIKELY = -4.0  # nats below the likeliest token, from which on a token is not made likelier by `Pushed`
 SHRINK_BELOW = 0.75  # share of unfinished rows in a batch below which the finished rows leave it
 Draft = Callable[[list[int]], list[int]]
 """The tokens of a text so far, without the start token -> guesses of the tokens that follow, possibly none."""
+
+
+Choose = Callable[[Tensor, Sequence[int], Sequence[Sequence[int]]], Tensor]
+"""(logits [N, V] of the tokens that follow texts, the row of each, the tokens of each so far) -> ids [N]."""
 
 
 @dataclass
@@ -70,6 +75,8 @@ def write(
     lexicon: Lexicon | None = None,
     wording: Tensor | None = None,
     ending: Ending | None = None,
+    choose: Choose | None = None,
+    against: tuple[Tensor, Tensor, float] | None = None,
 ) -> Tensor:
     """Continue every row until its end token, at most `max_tokens` tokens.
 
@@ -83,15 +90,19 @@ def write(
             text goes on with 0. `uniform`, `top_p` and `temperature` then have no effect.
         banned: tokens that are never written. lexicon: the words that may be written; None: any.
         ending: when texts may end; None: where the decoder ends them.
+        choose: chooses the tokens (`ladle.autoencoder.counterfactual`); the other ways to choose then have no effect.
+        against: another memory with its mask, and a weight, as of `Pushed`.
 
     Returns ids [B, S], with only `end` after a row's end token.
     """
+    decoder = decoder if against is None else Pushed(decoder, *against)
     rows = _Rows(decoder, memory, memory_mask, start, end, max_tokens)
     tokens = None
-    if lexicon is not None and isinstance(rows.state, Cache) and len(lexicon.tokens) < NARROW * len(lexicon.tokenizer):
+    narrows = lexicon is not None and choose is None and isinstance(rows.state, Cache)
+    if narrows and lexicon is not None and len(lexicon.tokens) < NARROW * len(lexicon.tokenizer):
         tokens = lexicon.tokens.to(memory.device)
         rows.state.write_only(tokens)
-    choice = _Choice(uniform, top_p, temperature, first, [*banned], lexicon, tokens, wording)
+    choice = _Choice(uniform, top_p, temperature, first, [*banned], lexicon, tokens, wording, choose)
     if ending is not None:
         choice.forbid_ends(ending.may_end, end)
     if drafts is None or not decoder.ragged:
@@ -149,7 +160,9 @@ class _Choice:
         lexicon: Lexicon | None,
         tokens: Tensor | None,
         wording: Tensor | None,
+        choose: Choose | None,
     ) -> None:
+        self.choose = choose
         self.numbers = None if uniform is None or temperature == 0 else uniform.tolist()
         self.by_wording = wording is not None
         if wording is not None:
@@ -188,7 +201,11 @@ class _Choice:
                             self.free.add(row)
                         break
                     logits[place, ahead, self.end] = -torch.inf
-        if self.numbers is None:
+        if self.choose is not None:
+            each = [row for row in rows for _ in range(size)]
+            known = [[*texts[row], *own[:i]] for row, own in zip(rows, guesses, strict=True) for i in range(size)]
+            ids = self.choose(logits.flatten(0, 1), each, known).view(-1, size)
+        elif self.numbers is None:
             ids = logits.argmax(-1)
         else:
             # (No number is behind the last place, which a guess may be.)
@@ -293,6 +310,40 @@ class Lookup:
                 found = self.tokens[place + 1 : place + 1 + self.size]
                 return found[: found.index(self.start)] if self.start in found else found
         return []
+
+
+class Pushed:
+    """A decoder whose log-probabilities are pushed away from those that it has with another memory: by `weight` times
+    their difference (arXiv 2105.03023). A token that is far less likely than the likeliest one is not made likelier
+    (arXiv 2210.15097): the difference of two tiny numbers says little."""
+
+    ragged = False
+
+    def __init__(self, decoder: Stepper, memory: Tensor, memory_mask: Tensor, weight: float):
+        self.decoder, self.memory, self.memory_mask, self.weight = decoder, memory, memory_mask, weight
+
+    def begin(self, memory: Tensor | None, memory_mask: Tensor | None, batch: int, max_tokens: int) -> Any:
+        """As in `Stepper`."""
+        other = self.decoder.begin(self.memory, self.memory_mask, batch, max_tokens)
+        return _BothStates(self.decoder.begin(memory, memory_mask, batch, max_tokens), other)
+
+    def step(self, ids: Tensor, state: "_BothStates") -> Tensor:
+        """As in `Stepper`."""
+        own, other = (self.decoder.step(ids, part).float().log_softmax(-1) for part in (state.own, state.other))
+        difference = own - other
+        unlikely = own < own.amax(-1, keepdim=True) + LIKELY
+        return own + self.weight * torch.where(unlikely, difference.clamp_max(0), difference)
+
+
+@dataclass
+class _BothStates:
+    own: Any
+    other: Any
+
+    def keep(self, rows: Tensor) -> None:
+        """Leave out all rows but these."""
+        self.own.keep(rows)
+        self.other.keep(rows)
 
 
 class TransformersStepper:

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ladle.autoencoder.latents import Latents
 from ladle.checks import check_number
 from ladle.conditioning.store import ConditionStore
 from ladle.data.labels import own_label
 from ladle.editing.change import Change, sentence_bleu
 from ladle.editing.directions import Direction
+from ladle.editing.rewriting import rewrite_each
 from ladle.editing.way import all_renoised
 from ladle.editing.wordings import READS_WELL, best_wordings, closeness, draw_wordings, fluency, unlike
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
-from ladle.sampling.words import decode_texts, encode_texts
+from ladle.sampling.words import encode_texts
 from ladle.seeding import SampleNoise
 from ladle.storage.parts import ModelParts
 
@@ -39,10 +39,10 @@ def by_label(
     """Each text with another label, and as much of the rest as can stay.
 
     The latents are noised to diffusion time `strength` and brought back under the new label, with guidance (SDEdit,
-    arXiv 2108.01073). `candidates` new wordings of them are drawn. With plans there are two more: the text's own
-    wording (`ladle.autoencoder.wording`: the random numbers that would have drawn it) under the new label, from its own
-    plan and from the changed one. It changes only the words that the label changes (a counterfactual, arXiv
-    2411.07180). Strength 0 keeps the latents, and a text that has the label may stay as it is. Of the candidates that
+    arXiv 2108.01073), and `candidates` new wordings of them are drawn. With plans there are as many texts more that are
+    rewritten (`ladle.editing.rewriting`): half of them from the text's own plan, half from the changed one. Only words
+    that the label changes are changed there. Strength 0 keeps the latents, and a text that has the label may stay as it
+    is. Of the candidates that
     the model's judge finds to have the label with at least `confidence`, the one is kept that is nearest to the text,
     in meaning and in words, and reads well; if there is none, the one with the highest probability.
 
@@ -61,17 +61,18 @@ def by_label(
     new = ConditionStore(reader, [label] * len(texts), [None] * len(texts))
     there = [labels[int(row.argmax())] for row in judge.probabilities(texts, labels)]
     old = ConditionStore(reader, list(there), [None] * len(texts))
-    latents = encode_texts(parts.autoencoder, texts, batch_size, wording=parts.autoencoder.is_plan, conditions=old)
-    own = latents.rows()
+    own = encode_texts(parts.autoencoder, texts, batch_size).rows()
     streams = [SampleNoise([seed]) for seed in seeds]
     points, log_snr = all_renoised(diffusion, own, streams, strength, options, new, batch_size)
     # The candidates of each text, and the latents that each was decoded from.
     drawn = [[(text, point)] if strength == 0 else [] for text, point in zip(texts, own, strict=True)]
-    if latents.wording is not None:
-        for places, levels in ((own, [None] * len(own)), (points, log_snr)):
-            worded = _same_wording(parts, places, levels, latents, new, batch_size)
-            for known, text, point in zip(drawn, worded, places, strict=True):
-                known.append((text, point))
+    if parts.autoencoder.is_plan:
+        few = -(-candidates // 2)
+        for places, levels, count in ((own, [None] * len(own), few), (points, log_snr, candidates - few)):
+            conditions = {"old_conditions": old, "new_conditions": new}
+            changed = rewrite_each(parts, texts, own, places, levels, seeds, count, options, **conditions)
+            for known, others, point in zip(drawn, changed, places, strict=True):
+                known += [(text, point) for text in others]
     more = draw_wordings(parts, points, log_snr, seeds, texts, candidates, options, new, batch_size)
     for known, others, point in zip(drawn, more, points, strict=True):
         known += [(text, point) for text in others]
@@ -103,54 +104,41 @@ def by_direction(
     batch_size: int = 128,
 ) -> list[Change]:
     """Each text, moved by `strength` times the direction: negative strengths go the other way, 1 is as far as the means
-    of both sides are apart. Candidates are the text's own wording of the moved plan, and new wordings of it. The one is
-    kept that says what the moved plan says and reads well.
+    of both sides are apart. Candidates are new wordings of the moved plan, and as many texts that are rewritten for it.
+    The one is kept that says what the moved plan says and reads well.
 
     Raises UserError: a direction of other latents, a strength beyond -10 to 10.
     """
     direction.check(parts)
     strength = check_number("strength", strength, -MOST, MOST)
-    latents = encode_texts(parts.autoencoder, texts, batch_size, wording=parts.autoencoder.is_plan)
-    own = latents.rows()
+    own = encode_texts(parts.autoencoder, texts, batch_size).rows()
     points = [direction.moved(values, strength) for values in own]
     points = [point * (values.norm() / point.norm()) for point, values in zip(points, own, strict=True)]
-    return at_points(parts, texts, seeds, points, options, latents, strength, candidates, batch_size)
+    return at_points(parts, texts, seeds, own, points, options, strength, candidates, batch_size)
 
 
 def at_points(
     parts: ModelParts,
     texts: Sequence[str],
     seeds: Sequence[int],
+    own: Sequence[Tensor],
     points: Sequence[Tensor],
     options: SamplingOptions,
-    latents: Latents,
     strength: float | None,
     candidates: int,
     batch_size: int,
 ) -> list[Change]:
-    """Each text, said as its point [L, D] says it. latents: of the texts, with their wording if they have one."""
+    """Each text, said as its point [L, D] says it. own: the latents [L, D] of the texts."""
     clean: list[float | None] = [None] * len(texts)
     drawn = draw_wordings(parts, points, clean, seeds, texts, candidates, options, batch_size=batch_size)
-    if latents.wording is not None:
-        worded = _same_wording(parts, points, clean, latents, None, batch_size)
-        drawn = [[text, *known] for text, known in zip(worded, drawn, strict=True)]
+    if parts.autoencoder.is_plan:
+        changed = rewrite_each(parts, texts, own, points, clean, seeds, candidates, options)
+        drawn = [[*others, *known] for others, known in zip(changed, drawn, strict=True)]
     best = best_wordings(parts, drawn, points, batch_size, sources=texts)
     return [
         Change(text, source, seed, amount=strength, latents=point.cpu())
         for text, source, seed, point in zip(best, texts, seeds, points, strict=True)
     ]
-
-
-def _same_wording(
-    parts: ModelParts,
-    points: Sequence[Tensor],
-    log_snr: Sequence[float | None],
-    latents: Latents,
-    conditions: ConditionStore | None,
-    batch_size: int,
-) -> list[str]:
-    """Each point in the wording of its text."""
-    return decode_texts(parts.autoencoder, points, None, batch_size, None, log_snr, conditions, wording=latents.wording)
 
 
 @dataclass(frozen=True)

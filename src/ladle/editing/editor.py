@@ -188,10 +188,10 @@ class Editor:
                 raise UserError(f"{name} is a {type(text).__name__}; give one text")
             self._texts(text, name)
         point = analogy(self.parts, first, second, third, self.batch_size)
-        latents = encode_texts(self.parts.autoencoder, [third], self.batch_size, wording=self.parts.autoencoder.is_plan)
-        point = point * (latents.values[0].norm() / point.norm())
+        own = encode_texts(self.parts.autoencoder, [third], self.batch_size).rows()
+        point = point * (own[0].norm() / point.norm())
         found = editing.at_points(
-            self.parts, [third], [_first(seed, 1)], [point], self._options(overrides), latents, None,
+            self.parts, [third], [_first(seed, 1)], own, [point], self._options(overrides), None,
             check_whole("candidates", candidates), self.batch_size,
         )  # fmt: skip
         return self._measured(found, scorer)[0]

@@ -12,9 +12,11 @@ from ladle.config import nearest
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.editing.change import Change
 from ladle.editing.paths import lerp, slerp, stretched, weighted
+from ladle.editing.rewriting import rewrite_each
 from ladle.editing.way import all_renoised, from_noise, to_noise
 from ladle.editing.wordings import best_wordings, draw_wordings
 from ladle.errors import UserError
+from ladle.evaluation.text_stats import copy_key
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.words import decode_texts, encode_texts, padded
 from ladle.seeding import SampleNoise
@@ -56,15 +58,17 @@ def interpolate(
     """For each pair of texts, those at `shares` (0 to 1) of the way from the first to the second.
 
     The ends are what the model makes of the texts themselves: with plan latents the texts to the letter, because plan
-    and wording are decoded. Between them the decoder draws several wordings, and the one is kept that says what the
-    latents on the path say and reads well (`best_wordings`).
+    and wording are decoded. Between them the decoder draws several wordings. With plan latents it also rewrites both
+    texts (`ladle.editing.rewriting`). The one is kept that says what the latents on the path say and reads well
+    (`best_wordings`).
 
     Args:
         path: `prior`: both texts go back to noise (`to_noise`), the arc between the noises is followed, and the way
             leads forward again. `slerp`: the arc between the latents. `linear`: the straight line, which leaves what
             the decoder knows. `renoise`: the arc, then a little noise that the prior takes away again.
         seed: of the random numbers: the i-th pair has seed + i, at all its positions.
-        candidates: wordings for each position. options: how words are drawn; None: the model's own.
+        candidates: wordings for each position, and rewritings of each of the two texts.
+        options: how words are drawn; None: the model's own.
 
     Raises UserError: no such path, or the model has no prior for `prior` and `renoise`.
     """
@@ -81,8 +85,8 @@ def interpolate(
     between = [mixed(way[pair], way[count + pair], share, PATHS[path]) for pair, share in mixes]
     seeds = [seed + pair for pair, _ in mixes]
     between = _end(parts, between, path, seeds, options, batch_size)
-    known = [f"{firsts[pair]} {seconds[pair]}" for pair, _ in mixes]
-    written = _written(parts, between, seeds, known, candidates, options, batch_size)
+    ends_of = [[(texts[end], points[end]) for end in (pair, count + pair)] for pair, _ in mixes]
+    written = _written(parts, between, seeds, ends_of, candidates, options, batch_size)
     found = dict(zip(mixes, zip(written, between, strict=True), strict=True))
     rows = []
     for pair in range(count):
@@ -135,7 +139,8 @@ def blend(
     stacked = torch.stack([stretched(own, length) for own in way])
     mean = weighted(stacked, shares.to(stacked), mend=path != "linear")
     between = _end(parts, [mean], path, [seed], options, batch_size)
-    text = _written(parts, between, [seed], [" ".join(texts)], candidates, options, batch_size)[0]
+    mixed_texts = [(text, own) for text, own, share in zip(texts, points, shares.tolist(), strict=True) if share > 0]
+    text = _written(parts, between, [seed], [mixed_texts], candidates, options, batch_size)[0]
     return Change(text, texts[0], seed, latents=between[0].cpu())
 
 
@@ -171,13 +176,27 @@ def _written(
     parts: ModelParts,
     points: list[Tensor],
     seeds: Sequence[int],
-    known: Sequence[str],
+    mixes: Sequence[Sequence[tuple[str, Tensor]]],
     count: int,
     options: SamplingOptions,
     batch_size: int,
 ) -> list[str]:
+    """Each point in words. mixes: for each point the texts that it lies between, and their latents."""
     clean = [None] * len(points)
+    known = [" ".join(text for text, _ in mix) for mix in mixes]
     drawn = draw_wordings(parts, points, clean, seeds, known, count, options, batch_size=batch_size)
+    if parts.autoencoder.is_plan:
+        rows = [row for row, mix in enumerate(mixes) for _ in mix]
+        texts, ends = zip(*(part for mix in mixes for part in mix), strict=True)
+        changed = rewrite_each(
+            parts, texts, ends, [points[row] for row in rows], [None] * len(rows), [seeds[row] for row in rows], count,
+            options,
+        )  # fmt: skip
+        for row, others in zip(rows, changed, strict=True):
+            drawn[row] = [*drawn[row], *others]
+        for row, (own, mix) in enumerate(zip(drawn, mixes, strict=True)):  # (a point between texts is none of them)
+            there = {copy_key(text) for text, _ in mix}
+            drawn[row] = [text for text in own if copy_key(text) not in there] or own
     return best_wordings(parts, drawn, points, batch_size, sources=known)
 
 

@@ -1,0 +1,102 @@
+"""Texts rewritten for another plan or label: their own words stay, but for those that the change touches."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from ladle.autoencoder.autoencoder import Memory, TextAutoencoder
+from ladle.autoencoder.counterfactual import counterfactual_ids
+from ladle.conditioning.decoder import read_conditions
+from ladle.conditioning.store import ConditionStore
+from ladle.data.stores import length_batches
+from ladle.sampling.candidates import candidate_seeds
+from ladle.sampling.options import SamplingOptions
+from ladle.sampling.words import level_of, lexicon_for, padded, words_are_known
+from ladle.seeding import SampleNoise
+from ladle.storage.parts import ModelParts
+
+TEMPERATURE = 0.7  # of words in place of those that change: at 1 one in a few of them is odd
+ROWS = 32  # texts at once: each of their tokens has a number for every token of the vocabulary
+
+
+def rewrite_each(
+    parts: ModelParts,
+    texts: Sequence[str],
+    old: Sequence[Tensor],
+    new: Sequence[Tensor],
+    log_snr: Sequence[float | None],
+    seeds: Sequence[int],
+    count: int,
+    options: SamplingOptions,
+    *,
+    old_conditions: ConditionStore | None = None,
+    new_conditions: ConditionStore | None = None,
+) -> list[list[str]]:
+    """`count` different rewritings of each text, with seeds made of its own (`rewritten`)."""
+    rows = [row for row in range(len(texts)) for _ in range(count)]
+    many = torch.tensor(rows, dtype=torch.long)
+    found = rewritten(
+        parts, [texts[row] for row in rows], [old[row] for row in rows], [new[row] for row in rows],
+        [log_snr[row] for row in rows], [SampleNoise([own]) for seed in seeds for own in candidate_seeds(seed, count)],
+        options, old_conditions=None if old_conditions is None else old_conditions.of_rows(many),
+        new_conditions=None if new_conditions is None else new_conditions.of_rows(many),
+    )  # fmt: skip
+    return [found[start : start + count] for start in range(0, len(found), count)] if count else [[] for _ in texts]
+
+
+@torch.no_grad()
+def rewritten(
+    parts: ModelParts,
+    texts: Sequence[str],
+    old: Sequence[Tensor],
+    new: Sequence[Tensor],
+    log_snr: Sequence[float | None],
+    streams: Sequence[SampleNoise],
+    options: SamplingOptions,
+    *,
+    old_conditions: ConditionStore | None = None,
+    new_conditions: ConditionStore | None = None,
+    temperature: float = TEMPERATURE,
+    push: float = 0.0,
+) -> list[str]:
+    """Each text as the decoder would have written it for other latents and conditions (`counterfactual_ids`).
+
+    Args:
+        old, new: latents [L, D] of each text, and those that it is rewritten for, with their log-SNR (None: no noise).
+        streams: of each text. temperature, push: as of `counterfactual_ids`.
+    """
+    autoencoder, found = parts.autoencoder, [""] * len(texts)
+    backbone, device = autoencoder.backbone, autoencoder.device
+    known = {text: lexicon_for(backbone, [text]) if words_are_known(options) else None for text in set(texts)}
+    order = sorted(range(len(texts)), key=lambda row: id(known[texts[row]]))
+    for _, group in groupby(order, key=lambda row: id(known[texts[row]])):
+        same = [*group]
+        for places in length_batches([texts[row] for row in same], ROWS):
+            rows = [same[place] for place in places]
+            tokens = backbone.tokenize([texts[row] for row in rows])
+            clean = [None] * len(rows)
+            before = _read(autoencoder, [old[row] for row in rows], clean, old_conditions, rows)
+            after = _read(autoencoder, [new[row] for row in rows], [log_snr[row] for row in rows], new_conditions, rows)
+            ids = counterfactual_ids(
+                autoencoder, tokens["input_ids"].to(device), tokens["attention_mask"].to(device), before, after,
+                [streams[row] for row in rows], temperature=temperature, push=push, lexicon=known[texts[rows[0]]],
+            )  # fmt: skip
+            for row, text in zip(rows, backbone.detokenize(ids, any_sign=True), strict=True):
+                found[row] = text
+    return found
+
+
+def _read(
+    autoencoder: TextAutoencoder,
+    points: Sequence[Tensor],
+    log_snr: Sequence[float | None],
+    conditions: ConditionStore | None,
+    rows: Sequence[int],
+) -> Memory:
+    """What the decoder reads of these rows."""
+    device = autoencoder.device
+    raw = None if conditions is None else conditions.gather(torch.tensor(rows)).to(device)
+    read = read_conditions(autoencoder, raw, len(rows))
+    return autoencoder.expand(padded(points).to(device), level_of(log_snr).to(device), read)
