@@ -12,6 +12,7 @@ from knowing import EIGHT, knowing
 from ladle.conditioning.store import ConditionStore
 from ladle.editing.change import sentence_bleu
 from ladle.editing.directions import Direction
+from ladle.editing.edit import LOOKS
 from ladle.editing.rewriting import rewrite_each
 from ladle.editing.wordings import READS_WELL, UNLIKE, closeness, fluency, unlike
 from ladle.errors import UserError
@@ -46,8 +47,15 @@ def way(model: LatentDiffusion, first: str = CAT, second: str = DOG) -> Directio
 # ------------------------------------------------------------------------------------------------ by a label
 
 
-def test_a_text_gets_the_label_that_is_asked_for() -> None:
+def leads_to_the_dog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(The tiny denoiser has learnt nothing, so it cannot say where a label lies.)"""
+    z0 = encode_texts(plan().autoencoder, [DOG], 1).rows()
+    monkeypatch.setattr("ladle.editing.edit.led", lambda diffusion, points, *rest: z0 * len(points))
+
+
+def test_a_text_gets_the_label_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the model's judge, with figures from before and after."""
+    leads_to_the_dog(monkeypatch)
     (change,) = plan().edit(CAT, label="bad", strength=0.9, candidates=48, confidence=0.7, seed=0)
     before, after = plan().classify([CAT, change.text], by="words")[:, plan().labels.index("bad")].tolist()
     assert change.attribute_before == pytest.approx(before) and change.attribute_after == pytest.approx(after)
@@ -64,12 +72,14 @@ def test_a_text_that_has_the_label_stays_as_it_is() -> None:
 
 
 def test_rewritten_texts_are_among_the_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rewritten for the other label from the text's own plan and from the changed one, beside those drawn anew."""
+    """Rewritten for the changed plan and the other label, beside those drawn anew."""
     parts = plan().parts
     z0 = encode_texts(parts.autoencoder, [CAT], 1).rows()
     old, new = (ConditionStore(parts.reader(), [name], [None]) for name in ("good", "bad"))
     conditions = {"old_conditions": old, "new_conditions": new}
-    ((expected,),) = rewrite_each(parts, [CAT], z0, z0, [None], [0], 1, parts.sampling, **conditions)
+    leads_to_the_dog(monkeypatch)
+    dog = encode_texts(parts.autoencoder, [DOG], 1).rows()
+    ((expected,),) = rewrite_each(parts, [CAT], z0, dog, [0], 1, parts.sampling, LOOKS, **conditions)
     seen: list[str] = []
     judge = parts.judge
     probabilities = type(judge).probabilities

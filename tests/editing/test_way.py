@@ -8,9 +8,10 @@ import tiny
 from gaussian import MEAN, SPREAD, gaussian
 from ladle.autoencoder.latents import Latents
 from ladle.conditioning.encoder import RawCondition
+from ladle.conditioning.store import ConditionStore
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.prediction import add_noise
-from ladle.editing.way import all_renoised, from_noise, renoised, to_noise
+from ladle.editing.way import LED_STEPS, LED_TIMES, all_renoised, from_noise, led, renoised, to_noise
 from ladle.layers import lengths_to_mask
 from ladle.sampling.draw import draw_latents
 from ladle.sampling.options import SamplingOptions
@@ -150,3 +151,70 @@ def test_many_texts_are_renoised_as_each_alone() -> None:
     for one, other in zip(whole, single, strict=True):
         torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-3)
     assert after == others
+
+
+# ------------------------------------------------------------------------------------------- from label to label
+
+
+def labelled(monkeypatch: pytest.MonkeyPatch) -> LatentDiffusionModel:
+    """Latents of the second label have twice the mean of the first one's."""
+    model = gaussian(plan=True)
+
+    def denoise(mask: Tensor, raw: RawCondition) -> object:
+        means = MEAN * (1 + raw.label_ids)[:, None, None]
+
+        def exact(zt: Tensor, level: object) -> Tensor:
+            return means + gain_of(level) * (zt - level.alpha * means)
+
+        return exact
+
+    monkeypatch.setattr(model, "denoise", denoise)
+    monkeypatch.setattr(model.condition, "encode", lambda raw, count: raw)
+    return model
+
+
+def gain_of(level: object) -> Tensor:
+    return level.alpha * SPREAD**2 / (level.alpha**2 * SPREAD**2 + level.sigma**2)
+
+
+def stores(model: LatentDiffusionModel, count: int) -> tuple[ConditionStore, ConditionStore]:
+    reader = tiny.tiny_plan_parts(source=False).reader()
+    return tuple(ConditionStore(reader, [name] * count, [None] * count) for name in tiny.LABELS)
+
+
+def test_latents_are_led_by_the_difference_of_the_means_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Gaussians of one spread the estimates differ by (1 - gain alpha) times the difference of their means, whatever
+    the noise is. Lengths stay."""
+    model = labelled(monkeypatch)
+    points = [torch.randn(model.max_latents, model.latent_dim) for _ in range(3)]
+    found = led(model, points, *stores(model, 3), [SampleNoise([row]) for row in range(3)], 4.0)
+    levels = [model.schedule.level(torch.tensor(time)) for time in LED_TIMES]
+    step = sum(float(1 - gain_of(level) * level.alpha) for level in levels) / len(levels) * MEAN
+    for point, own in zip(points, found, strict=True):
+        expected = point
+        for _ in range(LED_STEPS):
+            expected = expected + 4.0 / LED_STEPS * step
+            expected = expected * point.norm() / expected.norm()
+        torch.testing.assert_close(own, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_latents_that_are_led_nowhere_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By nothing, or to the label that they have."""
+    model = labelled(monkeypatch)
+    points = [torch.randn(model.max_latents, model.latent_dim) for _ in range(2)]
+    old, new = stores(model, 2)
+    streams = [SampleNoise([row]) for row in range(2)]
+    assert led(model, points, old, new, streams, 0.0) == points
+    for own, point in zip(led(model, points, old, old, streams, 4.0), points, strict=True):
+        torch.testing.assert_close(own, point, atol=1e-5, rtol=1e-5)
+
+
+def test_a_text_is_led_whatever_batch_it_is_in() -> None:
+    model = tiny.tiny_plan_parts(source=False).diffusion
+    points = [torch.randn(model.max_latents, model.latent_dim) for _ in range(3)]
+    found = [
+        led(model, points, *stores(model, 3), [SampleNoise([row]) for row in range(3)], 2.0, batch_size=size)
+        for size in (3, 1)
+    ]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)

@@ -30,6 +30,7 @@ def counterfactual_ids(
     *,
     temperature: float = 1.0,
     push: float = 0.0,
+    keep: float = 0.0,
     lexicon: Lexicon | None = None,
 ) -> Tensor:
     """Texts input_ids [B, S], with mask [B, S], rewritten -> ids [B, S'].
@@ -43,12 +44,13 @@ def counterfactual_ids(
         temperature: above 0. A low one takes likelier words in place of those that change.
         push: by how many times itself the change of the log-probabilities, new minus old, is enlarged (arXiv
             2105.03023).
+        keep: nats by which each token of a text is made likelier at its place. Above 0 fewer tokens change.
         lexicon: the words that may be written; None: any.
     """
     backbone = autoencoder.backbone
     logits = backbone.decode_logits(input_ids, *old).float()
     logits[..., backbone.banned] = -torch.inf
-    own = PosteriorNoise(logits, input_ids, mask, streams, temperature)
+    own = PosteriorNoise(logits, input_ids, mask, streams, temperature, keep)
     against = (*old, push) if push else None
     return backbone.write(*new, choose=own, against=against, lexicon=lexicon)
 
@@ -60,7 +62,13 @@ class PosteriorNoise:
     """
 
     def __init__(
-        self, logits: Tensor, ids: Tensor, mask: Tensor, streams: Sequence[SampleNoise], temperature: float = 1.0
+        self,
+        logits: Tensor,
+        ids: Tensor,
+        mask: Tensor,
+        streams: Sequence[SampleNoise],
+        temperature: float = 1.0,
+        keep: float = 0.0,
     ):
         log_probs, self.temperature = (logits / temperature).log_softmax(-1), temperature
         self.texts = [row[own].tolist() for row, own in zip(ids, mask, strict=True)]
@@ -73,7 +81,7 @@ class PosteriorNoise:
         # The largest sum is a standard Gumbel number. All other sums are Gumbel numbers below it.
         largest = _gumbel(uniform.gather(-1, chosen))
         others = -torch.log(torch.exp(log_probs - largest) - torch.log(uniform.clamp(SMALLEST, 1 - 1e-7)))
-        self.noise = others.scatter(-1, chosen, largest - log_probs.gather(-1, chosen))
+        self.noise = others.scatter(-1, chosen, keep + largest - log_probs.gather(-1, chosen))
 
     def __call__(self, logits: Tensor, rows: Sequence[int], texts: Sequence[Sequence[int]]) -> Tensor:
         """logits [N, V] of the tokens that follow the rewritten `texts` of `rows` -> their ids [N]."""

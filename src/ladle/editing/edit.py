@@ -10,8 +10,8 @@ from ladle.conditioning.store import ConditionStore
 from ladle.data.labels import own_label
 from ladle.editing.change import Change, sentence_bleu
 from ladle.editing.directions import Direction
-from ladle.editing.rewriting import rewrite_each
-from ladle.editing.way import all_renoised
+from ladle.editing.rewriting import Look, rewrite_each
+from ladle.editing.way import all_renoised, led
 from ladle.editing.wordings import READS_WELL, best_wordings, closeness, draw_wordings, fluency, unlike
 from ladle.errors import UserError
 from ladle.sampling.options import SamplingOptions
@@ -22,6 +22,13 @@ from ladle.storage.parts import ModelParts
 CANDIDATES = 16
 CONFIDENCE = 0.8  # probability of the new label from which a candidate counts as changed
 MOST = 10.0  # times a direction
+LED = 16.0  # times the difference of two labels, at strength 1
+# From bold to timid and back: which one is right depends on how much of a text tells its label (benchmarks/LOG.md).
+LOOKS = (
+    Look(keep=4), Look(keep=2), Look(0.5, push=1, keep=4), Look(keep=1),
+    Look(0.5, push=1, keep=2), Look(push=1, keep=4), Look(0.5, push=2, keep=4), Look(push=1, keep=2),
+)  # fmt: skip
+MOVED_LOOKS = (Look(), Look(keep=2))
 
 
 def by_label(
@@ -38,13 +45,15 @@ def by_label(
 ) -> list[Change]:
     """Each text with another label, and as much of the rest as can stay.
 
-    The latents are noised to diffusion time `strength` and brought back under the new label, with guidance (SDEdit,
-    arXiv 2108.01073), and `candidates` new wordings of them are drawn. With plans there are as many texts more that are
-    rewritten (`ladle.editing.rewriting`): half of them from the text's own plan, half from the changed one. Only words
-    that the label changes are changed there. Strength 0 keeps the latents, and a text that has the label may stay as it
-    is. Of the candidates that
-    the model's judge finds to have the label with at least `confidence`, the one is kept that is nearest to the text,
-    in meaning and in words, and reads well; if there is none, the one with the highest probability.
+    Latents are led from the label that the judge finds to the new one (`led`, up to LED times the difference at
+    strength 1), and `candidates` new wordings of them are drawn. As many texts are rewritten for them, more and less
+    boldly (`ladle.editing.rewriting`): only words that the label changes are changed there. Latents that are no plan
+    are noised to diffusion time `strength` instead and brought back under the new label (SDEdit, arXiv 2108.01073).
+    Strength 0 keeps the latents, and a text that has the label may stay as it is.
+
+    Of the candidates that the model's judge finds to have the label with at least `confidence`, the one is kept that is
+    nearest to the text, in meaning and in words, and reads well; if there is none, the one with the highest
+    probability.
 
     Raises UserError: a model without labels, an unknown label, strength out of 0 to 1, a model without a judge.
     """
@@ -63,32 +72,29 @@ def by_label(
     old = ConditionStore(reader, list(there), [None] * len(texts))
     own = encode_texts(parts.autoencoder, texts, batch_size).rows()
     streams = [SampleNoise([seed]) for seed in seeds]
-    points, log_snr = all_renoised(diffusion, own, streams, strength, options, new, batch_size)
-    # The candidates of each text, and the latents that each was decoded from.
-    drawn = [[(text, point)] if strength == 0 else [] for text, point in zip(texts, own, strict=True)]
+    log_snr: list[float | None] = [None] * len(own)
     if parts.autoencoder.is_plan:
-        few = -(-candidates // 2)
-        for places, levels, count in ((own, [None] * len(own), few), (points, log_snr, candidates - few)):
-            conditions = {"old_conditions": old, "new_conditions": new}
-            changed = rewrite_each(parts, texts, own, places, levels, seeds, count, options, **conditions)
-            for known, others, point in zip(drawn, changed, places, strict=True):
-                known += [(text, point) for text in others]
+        points = led(diffusion, own, old, new, streams, LED * strength, batch_size)
+        conditions = {"old_conditions": old, "new_conditions": new}
+        drawn = rewrite_each(parts, texts, own, points, seeds, candidates, options, LOOKS, **conditions)
+    else:
+        points, log_snr = all_renoised(diffusion, own, streams, strength, options, new, batch_size)
+        drawn = [[] for _ in texts]
     more = draw_wordings(parts, points, log_snr, seeds, texts, candidates, options, new, batch_size)
-    for known, others, point in zip(drawn, more, points, strict=True):
-        known += [(text, point) for text in others]
-    flat = [text for known in drawn for text, _ in known]
+    as_it_is = [[text] if strength == 0 else [] for text in texts]
+    drawn = [[*first, *known, *others] for first, known, others in zip(as_it_is, drawn, more, strict=True)]
+    flat = [text for known in drawn for text in known]
     shares = judge.probabilities(flat, [label])[:, 0].tolist()
     near = closeness(parts, flat, [own[row] for row, known in enumerate(drawn) for _ in known], batch_size)
     figures = zip(shares, near, fluency(parts, flat, batch_size), strict=True)
     found = []
-    for text, seed, known in zip(texts, seeds, drawn, strict=True):
+    for text, seed, known, point in zip(texts, seeds, drawn, points, strict=True):
         ranked = []
-        for number, ((candidate, _), (share, close, well)) in enumerate(zip(known, figures, strict=False)):
+        for number, (candidate, (share, close, well)) in enumerate(zip(known, figures, strict=False)):
             share = share if candidate.strip() else 0.0
             alike = close + sentence_bleu(candidate, text) / 100 + READS_WELL * well - unlike(candidate, text)
             ranked.append((share >= confidence, alike if share >= confidence else share, -number))
-        best, point = known[-max(ranked)[2]]
-        found.append(Change(best, text, seed, amount=strength, latents=point.cpu()))
+        found.append(Change(known[-max(ranked)[2]], text, seed, amount=strength, latents=point.cpu()))
     return found
 
 
@@ -132,7 +138,7 @@ def at_points(
     clean: list[float | None] = [None] * len(texts)
     drawn = draw_wordings(parts, points, clean, seeds, texts, candidates, options, batch_size=batch_size)
     if parts.autoencoder.is_plan:
-        changed = rewrite_each(parts, texts, own, points, clean, seeds, candidates, options)
+        changed = rewrite_each(parts, texts, own, points, seeds, candidates, options, MOVED_LOOKS)
         drawn = [[*others, *known] for others, known in zip(changed, drawn, strict=True)]
     best = best_wordings(parts, drawn, points, batch_size, sources=texts)
     return [

@@ -1,6 +1,7 @@
 """Texts rewritten for another plan or label: their own words stay, but for those that the change touches."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -11,6 +12,7 @@ from ladle.autoencoder.counterfactual import counterfactual_ids
 from ladle.conditioning.decoder import read_conditions
 from ladle.conditioning.store import ConditionStore
 from ladle.data.stores import length_batches
+from ladle.editing.paths import slerp
 from ladle.sampling.candidates import candidate_seeds
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.words import level_of, lexicon_for, padded, words_are_known
@@ -21,29 +23,41 @@ TEMPERATURE = 0.7  # of words in place of those that change: at 1 one in a few o
 ROWS = 32  # texts at once: each of their tokens has a number for every token of the vocabulary
 
 
+@dataclass(frozen=True)
+class Look:
+    """How boldly a text is rewritten. share: of the way from its latents to the new ones. push, keep: as of
+    `counterfactual_ids`."""
+
+    share: float = 1.0
+    push: float = 0.0
+    keep: float = 0.0
+
+
 def rewrite_each(
     parts: ModelParts,
     texts: Sequence[str],
     old: Sequence[Tensor],
     new: Sequence[Tensor],
-    log_snr: Sequence[float | None],
     seeds: Sequence[int],
     count: int,
     options: SamplingOptions,
-    *,
-    old_conditions: ConditionStore | None = None,
-    new_conditions: ConditionStore | None = None,
+    looks: Sequence[Look] = (Look(),),
+    **conditions: ConditionStore | None,
 ) -> list[list[str]]:
-    """`count` different rewritings of each text, with seeds made of its own (`rewritten`)."""
-    rows = [row for row in range(len(texts)) for _ in range(count)]
-    many = torch.tensor(rows, dtype=torch.long)
-    found = rewritten(
-        parts, [texts[row] for row in rows], [old[row] for row in rows], [new[row] for row in rows],
-        [log_snr[row] for row in rows], [SampleNoise([own]) for seed in seeds for own in candidate_seeds(seed, count)],
-        options, old_conditions=None if old_conditions is None else old_conditions.of_rows(many),
-        new_conditions=None if new_conditions is None else new_conditions.of_rows(many),
-    )  # fmt: skip
-    return [found[start : start + count] for start in range(0, len(found), count)] if count else [[] for _ in texts]
+    """`count` rewritings of each text (`rewritten`), with seeds made of its own, in turn as each of `looks` says.
+    conditions: `old_conditions` and `new_conditions`."""
+    found: list[list[str]] = [[] for _ in texts]
+    streams = [[SampleNoise([own]) for own in candidate_seeds(seed, count)] for seed in seeds]
+    clean = [None] * len(texts)
+    for number in range(count):
+        look = looks[number % len(looks)]
+        points = [slerp(before, after, look.share) for before, after in zip(old, new, strict=True)]
+        noise = [own[number] for own in streams]
+        how = {"push": look.push, "keep": look.keep}
+        more = rewritten(parts, texts, old, points, clean, noise, options, **conditions, **how)  # type: ignore[arg-type]
+        for own, text in zip(found, more, strict=True):
+            own.append(text)
+    return found
 
 
 @torch.no_grad()
@@ -60,12 +74,13 @@ def rewritten(
     new_conditions: ConditionStore | None = None,
     temperature: float = TEMPERATURE,
     push: float = 0.0,
+    keep: float = 0.0,
 ) -> list[str]:
     """Each text as the decoder would have written it for other latents and conditions (`counterfactual_ids`).
 
     Args:
         old, new: latents [L, D] of each text, and those that it is rewritten for, with their log-SNR (None: no noise).
-        streams: of each text. temperature, push: as of `counterfactual_ids`.
+        streams: of each text. temperature, push, keep: as of `counterfactual_ids`.
     """
     autoencoder, found = parts.autoencoder, [""] * len(texts)
     backbone, device = autoencoder.backbone, autoencoder.device
@@ -81,7 +96,8 @@ def rewritten(
             after = _read(autoencoder, [new[row] for row in rows], [log_snr[row] for row in rows], new_conditions, rows)
             ids = counterfactual_ids(
                 autoencoder, tokens["input_ids"].to(device), tokens["attention_mask"].to(device), before, after,
-                [streams[row] for row in rows], temperature=temperature, push=push, lexicon=known[texts[rows[0]]],
+                [streams[row] for row in rows], temperature=temperature, push=push, keep=keep,
+                lexicon=known[texts[rows[0]]],
             )  # fmt: skip
             for row, text in zip(rows, backbone.detokenize(ids, any_sign=True), strict=True):
                 found[row] = text
