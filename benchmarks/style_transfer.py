@@ -1,7 +1,7 @@
 """Texts with their sentiment turned round: how many are turned, and how much of them is kept?
 
     python benchmarks/style_transfer.py MODEL --test yelp_style_transfer/test.jsonl.gz --train rows.jsonl.gz \
-        --judge JUDGE --strengths 0 0.2 0.4 0.6 0.8
+        --judge JUDGE
 
 MODEL was trained with the labels of --test (its columns source, target, label and target_label). JUDGE is a folder of
 `ladle fit judge` on rows that the model never saw: it guides nothing. A row of the table says how many texts have the
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", required=True)
     parser.add_argument("--train", required=True)
     parser.add_argument("--judge", required=True)
-    parser.add_argument("--strengths", type=float, nargs="+", default=[0.0, 0.2, 0.4, 0.6, 0.8])
+    parser.add_argument("--strengths", type=float, nargs="+", default=[0.05, 0.1, 0.25, 0.5, 0.75])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-n", type=int)
     parser.add_argument("--shown", type=int, default=10)

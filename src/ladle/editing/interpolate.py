@@ -183,6 +183,8 @@ def _written(
     batch_size: int,
 ) -> list[str]:
     """Each point in words. mixes: for each point the texts that it lies between, and their latents."""
+    if not points:
+        return []
     clean = [None] * len(points)
     known = [" ".join(text for text, _ in mix) for mix in mixes]
     drawn = draw_wordings(parts, points, clean, seeds, known, count, options, batch_size=batch_size)
