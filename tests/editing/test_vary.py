@@ -11,7 +11,7 @@ import tiny
 from knowing import EIGHT, knowing
 from ladle.autoencoder.lexicon import Lexicon, words_of
 from ladle.editing.change import sentence_bleu
-from ladle.editing.wordings import best_wordings, closeness, draw_wordings, fluency
+from ladle.editing.wordings import best_wordings, closeness, draw_wordings, fluency, progress
 from ladle.errors import UserError
 from ladle.pipeline import LatentDiffusion
 from ladle.sampling.words import encode_texts
@@ -145,6 +145,22 @@ def test_a_text_is_close_to_its_own_latents(model) -> None:
     assert max(closeness(parts, EIGHT[1:3], own[::-1])) < 0.8
     assert closeness(parts, [" "], own[:1]) == [-1]
     assert best_wordings(parts, [[EIGHT[4], EIGHT[1]], [EIGHT[2], EIGHT[6]]], own) == EIGHT[1:3]
+
+
+@MODELS
+def test_a_text_has_gone_the_way_to_its_own_latents(model, monkeypatch) -> None:
+    """1 at the end, 0 at the origin, less on the other side. Of two texts that are near a point, the one is kept that
+    has gone there; without an origin the one that reads better."""
+    parts = model().parts
+    own = encode_texts(parts.autoencoder, EIGHT[1:3], 2).rows()
+    there, back = [own[0]] * 2, [own[1]] * 2
+    assert progress(parts, EIGHT[1:3], there, back) == pytest.approx([0, 1], abs=1e-3)
+    assert progress(parts, EIGHT[1:3], [(a + b) / 2 for a, b in zip(there, back, strict=True)], back)[0] < -0.9
+    point = own[0] + 0.2 * (own[1] - own[0])
+    monkeypatch.setattr("ladle.editing.wordings.closeness", lambda *given: [0.6, 0.5])
+    monkeypatch.setattr("ladle.editing.wordings.fluency", lambda *given: [-1.0, -1.0])
+    assert best_wordings(parts, [EIGHT[1:3]], [point]) == [EIGHT[1]]
+    assert best_wordings(parts, [EIGHT[1:3]], [point], origins=[own[0]]) == [EIGHT[2]]
 
 
 @pytest.mark.parametrize(

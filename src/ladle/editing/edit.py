@@ -140,7 +140,7 @@ def at_points(
     if parts.autoencoder.is_plan:
         changed = rewrite_each(parts, texts, own, points, seeds, candidates, options, MOVED_LOOKS)
         drawn = [[*others, *known] for others, known in zip(changed, drawn, strict=True)]
-    best = best_wordings(parts, drawn, points, batch_size, sources=texts)
+    best = best_wordings(parts, drawn, points, batch_size, sources=texts, origins=own)
     return [
         Change(text, source, seed, amount=strength, latents=point.cpu())
         for text, source, seed, point in zip(best, texts, seeds, points, strict=True)

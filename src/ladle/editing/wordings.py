@@ -23,6 +23,7 @@ from ladle.storage.parts import ModelParts
 
 NOISE_LOG_SNR = -8.0  # of a plan of which nothing is left: its decoder is a plain language model
 READS_WELL = 0.1  # what a nat a token is worth beside the cosine between a text's latents and the point
+GONE = 0.3  # what the whole way from the source's latents to the point is worth
 UNLIKE = 0.1  # what it costs to be written in another way than the source, for each of two ways
 SPACED = re.compile(r"\w [.,!?;:]")
 
@@ -100,6 +101,26 @@ def closeness(parts: ModelParts, texts: Sequence[str], points: Sequence[Tensor],
     return found
 
 
+def progress(
+    parts: ModelParts,
+    texts: Sequence[str],
+    origins: Sequence[Tensor],
+    points: Sequence[Tensor],
+    batch_size: int = 128,
+) -> list[float]:
+    """How much of the way from its origin [L, D] to its point [L, D] each text has gone: 0 to 1, and below 0 if it went
+    the other way. (The similarity to the point hardly tells: the way is short beside the latents.)"""
+    found = []
+    for own, origin, point in zip(
+        encode_texts(parts.autoencoder, texts, batch_size).rows(), origins, points, strict=True
+    ):
+        length = min(len(own), len(origin), len(point))
+        there, begin, end = (stretched(values.to(point), length) for values in (own, origin, point))
+        way = end - begin
+        found.append(min(1.0, float(((there - begin) * way).sum() / way.square().sum().clamp_min(1e-12))))
+    return found
+
+
 @torch.no_grad()
 def fluency(parts: ModelParts, texts: Sequence[str], batch_size: int = 128) -> list[float]:
     """How well each text reads: the mean log-probability a token under the model's own decoder. An empty text has -100.
@@ -150,9 +171,11 @@ def best_wordings(
     batch_size: int = 128,
     *,
     sources: Sequence[str] | None = None,
+    origins: Sequence[Tensor] | None = None,
 ) -> list[str]:
     """Of each point's texts the one that is close to it and reads well. With `sources`, one for each point, it is also
-    written as its source is (`unlike`)."""
+    written as its source is (`unlike`). With `origins`, the latents [L, D] from which each point was moved away, it has
+    also gone that way (`progress`)."""
     flat = [text for own in drawn for text in own]
     where = [point for own, point in zip(drawn, points, strict=True) for _ in own]
     if len(flat) == len(drawn):
@@ -162,5 +185,10 @@ def best_wordings(
     apart = [
         0.0 if source is None else unlike(t, source) for own, source in zip(drawn, given, strict=True) for t in own
     ]
-    scores = iter(one + READS_WELL * other - less for one, other, less in zip(near, well, apart, strict=True))
+    gone = [0.0] * len(flat)
+    if origins is not None:
+        starts = [origin for own, origin in zip(drawn, origins, strict=True) for _ in own]
+        gone = progress(parts, flat, starts, where, batch_size)
+    figures = zip(near, well, apart, gone, strict=True)
+    scores = iter(one + READS_WELL * other - less + GONE * far for one, other, less, far in figures)
     return [max((next(scores), -number, text) for number, text in enumerate(own))[2] for own in drawn]
