@@ -20,7 +20,7 @@ from ladle.seeding import SampleNoise
 from ladle.storage.parts import ModelParts
 
 TEMPERATURE = 0.7  # of words in place of those that change: at 1 one in a few of them is odd
-ROWS = 32  # texts at once: each of their tokens has a number for every token of the vocabulary
+TOKENS = 1024  # of the texts at once: each has a number for every token of the vocabulary (16 MiB for 4,096)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def rewritten(
     order = sorted(range(len(texts)), key=lambda row: id(known[texts[row]]))
     for _, group in groupby(order, key=lambda row: id(known[texts[row]])):
         same = [*group]
-        for places in length_batches([texts[row] for row in same], ROWS):
+        longest = max(map(len, backbone.tokenizer([texts[row] for row in same])["input_ids"]))
+        for places in length_batches([texts[row] for row in same], max(1, TOKENS // longest)):
             rows = [same[place] for place in places]
             tokens = backbone.tokenize([texts[row] for row in rows])
             clean = [None] * len(rows)
