@@ -174,8 +174,7 @@ def edit(
         strength: How far. With --label 0 to 1 (default 0.5). With --direction a factor from -10 to 10 (default 1);
             negative factors go the other way.
         num_samples: Number of changed texts for each text.
-        wordings: Number of texts that are drawn for each changed text. As many are made from the text's own words. The
-            best is kept.
+        wordings: Number of texts that are tried for each changed text. The best is kept.
         confidence: Probability of the label, 0 to 1, from which a text counts as changed.
         text: Column of the texts. Default: text, else target, else the only column that is clearly text.
     """

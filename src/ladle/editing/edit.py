@@ -46,9 +46,9 @@ def by_label(
     """Each text with another label, and as much of the rest as can stay.
 
     Latents are led from the label that the judge finds to the new one (`led`, up to LED times the difference at
-    strength 1), and `candidates` new wordings of them are drawn. As many texts are rewritten for them, more and less
-    boldly (`ladle.editing.rewriting`): only words that the label changes are changed there. Latents that are no plan
-    are noised to diffusion time `strength` instead and brought back under the new label (SDEdit, arXiv 2108.01073).
+    strength 1). `candidates` texts are rewritten for them, more and less boldly (`ladle.editing.rewriting`): only words
+    that the label changes are changed there. A quarter as many wordings are drawn anew. Latents that are no plan are
+    noised to diffusion time `strength` instead and brought back under the new label (SDEdit, arXiv 2108.01073).
     Strength 0 keeps the latents, and a text that has the label may stay as it is.
 
     Of the candidates that the model's judge finds to have the label with at least `confidence`, the one is kept that is
@@ -80,7 +80,8 @@ def by_label(
     else:
         points, log_snr = all_renoised(diffusion, own, streams, strength, options, new, batch_size)
         drawn = [[] for _ in texts]
-    more = draw_wordings(parts, points, log_snr, seeds, texts, candidates, options, new, batch_size)
+    count = -(-candidates // 4) if parts.autoencoder.is_plan else candidates
+    more = draw_wordings(parts, points, log_snr, seeds, texts, count, options, new, batch_size)
     as_it_is = [[text] if strength == 0 else [] for text in texts]
     drawn = [[*first, *known, *others] for first, known, others in zip(as_it_is, drawn, more, strict=True)]
     flat = [text for known in drawn for text in known]

@@ -147,8 +147,8 @@ class Editor:
         """Each text with another label, or moved along a direction (`fit_direction`, or its folder).
 
         strength: with a label 0 to 1, by default 0.5; with a direction -10 to 10, by default 1, which is as far as the
-        means of both sides are apart. candidates: new wordings; as many texts are rewritten. confidence: the
-        probability of the label from which a candidate counts as changed.
+        means of both sides are apart. candidates: texts that are tried. confidence: the probability of the label from
+        which a candidate counts as changed.
 
         Raises UserError: both or none of label and direction; an unknown label; a direction of other latents.
         """
