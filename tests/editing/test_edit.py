@@ -94,10 +94,11 @@ def test_rewritten_texts_are_among_the_candidates(monkeypatch: pytest.MonkeyPatc
     assert len(seen) >= 1 + 2 + 2  # the text; two that were rewritten; two that were drawn
 
 
-def test_of_those_that_have_the_label_the_nearest_is_kept() -> None:
-    """Nothing else is asked of a text: at confidence 0 the nearest of all, at 1 the likeliest to have the label."""
+def test_of_those_that_have_the_label_the_nearest_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is asked of a text: at confidence 0 the nearest of all, else one that is surer to have the label."""
     options = {"label": "bad", "strength": 0.9, "candidates": 24, "seed": 0, "temperature": 1.0}
-    (near,), (likely,) = (plan().edit(CAT, confidence=value, **options) for value in (0.0, 1.0))
+    leads_to_the_dog(monkeypatch)
+    (near,), (likely,) = (plan().edit(CAT, confidence=value, **options) for value in (0.0, 0.7))
     z0 = encode_texts(plan().autoencoder, [CAT], 1).values[0]
 
     def alike(text: str) -> float:
@@ -108,6 +109,17 @@ def test_of_those_that_have_the_label_the_nearest_is_kept() -> None:
 
     assert alike(near.text) > alike(likely.text)
     assert near.attribute_after < likely.attribute_after
+
+
+def test_where_none_has_the_label_nearness_and_probability_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a text that is surer wins over one that is nearer, if it is not much further away."""
+    leads_to_the_dog(monkeypatch)
+    found = {}
+    for worth in (0.0, 100.0):
+        monkeypatch.setattr("ladle.editing.edit.CHANGED", worth)
+        (found[worth],) = plan().edit(CAT, label="bad", strength=0.9, candidates=8, confidence=1.0, seed=0)
+    assert found[0.0].attribute_after < found[100.0].attribute_after
+    assert found[0.0].bleu > found[100.0].bleu
 
 
 @MODELS

@@ -21,6 +21,7 @@ from ladle.storage.parts import ModelParts
 
 CANDIDATES = 16
 CONFIDENCE = 0.8  # probability of the new label from which a candidate counts as changed
+CHANGED = 2.0  # what a probability of 1 is worth beside nearness, where no candidate counts as changed
 MOST = 10.0  # times a direction
 LED = 16.0  # times the difference of two labels, at strength 1
 # From bold to timid and back: which one is right depends on how much of a text tells its label (benchmarks/LOG.md).
@@ -52,8 +53,8 @@ def by_label(
     Strength 0 keeps the latents, and a text that has the label may stay as it is.
 
     Of the candidates that the model's judge finds to have the label with at least `confidence`, the one is kept that is
-    nearest to the text, in meaning and in words, and reads well; if there is none, the one with the highest
-    probability.
+    nearest to the text, in meaning and in words, and reads well; if there is none, the one for which this and its
+    probability are together the highest.
 
     Raises UserError: a model without labels, an unknown label, strength out of 0 to 1, a model without a judge.
     """
@@ -94,7 +95,7 @@ def by_label(
         for number, (candidate, (share, close, well)) in enumerate(zip(known, figures, strict=False)):
             share = share if candidate.strip() else 0.0
             alike = close + sentence_bleu(candidate, text) / 100 + READS_WELL * well - unlike(candidate, text)
-            ranked.append((share >= confidence, alike if share >= confidence else share, -number))
+            ranked.append((share >= confidence, alike if share >= confidence else alike + CHANGED * share, -number))
         found.append(Change(known[-max(ranked)[2]], text, seed, amount=strength, latents=point.cpu()))
     return found
 
