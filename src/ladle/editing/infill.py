@@ -153,7 +153,7 @@ class _Work:
             for source, template in zip(request.sources, self.templates, strict=True)
         ]  # fmt: skip
 
-        def write(part: Sequence[Candidate], again: bool = False) -> list[bool]:
+        def write(part: Sequence[Candidate], number: int = 0) -> list[bool]:
             for batch in _batches(part, max(1, self.batch_size // DRAWS)):
                 self._write(batch, obeyed, lexicons)
             return [True] * len(part)  # (whether a text is cut is nothing that fills tell)

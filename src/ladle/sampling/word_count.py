@@ -10,6 +10,8 @@ from ladle.sampling.candidates import Candidate
 from ladle.sampling.options import SamplingOptions
 
 TRIES, TRIES_EACH = 36, 3  # draws of a text's words, the first included; those from the same latents
+# Those in which texts may end where they like. (A text that must go on behind its last word goes on with signs.)
+FREE_TRIES = 9
 # How further tries draw words where words are not drawn otherwise: as base-en does.
 DRAWN_AGAIN: dict[str, Any] = {"do_sample": True, "temperature": 0.7, "top_p": 0.9}
 TOKENS_A_WORD = 1.5  # at most as a rule, signs included: so many latents a text of aligned latents may have
@@ -60,16 +62,17 @@ def count_words(text: str) -> int:
 
 
 def write_ending(
-    words: WordRange, write: Callable[..., None], part: Sequence[Candidate], again: bool, *, drawn: bool
+    words: WordRange, write: Callable[..., None], part: Sequence[Candidate], number: int, *, drawn: bool
 ) -> list[bool]:
-    """Write the texts of `part`, none of which ends too early. Whether each ended by itself, and was not cut.
+    """Write the texts of `part`. Whether each ended by itself, and was not cut.
 
-    write: (candidates, options of `decode_texts`) sets their texts. again: not for the first time, so the words must be
-    drawn. drawn: whether they are in any case.
+    write: (candidates, options of `decode_texts`) sets their texts. number: of the try, from 0. From FREE_TRIES on no
+    text may end too early. drawn: whether words are drawn in the first try too.
     """
     ended: dict[int, bool] = {}
-    how = DRAWN_AGAIN if again and not drawn else {}
-    write(part, may_end=lambda text: count_words(text) >= words.least, ended=ended, **how)
+    how = DRAWN_AGAIN if number and not drawn else {}
+    least = words.least if number >= FREE_TRIES else 0
+    write(part, may_end=lambda text: count_words(text) >= least, ended=ended, **how)
     return [ended[place] for place in range(len(part))]
 
 
@@ -77,7 +80,7 @@ def write_in_range(
     words: WordRange,
     candidates: Sequence[Candidate],
     draw: Callable[[Sequence[Candidate]], None],
-    write: Callable[[Sequence[Candidate], bool], list[bool]],
+    write: Callable[[Sequence[Candidate], int], list[bool]],
 ) -> None:
     """Write the candidates' texts from their latents, again and again until they have as many words as wanted and end
     by themselves. After each `TRIES_EACH` tries from the same latents come new latents. All further numbers are of a
@@ -85,8 +88,8 @@ def write_in_range(
 
     A candidate whose texts are never right gets the nearest one, the first of equals, with its latents.
 
-    draw: draws the latents of some candidates. write: (candidates, again) sets their texts, and returns whether each
-    ended by itself. again: not for the first time.
+    draw: draws the latents of some candidates. write: (candidates, number of the try from 0) sets their texts, and
+    returns whether each ended by itself.
     """
     best: dict[int, Candidate] = {}
     misses: dict[int, tuple[bool, int]] = {}  # not ended, words too few or too many
@@ -94,7 +97,7 @@ def write_in_range(
     for number in range(TRIES):
         if number and number % TRIES_EACH == 0:
             draw([*left.values()])
-        ended = write([*left.values()], number > 0)
+        ended = write([*left.values()], number)
         for (place, one), by_itself in zip(left.items(), ended, strict=True):
             miss = not by_itself, words.distance(one.text)
             if place not in best or miss < misses[place]:
