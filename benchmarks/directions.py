@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         steady = np.mean([(np.diff(column) >= -slack).all() and column[-1] > column[0] for column in own.T])
         cells = [f"{(values[-1] - values[0]).mean():+.2f}" for values in moved.values()]
         print(f"| {name} ({direction.accuracy['value']:.1%}) | " + " | ".join(cells) + f" | {steady:.1%} |", flush=True)
-        for i in range(3):
+        for i in range(min(3, len(test))):
             print("\n".join(f"<!-- {s:+g} {own[i]} -->" for s, own in zip(strengths, texts, strict=True)))
 
 

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from ladle.autoencoder.embedding import pooled
 from ladle.data.rows import read_rows
-from ladle.editing.change import Change, embeddings, measured
+from ladle.editing.change import Change, measured
 from ladle.editing.interpolate import PATHS, positions
 from ladle.editing.paths import slerp
 from ladle.evaluation.scorer import Scorer, perplexity
@@ -33,8 +34,8 @@ def retrieved(
     model: LatentDiffusion, first: Sequence[str], second: Sequence[str], store: Sequence[str]
 ) -> list[Change]:
     """At each point of the arc between two texts the training text whose latents are nearest by cosine."""
-    points = embeddings(model.parts, encode_texts(model.autoencoder, list(store), 256))
-    ends = embeddings(model.parts, encode_texts(model.autoencoder, [*first, *second], 256))
+    points = pooled(model.autoencoder, encode_texts(model.autoencoder, list(store), 256)).cpu()
+    ends = pooled(model.autoencoder, encode_texts(model.autoencoder, [*first, *second], 256)).cpu()
     found = []
     for row, (one, other) in enumerate(zip(first, second, strict=True)):
         for share in positions(STEPS):

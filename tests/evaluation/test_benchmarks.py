@@ -194,3 +194,10 @@ def test_e2e_becomes_a_table_of_slots(tmp_path):
             "familyFriendly": "no",
         }
     ]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SCRIPTS.glob("*.py")))
+def test_every_script_can_be_loaded_and_says_what_it_does(name):
+    """What a script takes from the package is still there."""
+    module = load(name)
+    assert f"benchmarks/{name}.py" in module.__doc__ and callable(getattr(module, "main", None) or module.score)
