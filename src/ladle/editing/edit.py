@@ -69,7 +69,11 @@ def by_label(
         raise UserError(f"'{parts.name}' has no judge of its labels, so it cannot tell changed texts; train it anew")
     reader = parts.reader()
     new = ConditionStore(reader, [label] * len(texts), [None] * len(texts))
-    there = [labels[int(row.argmax())] for row in judge.probabilities(texts, labels)]
+    known = judge.probabilities(texts, labels)
+    there = [labels[int(row.argmax())] for row in known]
+    # (A text that has the label is sure enough as it is.)
+    enough = [min(confidence, float(row.max()) - 1e-4) if name == label else confidence
+              for row, name in zip(known, there, strict=True)]  # fmt: skip
     old = ConditionStore(reader, list(there), [None] * len(texts))
     own = encode_texts(parts.autoencoder, texts, batch_size).rows()
     streams = [SampleNoise([seed]) for seed in seeds]
@@ -83,20 +87,22 @@ def by_label(
         drawn = [[] for _ in texts]
     count = -(-candidates // 4) if parts.autoencoder.is_plan else candidates
     more = draw_wordings(parts, points, log_snr, seeds, texts, count, options, new, batch_size)
-    as_it_is = [[text] if strength == 0 else [] for text in texts]
-    drawn = [[*first, *known, *others] for first, known, others in zip(as_it_is, drawn, more, strict=True)]
-    flat = [text for known in drawn for text in known]
+    as_it_is = [[text] if strength == 0 or name == label else [] for text, name in zip(texts, there, strict=True)]
+    drawn = [[*first, *changed, *others] for first, changed, others in zip(as_it_is, drawn, more, strict=True)]
+    flat = [text for tried in drawn for text in tried]
     shares = judge.probabilities(flat, [label])[:, 0].tolist()
-    near = closeness(parts, flat, [own[row] for row, known in enumerate(drawn) for _ in known], batch_size)
+    near = closeness(parts, flat, [own[row] for row, tried in enumerate(drawn) for _ in tried], batch_size)
     figures = zip(shares, near, fluency(parts, flat, batch_size), strict=True)
     found = []
-    for text, seed, known, point in zip(texts, seeds, drawn, points, strict=True):
+    for text, values, seed, tried, point, least in zip(texts, own, seeds, drawn, points, enough, strict=True):
         ranked = []
-        for number, (candidate, (share, close, well)) in enumerate(zip(known, figures, strict=False)):
+        for number, (candidate, (share, close, well)) in enumerate(zip(tried, figures, strict=False)):
             share = share if candidate.strip() else 0.0
             alike = close + sentence_bleu(candidate, text) / 100 + READS_WELL * well - unlike(candidate, text)
-            ranked.append((share >= confidence, alike if share >= confidence else alike + CHANGED * share, -number))
-        found.append(Change(known[-max(ranked)[2]], text, seed, amount=strength, latents=point.cpu()))
+            ranked.append((share >= least, alike if share >= least else alike + CHANGED * share, -number))
+        best = tried[-max(ranked)[2]]
+        latents = (values if best == text else point).cpu()
+        found.append(Change(best, text, seed, amount=strength, latents=latents))
     return found
 
 
