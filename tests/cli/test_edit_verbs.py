@@ -86,7 +86,7 @@ def test_a_verb_writes_what_its_method_gives(run: Run, model: Path, texts: Path,
     """Text by text, at any batch size, to a file as to standard output."""
     command = (verb, texts, "--model", model, *options, "--seed", 3)
     code, out, err = run(*command)
-    assert (code, err) == (0, "")
+    assert code == 0 and err.count("\n") == ("--label" in options)  # (how many have the label)
     expected = method(LatentDiffusion.from_pretrained(model), EIGHT[1:5])
     assert [(row["text"], row["source"], row["seed"]) for row in rows(out)] == [
         (change.text, change.source, change.seed) for change in expected
@@ -163,7 +163,9 @@ def test_a_report_holds_all_figures_and_a_picture_is_beside_it(run: Run, model: 
     for _ in range(2):
         code, out, err = run(*command)
         assert code == 0, err
-        assert err == f"figures of each text are in {report}, a picture is in {tmp_path / 'report.png'}\n"
+        figures, judged = err.splitlines()
+        assert figures == f"figures of each text are in {report}, a picture is in {tmp_path / 'report.png'}"
+        assert judged.startswith("by the model's own judge")
         found = rows(report.read_text())
         assert [row["text"] for row in found] == [row["text"] for row in rows(out)]
         figures = ("similarity", "bleu", "edit_distance", "moved", "attribute_before", "attribute_after")
@@ -370,3 +372,26 @@ def test_plot_map_draws_texts_with_their_labels(run: Run, model: Path, tmp_path:
     assert picture.read_bytes().startswith(b"%PDF")
     code, _, err = run("plot", "map", data, "--model", model, "-o", picture, "--label", "")
     assert code == 0 and f"{len(labelled)} texts are in" in err
+
+
+def test_an_edit_says_how_many_texts_have_the_label(run: Run, model: Path, tmp_path: Path):
+    """By the model's judge: those that are there already, and those that were reached."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(f"{text}\n" for text in (EIGHT[1], EIGHT[4])))  # good and bad
+    command = ("edit", texts, "--model", model, "--label", "good", "--strength", 0, "--wordings", 1, "--seed", 0)
+    for confidence, said in ((0, "2 of 2 texts"), (1, "0 of 2 texts")):
+        code, _, err = run(*command, "--confidence", confidence)
+        line = f"by the model's own judge {said} has the label 'good' with a probability of {confidence} or more"
+        assert code == 0 and line.replace(" has ", " have ") in err
+
+
+def test_a_text_with_signs_that_the_model_never_learnt_is_said(run: Run, tmp_path: Path):
+    """Such texts come out as anything."""
+    folder = tmp_path / "learnt"
+    parts = knowing()
+    parts.autoencoder.backbone.alphabet = frozenset("abcdefghijklmnopqrstuvwxyz .")
+    save_parts(parts, folder)
+    texts = tmp_path / "texts.txt"
+    texts.write_text(f"{EIGHT[1]}\n老人很累\n", encoding="utf-8")
+    code, _, err = run("vary", texts, "--model", folder, "--strength", 0.2, "--seed", 0)
+    assert code == 0 and "never learnt" in err and "老" in err

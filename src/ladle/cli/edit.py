@@ -14,6 +14,7 @@ from ladle.cli.app import ColumnNames, File, OutputFile, Whole, app, log, read_a
 from ladle.cli.sample_options import EditingOptions, given
 from ladle.data.columns import Columns
 from ladle.data.files import STDIO
+from ladle.data.rows import counted
 from ladle.errors import UserError
 from ladle.storage.partial_rows import partial_rows
 from ladle.storage.writing import check_writable, write_rows
@@ -197,9 +198,17 @@ def edit(
 
     def change(editor: Any, part: Sequence[Any], how: dict[str, Any]) -> list[Any]:
         own = {"n": num_samples, "candidates": wordings, "confidence": confidence}
-        return list(editor.edit(part, label=label, direction=way, strength=strength, **own, **how))
+        changes = list(editor.edit(part, label=label, direction=way, strength=strength, **own, **how))
+        reached.extend(one.attribute_after >= confidence for one in changes)
+        return changes
 
+    reached: list[bool] = []
     call.run(_Work(rows, change, rows=num_samples, seeds=num_samples, settings=settings))
+    if label is not None and reached:
+        sure = (
+            f"{'has' if len(reached) == 1 else 'have'} the label '{label}' with a probability of {confidence:g} or more"
+        )
+        log(f"by the model's own judge {sum(reached):,} of {counted(len(reached), 'text')} {sure}")
 
 
 @dataclass(frozen=True)
@@ -252,6 +261,8 @@ class _Call:
 
         loaded = LatentDiffusion.from_pretrained(self.common.model)
         check_held(loaded.autoencoder, [text for item in work.items for text in ((item,) if _is_text(item) else item)])
+        if line := loaded.unlearnt([text for item in work.items for text in ((item,) if _is_text(item) else item)]):
+            log(line)
         fluency = None if self.common.scorer is None else scorer_fluency(self.common.scorer)
         how = loaded.parts.sampling.override(**self.overrides)
         command = digest([loaded.digest, how.model_dump(mode="json"), self.common.seed, work.settings, work.items])

@@ -28,6 +28,7 @@ Mix = Callable[[Tensor, Tensor, float], Tensor]
 PATHS: dict[str, Mix] = {"prior": slerp, "slerp": slerp, "linear": lerp, "renoise": slerp}
 CANDIDATES = 4
 LOOKS = (Look(), Look(keep=2.0))  # of the texts that are rewritten
+READS_WELL = 0.03  # less than elsewhere: texts half-way became alike (benchmarks/LOG.md)
 RENOISE_TIME = 0.4  # what is unlikely about a blend is lost there, and what it is about is not
 
 
@@ -199,7 +200,7 @@ def _written(
         for row, (own, mix) in enumerate(zip(drawn, mixes, strict=True)):  # (a point between texts is none of them)
             there = {copy_key(text) for text, _ in mix}
             drawn[row] = [text for text in own if copy_key(text) not in there] or own
-    return best_wordings(parts, drawn, points, batch_size, sources=known)
+    return best_wordings(parts, drawn, points, batch_size, sources=known, reads_well=READS_WELL)
 
 
 def _prior(parts: ModelParts) -> LatentDiffusionModel:

@@ -172,10 +172,11 @@ def best_wordings(
     *,
     sources: Sequence[str] | None = None,
     origins: Sequence[Tensor] | None = None,
+    reads_well: float = READS_WELL,
 ) -> list[str]:
     """Of each point's texts the one that is close to it and reads well. With `sources`, one for each point, it is also
     written as its source is (`unlike`). With `origins`, the latents [L, D] from which each point was moved away, it has
-    also gone that way (`progress`)."""
+    also gone that way (`progress`). reads_well: what a nat a token is worth."""
     flat = [text for own in drawn for text in own]
     where = [point for own, point in zip(drawn, points, strict=True) for _ in own]
     if len(flat) == len(drawn):
@@ -190,5 +191,5 @@ def best_wordings(
         starts = [origin for own, origin in zip(drawn, origins, strict=True) for _ in own]
         gone = progress(parts, flat, starts, where, batch_size)
     figures = zip(near, well, apart, gone, strict=True)
-    scores = iter(one + READS_WELL * other - less + GONE * far for one, other, less, far in figures)
+    scores = iter(one + reads_well * other - less + GONE * far for one, other, less, far in figures)
     return [max((next(scores), -number, text) for number, text in enumerate(own))[2] for own in drawn]
