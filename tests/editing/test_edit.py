@@ -12,7 +12,7 @@ from knowing import EIGHT, knowing
 from ladle.conditioning.store import ConditionStore
 from ladle.editing.change import sentence_bleu
 from ladle.editing.directions import Direction
-from ladle.editing.edit import LOOKS
+from ladle.editing.edit import MANNERS
 from ladle.editing.rewriting import rewrite_each
 from ladle.editing.wordings import READS_WELL, UNLIKE, closeness, fluency, unlike
 from ladle.errors import UserError
@@ -80,7 +80,7 @@ def test_rewritten_texts_are_among_the_candidates(monkeypatch: pytest.MonkeyPatc
     conditions = {"old_conditions": old, "new_conditions": new}
     leads_to_the_dog(monkeypatch)
     dog = encode_texts(parts.autoencoder, [DOG], 1).rows()
-    ((expected,),) = rewrite_each(parts, [CAT], z0, dog, [0], 1, parts.sampling, LOOKS, **conditions)
+    ((expected,),) = rewrite_each(parts, [CAT], z0, dog, [0], 1, parts.sampling, MANNERS, **conditions)
     seen: list[str] = []
     judge = parts.judge
     probabilities = type(judge).probabilities

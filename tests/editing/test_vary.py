@@ -154,10 +154,10 @@ def test_a_text_has_gone_the_way_to_its_own_latents(model, monkeypatch) -> None:
     parts = model().parts
     own = encode_texts(parts.autoencoder, EIGHT[1:3], 2).rows()
     there, back = [own[0]] * 2, [own[1]] * 2
-    assert progress(parts, EIGHT[1:3], there, back) == pytest.approx([0, 1], abs=1e-3)
-    assert progress(parts, EIGHT[1:3], [(a + b) / 2 for a, b in zip(there, back, strict=True)], back)[0] < -0.9
+    assert progress(own, there, back) == pytest.approx([0, 1], abs=1e-3)
+    assert progress(own, [(a + b) / 2 for a, b in zip(there, back, strict=True)], back)[0] < -0.9
     point = own[0] + 0.2 * (own[1] - own[0])
-    monkeypatch.setattr("ladle.editing.wordings.closeness", lambda *given: [0.6, 0.5])
+    monkeypatch.setattr("ladle.editing.wordings.cosines", lambda *given: [0.6, 0.5])
     monkeypatch.setattr("ladle.editing.wordings.fluency", lambda *given: [-1.0, -1.0])
     assert best_wordings(parts, [EIGHT[1:3]], [point]) == [EIGHT[1]]
     assert best_wordings(parts, [EIGHT[1:3]], [point], origins=[own[0]]) == [EIGHT[2]]

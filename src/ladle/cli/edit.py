@@ -260,8 +260,9 @@ class _Call:
         from ladle.training.state import digest
 
         loaded = LatentDiffusion.from_pretrained(self.common.model)
-        check_held(loaded.autoencoder, [text for item in work.items for text in ((item,) if _is_text(item) else item)])
-        if line := loaded.unlearnt([text for item in work.items for text in ((item,) if _is_text(item) else item)]):
+        texts = [text for item in work.items for text in ((item,) if _is_text(item) else item)]
+        check_held(loaded.autoencoder, texts)
+        if line := loaded.unlearnt(texts):
             log(line)
         fluency = None if self.common.scorer is None else scorer_fluency(self.common.scorer)
         how = loaded.parts.sampling.override(**self.overrides)

@@ -10,7 +10,7 @@ from ladle.conditioning.store import ConditionStore
 from ladle.data.labels import own_label
 from ladle.editing.change import Change, sentence_bleu
 from ladle.editing.directions import Direction
-from ladle.editing.rewriting import Look, rewrite_each
+from ladle.editing.rewriting import Manner, rewrite_each
 from ladle.editing.way import all_renoised, led
 from ladle.editing.wordings import READS_WELL, best_wordings, closeness, draw_wordings, fluency, unlike
 from ladle.errors import UserError
@@ -25,11 +25,11 @@ CHANGED = 2.0  # what a probability of 1 is worth beside nearness, where no cand
 MOST = 10.0  # times a direction
 LED = 16.0  # times the difference of two labels, at strength 1
 # From bold to timid and back: which one is right depends on how much of a text tells its label (benchmarks/LOG.md).
-LOOKS = (
-    Look(keep=4), Look(keep=2), Look(0.5, push=1, keep=4), Look(keep=1),
-    Look(0.5, push=1, keep=2), Look(push=1, keep=4), Look(0.5, push=2, keep=4), Look(push=1, keep=2),
+MANNERS = (
+    Manner(keep=4), Manner(keep=2), Manner(0.5, push=1, keep=4), Manner(keep=1),
+    Manner(0.5, push=1, keep=2), Manner(push=1, keep=4), Manner(0.5, push=2, keep=4), Manner(push=1, keep=2),
 )  # fmt: skip
-MOVED_LOOKS = (Look(), Look(keep=2))
+MOVED_MANNERS = (Manner(), Manner(keep=2))
 
 
 def by_label(
@@ -81,7 +81,7 @@ def by_label(
     if parts.autoencoder.is_plan:
         points = led(diffusion, own, old, new, streams, LED * strength, batch_size)
         conditions = {"old_conditions": old, "new_conditions": new}
-        drawn = rewrite_each(parts, texts, own, points, seeds, candidates, options, LOOKS, **conditions)
+        drawn = rewrite_each(parts, texts, own, points, seeds, candidates, options, MANNERS, **conditions)
     else:
         points, log_snr = all_renoised(diffusion, own, streams, strength, options, new, batch_size)
         drawn = [[] for _ in texts]
@@ -146,7 +146,7 @@ def at_points(
     clean: list[float | None] = [None] * len(texts)
     drawn = draw_wordings(parts, points, clean, seeds, texts, candidates, options, batch_size=batch_size)
     if parts.autoencoder.is_plan:
-        changed = rewrite_each(parts, texts, own, points, seeds, candidates, options, MOVED_LOOKS)
+        changed = rewrite_each(parts, texts, own, points, seeds, candidates, options, MOVED_MANNERS)
         drawn = [[*others, *known] for others, known in zip(changed, drawn, strict=True)]
     best = best_wordings(parts, drawn, points, batch_size, sources=texts, origins=own)
     return [

@@ -12,7 +12,7 @@ from ladle.config import nearest
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.editing.change import Change
 from ladle.editing.paths import lerp, slerp, stretched, weighted
-from ladle.editing.rewriting import Look, rewrite_each
+from ladle.editing.rewriting import Manner, rewrite_each
 from ladle.editing.way import all_renoised, from_noise, to_noise
 from ladle.editing.wordings import best_wordings, draw_wordings
 from ladle.errors import UserError
@@ -27,7 +27,7 @@ Mix = Callable[[Tensor, Tensor, float], Tensor]
 # How the latents of two texts are mixed on each path. `prior` mixes their noises.
 PATHS: dict[str, Mix] = {"prior": slerp, "slerp": slerp, "linear": lerp, "renoise": slerp}
 CANDIDATES = 4
-LOOKS = (Look(), Look(keep=2.0))  # of the texts that are rewritten
+MANNERS = (Manner(), Manner(keep=2.0))  # of the texts that are rewritten
 READS_WELL = 0.03  # less than elsewhere: texts half-way became alike (benchmarks/LOG.md)
 RENOISE_TIME = 0.4  # what is unlikely about a blend is lost there, and what it is about is not
 
@@ -193,7 +193,7 @@ def _written(
         rows = [row for row, mix in enumerate(mixes) for _ in mix]
         texts, ends = zip(*(part for mix in mixes for part in mix), strict=True)
         changed = rewrite_each(
-            parts, texts, ends, [points[row] for row in rows], [seeds[row] for row in rows], count, options, LOOKS
+            parts, texts, ends, [points[row] for row in rows], [seeds[row] for row in rows], count, options, MANNERS
         )  # fmt: skip
         for row, others in zip(rows, changed, strict=True):
             drawn[row] = [*drawn[row], *others]

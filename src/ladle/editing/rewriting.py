@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from ladle.data.stores import length_batches
 from ladle.editing.paths import slerp
 from ladle.sampling.candidates import candidate_seeds
 from ladle.sampling.options import SamplingOptions
-from ladle.sampling.words import level_of, lexicon_for, padded, words_are_known
+from ladle.sampling.words import level_of, padded, rows_by_lexicon
 from ladle.seeding import SampleNoise
 from ladle.storage.parts import ModelParts
 
@@ -24,7 +23,7 @@ TOKENS = 1024  # of the texts at once: each has a number for every token of the 
 
 
 @dataclass(frozen=True)
-class Look:
+class Manner:
     """How boldly a text is rewritten. share: of the way from its latents to the new ones. push, keep: as of
     `counterfactual_ids`."""
 
@@ -41,20 +40,18 @@ def rewrite_each(
     seeds: Sequence[int],
     count: int,
     options: SamplingOptions,
-    looks: Sequence[Look] = (Look(),),
+    manners: Sequence[Manner] = (Manner(),),
     **conditions: ConditionStore | None,
 ) -> list[list[str]]:
-    """`count` rewritings of each text (`rewritten`), with seeds made of its own, in turn as each of `looks` says.
+    """`count` rewritings of each text (`rewritten`), with seeds made of its own, in turn as each of `manners` says.
     conditions: `old_conditions` and `new_conditions`."""
     found: list[list[str]] = [[] for _ in texts]
     streams = [[SampleNoise([own]) for own in candidate_seeds(seed, count)] for seed in seeds]
-    clean = [None] * len(texts)
     for number in range(count):
-        look = looks[number % len(looks)]
-        points = [slerp(before, after, look.share) for before, after in zip(old, new, strict=True)]
+        manner = manners[number % len(manners)]
+        points = [slerp(before, after, manner.share) for before, after in zip(old, new, strict=True)]
         noise = [own[number] for own in streams]
-        how = {"push": look.push, "keep": look.keep}
-        more = rewritten(parts, texts, old, points, clean, noise, options, **conditions, **how)  # type: ignore[arg-type]
+        more = rewritten(parts, texts, old, points, noise, options, push=manner.push, keep=manner.keep, **conditions)
         for own, text in zip(found, more, strict=True):
             own.append(text)
     return found
@@ -66,39 +63,32 @@ def rewritten(
     texts: Sequence[str],
     old: Sequence[Tensor],
     new: Sequence[Tensor],
-    log_snr: Sequence[float | None],
     streams: Sequence[SampleNoise],
     options: SamplingOptions,
     *,
     old_conditions: ConditionStore | None = None,
     new_conditions: ConditionStore | None = None,
-    temperature: float = TEMPERATURE,
     push: float = 0.0,
     keep: float = 0.0,
 ) -> list[str]:
     """Each text as the decoder would have written it for other latents and conditions (`counterfactual_ids`).
 
     Args:
-        old, new: latents [L, D] of each text, and those that it is rewritten for, with their log-SNR (None: no noise).
-        streams: of each text. temperature, push, keep: as of `counterfactual_ids`.
+        old, new: latents [L, D] of each text, and those that it is rewritten for.
+        streams: of each text. push, keep: as of `counterfactual_ids`.
     """
     autoencoder, found = parts.autoencoder, [""] * len(texts)
     backbone, device = autoencoder.backbone, autoencoder.device
-    known = {text: lexicon_for(backbone, [text]) if words_are_known(options) else None for text in set(texts)}
-    order = sorted(range(len(texts)), key=lambda row: id(known[texts[row]]))
-    for _, group in groupby(order, key=lambda row: id(known[texts[row]])):
-        same = [*group]
+    for lexicon, same in rows_by_lexicon(backbone, texts, options):
         longest = max(map(len, backbone.tokenizer([texts[row] for row in same])["input_ids"]))
         for places in length_batches([texts[row] for row in same], max(1, TOKENS // longest)):
             rows = [same[place] for place in places]
             tokens = backbone.tokenize([texts[row] for row in rows])
-            clean = [None] * len(rows)
-            before = _read(autoencoder, [old[row] for row in rows], clean, old_conditions, rows)
-            after = _read(autoencoder, [new[row] for row in rows], [log_snr[row] for row in rows], new_conditions, rows)
+            before = _read(autoencoder, [old[row] for row in rows], old_conditions, rows)
+            after = _read(autoencoder, [new[row] for row in rows], new_conditions, rows)
             ids = counterfactual_ids(
                 autoencoder, tokens["input_ids"].to(device), tokens["attention_mask"].to(device), before, after,
-                [streams[row] for row in rows], temperature=temperature, push=push, keep=keep,
-                lexicon=known[texts[rows[0]]],
+                [streams[row] for row in rows], temperature=TEMPERATURE, push=push, keep=keep, lexicon=lexicon,
             )  # fmt: skip
             for row, text in zip(rows, backbone.detokenize(ids, any_sign=True), strict=True):
                 found[row] = text
@@ -108,7 +98,6 @@ def rewritten(
 def _read(
     autoencoder: TextAutoencoder,
     points: Sequence[Tensor],
-    log_snr: Sequence[float | None],
     conditions: ConditionStore | None,
     rows: Sequence[int],
 ) -> Memory:
@@ -116,4 +105,4 @@ def _read(
     device = autoencoder.device
     raw = None if conditions is None else conditions.gather(torch.tensor(rows)).to(device)
     read = read_conditions(autoencoder, raw, len(rows))
-    return autoencoder.expand(padded(points).to(device), level_of(log_snr).to(device), read)
+    return autoencoder.expand(padded(points).to(device), level_of([None] * len(rows)).to(device), read)

@@ -79,8 +79,7 @@ def led(
     """
     if amount == 0:
         return list(points)
-    times = torch.tensor(LED_TIMES, dtype=torch.float64)
-    levels = [Level(*(x.float().to(diffusion.device) for x in diffusion.schedule.level(time))) for time in times]
+    levels = [_level(diffusion, time) for time in LED_TIMES]
     found: list[Tensor] = []
     for start in range(0, len(points), batch_size):
         rows = torch.arange(start, min(start + batch_size, len(points)))
@@ -122,8 +121,7 @@ def renoised(
     if time <= 0:
         return latents
     shapes = [(int(length), diffusion.latent_dim) for length in latents.mask.sum(1)]
-    level = diffusion.schedule.level(torch.tensor(time, dtype=torch.float64))
-    level = Level(*(x.float().to(latents.values.device) for x in level))
+    level = _level(diffusion, time)
     zt = add_noise(latents.values, noise.normal(shapes).to(latents.values), level) * latents.mask[..., None]
     if stop_time_of(diffusion, raw, len(latents), options) >= time:
         if diffusion.hands_over_samples:
@@ -161,6 +159,12 @@ def all_renoised(
         found += [own / scale for own in z0.rows()]
         log_snr += [None if z0.level is None else float(z0.level.log_snr)] * len(rows)
     return found, log_snr
+
+
+def _level(diffusion: LatentDiffusionModel, time: float) -> Level:
+    """Of a diffusion time, on the model's device."""
+    level = diffusion.schedule.level(torch.tensor(time, dtype=torch.float64))
+    return Level(*(x.float().to(diffusion.device) for x in level))
 
 
 def _no_noise() -> Tensor:

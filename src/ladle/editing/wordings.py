@@ -17,7 +17,7 @@ from ladle.editing.paths import stretched
 from ladle.sampling.candidates import candidate_seeds
 from ladle.sampling.options import SamplingOptions
 from ladle.sampling.soundness import soundness
-from ladle.sampling.words import decode_texts, decoding, encode_texts, level_of, lexicon_for, words_are_known
+from ladle.sampling.words import decode_texts, decoding, encode_texts, level_of, rows_by_lexicon
 from ladle.seeding import SampleNoise
 from ladle.storage.parts import ModelParts
 
@@ -41,18 +41,11 @@ def write_points(
     """A text for each of the points [L, D], drawn as `options` say from its own stream.
 
     log_snr: of each point; None: it has no noise. known: for each point a text whose words may be written beside those
-    that the model knows, where `options.words` is `known`. (The words of other points' texts may not, so that a text
-    does not depend on its batch.) conditions: of each point, for a decoder that reads them.
+    that the model knows (`rows_by_lexicon`). conditions: of each point, for a decoder that reads them.
     """
-    backbone = parts.autoencoder.backbone
-    lexicons = {text: lexicon_for(backbone, [text]) if words_are_known(options) else None for text in set(known)}
-    groups: dict[int, list[int]] = {}
-    for row, text in enumerate(known):
-        groups.setdefault(id(lexicons[text]), []).append(row)
     texts = [""] * len(points)
-    for rows in groups.values():
+    for lexicon, rows in rows_by_lexicon(parts.autoencoder.backbone, known, options):
         part = None if conditions is None else conditions.of_rows(torch.tensor(rows))
-        lexicon = lexicons[known[rows[0]]]
         how = decoding(options) | ({} if lexicon is None else {"lexicon": lexicon})
         written = decode_texts(
             parts.autoencoder, [points[row] for row in rows], options.decoder, batch_size,
@@ -91,29 +84,25 @@ def draw_wordings(
 
 def closeness(parts: ModelParts, texts: Sequence[str], points: Sequence[Tensor], batch_size: int = 128) -> list[float]:
     """Cosine between the latents of each text and its point [L, D], -1 to 1. An empty text has -1."""
-    latents = encode_texts(parts.autoencoder, list(texts), batch_size)
+    return cosines(texts, encode_texts(parts.autoencoder, texts, batch_size).rows(), points)
+
+
+def cosines(texts: Sequence[str], latents: Sequence[Tensor], points: Sequence[Tensor]) -> list[float]:
+    """`closeness` of texts whose latents [L, D] are known."""
     found = []
-    for text, values, mask, point in zip(texts, latents.values, latents.mask, points, strict=True):
-        own = values[mask].to(point)
+    for text, values, point in zip(texts, latents, points, strict=True):
+        own = values.to(point)
         length = min(len(own), len(point))
         both = stretched(own, length).flatten(), stretched(point, length).flatten()
         found.append(float(torch.cosine_similarity(*both, dim=0)) if text.strip() else -1.0)
     return found
 
 
-def progress(
-    parts: ModelParts,
-    texts: Sequence[str],
-    origins: Sequence[Tensor],
-    points: Sequence[Tensor],
-    batch_size: int = 128,
-) -> list[float]:
-    """How much of the way from its origin [L, D] to its point [L, D] each text has gone: 0 to 1, and below 0 if it went
-    the other way. (The similarity to the point hardly tells: the way is short beside the latents.)"""
+def progress(latents: Sequence[Tensor], origins: Sequence[Tensor], points: Sequence[Tensor]) -> list[float]:
+    """How much of the way from its origin to its point the latents of each text have gone (all [L, D]): 0 to 1, and
+    below 0 if they went the other way. (The cosine to the point hardly tells: the way is short beside the latents.)"""
     found = []
-    for own, origin, point in zip(
-        encode_texts(parts.autoencoder, texts, batch_size).rows(), origins, points, strict=True
-    ):
+    for own, origin, point in zip(latents, origins, points, strict=True):
         length = min(len(own), len(origin), len(point))
         there, begin, end = (stretched(values.to(point), length) for values in (own, origin, point))
         way = end - begin
@@ -181,7 +170,8 @@ def best_wordings(
     where = [point for own, point in zip(drawn, points, strict=True) for _ in own]
     if len(flat) == len(drawn):
         return flat
-    near, well = closeness(parts, flat, where, batch_size), fluency(parts, flat, batch_size)
+    latents = encode_texts(parts.autoencoder, flat, batch_size).rows()
+    near, well = cosines(flat, latents, where), fluency(parts, flat, batch_size)
     given = [None] * len(drawn) if sources is None else sources
     apart = [
         0.0 if source is None else unlike(t, source) for own, source in zip(drawn, given, strict=True) for t in own
@@ -189,7 +179,7 @@ def best_wordings(
     gone = [0.0] * len(flat)
     if origins is not None:
         starts = [origin for own, origin in zip(drawn, origins, strict=True) for _ in own]
-        gone = progress(parts, flat, starts, where, batch_size)
+        gone = progress(latents, starts, where)
     figures = zip(near, well, apart, gone, strict=True)
     scores = iter(one + reads_well * other - less + GONE * far for one, other, less, far in figures)
     return [max((next(scores), -number, text) for number, text in enumerate(own))[2] for own in drawn]

@@ -62,6 +62,18 @@ def lexicon_for(backbone: Backbone, sources: Iterable[str | None]) -> Lexicon | 
     return backbone.lexicon.extended(words_of(source for source in sources if source))
 
 
+def rows_by_lexicon(
+    backbone: Backbone, known: Sequence[str], options: SamplingOptions
+) -> list[tuple[Lexicon | None, list[int]]]:
+    """Which rows may write the same words: (their lexicon, their numbers). `known` holds for each row a text whose
+    words it may write beside the model's own. (Other rows' it may not, so that it does not depend on its batch.)"""
+    lexicons = {text: lexicon_for(backbone, [text]) if words_are_known(options) else None for text in set(known)}
+    groups: dict[int, list[int]] = {}
+    for row, text in enumerate(known):
+        groups.setdefault(id(lexicons[text]), []).append(row)
+    return [(lexicons[known[rows[0]]], rows) for rows in groups.values()]
+
+
 @torch.no_grad()
 def encode_texts(
     autoencoder: TextAutoencoder,
