@@ -150,6 +150,9 @@ def _draw_candidates(
     draw(every)
     if words is None:
         write(every)
+        empty = [one for one in every if not one.text.strip()]
+        if empty and options.decoder == "autoregressive":  # nobody asks for a text of nothing
+            write(empty, may_end=lambda text: bool(text.strip()))
     else:
         write_in_range(words, every, draw, partial(write_ending, words, write, drawn="do_sample" in how))
     return candidates
