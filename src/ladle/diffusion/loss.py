@@ -5,18 +5,20 @@ prediction, in which an error of z0_hat is `output_scale` times as large.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ladle.conditioning.encoder import Condition, RawCondition
+from ladle.conditioning.encoder import Condition, ConditionEncoder, RawCondition
 from ladle.config import Config
+from ladle.diffusion.lengths import LengthModel
 from ladle.diffusion.model import LatentDiffusionModel
 from ladle.diffusion.prediction import add_noise, output_scale, target, to_z0
-from ladle.diffusion.schedule import Level
+from ladle.diffusion.samplers import Denoise
+from ladle.diffusion.schedule import Level, Schedule
 
 MIN_SNR_GAMMA = 5.0
 SIGMOID_BIAS = 2.0
@@ -137,7 +139,8 @@ class DiffusionBatch(NamedTuple):
     """Latents z0 [B, L, D] with mask [B, L], and their conditions.
 
     The length model learns from other rows, because the rows of one batch have nearly the same length.
-    lengths: [R] numbers of latents of those other rows, with their conditions `length_condition`.
+    lengths: [R] numbers of latents of those other rows, with their conditions `length_condition`. ids: [B, L], the
+    token that each latent stands for, where latents are the vectors of tokens.
     """
 
     z0: Tensor
@@ -145,19 +148,70 @@ class DiffusionBatch(NamedTuple):
     condition: RawCondition
     lengths: Tensor
     length_condition: RawCondition
+    ids: Tensor | None = None
+
+
+class Noised(NamedTuple):
+    """A batch with noise: what the denoiser is shown. zt = alpha z0 + sigma eps at `level` [B]; given: the denoiser's
+    further arguments."""
+
+    batch: DiffusionBatch
+    eps: Tensor
+    zt: Tensor
+    level: Level
+    given: dict[str, Any]
+
+
+class Trainable(Protocol):
+    """What the loss needs of a diffusion model."""
+
+    condition: ConditionEncoder
+    length: LengthModel | None
+
+    @property
+    def schedule(self) -> Schedule: ...
+    @property
+    def self_conditions(self) -> bool: ...
+    @property
+    def denoiser(self) -> nn.Module: ...
+    def denoise(self, mask: Tensor, condition: Condition) -> Denoise: ...
+
+
+# (model, batch with noise, settings) -> the error of each latent [B, L], whose mean is the loss, and the error [B, L]
+# that decides how often each time is drawn.
+Objective = Callable[[Any, Noised, DenoisingConfig], tuple[Tensor, Tensor]]
+
+
+def regression(model: LatentDiffusionModel, noised: Noised, config: DenoisingConfig) -> tuple[Tensor, Tensor]:
+    """The weighted error of the raw prediction, and the squared error of z0_hat, each a mean over the channels."""
+    (z0, *_), eps, zt, level, given = noised
+    prediction = model.config.prediction
+    output = model.denoiser(zt, level.log_snr, **given).float()
+    error = weighted_error(config, prediction, output, target(prediction, z0, eps, level), level)
+    z0_error = (to_z0(prediction, output.detach(), zt, level) - z0).square()
+    return error.mean(-1), z0_error.mean(-1)
 
 
 class DenoisingLoss(nn.Module):
-    """A diffusion model in training, with the record of its errors."""
+    """A diffusion model in training, with the record of its errors.
 
-    def __init__(self, model: LatentDiffusionModel, config: DenoisingConfig):
+    objective: the error of a prediction. adaptive_times: the model's own record of errors; None for a new one.
+    """
+
+    def __init__(
+        self,
+        model: Trainable,
+        config: DenoisingConfig,
+        objective: Objective = regression,
+        adaptive_times: AdaptiveTimes | None = None,
+    ):
         super().__init__()
-        self.model, self.config = model, config
-        self.adaptive_times = AdaptiveTimes() if config.times == "adaptive" else None
+        self.model: Any = model  # (torch's own type is vague)
+        self.config, self.objective = config, objective
+        self.adaptive_times = (adaptive_times or AdaptiveTimes()) if config.times == "adaptive" else None
 
     def forward(self, batch: DiffusionBatch, progress: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean error of the raw prediction over the existing latents. Its gradient includes that of the length model's
-        cross-entropy.
+        """Mean error over the existing latents. Its gradient includes that of the length model's cross-entropy.
 
         Eval mode uses uniform times. progress: the share of the training that is done, for the curriculum.
         """
@@ -170,18 +224,14 @@ class DenoisingLoss(nn.Module):
         level = model.schedule.level(t)
         eps = torch.randn_like(z0)
         zt = add_noise(z0, eps, level)
-        share = SELF_CONDITION_PROB if model.config.self_condition else 0.0
+        share = SELF_CONDITION_PROB if model.self_conditions else 0.0
         chosen = torch.rand(rows, device=z0.device) < share
         previous = self._first_estimate(zt, level, mask, condition, chosen)
-        prediction = model.config.prediction
-        output = model.denoiser(
-            zt, level.log_snr, mask=mask, condition=condition, self_condition=previous, self_condition_mask=chosen
-        ).float()
-        error = weighted_error(config, prediction, output, target(prediction, z0, eps, level), level)
-        diffusion = error.mean(-1)[mask].mean()
+        given = {"mask": mask, "condition": condition, "self_condition": previous, "self_condition_mask": chosen}
+        error, timed = self.objective(model, Noised(batch, eps, zt, level, given), config)
+        diffusion = error[mask].mean()
         if adaptive is not None:
-            z0_error = (to_z0(prediction, output.detach(), zt, level) - z0).square().mean(-1) * mask
-            adaptive.update(t, z0_error.sum(1) / mask.sum(1))
+            adaptive.update(t, (timed.detach() * mask).sum(1) / mask.sum(1))
         metrics = {"diffusion_loss": diffusion.detach()}
         loss = diffusion
         if model.length is not None:

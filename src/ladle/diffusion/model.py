@@ -80,6 +80,11 @@ class LatentDiffusionModel(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def self_conditions(self) -> bool:
+        """Whether the network reads its own last estimate."""
+        return self.config.self_condition
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
         return next(self.parameters()).dtype

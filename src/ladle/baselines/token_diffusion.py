@@ -1,0 +1,318 @@
+"""The second rival: continuous diffusion over the vectors of tokens, one for each token of the text.
+
+It is Diffusion-LM (Li et al., arXiv 2205.14217) with what has been found to help since:
+
+* vectors of one length, learnt by a cross-entropy through the softmax over all of them (arXiv 2211.15089, 2604.11748);
+* the output prior of Plaid (arXiv 2305.18619): what the noised vectors alone say of each token is worked out exactly,
+  and the network learns the rest;
+* self-conditioning, and times that follow the cross-entropy (`AdaptiveTimes`), in training and in sampling.
+
+Denoiser, schedules, conditions, lengths and samplers are Ladle's own.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from ladle.autoencoder.signs import literal, written
+from ladle.conditioning.config import ConditionConfig, SourceConfig
+from ladle.conditioning.encoder import Condition, ConditionEncoder, RawCondition
+from ladle.config import Config
+from ladle.data.files import known_json
+from ladle.diffusion.lengths import LengthModel
+from ladle.diffusion.loss import AdaptiveTimes, DenoisingConfig, DiffusionBatch, Noised
+from ladle.diffusion.samplers import SAMPLERS, Denoise
+from ladle.diffusion.schedule import Level, Schedule, ScheduleConfig, build_schedule, sampling_levels
+from ladle.diffusion.transformer import CompactConfig, DenoisingTransformer
+from ladle.diffusion.wrappers import guided_at_once
+from ladle.errors import UserError, first_line
+from ladle.layers import lengths_to_mask
+from ladle.seeding import SampleNoise
+from ladle.storage.writing import SCORER, atomic_folder, atomic_json
+
+RECORD, WEIGHTS = "token_diffusion.json", "model.safetensors"
+MOST_LOG_SNR = 6.0  # where the noised vectors alone are taken for sure: beyond, their part of the logits stays the same
+Given = Sequence[str | None] | None  # for each sample
+
+
+class TokenDiffusionConfig(Config):
+    """Sizes, noise and conditions.
+
+    dim: D, channels of a token's vector. schedule, times: the noise, and which times are drawn (`adaptive`: also which
+    times a sampler visits). labels: names of the classes. source: whether there is a source text, read by so many
+    `source_layers`. drop_prob: share of samples that lose each condition in training. Longer texts and sources are cut.
+    """
+
+    dim: int = Field(128, ge=2)
+    network: CompactConfig = CompactConfig(width=384, num_layers=9, num_heads=6, dropout=0.1)
+    schedule: ScheduleConfig = ScheduleConfig(shift=3.0)
+    times: Literal["uniform", "adaptive"] = "adaptive"
+    self_condition: bool = True
+    labels: tuple[str, ...] = ()
+    source: bool = False
+    source_layers: int = Field(2, ge=0)
+    drop_prob: float = Field(0.1, ge=0, le=1)
+    max_tokens: int = Field(96, ge=1)
+    max_source_tokens: int = Field(96, ge=1)
+
+
+class TokenDenoiser(nn.Module):
+    """Noised vectors [B, L, D] -> how likely each token of the vocabulary is at each place.
+
+    network: Ladle's denoiser; its output is a vector of tokens like those that are wanted. schedule: gives alpha and
+    sigma of a log-SNR.
+    """
+
+    def __init__(self, network: DenoisingTransformer, vocab_size: int, dim: int, schedule: Schedule):
+        super().__init__()
+        self.network, self.schedule, self.dim = network, schedule, dim
+        self.directions = nn.Parameter(torch.randn(vocab_size, dim))
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+
+    @property
+    def table(self) -> Tensor:
+        """The vectors of all tokens, [V, D], each of length sqrt(D), so that a channel has variance 1."""
+        return math.sqrt(self.dim) * F.normalize(self.directions, dim=-1)
+
+    def logits(self, zt: Tensor, log_snr: Tensor, **given: Any) -> Tensor:
+        """[B, L, V]. As all vectors e have one length, log p(zt | e) is alpha / sigma^2 zt . e and a constant."""
+        level = self.schedule.level_from_log_snr(log_snr.clamp_max(MOST_LOG_SNR)).expand(zt)
+        seen = level.alpha / level.sigma.square() * zt
+        query = self.network(zt, log_snr, **given)
+        return F.linear(seen + query, self.table, self.bias).float()
+
+    def forward(self, zt: Tensor, log_snr: Tensor, temperature: float = 1.0, **given: Any) -> Tensor:
+        """z0_hat [B, L, D]: the mean of the vectors, each as likely as its token. temperature: 1 gives the mean, less
+        gives the likelier tokens more weight, 0 gives the vector of the likeliest one (Diffusion-LM's clamping)."""
+        logits = self.logits(zt, log_snr, **given)
+        table = self.table
+        if temperature == 0:
+            return table[logits.argmax(-1)]
+        return (logits / temperature).softmax(-1).to(table) @ table
+
+
+def cross_entropy(model: "TokenDiffusionModel", noised: Noised, config: DenoisingConfig) -> tuple[Tensor, Tensor]:
+    """The objective: nats of the token at each place [B, L]. It also decides how often each time is drawn."""
+    ids = noised.batch.ids
+    assert ids is not None
+    logits = model.denoiser.logits(noised.zt, noised.level.log_snr, **noised.given)
+    nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
+    return nats, nats
+
+
+class TokenDiffusionModel(nn.Module):
+    """p(number of tokens, their vectors | condition).
+
+    Args:
+        config: sizes, noise and conditions.
+        tokenizer: with a padding token.
+    """
+
+    def __init__(self, config: TokenDiffusionConfig, tokenizer: Any):
+        super().__init__()
+        self.config, self.tokenizer = config, literal(tokenizer)
+        self.own_schedule = build_schedule(config.schedule)
+        source = SourceConfig(num_layers=config.source_layers, max_tokens=config.max_source_tokens)
+        conditions = ConditionConfig(labels=config.labels, source=source if config.source else None)
+        network = config.network
+        self.condition = ConditionEncoder(conditions, network.width, config.dim, network.num_heads)
+        transformer = DenoisingTransformer(network, config.dim, config.max_tokens, config.source)
+        self.denoiser = TokenDenoiser(transformer, len(tokenizer), config.dim, self.own_schedule)
+        self.length: LengthModel | None = LengthModel(conditions, config.dim, config.max_tokens)
+        self.adaptive_times = AdaptiveTimes() if config.times == "adaptive" else None
+        self.info: dict[str, Any] = {}  # how it was trained
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Load what `save_pretrained` wrote. UserError for a missing or damaged file."""
+        from transformers import AutoTokenizer
+
+        folder = Path(folder)
+        try:
+            record = known_json(folder / RECORD)
+            config = TokenDiffusionConfig.parse(record["config"], str(folder / RECORD))
+            model = cls(config, AutoTokenizer.from_pretrained(folder / "tokenizer"))
+            model.load_state_dict(load_file(folder / WEIGHTS))
+            model.info = record.get("info", {})
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise UserError(f"cannot load the token diffusion model in {folder}: {first_line(error)}") from None
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights (safetensors), settings and tokenizer, whole or not at all."""
+        with atomic_folder(folder, kind=SCORER) as new:
+            self.tokenizer.save_pretrained(new / "tokenizer")
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+            save_file(tensors, new / WEIGHTS)
+            record = {"format": 1, "config": self.config.model_dump(mode="json"), "info": self.info}
+            atomic_json(new / RECORD, record)
+
+    @property
+    def num_parameters(self) -> int:
+        """Of all parts."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def self_conditions(self) -> bool:
+        """Whether the network reads its own last estimate."""
+        return self.config.self_condition
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule of a sampler: with adaptive times, each step takes an equal share of the cross-entropy. In
+        training it is the config's own, since the times are drawn by `DenoisingLoss`."""
+        adaptive, own = self.adaptive_times, self.own_schedule
+        if adaptive is None or self.training:
+            return own
+        return Schedule(lambda t: own.log_snr(adaptive(t.float()).to(t.dtype)), own.path)
+
+    def denoise(self, mask: Tensor, condition: Condition, temperature: float = 1.0) -> Denoise:
+        """The `Denoise` function of a batch: mask [B, L], conditions; temperature as of `TokenDenoiser`."""
+
+        def denoise(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
+            previous = z0_prev if self.self_conditions else None
+            z0_hat = self.denoiser(
+                zt, level.log_snr, temperature, mask=mask, condition=condition, self_condition=previous
+            )
+            return z0_hat.float() * mask[..., None]
+
+        return denoise
+
+    # --------------------------------------------------------------------------------------------------- training
+
+    @torch.no_grad()
+    def start_from_counts(self, texts: Sequence[Sequence[int]]) -> None:
+        """Before the training: tokens and lengths are as frequent as in these texts, given as ids."""
+        lengths, ids = torch.tensor([len(text) for text in texts]), torch.tensor([i for text in texts for i in text])
+        counts = torch.bincount(ids, minlength=len(self.tokenizer)) + 0.01
+        self.denoiser.bias.copy_(counts.log() - counts.sum().log())
+        if self.length is not None:
+            self.length.fit_base(lengths)
+
+    def batch(self, texts: Sequence[Sequence[int]], raw: RawCondition, lengths: Tensor, length_raw: RawCondition
+    ) -> DiffusionBatch:  # fmt: skip
+        """Texts as ids, with conditions, without the vectors, which change in training. The length model learns from
+        other texts' `lengths` [R] and conditions."""
+        ids, mask = padded(texts, self.tokenizer.pad_token_id)
+        return DiffusionBatch(torch.empty(len(ids), 0), mask, raw, lengths, length_raw, ids)
+
+    def with_vectors(self, batch: DiffusionBatch) -> DiffusionBatch:
+        """The batch with the vectors of its tokens and of its sources' tokens, for `DenoisingLoss`."""
+        assert batch.ids is not None
+        return batch._replace(
+            z0=self.denoiser.table[batch.ids],
+            condition=self.read_sources(batch.condition),
+            length_condition=self.read_sources(batch.length_condition),
+        )
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without an end token; an empty text is one unknown token."""
+        cut = {"truncation": True, "max_length": self.config.max_tokens + 1}
+        rows = self.tokenizer(list(texts), **cut)["input_ids"] if texts else []
+        end, unknown = self.tokenizer.eos_token_id, self.tokenizer.unk_token_id or 0
+        return [[i for i in row if i != end][: self.config.max_tokens] or [unknown] for row in rows]
+
+    def raw_condition(self, labels: Sequence[str | None], sources: Sequence[str | None]) -> RawCondition:
+        """The conditions of some texts, as tensors.
+
+        Raises:
+            UserError: a label that the model was not trained with, or a source for a model that reads none.
+        """
+        raw = RawCondition()
+        if self.config.labels or any(label is not None for label in labels):
+            raw = replace(raw, label_ids=self.condition.config.label_ids(labels))
+        if not self.config.source:
+            if any(source is not None for source in sources):
+                raise UserError("this model was trained without sources; leave out the source")
+            return raw
+        cut = {"truncation": True, "max_length": self.config.max_source_tokens}
+        rows = [self.tokenizer(source, **cut)["input_ids"] if source is not None else [] for source in sources]
+        ids, mask = padded(rows, self.tokenizer.pad_token_id)
+        return replace(raw, source_ids=ids, source_ids_mask=mask)
+
+    def read_sources(self, raw: RawCondition) -> RawCondition:
+        """The same conditions with the vectors of the sources' tokens, [B, M, D]."""
+        if raw.source_ids is None:
+            return raw
+        return replace(raw, source=self.denoiser.table[raw.source_ids], source_mask=raw.source_ids_mask)
+
+    # ------------------------------------------------------------------------------------------------- generation
+
+    @torch.no_grad()
+    def generate(
+        self,
+        num_samples: int | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+        label: Given = None,
+        source: Given = None,
+        num_steps: int = 64,
+        sampler: str = "ddpm",
+        temperature: float = 1.0,
+        guidance_scale: float = 1.0,
+        batch_size: int = 128,
+    ) -> list[str]:
+        """Draw texts. One seed a sample (0, 1, ... when None), as in Ladle's `generate`.
+
+        Args:
+            num_steps: of the sampler, one of SAMPLERS.
+            temperature: of each estimate, as of `TokenDenoiser`.
+            guidance_scale: of classifier-free guidance; 1 is off.
+
+        Raises:
+            UserError: an unknown label or sampler, a negative temperature.
+        """
+        if sampler not in SAMPLERS:
+            raise UserError(f"unknown sampler '{sampler}'; allowed are {', '.join(SAMPLERS)}")
+        if not temperature >= 0 or num_steps < 1:
+            raise UserError(f"temperature {temperature}, num_steps {num_steps}; they must be at least 0 and 1")
+        count = num_samples or next((len(x) for x in (seeds, label, source) if x is not None), 1)
+        seeds = list(range(count)) if seeds is None else list(seeds)
+        raw = self.raw_condition(label or [None] * count, source or [None] * count)
+        texts: list[str] = []
+        for start in range(0, count, batch_size):
+            rows = slice(start, start + batch_size)
+            ids = self._draw(raw[rows], SampleNoise(seeds[rows]), num_steps, sampler, temperature, guidance_scale)
+            texts += [
+                written(text, None).strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            ]
+        return texts
+
+    def _draw(
+        self, raw: RawCondition, noise: SampleNoise, num_steps: int, sampler: str, temperature: float, scale: float
+    ) -> list[list[int]]:
+        """Token ids of one batch: number of tokens, noise, sampler, and the token nearest to each vector."""
+        assert self.length is not None
+        device, count = self.denoiser.bias.device, len(noise)
+        raw = self.read_sources(raw.to(device))
+        lengths = self.length.sample(raw, noise.uniform()).cpu()
+        mask = lengths_to_mask(lengths, int(lengths.max())).to(device)
+        shapes = [(int(length), self.config.dim) for length in lengths]
+        if scale == 1:
+            denoise = self.denoise(mask, self.condition.encode(raw, count), temperature)
+        else:
+            both = self.condition.encode(raw.and_without(), 2 * count)
+            denoise = guided_at_once(self.denoise(mask.repeat(2, 1), both, temperature), scale)
+        levels = [level.to(device) for level in sampling_levels(self.schedule, num_steps)]
+        start = levels[0].sigma * noise.normal(shapes).to(device)
+        z0 = SAMPLERS[sampler](denoise, start, levels, noise=lambda: noise.normal(shapes).to(device))
+        nearest = (z0 @ self.denoiser.table.T).argmax(-1).cpu()
+        return [row[:length].tolist() for row, length in zip(nearest, lengths, strict=True)]
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Rows of ids -> ids [B, L] and mask [B, L], with one place at least."""
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = pad_sequence([torch.tensor([*row, pad]) for row in rows], batch_first=True, padding_value=pad)
+    ids = ids[:, : max(1, int(lengths.max()))]
+    return ids, lengths_to_mask(lengths, ids.shape[1])

@@ -1,0 +1,88 @@
+"""Trains the diffusion over tokens with Ladle's own loop and loss."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ladle.baselines.token_diffusion import TokenDiffusionModel, cross_entropy
+from ladle.data.batching import epoch_batches
+from ladle.data.rows import Row
+from ladle.diffusion.loss import DenoisingConfig, DenoisingLoss, DiffusionBatch
+from ladle.diffusion.prediction import add_noise
+from ladle.training.stages.interface import mean_metrics, to_device
+
+LENGTH_ROWS = 256  # from which the length model learns at a step
+SHOWN = 32  # texts that the training shows
+VALIDATED = 512  # rows
+LOG_SNRS = (-8.0, 4.0)  # between which the held-out cross-entropy is measured
+
+
+class TokenDiffusionStage:
+    """Rows with `text` and, where they have them, `label` and `source`, for `ladle.training.loop`."""
+
+    name = "token-diffusion"
+    progress = 0.0
+
+    def __init__(self, model: TokenDiffusionModel, train: Sequence[Row], valid: Sequence[Row], config: Any):
+        self.model, self.config = model, config
+        times = DenoisingConfig(times=model.config.times, drop_prob=model.config.drop_prob)
+        self.module = DenoisingLoss(model, times, cross_entropy, model.adaptive_times)
+        self.train, self.valid = _Encoded(model, train), _Encoded(model, (valid or train)[:VALIDATED])
+        model.start_from_counts(self.train.texts)
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        return epoch_batches(self.train.sizes, self.config, epoch)
+
+    def load(self, rows: list[int]) -> DiffusionBatch:
+        others = torch.randint(len(self.train.texts), (min(LENGTH_ROWS, len(self.train.texts)),))
+        return self.train.batch(torch.tensor(rows), others)
+
+    def loss(self, batch: DiffusionBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
+        loss, metrics = self.module(self.model.with_vectors(batch), self.progress)
+        return loss, {**metrics, "num_tokens": batch.mask.sum()}
+
+    def validate(self) -> dict[str, float]:
+        """nll: cross-entropy of a token of held-out texts, a mean over log-SNRs that are spread evenly, so that
+        schedules can be compared."""
+
+        def metrics(rows: Tensor) -> dict[str, Tensor]:
+            batch = self.model.with_vectors(to_device(self.valid.batch(rows, rows), self.module))
+            return {"nll": self._nats_at_every_level(batch).detach()}
+
+        return mean_metrics(len(self.valid.texts), 64, metrics)
+
+    def sample(self) -> list[str]:
+        count = min(SHOWN, len(self.valid.texts))
+        return self.model.generate(count, label=self.valid.labels[:count], source=self.valid.sources[:count])
+
+    def _nats_at_every_level(self, batch: DiffusionBatch) -> Tensor:
+        model, rows, (low, high) = self.model, len(batch.mask), LOG_SNRS
+        share = (torch.rand(()) + torch.randperm(rows) / rows) % 1.0
+        level = model.own_schedule.level_from_log_snr(low + (high - low) * share).to(batch.z0.device)
+        zt = add_noise(batch.z0, torch.randn_like(batch.z0), level)
+        condition = model.condition.encode(batch.condition, rows)
+        logits = model.denoiser.logits(zt, level.log_snr, mask=batch.mask, condition=condition)
+        assert batch.ids is not None
+        return F.cross_entropy(logits[batch.mask], batch.ids[batch.mask])
+
+
+class _Encoded:
+    """Rows as token ids and conditions."""
+
+    def __init__(self, model: TokenDiffusionModel, rows: Sequence[Row]):
+        config = model.config
+        self.model, self.texts = model, model.encode([row["text"] for row in rows])
+        self.labels = [row.get("label") if config.labels else None for row in rows]
+        self.sources = [row.get("source") if config.source else None for row in rows]
+        self.raw = model.raw_condition(self.labels, self.sources)
+        self.lengths = torch.tensor([len(text) for text in self.texts])
+        read = 0 if self.raw.source_ids_mask is None else self.raw.source_ids_mask.sum(1)
+        self.sizes = (self.lengths + read).tolist()  # positions that a row takes in a batch
+
+    def batch(self, rows: Tensor, others: Tensor) -> DiffusionBatch:
+        """The batch of some rows, without the vectors. The length model learns from `others`."""
+        texts = [self.texts[row] for row in rows.tolist()]
+        return self.model.batch(texts, self.raw[rows], self.lengths[others], self.raw[others])

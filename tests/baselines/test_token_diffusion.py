@@ -1,0 +1,146 @@
+"""Diffusion over the vectors of tokens: its estimates are what Bayes says, its seeds are its own, it learns."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from ladle.baselines.token_diffusion import RECORD, TokenDiffusionConfig, TokenDiffusionModel
+from ladle.baselines.token_fitting import TokenDiffusionStage
+from ladle.diffusion.prediction import add_noise
+from ladle.errors import UserError
+from ladle.training.loop import train_stage
+from ladle.training.optimiser import TrainingConfig
+from tiny import LABELS, SENTENCES, tiny_tokenizer
+
+NETWORK = {"width": 48, "num_layers": 3, "num_heads": 2, "num_skips": 1}
+SIZES = {"dim": 16, "network": NETWORK, "max_tokens": 24, "max_source_tokens": 24, "source_layers": 1}
+ROWS = [
+    {"text": text, "label": LABELS[i % 2], "source": " ".join(text.split()[1:4])} for i, text in enumerate(SENTENCES)
+]
+
+
+def tiny(**changes: object) -> TokenDiffusionModel:
+    torch.manual_seed(0)
+    config = TokenDiffusionConfig.parse(SIZES | {"labels": LABELS, "source": True} | changes)
+    model = TokenDiffusionModel(config, tiny_tokenizer())
+    torch.nn.init.normal_(model.denoiser.network.output.weight, std=0.2)
+    return model.eval()
+
+
+def test_a_new_network_gives_the_exact_posterior() -> None:
+    """Its output is zero at the start, and what is left is Bayes' rule: tokens as frequent as in the data, seen through
+    Gaussian noise."""
+    model = tiny()
+    torch.nn.init.zeros_(model.denoiser.network.output.weight)
+    model.start_from_counts([[5, 5, 5, 9], [9, 5, 7, 7]])
+    frequency = model.denoiser.bias.softmax(-1)
+    assert frequency[[5, 9, 7]].tolist() == pytest.approx([4 / 8, 2 / 8, 2 / 8], rel=0.5)  # and a little of all others
+    table = model.denoiser.table
+    assert table.norm(dim=-1).tolist() == pytest.approx([math.sqrt(16)] * len(table), rel=1e-5)
+    level = model.own_schedule.level(torch.tensor([0.6]))
+    zt = add_noise(table[torch.tensor([[5, 9, 7]])], torch.randn(1, 3, 16), level)
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    condition = model.condition.encode(model.read_sources(model.raw_condition([None], [None])), 1)
+    given = {"mask": mask, "condition": condition}
+    distance = (zt[0, :, None] - level.alpha * table[None]).square().sum(-1)
+    exact = (frequency * (-distance / (2 * level.sigma.square())).exp()).double()
+    exact = exact / exact.sum(-1, keepdim=True)
+    logits = model.denoiser.logits(zt, level.log_snr, **given)
+    torch.testing.assert_close(logits.softmax(-1)[0].double(), exact, atol=1e-5, rtol=1e-3)
+    mean = model.denoise(mask, condition)(zt, level)
+    torch.testing.assert_close(mean[0].double(), exact @ table.double(), atol=1e-4, rtol=1e-3)
+    clamped = model.denoise(mask, condition, temperature=0)(zt, level)
+    assert torch.equal(clamped[0], table[exact.argmax(-1)])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_seed_is_one_text_at_any_batch_size(batch_size: int, scale: float) -> None:
+    """With and without guidance, neighbours and padding have no say."""
+    model = tiny()
+    given = {"label": [LABELS[i % 2] for i in range(10)], "source": [row["source"] for row in ROWS[:10]]}
+    given |= {"num_steps": 4, "guidance_scale": scale}
+    expected = model.generate(seeds=range(10), **given, batch_size=10)
+    assert len(set(expected)) > 5
+    assert model.generate(seeds=range(10), **given, batch_size=batch_size) == expected
+
+
+def test_steps_follow_the_cross_entropy() -> None:
+    """Once errors are known, a sampler's times are dense where the cross-entropy changes; the ends stay."""
+    model = tiny()
+    times = torch.linspace(0, 1, 11, dtype=torch.float64)
+    even = model.own_schedule.log_snr(times)
+    assert torch.allclose(model.schedule.log_snr(times), even, atol=1e-4)
+    assert model.adaptive_times is not None
+    model.adaptive_times.error[:] = torch.where(torch.arange(50) < 25, 0.01, 4.0)  # all of it happens at the middle
+    fitted = model.schedule.log_snr(times)
+    assert fitted[[0, -1]].tolist() == pytest.approx(even[[0, -1]].tolist(), rel=1e-4)
+    assert bool((fitted.diff() <= 0).all())
+    middle = model.own_schedule.log_snr(torch.tensor(0.5))
+    assert int(((fitted - middle).abs() < 1.0).sum()) > int(((even - middle).abs() < 1.0).sum())
+    assert torch.equal(tiny(times="uniform").schedule.log_snr(times), even)
+
+
+def test_it_learns_its_conditions_and_is_saved(tmp_path: Path) -> None:
+    """From the words of the source it writes the sentence; the folder gives the same texts."""
+    model = tiny()
+    settings = TrainingConfig(steps=250, lr=3e-3, max_tokens=512, ema_decay=0.9, precision="fp32", validate_every=0.2)
+    stage = TokenDiffusionStage(model, ROWS, ROWS[:8], settings)
+    before = stage.validate()["nll"]
+    result = train_stage(stage, settings, tmp_path / "run", log=lambda line: None)
+    assert result.metrics["nll"] < before / 2
+    given = {"label": [row["label"] for row in ROWS], "source": [row["source"] for row in ROWS], "num_steps": 16}
+    texts = model.generate(**given)
+    assert sum(text == row["text"] for text, row in zip(texts, ROWS, strict=True)) > 0.7 * len(ROWS)
+    model.save_pretrained(tmp_path / "final")
+    again = TokenDiffusionModel.from_pretrained(tmp_path / "final")
+    assert again.num_parameters == model.num_parameters
+    assert again.generate(**given) == texts
+
+
+def test_the_loss_reads_existing_tokens_only() -> None:
+    """What stands in the padding changes nothing."""
+    model = tiny(times="uniform")
+    stage = TokenDiffusionStage(model, ROWS, ROWS[:4], TrainingConfig(steps=1, max_tokens=256))
+    batch = stage.load([0, 1, 2, 3, 4])
+    assert batch.ids is not None and not bool(batch.mask.all())
+    other = batch._replace(ids=torch.where(batch.mask, batch.ids, 7))
+    losses = []
+    for one in (batch, other):
+        torch.manual_seed(3)
+        losses.append(float(stage.loss(one)[0].detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
+    """A finished training is not repeated, and gives the same weights."""
+    settings = TrainingConfig(steps=3, max_tokens=256, precision="fp32")
+    found = []
+    for _ in range(2):
+        model = tiny()
+        train_stage(TokenDiffusionStage(model, ROWS, ROWS[:4], settings), settings, tmp_path, log=lambda line: None)
+        found.append(model.generate(4, num_steps=3))
+    assert found[0] == found[1]
+
+
+def test_wrong_input_is_one_line(tmp_path: Path) -> None:
+    model = tiny()
+    for given, said in (
+        ({"label": ["ugly"]}, "unknown label 'ugly'"),
+        ({"sampler": "magic"}, "unknown sampler 'magic'"),
+        ({"temperature": -1.0}, "temperature -1"),
+        ({"num_steps": 0}, "num_steps 0"),
+    ):
+        with pytest.raises(UserError, match=said) as error:
+            model.generate(**given)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="trained without sources"):
+        tiny(source=False).generate(source=["a dog"])
+    with pytest.raises(UserError, match="cannot load"):
+        TokenDiffusionModel.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / RECORD).write_text("{}")
+    with pytest.raises(UserError, match="cannot load"):
+        TokenDiffusionModel.from_pretrained(tmp_path / "model")
