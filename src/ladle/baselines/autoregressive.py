@@ -4,9 +4,9 @@ Each text is one sequence: [label] [source ...] separator, text ..., end. Traini
 so that one model samples with and without it, as Ladle does. The loss counts the text and its end token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,19 @@ class AutoregressiveConfig(Config):
     max_source_tokens: int = Field(96, ge=1)
 
 
+class Guide(Protocol):
+    """Steers the texts of one batch from outside, token by token."""
+
+    def guided(self, logits: Tensor) -> Tensor:
+        """Logits of the next token [B, V] -> other ones. -inf: never drawn, and it stays so."""
+
+    def chose(self, ids: Tensor) -> None:
+        """The tokens [B] that were drawn. (A row's tokens after its end count for nothing.)"""
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these rows of the batch go on, in this order."""
+
+
 class AutoregressiveModel(nn.Module):
     """A causal language model over prefix and text.
 
@@ -66,7 +79,7 @@ class AutoregressiveModel(nn.Module):
         size = len(tokenizer) + 1 + len(config.labels)  # the separator and the labels come after the vocabulary
         # (torch's own type is vague)
         self.causal: Any = _build(config, tokenizer, size) if causal is None else causal
-        self.separator = len(tokenizer)
+        self.separator, self.num_ids = len(tokenizer), size
         self.info: dict[str, Any] = {}  # how it was trained
 
     @classmethod
@@ -132,8 +145,11 @@ class AutoregressiveModel(nn.Module):
         top_p: float = 1.0,
         temperature: float = 1.0,
         batch_size: int = 128,
+        guide: Callable[[Sequence[int]], Guide] | None = None,
     ) -> list[str]:
         """Draw texts; `temperature` 0 is greedy. One seed a sample (0, 1, ... when None), as in Ladle's `generate`.
+
+        guide: gives what steers a batch, from the numbers of its samples.
 
         Raises:
             UserError: an unknown label, top_p outside (0, 1], a negative temperature.
@@ -149,7 +165,8 @@ class AutoregressiveModel(nn.Module):
         for start in range(0, count, batch_size):
             rows = order[start : start + batch_size]
             noise = SampleNoise([seeds[row] for row in rows])
-            ids = self._continue([prefixes[row] for row in rows], noise, top_p, temperature)
+            own = guide(rows) if guide is not None else None
+            ids = self._continue([prefixes[row] for row in rows], noise, top_p, temperature, own)
             for row, text in zip(rows, self.tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
                 texts[row] = written(text, None).strip()
         return texts
@@ -174,7 +191,7 @@ class AutoregressiveModel(nn.Module):
         return list(zip(self.prefixes(labels, sources), ids, strict=True))
 
     def _continue(
-        self, prefixes: list[list[int]], noise: SampleNoise, top_p: float, temperature: float
+        self, prefixes: list[list[int]], noise: SampleNoise, top_p: float, temperature: float, guide: Guide | None
     ) -> list[list[int]]:
         """Texts' token ids after each prefix. Finished rows leave the batch when they are the larger part of it."""
         device = next(self.parameters()).device
@@ -193,13 +210,15 @@ class AutoregressiveModel(nn.Module):
             )  # fmt: skip
             cache = output.past_key_values
             uniform = noise.uniform().to(device)  # of every row, finished or not: a stream depends on its own row only
-            token = self._choose(output.logits[:, -1].float(), uniform[rows], top_p, temperature)
+            token = self._choose(output.logits[:, -1].float(), uniform[rows], top_p, temperature, guide)
             alive = alive & (token != self.tokenizer.eos_token_id)
             for i, (kept, number) in enumerate(zip(alive.tolist(), token.tolist(), strict=True)):
                 if kept:
                     texts[rows[i]].append(number)
             if not alive.any():
                 break
+            if guide is not None:
+                guide.chose(token)
             places = places[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             ids = token[:, None]
@@ -208,12 +227,18 @@ class AutoregressiveModel(nn.Module):
                 cache.batch_select_indices(kept_rows)
                 rows = [rows[i] for i in kept_rows.tolist()]
                 ids, mask, places, alive = ids[kept_rows], mask[kept_rows], places[kept_rows], alive[kept_rows]
+                if guide is not None:
+                    guide.keep(kept_rows)
         return texts
 
-    def _choose(self, logits: Tensor, uniform: Tensor, top_p: float, temperature: float) -> Tensor:
+    def _choose(
+        self, logits: Tensor, uniform: Tensor, top_p: float, temperature: float, guide: Guide | None = None
+    ) -> Tensor:
         """logits [B, V], uniform [B] -> ids [B] of tokens that are text."""
         logits[:, len(self.tokenizer) :] = -torch.inf  # separator and labels are no text
         logits[:, self.tokenizer.pad_token_id] = -torch.inf
+        if guide is not None:
+            logits = guide.guided(logits)
         return chosen_ids(logits, uniform, top_p, temperature)
 
 

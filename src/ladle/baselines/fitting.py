@@ -1,11 +1,11 @@
 """Trains the rival with Ladle's own loop. It picks one of three learning rates and keeps the best weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.data.batching import epoch_batches
@@ -22,10 +22,12 @@ from ladle.storage.writing import SCORER
 from ladle.training.loop import train_stage
 from ladle.training.optimiser import TrainingConfig
 from ladle.training.progress import say
+from ladle.training.stages.interface import Stage
 from ladle.training.state import digest
 
 LEARNING_RATES = (2.5e-4, 5e-4, 1e-3)  # 2e-3 wins the short trials and loses the training (benchmarks/LOG.md)
 TRIAL_SHARE = 0.05  # of the budget, for each of the three
+Built = TypeVar("Built", bound=nn.Module)
 
 
 def train_autoregressive(
@@ -52,29 +54,63 @@ def train_autoregressive(
     rows = digest([[row["text"], row.get("label"), row.get("source")] for row in train])
     identity = {"model": config, "data.rows": rows}
 
-    def fit(folder: Path, lr: float, share: float, **looks: float) -> tuple[AutoregressiveModel, float]:
+    model, info, _ = best_of_rates(
+        lambda: AutoregressiveModel(config, tokenizer),
+        lambda new, own: AutoregressiveStage(new, train, valid, own),
+        output, settings, learning_rates, identity, "nats per token", log,
+    )  # fmt: skip
+    model.info = info
+    model.save_pretrained(output / "final")
+    return model
+
+
+def best_of_rates(
+    build: Callable[[], Built],
+    stage_of: Callable[[Built, TrainingConfig], Stage],
+    output: Path,
+    settings: TrainingConfig,
+    learning_rates: Sequence[float],
+    identity: Mapping[str, Any],
+    unit: str,
+    log: Callable[[str], None],
+) -> tuple[Built, dict[str, Any], dict[str, float]]:
+    """Train a new module with each learning rate for a short while, then another with the best one under `output`.
+
+    Args:
+        build: makes a new module, seeded.
+        stage_of: a module and the settings of its training -> the stage, whose validation has a metric `nll`.
+        settings: budget and other settings for all trainings together; `lr` is replaced.
+        identity: as in `train_stage`.
+        unit: of `nll`, for messages.
+
+    Returns:
+        The module in eval mode, with the weights of the lowest `nll`; how it was trained (minutes of all trainings,
+        learning rate, the `nll` of each trial); its validation.
+    """
+
+    def fit(folder: Path, lr: float, share: float, **looks: float) -> tuple[Built, dict[str, float], str]:
         torch.manual_seed(settings.seed)
-        model = AutoregressiveModel(config, tokenizer)
+        module = build()
         budget: dict[str, Any] = {"minutes": (settings.minutes or 0) * share or None}
         if settings.steps is not None:
             budget = {"steps": max(1, round(settings.steps * share)), "minutes": None}
         own = settings.model_copy(update={"lr": lr, "keep_best": "nll", **budget, **looks})
-        result = train_stage(AutoregressiveStage(model, train, valid, own), own, folder, identity=identity, log=log)
+        stage = stage_of(module, own)
+        result = train_stage(stage, own, folder, identity=identity, log=log)
         seconds.append(result.seconds)
-        return model.eval(), result.metrics["nll"]
+        return module.eval(), result.metrics, stage.name
 
     seconds: list[float] = []
     losses: dict[float, float] = {}
     for lr in learning_rates if len(learning_rates) > 1 else ():
         # Looks on the way would take more of so short a time than its steps do.
         looks = {"validate_every": 0.0, "sample_every": 0.0}
-        losses[lr] = fit(output / f"trial-{lr:g}", lr, TRIAL_SHARE, **looks)[1]
-        log(f"autoregressive: learning rate {lr:g} reaches {losses[lr]:.4f} nats per token")
+        _, metrics, name = fit(output / f"trial-{lr:g}", lr, TRIAL_SHARE, **looks)
+        losses[lr] = metrics["nll"]
+        log(f"{name}: learning rate {lr:g} reaches {losses[lr]:.4f} {unit}")
     best = min(losses, key=losses.__getitem__) if losses else learning_rates[0]
-    model, _ = fit(output, best, 1 - TRIAL_SHARE * len(losses))
-    model.info = {"minutes": round(sum(seconds) / 60, 2), "learning_rate": best, "tried": losses}
-    model.save_pretrained(output / "final")
-    return model
+    module, metrics, _ = fit(output, best, 1 - TRIAL_SHARE * len(losses))
+    return module, {"minutes": round(sum(seconds) / 60, 2), "learning_rate": best, "tried": losses}, metrics
 
 
 @usual_defaults()

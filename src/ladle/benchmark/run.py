@@ -12,7 +12,7 @@ from ladle.benchmark.results import write_results
 from ladle.benchmark.scoring import Scoring
 from ladle.benchmark.speed import measured_speed, settings_to_time
 from ladle.benchmark.suite import SuiteConfig, load_suite
-from ladle.benchmark.systems import Condition, LadleSystem, System, draws_for, recipe_of, trained
+from ladle.benchmark.systems import Condition, LadleSystem, System, check_guided, draws_for, recipe_of, trained
 from ladle.data.files import PathLike, known_json
 from ladle.data.splits import load_splits
 from ladle.errors import UserError
@@ -73,6 +73,7 @@ class _Benchmark:
         if not self.test:
             raise UserError("the suite's data have no test rows; give a folder with a test file, or data.test_path")
         self.conditions = self._conditions()
+        check_guided(suite, self.splits, minutes)
         to_train = {name: system.kind for name, system in suite.systems.items() if system.model is None}
         # A recipe that cannot be trained is reported before the work too.
         recipes = [recipe_of(name, suite, minutes) for name, kind in to_train.items() if kind == "ladle"]
@@ -83,8 +84,9 @@ class _Benchmark:
         for path in [self.folder, *self.folder.rglob("*/")]:  # what a killed run was writing
             clear_temporaries(path)
         systems: dict[str, list[System]] = {}  # every training of each
-        order = sorted(self.suite.systems, key=lambda name: self.suite.systems[name].kind != "ladle")
-        for name in order:  # a rival takes its size from a Ladle system
+        # A rival takes its size from a Ladle system, and a guided system its weights from a rival.
+        kinds = {name: system.kind for name, system in self.suite.systems.items()}
+        for name in sorted(kinds, key=lambda name: (kinds[name] != "ladle", kinds[name] == "guided")):
             systems[name] = self._trained(name, systems)
         rows = {name: self._rows(name, systems[name]) for name in self.suite.systems}
         first = {name: trainings[0] for name, trainings in systems.items()}
@@ -122,14 +124,15 @@ class _Benchmark:
     # ------------------------------------------------------------------------------------------------------- training
 
     def _trained(self, name: str, known: Mapping[str, Sequence[System]]) -> list[System]:
-        like = self.suite.systems[name].like
+        like, of = self.suite.systems[name].like, self.suite.systems[name].of
         ladle = next((s[0] for n, s in known.items() if isinstance(s[0], LadleSystem) and like in (None, n)), None)
         systems = []
         for number in range(self.suite.training_seeds if self.suite.systems[name].model is None else 1):
+            steered = known[of][number % len(known[of])].folder if of is not None else None
             folder = self.folder / name / (f"training-{number}" if number else "")
             self.log(f"{name}: training" + (f" {number + 1} of {self.suite.training_seeds}" if number else ""))
             size = ladle.folder if ladle else None
-            system = trained(name, self.suite, self.splits, folder, self.minutes, size, self.log, number)
+            system = trained(name, self.suite, self.splits, folder, self.minutes, size, self.log, number, steered)
             systems.append(system)
             self.log(f"{name}: {system.num_parameters / 1e6:.2f}M parameters, {system.minutes:.1f} minutes of training")
         return systems

@@ -18,19 +18,27 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 class SystemConfig(Config):
     """One system.
 
-    kind: `ladle`, or `autoregressive` (the rival). model: a trained model's folder or a shipped name; then nothing is
-    trained. recipe_file: a Ladle recipe. recipe: its settings, or changes to those of the file. The suite sets data,
-    name and minutes. like: the Ladle system whose tokenizer and size the rival takes (None: the first one). config: the
-    rival's own settings, instead of the sizes of `like`. learning_rates: the rival tries each of them. minutes: budget
-    of all stages and trials together, instead of the benchmark's. settings: sampling settings by name: keys of
-    `SamplingOptions`, or `top_p` and `temperature`. The table shows the first; the others are points of the frontier.
+    kind: `ladle`, `autoregressive` (the rival), or `guided` (see below). model: a trained model's folder or a shipped
+    name; then nothing is trained. recipe_file: a Ladle recipe. recipe: its settings, or changes to those of the file.
+    The suite sets data, name and minutes. like: the Ladle system whose tokenizer and size the rival takes (None: the
+    first one). config: the rival's own settings, instead of the sizes of `like`. learning_rates: the rival tries each
+    of them. minutes: budget of all stages and trials together, instead of the benchmark's. settings: sampling settings
+    by name: keys of `SamplingOptions`, or `top_p` and `temperature`. The table shows the first; the others are points
+    of the frontier.
+
+    `guided`: a rival that never sees a label, steered by a classifier of prefixes (`ladle.baselines.guided`). Settings:
+    also `strength` and `candidates`. of: the autoregressive system whose weights it uses. `model` names other weights
+    (of the language model alone); without both it trains its own. classifier_minutes: budget of the classifier, which
+    is always trained (None: a tenth of `minutes`). It comes beside that of `of`, and out of `minutes` otherwise.
     """
 
-    kind: Literal["ladle", "autoregressive"]
+    kind: Literal["ladle", "autoregressive", "guided"]
     model: str | None = None
     recipe_file: str | None = None
     recipe: dict[str, Any] = {}
     like: str | None = None
+    of: str | None = None
+    classifier_minutes: float | None = Field(None, gt=0)
     config: dict[str, Any] = {}
     learning_rates: tuple[float, ...] = LEARNING_RATES
     minutes: float | None = Field(None, gt=0)
@@ -106,13 +114,28 @@ class SuiteConfig(Config):
                 raise ValueError(f"'{name}' cannot be a system's name; choose another name")
             if system.like is not None and system.like not in ours:
                 raise ValueError(f"{name}.like is '{system.like}'; it must be one of {', '.join(ours) or 'none'}")
-            if system.kind == "autoregressive" and system.model is None and not ours:
+            if system.kind != "ladle" and system.model is None and system.of is None and not ours:
                 raise ValueError(f"{name} takes its tokenizer and size from a Ladle system; add one to the suite")
+            self._check_guided(name, system)
         if self.training_seeds > self.seeds:
             raise ValueError(f"training_seeds is {self.training_seeds}; it must be at most seeds, {self.seeds}")
         if self.rival is not None and self.rival not in self.systems:
             raise ValueError(f"rival is '{self.rival}'; it must be one of {', '.join(self.systems)}")
         return self
+
+    def _check_guided(self, name: str, system: SystemConfig) -> None:
+        if system.kind != "guided":
+            if given := [key for key in ("of", "classifier_minutes") if getattr(system, key) is not None]:
+                raise ValueError(f"{name}.{given[0]} is a key of kind 'guided'; {name} is of kind '{system.kind}'")
+            return
+        if self.condition != "label":
+            raise ValueError(f"{name} is steered towards labels, and the suite's condition is '{self.condition}'; set "
+                             "condition = 'label', or remove the system")  # fmt: skip
+        if system.of is not None and system.model is not None:
+            raise ValueError(f"{name} has both 'of' and 'model'; give one of them")
+        rivals = [other for other, found in self.systems.items() if found.kind == "autoregressive"]
+        if system.of is not None and system.of not in rivals:
+            raise ValueError(f"{name}.of is '{system.of}'; it must be one of {', '.join(rivals) or 'none'}")
 
 
 def load_suite(path: str | Path, data: str | None = None) -> SuiteConfig:

@@ -6,6 +6,9 @@ from typing import Any
 
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
 from ladle.baselines.fitting import autoregressive_settings, config_of_size, train_autoregressive
+from ladle.baselines.guided import RECORD as CLASSIFIER_RECORD
+from ladle.baselines.guided import GuidedModel, PrefixClassifier
+from ladle.baselines.guided_fitting import classifier_settings, labels_of, train_prefix_classifier
 from ladle.benchmark.suite import SuiteConfig, SystemConfig
 from ladle.config import nearest
 from ladle.data.splits import Splits
@@ -17,10 +20,11 @@ from ladle.pipeline import LatentDiffusion
 from ladle.storage.names import resolve_model
 from ladle.storage.parts import count_parameters
 from ladle.storage.run_folder import run_folder
-from ladle.storage.writing import SCORER
+from ladle.storage.writing import PREFIX_CLASSIFIER, SCORER
 from ladle.training.recipe import Recipe, merged, parse_recipe, read_recipe
 from ladle.training.run import train
 
+CLASSIFIER_SHARE = 0.1  # of a guided system's minutes, for its classifier
 Log = Callable[[str], None]
 Condition = tuple[str | None, str | None]  # label, source
 Draws = dict[str, Any]  # arguments of `generate` with a value for each text
@@ -79,11 +83,46 @@ class AutoregressiveSystem:
         return self.model.generate(**draws, batch_size=batch_size, **settings)
 
 
-System = LadleSystem | AutoregressiveSystem
+class GuidedSystem:
+    """The rival, steered towards labels by a classifier of prefixes. Weights, parameters and minutes are of both."""
+
+    def __init__(self, language_model: Path, classifier: Path):
+        self.folder = classifier
+        model, steers = (
+            AutoregressiveModel.from_pretrained(language_model),
+            PrefixClassifier.from_pretrained(classifier),
+        )
+        self.model = GuidedModel(model, steers)
+        self.digest = weights_digest(language_model) + weights_digest(classifier)
+        self.minutes = float(model.info.get("minutes", 0)) + float(steers.info.get("minutes", 0))
+        self.num_parameters = self.model.num_parameters
+
+    def passes(self, settings: Mapping[str, Any]) -> int:
+        """One pass of the language model per token, with all settings."""
+        return 1
+
+    def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
+        """As `GuidedModel.generate`."""
+        known = ["strength", "candidates", "top_p", "temperature"]
+        for key in settings:
+            if key not in known:
+                raise UserError(f"unknown setting '{key}' of a guided system: {nearest(key, known)}")
+        return self.model.generate(**draws, batch_size=batch_size, **settings)
+
+
+System = LadleSystem | AutoregressiveSystem | GuidedSystem
 
 
 def trained(
-    name: str, suite: SuiteConfig, splits: Splits, folder: Path, minutes: float, ladle: Path | None, log: Log, seed: int
+    name: str,
+    suite: SuiteConfig,
+    splits: Splits,
+    folder: Path,
+    minutes: float,
+    ladle: Path | None,
+    log: Log,
+    seed: int,
+    of: Path | None = None,
 ) -> System:
     """The system `name`, trained under `folder`. Finished training is not repeated.
 
@@ -91,12 +130,15 @@ def trained(
         minutes: budget of training, if the system sets none.
         ladle: the model folder of the Ladle system that gives a rival its tokenizer and size.
         seed: random seed of the training; added to the recipe's own.
+        of: the language model that a guided system steers; None: its own.
 
     Raises:
         UserError: a bad recipe, or a folder of another recipe.
     """
     system = suite.systems[name]
     minutes = system.minutes or minutes
+    if system.kind == "guided":
+        return _trained_guided(system, splits, folder, minutes, ladle, log, seed, of)
     if system.model is not None:
         found = resolve_model(system.model)
         return AutoregressiveSystem(found) if (found / RECORD).is_file() else LadleSystem(found)
@@ -140,3 +182,48 @@ def _train_rival(
         train_autoregressive(
             config, backbone.tokenizer, splits.train, splits.valid, folder, settings, system.learning_rates, log
         )
+
+
+def check_guided(suite: SuiteConfig, splits: Splits, minutes: float) -> None:
+    """Raises UserError: a guided system whose classifier cannot be trained, for want of labels or of minutes."""
+    for name, system in suite.systems.items():
+        if system.kind != "guided":
+            continue
+        labels, whole = labels_of(splits.train), system.minutes or minutes
+        if unknown := sorted({row["label"] for row in splits.test if "label" in row} - {*labels}):
+            raise UserError(f"systems.{name}: no training row has the label '{unknown[0]}' of a test row")
+        if system.of is None and system.model is None and _classifier_minutes(system, whole) >= whole:
+            given = f"classifier_minutes is {system.classifier_minutes:g}, of {whole:g} for the whole system"
+            raise UserError(f"systems.{name}: {given}; give it fewer")
+
+
+def _classifier_minutes(system: SystemConfig, minutes: float) -> float:
+    return system.classifier_minutes or CLASSIFIER_SHARE * minutes
+
+
+def _trained_guided(
+    system: SystemConfig,
+    splits: Splits,
+    folder: Path,
+    minutes: float,
+    ladle: Path | None,
+    log: Log,
+    seed: int,
+    of: Path | None,
+) -> GuidedSystem:
+    """The language model `of`, or the one that `system` names, or one trained in `folder`/language-model, with a
+    classifier trained in `folder`/classifier."""
+    own = _classifier_minutes(system, minutes)
+    if system.model is not None:
+        of = resolve_model(system.model)
+    if of is None:
+        assert ladle is not None
+        of = folder / "language-model" / "final"
+        if not (of / RECORD).is_file():
+            _train_rival(system, splits, of.parent, minutes - own, ladle, log, seed)
+    final = folder / "classifier" / "final"
+    if not (final / CLASSIFIER_RECORD).is_file():
+        with run_folder(final.parent, final=PREFIX_CLASSIFIER):
+            settings, model = classifier_settings(minutes=own, seed=seed), AutoregressiveModel.from_pretrained(of)
+            train_prefix_classifier(model, splits.train, splits.valid, final.parent, settings, log=log)
+    return GuidedSystem(of, final)

@@ -70,6 +70,9 @@ SCORER = Kind(
     frozenset({"autoregressive.json", "config.json", "model.safetensors", "tokenizer"}),
     (("autoregressive.json", "config"),),
 )
+PREFIX_CLASSIFIER = Kind(
+    frozenset({"prefix_classifier.json", "model.safetensors"}), (("prefix_classifier.json", "config"),)
+)
 RUN = Kind(
     frozenset({
         "recipe.toml", "config.json", "environment.json", "metrics.jsonl", "samples", "state", "final", "trackers",
