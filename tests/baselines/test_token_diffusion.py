@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from ladle.baselines.token_diffusion import RECORD, TokenDiffusionConfig, TokenDiffusionModel
-from ladle.baselines.token_fitting import TokenDiffusionStage
+from ladle.baselines.token_fitting import (
+    SCHEDULES,
+    TokenDiffusionStage,
+    token_config_of_size,
+    train_token_diffusion,
+)
 from ladle.diffusion.prediction import add_noise
 from ladle.errors import UserError
 from ladle.training.loop import train_stage
@@ -123,6 +128,33 @@ def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
         train_stage(TokenDiffusionStage(model, ROWS, ROWS[:4], settings), settings, tmp_path, log=lambda line: None)
         found.append(model.generate(4, num_steps=3))
     assert found[0] == found[1]
+
+
+def test_rate_and_schedule_are_chosen_by_short_trials(tmp_path: Path) -> None:
+    """The rate first, by the first schedule; then the schedule, by the best rate. No trial is run twice."""
+    lines: list[str] = []
+    settings = TrainingConfig(steps=60, max_tokens=256, precision="fp32", validate_every=0.5)
+    given = {"learning_rates": (1e-7, 3e-3), "schedules": ("cosine", "sqrt"), "log": lines.append}
+    config = TokenDiffusionConfig.parse(SIZES)
+    model = train_token_diffusion(config, tiny_tokenizer(), ROWS, ROWS[:8], tmp_path, settings, **given)
+    assert sorted(path.name for path in tmp_path.glob("trial-*")) == ["trial-0.003", "trial-1e-07", "trial-sqrt"]
+    assert model.info["chosen"]["learning rate"] == 3e-3
+    tried = model.info["tried"]
+    assert tried["schedule"]["cosine"] == tried["learning rate"]["0.003"]
+    best = min(tried["schedule"], key=tried["schedule"].__getitem__)
+    assert model.info["chosen"]["schedule"] == best and model.config.schedule == SCHEDULES[best][0]
+    assert model.config.labels == tuple(sorted(LABELS)) and model.config.source
+    again = train_token_diffusion(config, tiny_tokenizer(), ROWS, ROWS[:8], tmp_path, settings, **given)
+    assert again.generate(3, num_steps=3) == model.generate(3, num_steps=3)
+    assert sum("already trained" in line for line in lines) == 4
+
+
+def test_its_size_is_what_is_asked_for() -> None:
+    """Within a tenth, so that a table compares equals."""
+    for wanted in (3_000_000, 13_000_000):
+        given = TokenDiffusionConfig(labels=LABELS, source=True)
+        config = token_config_of_size(wanted, tiny_tokenizer(), given)
+        assert TokenDiffusionModel(config, tiny_tokenizer()).num_parameters == pytest.approx(wanted, rel=0.1)
 
 
 def test_wrong_input_is_one_line(tmp_path: Path) -> None:

@@ -54,63 +54,79 @@ def train_autoregressive(
     rows = digest([[row["text"], row.get("label"), row.get("source")] for row in train])
     identity = {"model": config, "data.rows": rows}
 
-    model, info, _ = best_of_rates(
-        lambda: AutoregressiveModel(config, tokenizer),
+    model, info, _ = best_of(
+        {"learning rate": learning_rates},
+        lambda chosen: AutoregressiveModel(config, tokenizer),
         lambda new, own: AutoregressiveStage(new, train, valid, own),
-        output, settings, learning_rates, identity, "nats per token", log,
+        output, settings, identity, "nats per token", log,
     )  # fmt: skip
     model.info = info
     model.save_pretrained(output / "final")
     return model
 
 
-def best_of_rates(
-    build: Callable[[], Built],
+def best_of(
+    choices: Mapping[str, Sequence[Any]],
+    build: Callable[[Mapping[str, Any]], Built],
     stage_of: Callable[[Built, TrainingConfig], Stage],
     output: Path,
     settings: TrainingConfig,
-    learning_rates: Sequence[float],
     identity: Mapping[str, Any],
     unit: str,
     log: Callable[[str], None],
 ) -> tuple[Built, dict[str, Any], dict[str, float]]:
-    """Train a new module with each learning rate for a short while, then another with the best one under `output`.
+    """Choose one thing after the other by short trainings, then train a new module with the best of each.
 
     Args:
-        build: makes a new module, seeded.
+        choices: what is to be chosen, by name, with the values to try. "learning rate" is one of them. Each is chosen
+            with the best of those before it and the first value of those behind it.
+        build: makes a new module, seeded, from one value of each choice.
         stage_of: a module and the settings of its training -> the stage, whose validation has a metric `nll`.
+        output: the folder of the training; trials have folders in it.
         settings: budget and other settings for all trainings together; `lr` is replaced.
         identity: as in `train_stage`.
         unit: of `nll`, for messages.
 
     Returns:
         The module in eval mode, with the weights of the lowest `nll`; how it was trained (minutes of all trainings,
-        learning rate, the `nll` of each trial); its validation.
+        what was chosen, the `nll` of each trial); its validation.
     """
 
-    def fit(folder: Path, lr: float, share: float, **looks: float) -> tuple[Built, dict[str, float], str]:
+    def fit(folder: Path, chosen: Mapping[str, Any], share: float, **looks: float) -> tuple[Built, dict[str, float]]:
         torch.manual_seed(settings.seed)
-        module = build()
+        module = build(chosen)
         budget: dict[str, Any] = {"minutes": (settings.minutes or 0) * share or None}
         if settings.steps is not None:
             budget = {"steps": max(1, round(settings.steps * share)), "minutes": None}
-        own = settings.model_copy(update={"lr": lr, "keep_best": "nll", **budget, **looks})
+        own = settings.model_copy(update={"lr": chosen["learning rate"], "keep_best": "nll", **budget, **looks})
         stage = stage_of(module, own)
         result = train_stage(stage, own, folder, identity=identity, log=log)
         seconds.append(result.seconds)
-        return module.eval(), result.metrics, stage.name
+        names.append(stage.name)
+        return module.eval(), result.metrics
 
     seconds: list[float] = []
-    losses: dict[float, float] = {}
-    for lr in learning_rates if len(learning_rates) > 1 else ():
-        # Looks on the way would take more of so short a time than its steps do.
-        looks = {"validate_every": 0.0, "sample_every": 0.0}
-        _, metrics, name = fit(output / f"trial-{lr:g}", lr, TRIAL_SHARE, **looks)
-        losses[lr] = metrics["nll"]
-        log(f"{name}: learning rate {lr:g} reaches {losses[lr]:.4f} {unit}")
-    best = min(losses, key=losses.__getitem__) if losses else learning_rates[0]
-    module, metrics, _ = fit(output, best, 1 - TRIAL_SHARE * len(losses))
-    return module, {"minutes": round(sum(seconds) / 60, 2), "learning_rate": best, "tried": losses}, metrics
+    names: list[str] = []
+    known: dict[tuple[Any, ...], float] = {}
+    chosen = {name: values[0] for name, values in choices.items()}
+    tried: dict[str, dict[str, float]] = {}
+    for choice, values in choices.items():
+        losses: dict[Any, float] = {}
+        for value in values if len(values) > 1 else ():
+            # Looks on the way would take more of so short a time than its steps do.
+            looks = {"validate_every": 0.0, "sample_every": 0.0}
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            all_of_it = chosen | {choice: value}
+            key = tuple(all_of_it.values())
+            if key not in known:  # (the best of one choice is the first of the next)
+                known[key] = fit(output / f"trial-{shown}", all_of_it, TRIAL_SHARE, **looks)[1]["nll"]
+            losses[value] = known[key]
+            tried.setdefault(choice, {})[shown] = losses[value]
+            log(f"{names[-1]}: {choice} {shown} reaches {losses[value]:.4f} {unit}")
+        if losses:
+            chosen[choice] = min(losses, key=losses.__getitem__)
+    module, metrics = fit(output, chosen, 1 - TRIAL_SHARE * len(seconds))
+    return module, {"minutes": round(sum(seconds) / 60, 2), "chosen": chosen, "tried": tried}, metrics
 
 
 @usual_defaults()

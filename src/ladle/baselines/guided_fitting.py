@@ -1,6 +1,6 @@
 """Trains the classifier of prefixes that steers the rival, with Ladle's own loop and the rival's choice of a rate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ladle.baselines.autoregressive import AutoregressiveModel
-from ladle.baselines.fitting import best_of_rates
+from ladle.baselines.fitting import best_of
 from ladle.baselines.guided import PrefixClassifier, PrefixClassifierConfig, fingerprint
 from ladle.data.batching import epoch_batches
 from ladle.data.rows import Row
@@ -53,14 +53,14 @@ def train_prefix_classifier(
     rows = _encode(model, labels, train)
     held = _encode(model, labels, [row for row in valid if row.get("label") in labels])
 
-    def build() -> PrefixClassifier:
+    def build(chosen: Mapping[str, Any]) -> PrefixClassifier:
         classifier = PrefixClassifier(config)
         classifier.known.zero_()[torch.tensor(sorted({token for ids, _ in rows for token in ids}))] = True
         return classifier
 
-    classifier, info, metrics = best_of_rates(
-        build, lambda new, own: PrefixClassifierStage(new, rows, held, own), output, settings, learning_rates,
-        {"model": config, "data.rows": digest(rows)}, "nats per prefix", log,
+    classifier, info, metrics = best_of(
+        {"learning rate": learning_rates}, build, lambda new, own: PrefixClassifierStage(new, rows, held, own), output,
+        settings, {"model": config, "data.rows": digest(rows)}, "nats per prefix", log,
     )  # fmt: skip
     classifier.info = info | {"held_out": {name: metrics[name] for name in ("nll", "accuracy")}}
     classifier.save_pretrained(output / "final")

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -38,9 +38,11 @@ from ladle.diffusion.wrappers import guided_at_once
 from ladle.errors import UserError, first_line
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
-from ladle.storage.writing import SCORER, atomic_folder, atomic_json
+from ladle.storage.tensors import live_tensors, write_file
+from ladle.storage.writing import TOKEN_DIFFUSION, atomic_folder, atomic_json, recover_folder
 
 RECORD, WEIGHTS = "token_diffusion.json", "model.safetensors"
+NUM_STEPS = 64  # of a sampler
 MOST_LOG_SNR = 6.0  # where the noised vectors alone are taken for sure: beyond, their part of the logits stays the same
 Given = Sequence[str | None] | None  # for each sample
 
@@ -84,12 +86,30 @@ class TokenDenoiser(nn.Module):
         """The vectors of all tokens, [V, D], each of length sqrt(D), so that a channel has variance 1."""
         return math.sqrt(self.dim) * F.normalize(self.directions, dim=-1)
 
-    def logits(self, zt: Tensor, log_snr: Tensor, **given: Any) -> Tensor:
-        """[B, L, V]. As all vectors e have one length, log p(zt | e) is alpha / sigma^2 zt . e and a constant."""
+    def logits(
+        self,
+        zt: Tensor,
+        log_snr: Tensor,
+        *,
+        self_condition: Tensor | None = None,
+        self_condition_mask: Tensor | None = None,
+        **given: Any,
+    ) -> Tensor:
+        """[B, L, V]. As all vectors e have one length, log p(zt | e) is alpha / sigma^2 zt . e and a constant.
+
+        Where the network has no earlier estimate to read, it reads the mean of the vectors by Bayes' rule from each
+        noised vector alone. It would have to learn that rule before anything else.
+        """
         level = self.schedule.level_from_log_snr(log_snr.clamp_max(MOST_LOG_SNR)).expand(zt)
-        seen = level.alpha / level.sigma.square() * zt
-        query = self.network(zt, log_snr, **given)
-        return F.linear(seen + query, self.table, self.bias).float()
+        seen, table = level.alpha / level.sigma.square() * zt, self.table
+        if self_condition is None or self_condition_mask is not None:
+            with torch.no_grad():
+                alone = F.linear(seen, table, self.bias).float().softmax(-1).to(table) @ table
+            if self_condition is not None and self_condition_mask is not None:
+                alone = torch.where(self_condition_mask[:, None, None], self_condition.to(alone), alone)
+            self_condition = alone
+        query = self.network(zt, log_snr, self_condition=self_condition, **given)
+        return F.linear(seen + query, table, self.bias).float()
 
     def forward(self, zt: Tensor, log_snr: Tensor, temperature: float = 1.0, **given: Any) -> Tensor:
         """z0_hat [B, L, D]: the mean of the vectors, each as likely as its token. temperature: 1 gives the mean, less
@@ -138,6 +158,7 @@ class TokenDiffusionModel(nn.Module):
         from transformers import AutoTokenizer
 
         folder = Path(folder)
+        recover_folder(folder)
         try:
             record = known_json(folder / RECORD)
             config = TokenDiffusionConfig.parse(record["config"], str(folder / RECORD))
@@ -150,10 +171,9 @@ class TokenDiffusionModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights (safetensors), settings and tokenizer, whole or not at all."""
-        with atomic_folder(folder, kind=SCORER) as new:
+        with atomic_folder(folder, kind=TOKEN_DIFFUSION) as new:
             self.tokenizer.save_pretrained(new / "tokenizer")
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-            save_file(tensors, new / WEIGHTS)
+            write_file({name: x.detach().cpu().contiguous() for name, x in live_tensors(self).items()}, new / WEIGHTS)
             record = {"format": 1, "config": self.config.model_dump(mode="json"), "info": self.info}
             atomic_json(new / RECORD, record)
 
@@ -256,7 +276,7 @@ class TokenDiffusionModel(nn.Module):
         seeds: Sequence[int] | None = None,
         label: Given = None,
         source: Given = None,
-        num_steps: int = 64,
+        num_steps: int = NUM_STEPS,
         sampler: str = "ddpm",
         temperature: float = 1.0,
         guidance_scale: float = 1.0,

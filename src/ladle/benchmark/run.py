@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from ladle.benchmark.results import write_results
+from ladle.benchmark.rivals import check_guided
 from ladle.benchmark.scoring import Scoring
 from ladle.benchmark.speed import measured_speed, settings_to_time
 from ladle.benchmark.suite import SuiteConfig, load_suite
-from ladle.benchmark.systems import Condition, LadleSystem, System, check_guided, draws_for, recipe_of, trained
+from ladle.benchmark.systems import Condition, LadleSystem, System, draws_for, recipe_of, trained
 from ladle.data.files import PathLike, known_json
 from ladle.data.splits import load_splits
 from ladle.errors import UserError

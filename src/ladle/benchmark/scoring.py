@@ -8,8 +8,9 @@ from typing import Any
 
 from ladle.baselines.autoregressive import AutoregressiveConfig
 from ladle.baselines.fitting import fit_scorer
+from ladle.benchmark.rivals import Log
 from ladle.benchmark.suite import SuiteConfig, resolve_encoder
-from ladle.benchmark.systems import Condition, LadleSystem, Log, System
+from ladle.benchmark.systems import Condition, LadleSystem, System
 from ladle.data.files import known_json
 from ladle.data.rows import Row, read_rows
 from ladle.data.splits import Splits

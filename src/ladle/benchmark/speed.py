@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from ladle.benchmark.rivals import Log
 from ladle.benchmark.suite import SuiteConfig
-from ladle.benchmark.systems import Condition, LadleSystem, Log, System, draws_for
+from ladle.benchmark.systems import Condition, LadleSystem, System, draws_for
 from ladle.data.files import known_json
 from ladle.storage.writing import atomic_json
 from ladle.training.state import digest

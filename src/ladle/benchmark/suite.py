@@ -5,7 +5,6 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from ladle.baselines.fitting import LEARNING_RATES
 from ladle.config import Config
 from ladle.data.files import read_toml
 from ladle.data.splits import DataConfig
@@ -18,13 +17,13 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 class SystemConfig(Config):
     """One system.
 
-    kind: `ladle`, `autoregressive` (the rival), or `guided` (see below). model: a trained model's folder or a shipped
-    name; then nothing is trained. recipe_file: a Ladle recipe. recipe: its settings, or changes to those of the file.
-    The suite sets data, name and minutes. like: the Ladle system whose tokenizer and size the rival takes (None: the
-    first one). config: the rival's own settings, instead of the sizes of `like`. learning_rates: the rival tries each
-    of them. minutes: budget of all stages and trials together, instead of the benchmark's. settings: sampling settings
-    by name: keys of `SamplingOptions`, or `top_p` and `temperature`. The table shows the first; the others are points
-    of the frontier.
+    kind: `ladle`, or a rival: `autoregressive` (a GPT-2), `token_diffusion`, or `guided` (see below). model: a trained
+    model's folder or a shipped name; then nothing is trained. recipe_file: a Ladle recipe. recipe: its settings, or
+    changes to those of the file. The suite sets data, name and minutes. like: the Ladle system whose tokenizer and size
+    the rival takes (None: the first one). config: the rival's own settings, instead of the sizes of `like`.
+    learning_rates: the rival tries each of them (None: its own three). minutes: budget of all stages and trials
+    together, instead of the benchmark's. settings: sampling settings by name: keys of `SamplingOptions`, or of the
+    rival's `generate`. The table shows the first; the others are points of the frontier.
 
     `guided`: a rival that never sees a label, steered by a classifier of prefixes (`ladle.baselines.guided`). Settings:
     also `strength` and `candidates`. of: the autoregressive system whose weights it uses. `model` names other weights
@@ -32,7 +31,7 @@ class SystemConfig(Config):
     is always trained (None: a tenth of `minutes`). It comes beside that of `of`, and out of `minutes` otherwise.
     """
 
-    kind: Literal["ladle", "autoregressive", "guided"]
+    kind: Literal["ladle", "autoregressive", "token_diffusion", "guided"]
     model: str | None = None
     recipe_file: str | None = None
     recipe: dict[str, Any] = {}
@@ -40,7 +39,7 @@ class SystemConfig(Config):
     of: str | None = None
     classifier_minutes: float | None = Field(None, gt=0)
     config: dict[str, Any] = {}
-    learning_rates: tuple[float, ...] = LEARNING_RATES
+    learning_rates: tuple[float, ...] | None = None
     minutes: float | None = Field(None, gt=0)
     settings: dict[str, dict[str, Any]] = {"default": {}}
 

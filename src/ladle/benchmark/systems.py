@@ -1,33 +1,21 @@
 """The compared systems. Each trains on the suite's rows and draws texts for the same seeds and conditions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
-from ladle.baselines.fitting import autoregressive_settings, config_of_size, train_autoregressive
-from ladle.baselines.guided import RECORD as CLASSIFIER_RECORD
-from ladle.baselines.guided import GuidedModel, PrefixClassifier
-from ladle.baselines.guided_fitting import classifier_settings, labels_of, train_prefix_classifier
-from ladle.benchmark.suite import SuiteConfig, SystemConfig
-from ladle.config import nearest
+from ladle.benchmark.rivals import RIVALS, Draws, Log, Rival, Training
+from ladle.benchmark.suite import SuiteConfig
 from ladle.data.splits import Splits
 from ladle.errors import UserError
-from ladle.evaluation.mauve import weights_digest
 from ladle.evaluation.overlap import CorpusScore
-from ladle.evaluation.scorer import RECORD
 from ladle.pipeline import LatentDiffusion
 from ladle.storage.names import resolve_model
 from ladle.storage.parts import count_parameters
-from ladle.storage.run_folder import run_folder
-from ladle.storage.writing import PREFIX_CLASSIFIER, SCORER
 from ladle.training.recipe import Recipe, merged, parse_recipe, read_recipe
 from ladle.training.run import train
 
-CLASSIFIER_SHARE = 0.1  # of a guided system's minutes, for its classifier
-Log = Callable[[str], None]
 Condition = tuple[str | None, str | None]  # label, source
-Draws = dict[str, Any]  # arguments of `generate` with a value for each text
 
 
 def draws_for(conditions: Sequence[Condition], first_seed: int) -> Draws:
@@ -62,55 +50,7 @@ class LadleSystem:
         return float(CorpusScore(self.model.reconstruct(texts, wording=False), [[text] for text in texts]).score)
 
 
-class AutoregressiveSystem:
-    """The rival. `digest` and `minutes` (trials included) are as in `LadleSystem`."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.model = folder, AutoregressiveModel.from_pretrained(folder)
-        self.digest = weights_digest(folder)
-        self.minutes = float(self.model.info.get("minutes", 0))
-        self.num_parameters = self.model.num_parameters
-
-    def passes(self, settings: Mapping[str, Any]) -> int:
-        """One pass per token, with all settings."""
-        return 1
-
-    def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
-        """As `AutoregressiveModel.generate`."""
-        for key in settings:
-            if key not in ("top_p", "temperature"):
-                raise UserError(f"unknown setting '{key}' of the rival: {nearest(key, ['top_p', 'temperature'])}")
-        return self.model.generate(**draws, batch_size=batch_size, **settings)
-
-
-class GuidedSystem:
-    """The rival, steered towards labels by a classifier of prefixes. Weights, parameters and minutes are of both."""
-
-    def __init__(self, language_model: Path, classifier: Path):
-        self.folder = classifier
-        model, steers = (
-            AutoregressiveModel.from_pretrained(language_model),
-            PrefixClassifier.from_pretrained(classifier),
-        )
-        self.model = GuidedModel(model, steers)
-        self.digest = weights_digest(language_model) + weights_digest(classifier)
-        self.minutes = float(model.info.get("minutes", 0)) + float(steers.info.get("minutes", 0))
-        self.num_parameters = self.model.num_parameters
-
-    def passes(self, settings: Mapping[str, Any]) -> int:
-        """One pass of the language model per token, with all settings."""
-        return 1
-
-    def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
-        """As `GuidedModel.generate`."""
-        known = ["strength", "candidates", "top_p", "temperature"]
-        for key in settings:
-            if key not in known:
-                raise UserError(f"unknown setting '{key}' of a guided system: {nearest(key, known)}")
-        return self.model.generate(**draws, batch_size=batch_size, **settings)
-
-
-System = LadleSystem | AutoregressiveSystem | GuidedSystem
+System = LadleSystem | Rival
 
 
 def trained(
@@ -137,17 +77,11 @@ def trained(
     """
     system = suite.systems[name]
     minutes = system.minutes or minutes
-    if system.kind == "guided":
-        return _trained_guided(system, splits, folder, minutes, ladle, log, seed, of)
+    if system.kind != "ladle":
+        return RIVALS[system.kind](Training(system, splits, folder, minutes, ladle, log, seed, of))
     if system.model is not None:
-        found = resolve_model(system.model)
-        return AutoregressiveSystem(found) if (found / RECORD).is_file() else LadleSystem(found)
-    if system.kind == "ladle":
-        return LadleSystem(train(recipe_of(name, suite, minutes, seed), folder, log=log))
-    assert ladle is not None
-    if not (folder / "final" / RECORD).is_file():
-        _train_rival(system, splits, folder, minutes, ladle, log, seed)
-    return AutoregressiveSystem(folder / "final")
+        return LadleSystem(resolve_model(system.model))
+    return LadleSystem(train(recipe_of(name, suite, minutes, seed), folder, log=log))
 
 
 def recipe_of(name: str, suite: SuiteConfig, minutes: float, seed: int = 0) -> Recipe:
@@ -167,63 +101,3 @@ def recipe_of(name: str, suite: SuiteConfig, minutes: float, seed: int = 0) -> R
     values["training"] = training | budget | {"seed": training.get("seed", 0) + seed}
     values |= {"name": name, "data": suite.data.model_dump()}
     return parse_recipe(values, f"systems.{name}.recipe")
-
-
-def _train_rival(
-    system: SystemConfig, splits: Splits, folder: Path, minutes: float, ladle: Path, log: Log, seed: int
-) -> None:
-    parts = LatentDiffusion.from_pretrained(ladle).parts
-    backbone = parts.autoencoder.backbone
-    sizes = config_of_size(count_parameters(parts, frozen=False), len(backbone.tokenizer), backbone.max_tokens)
-    given = {"max_source_tokens": backbone.max_tokens, **system.config}
-    config = AutoregressiveConfig.parse({**sizes.model_dump(), **given}, "config")
-    settings = autoregressive_settings(minutes=minutes, seed=seed)
-    with run_folder(folder, final=SCORER):
-        train_autoregressive(
-            config, backbone.tokenizer, splits.train, splits.valid, folder, settings, system.learning_rates, log
-        )
-
-
-def check_guided(suite: SuiteConfig, splits: Splits, minutes: float) -> None:
-    """Raises UserError: a guided system whose classifier cannot be trained, for want of labels or of minutes."""
-    for name, system in suite.systems.items():
-        if system.kind != "guided":
-            continue
-        labels, whole = labels_of(splits.train), system.minutes or minutes
-        if unknown := sorted({row["label"] for row in splits.test if "label" in row} - {*labels}):
-            raise UserError(f"systems.{name}: no training row has the label '{unknown[0]}' of a test row")
-        if system.of is None and system.model is None and _classifier_minutes(system, whole) >= whole:
-            given = f"classifier_minutes is {system.classifier_minutes:g}, of {whole:g} for the whole system"
-            raise UserError(f"systems.{name}: {given}; give it fewer")
-
-
-def _classifier_minutes(system: SystemConfig, minutes: float) -> float:
-    return system.classifier_minutes or CLASSIFIER_SHARE * minutes
-
-
-def _trained_guided(
-    system: SystemConfig,
-    splits: Splits,
-    folder: Path,
-    minutes: float,
-    ladle: Path | None,
-    log: Log,
-    seed: int,
-    of: Path | None,
-) -> GuidedSystem:
-    """The language model `of`, or the one that `system` names, or one trained in `folder`/language-model, with a
-    classifier trained in `folder`/classifier."""
-    own = _classifier_minutes(system, minutes)
-    if system.model is not None:
-        of = resolve_model(system.model)
-    if of is None:
-        assert ladle is not None
-        of = folder / "language-model" / "final"
-        if not (of / RECORD).is_file():
-            _train_rival(system, splits, of.parent, minutes - own, ladle, log, seed)
-    final = folder / "classifier" / "final"
-    if not (final / CLASSIFIER_RECORD).is_file():
-        with run_folder(final.parent, final=PREFIX_CLASSIFIER):
-            settings, model = classifier_settings(minutes=own, seed=seed), AutoregressiveModel.from_pretrained(of)
-            train_prefix_classifier(model, splits.train, splits.valid, final.parent, settings, log=log)
-    return GuidedSystem(of, final)

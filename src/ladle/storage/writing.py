@@ -73,6 +73,9 @@ SCORER = Kind(
 PREFIX_CLASSIFIER = Kind(
     frozenset({"prefix_classifier.json", "model.safetensors"}), (("prefix_classifier.json", "config"),)
 )
+TOKEN_DIFFUSION = Kind(
+    frozenset({"token_diffusion.json", "model.safetensors", "tokenizer"}), (("token_diffusion.json", "config"),)
+)
 RUN = Kind(
     frozenset({
         "recipe.toml", "config.json", "environment.json", "metrics.jsonl", "samples", "state", "final", "trackers",
