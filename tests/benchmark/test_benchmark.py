@@ -9,9 +9,10 @@ import pytest
 
 from ladle.benchmark import run as module
 from ladle.benchmark.results import differences, mean_and_spread, paired_difference, to_markdown
+from ladle.benchmark.rivals import AutoregressiveSystem, Draws
 from ladle.benchmark.run import run_benchmark
 from ladle.benchmark.speed import settings_to_time
-from ladle.benchmark.systems import AutoregressiveSystem, Draws, LadleSystem
+from ladle.benchmark.systems import LadleSystem
 from ladle.cli import main
 from ladle.data.rows import read_rows
 from ladle.errors import UserError
@@ -34,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_table_has_every_system_and_the_controls(finished: Path) -> None:
     result = json.loads((finished / "results.json").read_text())
     assert set(result["controls"]) == {"reference", "shuffled", "training", "ceiling"}
-    assert set(result["systems"]) == {"ladle", "rival"}
+    assert set(result["systems"]) == {"ladle", "rival", "tokens", "guided"}
     for system in result["systems"].values():
         (_, rows), *others = system["settings"].items()
         assert len(rows) == result["suite"]["seeds"] == 2
@@ -47,10 +48,12 @@ def test_the_table_has_every_system_and_the_controls(finished: Path) -> None:
     texts = list(dict.fromkeys(row["text"] for row in read_rows(TINY.parent / "tiny" / "test.jsonl")))
     assert bleu == pytest.approx(LadleSystem(finished / "ladle" / "final").reconstruction(texts))
     assert result["systems"]["rival"]["reconstruction"] is None
-    sizes = [system["parameters"] for system in result["systems"].values()]
-    assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
+    sizes = {name: system["parameters"] for name, system in result["systems"].items()}
+    for rival in ("rival", "tokens"):
+        assert sizes[rival] == pytest.approx(sizes["ladle"], rel=0.1)
+    assert sizes["guided"] > sizes["rival"]  # with the classifier
     table = (finished / "table.md").read_text()
-    for word in ("| ladle |", "| rival |", "| reference |", "Less rival", "tokens/s, batch 1"):
+    for word in ("| ladle |", "| rival |", "| tokens |", "| guided |", "| reference |", "Less rival", "tokens/s, batch 1"):
         assert word in table
     assert (finished / "plots" / "perplexity_div.png").stat().st_size > 5000
     assert (finished / "plots" / "rival_perplexity.png").exists()

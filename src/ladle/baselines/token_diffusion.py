@@ -43,6 +43,7 @@ from ladle.storage.writing import TOKEN_DIFFUSION, atomic_folder, atomic_json, r
 
 RECORD, WEIGHTS = "token_diffusion.json", "model.safetensors"
 NUM_STEPS = 64  # of a sampler
+DIRECTION_STD = 0.05  # of a new vector's channels before it gets its length
 MOST_LOG_SNR = 6.0  # where the noised vectors alone are taken for sure: beyond, their part of the logits stays the same
 Given = Sequence[str | None] | None  # for each sample
 
@@ -78,7 +79,8 @@ class TokenDenoiser(nn.Module):
     def __init__(self, network: DenoisingTransformer, vocab_size: int, dim: int, schedule: Schedule):
         super().__init__()
         self.network, self.schedule, self.dim = network, schedule, dim
-        self.directions = nn.Parameter(torch.randn(vocab_size, dim))
+        # Their lengths do not matter but for one thing: an optimiser's step turns short ones further.
+        self.directions = nn.Parameter(DIRECTION_STD * torch.randn(vocab_size, dim))
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     @property
