@@ -11,6 +11,7 @@ from ladle.baselines.guided import GuidedModel, PrefixClassifier
 from ladle.baselines.guided_fitting import classifier_settings, labels_of, train_prefix_classifier
 from ladle.benchmark.suite import SuiteConfig, SystemConfig
 from ladle.config import nearest
+from ladle.data.rows import Row
 from ladle.data.splits import Splits
 from ladle.errors import UserError
 from ladle.evaluation.mauve import weights_digest
@@ -140,8 +141,8 @@ def trained(
     if system.kind == "guided":
         return _trained_guided(system, splits, folder, minutes, ladle, log, seed, of)
     if system.model is not None:
-        found = resolve_model(system.model)
-        return AutoregressiveSystem(found) if (found / RECORD).is_file() else LadleSystem(found)
+        rival = _rival_folder(system.model)
+        return AutoregressiveSystem(rival) if rival else LadleSystem(resolve_model(system.model))
     if system.kind == "ladle":
         return LadleSystem(train(recipe_of(name, suite, minutes, seed), folder, log=log))
     assert ladle is not None
@@ -184,6 +185,11 @@ def _train_rival(
         )
 
 
+def _rival_folder(name: str) -> Path | None:
+    """The folder of an autoregressive model, from its own or its run's; None where there is none."""
+    return next((folder for folder in (Path(name), Path(name) / "final") if (folder / RECORD).is_file()), None)
+
+
 def check_guided(suite: SuiteConfig, splits: Splits, minutes: float) -> None:
     """Raises UserError: a guided system whose classifier cannot be trained, for want of labels or of minutes."""
     for name, system in suite.systems.items():
@@ -215,12 +221,17 @@ def _trained_guided(
     classifier trained in `folder`/classifier."""
     own = _classifier_minutes(system, minutes)
     if system.model is not None:
-        of = resolve_model(system.model)
+        of = _rival_folder(system.model) or Path(system.model)
     if of is None:
         assert ladle is not None
         of = folder / "language-model" / "final"
         if not (of / RECORD).is_file():
-            _train_rival(system, splits, of.parent, minutes - own, ladle, log, seed)
+            # It never sees a label, so it is not trained with any either.
+            plain_train, plain_valid = (
+                [Row(text=row["text"]) for row in rows] for rows in (splits.train, splits.valid)
+            )
+            plain = Splits(plain_train, plain_valid, [])
+            _train_rival(system, plain, of.parent, minutes - own, ladle, log, seed)
     final = folder / "classifier" / "final"
     if not (final / CLASSIFIER_RECORD).is_file():
         with run_folder(final.parent, final=PREFIX_CLASSIFIER):
