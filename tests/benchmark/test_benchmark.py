@@ -53,7 +53,15 @@ def test_the_table_has_every_system_and_the_controls(finished: Path) -> None:
         assert sizes[rival] == pytest.approx(sizes["ladle"], rel=0.1)
     assert sizes["guided"] > sizes["rival"]  # with the classifier
     table = (finished / "table.md").read_text()
-    for word in ("| ladle |", "| rival |", "| tokens |", "| guided |", "| reference |", "Less rival", "tokens/s, batch 1"):
+    for word in (
+        "| ladle |",
+        "| rival |",
+        "| tokens |",
+        "| guided |",
+        "| reference |",
+        "Less rival",
+        "tokens/s, batch 1",
+    ):
         assert word in table
     assert (finished / "plots" / "perplexity_div.png").stat().st_size > 5000
     assert (finished / "plots" / "rival_perplexity.png").exists()

@@ -24,12 +24,12 @@ from ladle.baselines.token_fitting import (
 )
 from ladle.benchmark.suite import SuiteConfig, SystemConfig
 from ladle.config import nearest
+from ladle.data.rows import Row
 from ladle.data.splits import Splits
 from ladle.errors import UserError
 from ladle.evaluation.mauve import weights_digest
 from ladle.evaluation.scorer import RECORD
 from ladle.pipeline import LatentDiffusion
-from ladle.storage.names import resolve_model
 from ladle.storage.parts import ModelParts, count_parameters
 from ladle.storage.run_folder import run_folder
 from ladle.storage.writing import PREFIX_CLASSIFIER, SCORER, TOKEN_DIFFUSION
@@ -126,8 +126,8 @@ class Training:
 def trained_autoregressive(training: Training) -> AutoregressiveSystem:
     """A model in `folder`/final, trained where there is none. Raises UserError: settings that cannot be read."""
     if training.system.model is not None:
-        return AutoregressiveSystem(resolve_model(training.system.model))
-    _train_language_model(training, training.folder, training.minutes)
+        return AutoregressiveSystem(_folder_with(RECORD, training.system.model))
+    _train_language_model(training, training.splits, training.folder, training.minutes)
     return AutoregressiveSystem(training.folder / "final")
 
 
@@ -135,7 +135,7 @@ def trained_token_diffusion(training: Training) -> TokenDiffusionSystem:
     """A model in `folder`/final, trained where there is none. Raises UserError: settings that cannot be read."""
     system, folder = training.system, training.folder
     if system.model is not None:
-        return TokenDiffusionSystem(resolve_model(system.model))
+        return TokenDiffusionSystem(_folder_with(TOKEN_DIFFUSION_RECORD, system.model))
     if not (folder / "final" / TOKEN_DIFFUSION_RECORD).is_file():
         parts, given = training.like, dict(system.config)
         backbone = parts.autoencoder.backbone
@@ -156,18 +156,20 @@ def trained_token_diffusion(training: Training) -> TokenDiffusionSystem:
 def trained_guided(training: Training) -> GuidedSystem:
     """The language model `of`, or the one that the system names, or one trained in `folder`/language-model, with a
     classifier trained in `folder`/classifier. Raises UserError: as `trained_autoregressive`."""
-    system, folder, of = training.system, training.folder, training.of
+    system, splits, folder, of = training.system, training.splits, training.folder, training.of
     own = _classifier_minutes(system, training.minutes)
     if system.model is not None:
-        of = resolve_model(system.model)
+        of = _folder_with(RECORD, system.model)
     if of is None:
         of = folder / "language-model" / "final"
-        _train_language_model(training, of.parent, training.minutes - own)
+        # It never sees a label, so it is not trained with any either.
+        train, valid = ([Row(text=row["text"]) for row in rows] for rows in (splits.train, splits.valid))
+        _train_language_model(training, Splits(train, valid, []), of.parent, training.minutes - own)
     final = folder / "classifier" / "final"
     if not (final / CLASSIFIER_RECORD).is_file():
         with run_folder(final.parent, final=PREFIX_CLASSIFIER):
             settings = classifier_settings(minutes=own, seed=training.seed)
-            model, splits = AutoregressiveModel.from_pretrained(of), training.splits
+            model = AutoregressiveModel.from_pretrained(of)
             train_prefix_classifier(model, splits.train, splits.valid, final.parent, settings, log=training.log)
     return GuidedSystem(of, final)
 
@@ -193,10 +195,15 @@ def check_guided(suite: SuiteConfig, splits: Splits, minutes: float) -> None:
             raise UserError(f"systems.{name}: {given}; give it fewer")
 
 
-def _train_language_model(training: Training, folder: Path, minutes: float) -> None:
+def _folder_with(record: str, name: str) -> Path:
+    """The folder of a rival's model, from its own or its run's."""
+    return next((folder for folder in (Path(name), Path(name) / "final") if (folder / record).is_file()), Path(name))
+
+
+def _train_language_model(training: Training, splits: Splits, folder: Path, minutes: float) -> None:
     if (folder / "final" / RECORD).is_file():
         return
-    parts, system, splits = training.like, training.system, training.splits
+    parts, system = training.like, training.system
     backbone = parts.autoencoder.backbone
     sizes = config_of_size(count_parameters(parts, frozen=False), len(backbone.tokenizer), backbone.max_tokens)
     given = {"max_source_tokens": backbone.max_tokens, **system.config}

@@ -26,9 +26,11 @@ class SystemConfig(Config):
     rival's `generate`. The table shows the first; the others are points of the frontier.
 
     `guided`: a rival that never sees a label, steered by a classifier of prefixes (`ladle.baselines.guided`). Settings:
-    also `strength` and `candidates`. of: the autoregressive system whose weights it uses. `model` names other weights
-    (of the language model alone); without both it trains its own. classifier_minutes: budget of the classifier, which
-    is always trained (None: a tenth of `minutes`). It comes beside that of `of`, and out of `minutes` otherwise.
+    also `strength` and `candidates`. of: the autoregressive system whose weights it uses. Where that one has learnt
+    with labels, only its share `drop_prob` of the samples were without one, as they are here. `model` names other
+    weights (of the language model alone). Without both it trains its own, without labels. classifier_minutes: budget of
+    the classifier, which is always trained (None: a tenth of `minutes`). It is taken from `minutes` where the weights
+    are its own, and comes on top otherwise.
     """
 
     kind: Literal["ladle", "autoregressive", "token_diffusion", "guided"]
