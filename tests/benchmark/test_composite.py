@@ -75,7 +75,8 @@ def suites(folder: Path, **table: Any) -> Path:
         write_rows(folder / "rows" / f"{name}.jsonl", part)
     both = PART | {"systems": PART["systems"] | {"rival": RIVAL}}
     (folder / "one.toml").write_text(to_toml(both))
-    (folder / "two.toml").write_text(to_toml(PART))
+    ours = PART["systems"]["ours"] | {"settings": {"one": {"num_inference_steps": 2}}}
+    (folder / "two.toml").write_text(to_toml(PART | {"seeds": 1, "systems": {"ours": ours}}))
     (folder / "all.toml").write_text("\n".join(f"{key} = {inline(value)}" for key, value in (TABLE | table).items()))
     return folder / "all.toml"
 
@@ -99,12 +100,11 @@ def test_one_table_has_the_figures_of_all_parts(finished: Path) -> None:
     assert values["rival"]["Div, %"] is values["ours"]["own perplexity"] is None
     assert values["ours"]["speed"]["value"] == one["systems"]["ours"]["speed"]["t 1"]["4"]["median"]
     two = json.loads((folder / "two" / "results.json").read_text())
-    assert values["ours"]["Div, %"]["value"] == pytest.approx(
-        50 * sum(row["div"]["value"] for row in two["systems"]["ours"]["settings"]["t 1"])
-    )
+    (row,) = two["systems"]["ours"]["settings"]["one"]
+    assert values["ours"]["Div, %"]["value"] == pytest.approx(100 * row["div"]["value"])
     measured, published = (folder / "table.md").read_text().split("## Published, not measured here")
     assert "| Ours | " in measured and "| real text (held out) | " in measured
-    assert "Not measured (`-`): Div, % (GPT); own perplexity (Ours, GPT)." in measured
+    assert "Not measured (`-`): matched (GPT); Div, % (GPT); own perplexity (Ours, GPT)." in measured
     assert "| Ours | one | t 1 |" in measured and "threads, " in measured
     assert "48.2" not in measured and "From a page." in published
     assert "| system | test-BLEU |" in published and "| GPT-2 | 45.3 |" in published
@@ -190,6 +190,7 @@ def test_the_curve_is_a_straight_line_between_settings() -> None:
 def test_the_middle_is_that_of_the_common_range() -> None:
     assert common_middle([[(0, 1), (10, 2)], [(4, 1), (20, 2)]]) == 7
     assert common_middle([[(0, 1), (3, 2)], [(4, 1), (20, 2)]]) is None
+    assert common_middle([[(0, 1), (10, 2)], [(7, 1)], []]) == 5
     assert common_middle([]) is common_middle([[(0, 1)], [(0, 1)]]) is None
 
 

@@ -20,7 +20,7 @@ AT = {f"test_bleu at self_bleu of {place}": place for place in ("real text", "th
 SPEED = re.compile(r"tokens/s, batch (\d+)")
 _OTHERS = {
     LIKELIHOOD: ("lower", "perplexity a token of held-out texts under the system itself"),
-    **{name: ("higher", f"test-BLEU where self-BLEU is that of {place}") for name, place in AT.items()},
+    **{name: ("higher", f"test-BLEU at the self-BLEU of {place}") for name, place in AT.items()},
 }
 
 
@@ -60,7 +60,7 @@ def figure(result: Mapping[str, Any], row: str, name: str) -> Figure | None:
     if name in AT:
         return matched.at_self_bleu(settings, matched.places(result)[AT[name]])
     if speed := SPEED.fullmatch(name):
-        timed = next(iter(system["speed"].values()), {}).get(speed[1])
+        timed = next((at[speed[1]] for at in system["speed"].values() if speed[1] in at), None)
         return timed and _spread(timed["median"], timed["rounds"])
     if name == LIKELIHOOD and isinstance(system.get(name), Mapping):
         return system[name]["value"], 0.0, 1

@@ -30,10 +30,10 @@ def interpolated(curve: Curve, at: float) -> float | None:
 
 
 def common_middle(curves: Iterable[Curve]) -> float | None:
-    """The middle of the range that all curves have in common. None where they have none, or where a curve is a single
-    point."""
-    ranges = [[place for place, _ in curve] for curve in curves]
-    if not ranges or not all(ranges):
+    """The middle of the range that all curves have in common. Curves of one point have no range and do not count. None
+    where nothing is common."""
+    ranges = [[place for place, _ in curve] for curve in curves if len(curve) > 1]
+    if not ranges:
         return None
     low, high = max(map(min, ranges)), min(map(max, ranges))
     return (low + high) / 2 if low < high else None
@@ -65,5 +65,5 @@ def at_self_bleu(settings: Mapping[str, Rows], at: float | None) -> Figure | Non
 def places(result: Mapping[str, Any]) -> dict[str, float | None]:
     """Where the systems of a suite are compared: the self-BLEU of real text, and the middle of their common range."""
     real = result["controls"].get("reference", {}).get(X)
-    curves = [curve for system in result["systems"].values() if (curve := curve_of(system["settings"]))]
+    curves = [curve_of(system["settings"]) for system in result["systems"].values()]
     return {"real text": real and real["value"], "the middle": common_middle(curves)}

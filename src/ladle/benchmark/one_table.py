@@ -9,6 +9,7 @@ from ladle.benchmark.composite import ColumnConfig, CompositeConfig
 from ladle.benchmark.figures import AT, REAL, figure, meaning
 from ladle.benchmark.matched import Figure
 from ladle.benchmark.results import show
+from ladle.data.rows import counted
 from ladle.evaluation.markdown import table
 
 Results = Mapping[str, Mapping[str, Any]]  # the results of each part
@@ -33,18 +34,18 @@ def to_markdown(config: CompositeConfig, results: Results) -> str:
     table in the same form."""
     headings = [column.heading for column in config.columns]
     cells = []
-    missing: dict[str, list[str]] = {}
+    missing: dict[str, list[str]] = {heading: [] for heading in headings}
     for row, name in {REAL: f"{REAL} (held out)", **config.rows}.items():
         found = [_figure(column, results, row) for column in config.columns]
         cells.append([name, *(show(one, column.digits) for one, column in zip(found, config.columns, strict=True))])
         for heading, one in zip(headings, found, strict=True):
             if one is None and row != REAL:
-                missing.setdefault(heading, []).append(name)
+                missing[heading].append(name)
     lines = [f"# {config.name}", "", *_table(["system", *headings], cells), ""]
     lines += ["Mean ± standard deviation over trainings and seeds (of speed: over rounds). By column:", ""]
     lines += [f"* {column.heading}: {_says(column, results[column.part])}" for column in config.columns]
-    if missing:
-        named = "; ".join(f"{heading} ({', '.join(rows)})" for heading, rows in missing.items())
+    if any(missing.values()):
+        named = "; ".join(f"{heading} ({', '.join(rows)})" for heading, rows in missing.items() if rows)
         lines += ["", f"Not measured (`-`): {named}."]
     lines += ["", *_effort(config, results), "", *_machines(results), *_published(config)]
     return "\n".join(lines).rstrip() + "\n"
@@ -64,9 +65,10 @@ def _says(column: ColumnConfig, result: Mapping[str, Any]) -> str:
     suite = result["suite"]
     if column.metric in AT:
         place = matched.places(result)[AT[column.metric]]
-        says += "" if place is None else f" ({place:.1f})"
+        says += "" if place is None else f", {place:.1f}"
     unit = ", in percent" if column.percent else ""
-    drawn = f"{suite['num_samples']:,} texts a seed, {suite['seeds']} seeds, {suite['training_seeds']} trainings"
+    seeds, trainings = counted(suite["seeds"], "seed"), counted(suite["training_seeds"], "training")
+    drawn = f"up to {suite['num_samples']:,} texts a seed, {seeds}, {trainings}"
     best = "best as the real text" if better == "as the reference" else f"{better} is better"
     return f"{says}{unit}; {best}; part {column.part}, {drawn}."
 

@@ -16,6 +16,7 @@ from ladle.evaluation.intervals import DEFAULT, Resampling
 from ladle.evaluation.judge import Judge
 from ladle.evaluation.mauve import MIN_TEXTS, Featuriser
 from ladle.evaluation.metrics import Score
+from ladle.evaluation.overlap import SELF_BLEU_TEXTS
 from ladle.evaluation.samples import (
     Reference,
     Sample,
@@ -137,7 +138,7 @@ class Measurement:
         count = min(len(samples), *(sum(map(len, half)) for half in (one, other) if half))
         if not one:
             self.warn("too few reference texts to split; MAUVE, frechet and lengths have no reference row")
-        if self.test_bleu and count < min(len(samples), metrics.SELF_BLEU_TEXTS):
+        if self.test_bleu and count < min(len(samples), SELF_BLEU_TEXTS):
             self.warn(f"test-BLEU has {count - 1} references, self-BLEU more: do not compare the two")
         if count < MIN_TEXTS and self.featuriser is not None:
             self.warn(f"MAUVE on {count} texts; below {MIN_TEXTS} it is high for any two sets and varies with its seed")
