@@ -15,7 +15,7 @@ import random
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 SENTENCE_END = re.compile(r'(?<=[.!?;])["\')]* (?=[A-Z"\'])')
 ABBREVIATION = re.compile(
@@ -47,17 +47,22 @@ def sentences(text: str) -> list[str]:
     return found
 
 
-def pieces(text: str, rng: random.Random) -> list[str]:
-    """Runs of whole sentences, each up to a limit drawn anew (a longer sentence stays whole)."""
-    found, current, words, limit = [], [], 0, rng.choice(LIMITS)
-    for sentence in sentences(text):
-        size = len(sentence.split())
-        if current and words + size > limit:
+def runs_of_sentences(parts: list[str], next_limit: Callable[[], int], size: Callable[[str], int]) -> list[str]:
+    """Runs of whole sentences, each up to a limit of its own (a longer sentence stays whole)."""
+    found, current, total, limit = [], [], 0, next_limit()
+    for sentence in parts:
+        own = size(sentence)
+        if current and total + own > limit:
             found.append(" ".join(current))
-            current, words, limit = [], 0, rng.choice(LIMITS)
+            current, total, limit = [], 0, next_limit()
         current.append(sentence)
-        words += size
+        total += own
     return [*found, " ".join(current)] if current else found
+
+
+def pieces(text: str, rng: random.Random) -> list[str]:
+    """Runs of whole sentences, each up to a number of words that is drawn anew."""
+    return runs_of_sentences(sentences(text), lambda: rng.choice(LIMITS), lambda sentence: len(sentence.split()))
 
 
 def without_lone_quotes(text: str) -> str:

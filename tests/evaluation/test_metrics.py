@@ -63,6 +63,7 @@ MEASURES = {
     "entropy": lambda texts: metrics.scores_of_variety(texts, RESAMPLING)[4],
     "div_per_input": lambda texts: metrics.score_div_per_input([texts] if texts else [], RESAMPLING),
     "self_bleu": lambda texts: metrics.score_self_bleu(texts, RESAMPLING),
+    "test_bleu": lambda texts: metrics.score_test_bleu(texts, TRAIN, TRAIN, RESAMPLING),
     "mem": lambda texts: metrics.score_mem(texts, text_stats.ngram_set(TRAIN), RESAMPLING),
     "copies": lambda texts: metrics.score_copies(texts, TRAIN, RESAMPLING),
     "nearest": lambda texts: metrics.scores_of_audit(texts, TRAIN, RESAMPLING)[0],
@@ -109,6 +110,17 @@ def test_no_texts_give_what_the_table_says(name):
 def test_mauve_is_in_the_table_and_has_its_own_tests():
     """A metric that is added to the table must be measured here, or in the tests of what needs an encoder."""
     assert METRICS.keys() - MEASURES.keys() == {"mauve", "mauve_by_label", "bertscore"}
+
+
+def test_test_bleu_has_as_many_references_as_self_bleu():
+    """Else the two could not be compared: BLEU rises with the number of references."""
+    held_out = [f"the {i % 9} cats sat on mat {i} at {i % 7}" for i in range(400)]
+    ours = [f"the {i % 9} cats sat on mat {i % 5} at noon" for i in range(300)]
+    score = metrics.score_test_bleu(ours, held_out, held_out, RESAMPLING)
+    assert score.details["references"] == metrics.score_self_bleu(ours, RESAMPLING).n - 1 == 199
+    assert score.details["against_all"]["references"] == 400
+    assert score.value < score.details["against_all"]["value"]
+    assert score.n == 300 and score.interval[0] < score.value < score.interval[1]
 
 
 def test_values_of_a_known_set():

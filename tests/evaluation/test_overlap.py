@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
-from ladle.evaluation.overlap import CorpusScore, rouge_scores, self_bleu_scores
+from ladle.evaluation.overlap import BleuAgainstAll, CorpusScore, bleu_against_all, rouge_scores, self_bleu_scores
 
 TEXTS = ["the cat sat on the mat .", "a dog ran in the park", "it rains again today"]
 REFERENCES = [["the cat sat on a mat .", "a cat is on the mat ."], ["a dog ran through the park"], ["it rains today"]]
@@ -74,6 +74,39 @@ def test_self_bleu_draws_a_subset_by_seed():
     texts = [f"text number {i} of {i % 7} kinds" for i in range(30)]
     assert len(self_bleu_scores(texts, max_texts=10)) == 10
     assert self_bleu_scores(texts, max_texts=10, seed=1) == self_bleu_scores(texts, max_texts=10, seed=1)
+
+
+MANY = [
+    "the cat sat on the mat .", "The cat, the cat!", "a", "it rains", "", "   ", "a dog ran in the park and a dog sat",
+    "it's 3.5% of $20", "it rains again today, and it rains again", "the the the the", "on the mat a cat sat", "a dog",
+]  # fmt: skip
+
+
+def test_bleu_against_all_is_sacrebleus_sentence_bleu() -> None:
+    """With many references, of other lengths, words that come twice, signs, and no word in common."""
+    oracle = BLEU(effective_order=True)
+    references = MANY[3:] + REFERENCES[0]
+    found = bleu_against_all([*MANY, "zebra", "the the the the the cat"], references)
+    expected = [oracle.sentence_score(text, references).score for text in [*MANY, "zebra", "the the the the the cat"]]
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert max(found) == pytest.approx(100) and min(found) == 0
+
+
+def test_self_bleu_is_sacrebleus_sentence_bleu_against_the_others() -> None:
+    """A text's own words do not count, also where another text has as many of them, or one is there twice."""
+    texts = [text for text in MANY if text.strip()] + ["a dog"]
+    oracle = BLEU(effective_order=True)
+    expected = [oracle.sentence_score(text, texts[:i] + texts[i + 1 :]).score for i, text in enumerate(texts)]
+    assert self_bleu_scores(texts) == pytest.approx(expected, abs=1e-6)
+
+
+def test_test_bleu_draws_its_references_by_seed() -> None:
+    """The same for every system; none at all where there are no references."""
+    one = bleu_against_all(MANY, MANY, max_references=4, seed=1)
+    assert one == bleu_against_all(MANY, MANY, max_references=4, seed=1) != bleu_against_all(MANY, MANY)
+    assert bleu_against_all(MANY, []) == []
+    with pytest.raises(ValueError, match="at least one reference"):
+        BleuAgainstAll([])
 
 
 def test_chrf_and_its_resamples_are_sacrebleus_own() -> None:

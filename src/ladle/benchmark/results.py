@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ladle.benchmark import matched
 from ladle.evaluation.markdown import table
 from ladle.evaluation.metrics import METRICS
 from ladle.evaluation.plots import Point, plot_curves, plot_frontier
@@ -16,11 +17,11 @@ from ladle.storage.writing import atomic_json, atomic_text
 # The columns of the first table, where they were measured; the second has every metric.
 COLUMNS = (
     "mauve", "mauve_by_label", "frechet", "perplexity", "bleu", "rouge_l", "slots_said", "slots_wrong", "div",
-    "self_bleu", "mem", "copies", "label_true", "label_true_2", "length",
+    "self_bleu", "test_bleu", "mem", "copies", "label_true", "label_true_2", "length",
 )  # fmt: skip
 COMPARED = ("mauve", "mauve_by_label", "perplexity", "bleu", "div", "mem", "copies", "label_true", "slots_said")
 FRONTIERS = (("div", "mauve"), ("copies", "mauve"), ("mem", "mauve"), ("div", "perplexity"), ("div", "bleu"),
-             ("slots_said", "bleu"))  # fmt: skip
+             ("slots_said", "bleu"), (matched.X, matched.Y))  # fmt: skip
 # Student's t, 97.5 %, by degrees of freedom.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
       2.110, 2.101, 2.093, 2.086)  # fmt: skip
@@ -125,7 +126,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     lines = [f"# {suite['name']}", "", _about(result), "", *_table(head, cells), ""]
     says = [f"{name}: {METRICS[name].says} ({METRICS[name].direction})" for name in columns]
     lines += ["; ".join(["reconstruction: BLEU of test texts through the autoencoder", *says]) + "."]
-    lines += _difference_lines(result) + _speed_lines(result, batches)
+    lines += _difference_lines(result) + _matched_lines(result) + _speed_lines(result, batches)
     frontier = [
         [name, setting, *(_cell(part, metric) for metric in columns)]
         for name, system in systems.items()
@@ -175,6 +176,20 @@ def _gap(gap: Mapping[str, Any] | None) -> str:
     return f"{gap['value']:+.{digits}f}{bounds}"
 
 
+def _matched_lines(result: Mapping[str, Any]) -> list[str]:
+    """test-BLEU of each system at equal self-BLEU, where it was measured."""
+    systems = result["systems"]
+    places = {f"at {place:.1f} ({name})": place for name, place in matched.places(result).items() if place is not None}
+    if not places or not any(matched.curve_of(system["settings"]) for system in systems.values()):
+        return []
+    cells = [
+        [name, *(show(matched.at_self_bleu(system["settings"], place)) for place in places.values())]
+        for name, system in systems.items()
+    ]
+    note = "Between two settings the curve is a straight line; `-`: the curve does not reach this self-BLEU."
+    return ["", "## test-BLEU at equal self-BLEU", "", *_table(["system", *places], cells), "", note]
+
+
 def _speed_lines(result: Mapping[str, Any], batches: Sequence[str]) -> list[str]:
     """The speed of systems that were also timed at cheaper settings, with their MAUVE there."""
     timed = [(name, setting) for name, system in result["systems"].items() for setting in system["speed"]]
@@ -195,11 +210,15 @@ def _speeds(timed: Mapping[str, Any], batches: Sequence[str]) -> list[str]:
 
 
 def _cell(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
-    found = mean_and_spread(rows, metric)
+    return show(mean_and_spread(rows, metric))
+
+
+def show(found: tuple[float, float, int] | None, digits: int | None = None) -> str:
+    """Mean, spread and number of values as a cell: `12.3 ± 0.4`, without the spread if there is one value."""
     if found is None:
         return "-"
     value, spread, count = found
-    digits = _digits(value)
+    digits = _digits(value) if digits is None else digits
     return f"{value:.{digits}f}" + (f" ± {spread:.{digits}f}" if count > 1 else "")
 
 

@@ -54,13 +54,27 @@ def run_benchmark(
     Raises:
         UserError: a bad suite, bad data, a missing extra, a folder of another suite, or in use by another process.
     """
+    config, folder = _loaded(suite, output, budget, data)
+    with locked(folder):
+        return _Benchmark(config, folder, budget or config.minutes, log).run()
+
+
+def check_benchmark(
+    suite: PathLike, output: PathLike = "results", budget: float | None = None, data: str | None = None
+) -> None:
+    """Read everything that `run_benchmark` reads before it trains. Raises UserError as `run_benchmark`."""
+    config, folder = _loaded(suite, output, budget, data)
+    _Benchmark(config, folder, budget or config.minutes, lambda line: None)
+
+
+def _loaded(suite: PathLike, output: PathLike, budget: float | None, data: str | None) -> tuple[SuiteConfig, Path]:
+    """The suite, and the folder of its results."""
     if budget is not None and not 0 < budget < float("inf"):
         raise UserError(f"--budget is {budget}; it must be greater than 0")
     config = load_suite(Path(suite), data)
     folder = Path(output) / config.name
     check_folder(folder, RESULTS, [data])
-    with locked(folder):
-        return _Benchmark(config, folder, budget or config.minutes, log).run()
+    return config, folder
 
 
 class _Benchmark:

@@ -63,6 +63,7 @@ class Scoring:
             judges=self._judges(),
             rouge=config.rouge and self.suite.condition == "source",
             slots=config.slots and self.suite.condition == "source",
+            test_bleu=config.test_bleu and self.suite.condition != "source",
         )
 
     @property

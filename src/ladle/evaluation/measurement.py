@@ -16,6 +16,7 @@ from ladle.evaluation.intervals import DEFAULT, Resampling
 from ladle.evaluation.judge import Judge
 from ladle.evaluation.mauve import MIN_TEXTS, Featuriser
 from ladle.evaluation.metrics import Score
+from ladle.evaluation.overlap import SELF_BLEU_TEXTS
 from ladle.evaluation.samples import (
     Reference,
     Sample,
@@ -50,8 +51,8 @@ class Measurement:
 
     reference: held-out texts. train: training texts. featuriser: for MAUVE, the Frechet distance and the nearest
     meaning. scorer: for perplexity. judges: at most two, for labels. bertscore_encoder: folder or hub id. slots: the
-    inputs are E2E's. rouge: used if there are references. novelty: the audit. seeds: clusterings of MAUVE. warnings:
-    remarks on the figures, collected while measuring.
+    inputs are E2E's. rouge: used if there are references. test_bleu: against held-out texts. novelty: the audit. seeds:
+    clusterings of MAUVE. warnings: remarks on the figures, collected while measuring.
     """
 
     reference: Reference | None = None
@@ -62,6 +63,7 @@ class Measurement:
     bertscore_encoder: str | None = None
     slots: bool = False
     rouge: bool = False
+    test_bleu: bool = False
     novelty: bool = False
     seeds: int = 3
     resampling: Resampling = DEFAULT
@@ -136,6 +138,8 @@ class Measurement:
         count = min(len(samples), *(sum(map(len, half)) for half in (one, other) if half))
         if not one:
             self.warn("too few reference texts to split; MAUVE, frechet and lengths have no reference row")
+        if self.test_bleu and count < min(len(samples), SELF_BLEU_TEXTS):
+            self.warn(f"test-BLEU has {count - 1} references, self-BLEU more: do not compare the two")
         if count < MIN_TEXTS and self.featuriser is not None:
             self.warn(f"MAUVE on {count} texts; below {MIN_TEXTS} it is high for any two sets and varies with its seed")
         if within is False and self.reference.by_source and draws_by_source(samples):
@@ -180,6 +184,8 @@ class Measurement:
     def _distribution(self, texts: Sequence[str], chosen: Sequence[str], split: Split) -> Row:
         """Distances to `split.against`: from `chosen`, as many texts, if the number matters; else from all `texts`."""
         row = named(metrics.score_length_distance(texts, split.against, self.resampling))
+        if self.test_bleu:  # (the texts in `shown` are not among `halves[1]`)
+            row |= named(metrics.score_test_bleu(texts, split.against, split.halves[1], self.resampling))
         if self.featuriser is not None:
             row |= named(
                 metrics.score_mauve(chosen, split.against, self.featuriser, seeds=self.seeds),

@@ -18,7 +18,7 @@ from ladle.evaluation import bertscore, novelty, slots, text_stats
 from ladle.evaluation.intervals import DEFAULT, Resampling, ratio_of_sums, sum_by_group, wilson_interval
 from ladle.evaluation.judge import Judge
 from ladle.evaluation.mauve import Featuriser, frechet_distance, mauve_scores
-from ladle.evaluation.overlap import SELF_BLEU_TEXTS, CorpusScore, rouge_scores, self_bleu_scores
+from ladle.evaluation.overlap import SELF_BLEU_TEXTS, CorpusScore, bleu_against_all, rouge_scores, self_bleu_scores
 from ladle.evaluation.scorer import Scorer, perplexity
 
 Texts = Sequence[str]
@@ -72,6 +72,7 @@ _METRICS = (
     Metric("distinct_2", 1, "as the reference", "unique over total pairs of words", "adds no pair", 0.0),
     Metric("entropy", 1, "as the reference", "entropy of the 4-grams, in nats", "adds no 4-gram", 0.0),
     Metric("self_bleu", 1, "as the reference", "BLEU of each text against the others, mean", "scores 0", 0.0),
+    Metric("test_bleu", 1, "higher", "BLEU of each text against held-out texts, mean", "scores 0", 0.0),
     Metric("mem", 1, "as the reference", "share of 4-grams that the training text holds", "adds no 4-gram", 0.0),
     Metric("copies", 1, "as the reference", "share of texts that are a training row", "is no copy", 0.0),
     Metric("nearest", 1, "as the reference", "likeness to the nearest training text, mean", "is near to nothing", 0.0),
@@ -135,6 +136,29 @@ def score_self_bleu(texts: Texts, resampling: Resampling = DEFAULT) -> Score:
     details = {"library": f"sacrebleu {package_version('sacrebleu')}", "drawn_from": len(texts)}
     score = mean_score("self_bleu", values, resampling, details, "bootstrap over the texts' scores")
     return replace(score, n=min(len(texts), SELF_BLEU_TEXTS))
+
+
+def score_test_bleu(
+    texts: Texts, reference: Texts, every: Texts | None = None, resampling: Resampling = DEFAULT
+) -> Score:
+    """Mean sentence BLEU of each text against texts of `reference`, drawn by the seed. They are as many as a text has
+    in self-BLEU, so that the two can be compared. Look at both, because a few usual texts said again and again raise
+    this one (arXiv 1811.02549).
+
+    every: more held-out texts. `details` then have the mean against all of them too, as Texygen has it
+    (arXiv 1802.01886).
+    """
+    most = max(1, min(len(reference), SELF_BLEU_TEXTS) - 1)
+    values = bleu_against_all(texts, reference, max_references=most, seed=resampling.seed)
+    details: dict[str, Any] = {
+        "library": f"sacrebleu {package_version('sacrebleu')}",
+        "references": min(most, len(reference)),
+    }
+    if every:
+        against_every = bleu_against_all(texts, every)
+        value = float(np.mean(against_every)) if against_every else 0.0
+        details["against_all"] = {"value": value, "references": len(every)}
+    return mean_score("test_bleu", values, resampling, details, "bootstrap over the texts' scores")
 
 
 def score_mem(texts: Texts, training: set[tuple[str, ...]], resampling: Resampling = DEFAULT) -> Score:

@@ -1,7 +1,8 @@
 """Words in common: BLEU and chrF by sacreBLEU, ROUGE by rouge-score, against references and within a set."""
 
+from collections import Counter
 from collections.abc import Sequence
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,8 @@ from ladle.evaluation.extras import load_extra
 from ladle.evaluation.intervals import sum_by_group
 from ladle.evaluation.text_stats import words_of
 
-SELF_BLEU_TEXTS = 200  # self-BLEU takes the square of this many comparisons
+SELF_BLEU_TEXTS = 200  # BLEU rises with the number of references, so it is always this many less one
+MAX_ORDER = 4  # of BLEU's n-grams
 
 
 class CorpusScore:
@@ -67,18 +69,90 @@ def rouge_scores(texts: Sequence[str], references: Sequence[Sequence[str]]) -> n
     return scores
 
 
+class BleuAgainstAll:
+    """sacreBLEU's sentence BLEU (effective order), 0 to 100, of many texts against the same references.
+
+    The value is that of `BLEU(effective_order=True).sentence_score(text, references)`. There every call counts the
+    n-grams of all references anew; here they are counted once. An empty text scores 0.
+
+    Raises ValueError: no references.
+    """
+
+    def __init__(self, references: Sequence[str]):
+        from sacrebleu.metrics import BLEU
+
+        if not references:
+            raise ValueError("BLEU needs at least one reference")
+        self._metric = BLEU(effective_order=True)
+        self._references, self._lengths = references, Counter[int]()
+        # Of each n-gram the largest count in one reference, that reference, and the largest count in another one.
+        self._most: dict[tuple[str, ...], tuple[int, int, int]] = {}
+        for owner, reference in enumerate(references):
+            counts, length = self._counted(reference)
+            self._lengths[length] += 1
+            for gram, count in counts.items():
+                first, place, second = self._most.get(gram, (0, -1, 0))
+                if count > first:
+                    self._most[gram] = (count, owner, first)
+                elif count > second:
+                    self._most[gram] = (first, place, count)
+
+    def score(self, text: str) -> float:
+        """BLEU of a text against all references."""
+        return self._score(*self._counted(text), without=None)
+
+    def score_of(self, index: int) -> float:
+        """BLEU of the reference with this index against the other references."""
+        return self._score(*self._counted(self._references[index]), without=index)
+
+    def _counted(self, text: str) -> tuple[Counter[tuple[str, ...]], int]:
+        """The n-grams of a text, n = 1 to 4, as sacreBLEU cuts it into words, and its number of words."""
+        words = self._metric.tokenizer(text.rstrip()).split()
+        grams = (zip(*(words[start:] for start in range(n)), strict=False) for n in range(1, MAX_ORDER + 1))
+        return Counter(chain.from_iterable(grams)), len(words)
+
+    def _score(self, counts: Counter[tuple[str, ...]], length: int, without: int | None) -> float:
+        if not length:
+            return 0.0
+        correct, total = [0] * MAX_ORDER, [max(0, length - n) for n in range(MAX_ORDER)]
+        for gram, count in counts.items():
+            first, owner, second = self._most.get(gram, (0, -1, 0))
+            correct[len(gram) - 1] += min(count, second if owner == without else first)
+        others = (own for own, number in self._lengths.items() if number > (without is not None and own == length))
+        nearest = min(others, key=lambda own: (abs(own - length), own))
+        found = self._metric.compute_bleu(correct, total, length, nearest, "exp", None, True, MAX_ORDER)
+        return float(found.score)
+
+
 def self_bleu_scores(texts: Sequence[str], *, max_texts: int = SELF_BLEU_TEXTS, seed: int = 0) -> list[float]:
     """Sentence BLEU (0 to 100) of each text against all others, on `max_texts` of them drawn by `seed` (Zhu et al.
     2018, arXiv 1802.01886). An empty text scores 0; fewer than two texts: no scores."""
-    from sacrebleu.metrics import BLEU
-
-    if len(texts) > max_texts:
-        chosen = np.random.default_rng(seed).choice(len(texts), size=max_texts, replace=False)
-        texts = [texts[index] for index in sorted(chosen)]
+    texts = _drawn(texts, max_texts, seed)
     if len(texts) < 2:
         return []
-    metric = BLEU(effective_order=True)
-    return [
-        metric.sentence_score(text, [*texts[:index], *texts[index + 1 :]]).score if text.strip() else 0.0
-        for index, text in enumerate(texts)
-    ]
+    bleu = BleuAgainstAll(texts)
+    return [bleu.score_of(index) for index in range(len(texts))]
+
+
+def bleu_against_all(
+    texts: Sequence[str], references: Sequence[str], *, max_references: int | None = None, seed: int = 0
+) -> list[float]:
+    """Sentence BLEU (0 to 100) of each text against all references (Zhu et al. 2018, arXiv 1802.01886), or against
+    `max_references` of them drawn by `seed`. An empty text scores 0; no references: no scores.
+
+    BLEU rises with the number of references. So it can be compared with self-BLEU only where both have as many, and
+    the two together say what either alone does not: few texts said again and again score high (arXiv 1811.02549).
+    """
+    chosen = references if max_references is None else _drawn(references, max_references, seed)
+    if not chosen:
+        return []
+    bleu = BleuAgainstAll(chosen)
+    return [bleu.score(text) for text in texts]
+
+
+def _drawn(texts: Sequence[str], most: int, seed: int) -> Sequence[str]:
+    """`most` of the texts, in their order; all of them where they are fewer."""
+    if len(texts) <= most:
+        return texts
+    chosen = np.random.default_rng(seed).choice(len(texts), size=most, replace=False)
+    return [texts[index] for index in sorted(chosen)]

@@ -1,0 +1,120 @@
+"""The table of a composite suite: what was measured, what that means, and apart from it what others have published."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from ladle.benchmark import matched
+from ladle.benchmark.composite import ColumnConfig, CompositeConfig
+from ladle.benchmark.figures import AT, REAL, figure, meaning
+from ladle.benchmark.matched import Figure
+from ladle.benchmark.results import show
+from ladle.data.rows import counted
+from ladle.evaluation.markdown import table
+
+Results = Mapping[str, Mapping[str, Any]]  # the results of each part
+
+_table = partial(table, rule=" --- ")
+
+
+def values_of(config: CompositeConfig, results: Results) -> dict[str, dict[str, Any]]:
+    """The figures by row and heading: value, spread and n, or None where nothing was measured."""
+    return {
+        row: {
+            column.heading: found and dict(zip(("value", "spread", "n"), found, strict=True))
+            for column in config.columns
+            for found in [_figure(column, results, row)]
+        }
+        for row in (REAL, *config.rows)
+    }
+
+
+def to_markdown(config: CompositeConfig, results: Results) -> str:
+    """The measured table; below it what each column is, what each system took, and the machine; then the published
+    table in the same form."""
+    headings = [column.heading for column in config.columns]
+    cells = []
+    missing: dict[str, list[str]] = {heading: [] for heading in headings}
+    for row, name in {REAL: f"{REAL} (held out)", **config.rows}.items():
+        found = [_figure(column, results, row) for column in config.columns]
+        cells.append([name, *(show(one, column.digits) for one, column in zip(found, config.columns, strict=True))])
+        for heading, one in zip(headings, found, strict=True):
+            if one is None and row != REAL:
+                missing[heading].append(name)
+    lines = [f"# {config.name}", "", *_table(["system", *headings], cells), ""]
+    lines += ["Mean ± standard deviation over trainings and seeds (of speed: over rounds). By column:", ""]
+    lines += [f"* {column.heading}: {_says(column, results[column.part])}" for column in config.columns]
+    if any(missing.values()):
+        named = "; ".join(f"{heading} ({', '.join(rows)})" for heading, rows in missing.items() if rows)
+        lines += ["", f"Not measured (`-`): {named}."]
+    lines += ["", *_effort(config, results), "", *_machines(results), *_published(config)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _figure(column: ColumnConfig, results: Results, row: str) -> Figure | None:
+    found = figure(results[column.part], row, column.metric)
+    if found is None or not column.percent:
+        return found
+    value, spread, count = found
+    return 100 * value, 100 * spread, count
+
+
+def _says(column: ColumnConfig, result: Mapping[str, Any]) -> str:
+    direction, says = meaning(column.metric)
+    better = column.direction or direction
+    suite = result["suite"]
+    if column.metric in AT:
+        place = matched.places(result)[AT[column.metric]]
+        says += "" if place is None else f", {place:.1f}"
+    unit = ", in percent" if column.percent else ""
+    seeds, trainings = counted(suite["seeds"], "seed"), counted(suite["training_seeds"], "training")
+    drawn = f"up to {suite['num_samples']:,} texts a seed, {seeds}, {trainings}"
+    best = "best as the real text" if better == "as the reference" else f"{better} is better"
+    return f"{says}{unit}; {best}; part {column.part}, {drawn}."
+
+
+def _effort(config: CompositeConfig, results: Results) -> list[str]:
+    """What each system is and took, by part."""
+    cells = []
+    for row, name in config.rows.items():
+        for part, result in results.items():
+            if system := result["systems"].get(row):
+                setting = next(iter(system["settings"]))
+                size, minutes = f"{system['parameters'] / 1e6:.2f}M", f"{system['minutes']:.1f}"
+                cells.append([name, part, setting, size, minutes, str(len(system["digests"]))])
+    return _table(["system", "part", "settings", "parameters", "minutes of training", "trainings"], cells)
+
+
+def _machines(results: Results) -> list[str]:
+    """The machine, and where the parts and their curves are."""
+    machines = {
+        part: f"{result['environment']['threads']} threads, {result['environment']['platform']}"
+        for part, result in results.items()
+    }
+    different = list(dict.fromkeys(machines.values()))
+    lines = [f"Machine: {different[0]}."]
+    if len(different) > 1:
+        lines = ["Warning: the parts were measured on different machines: "
+                 + "; ".join(f"{part} with {machine}" for part, machine in machines.items()) + "."]  # fmt: skip
+    names = [result["suite"]["name"] for result in results.values()]
+    lines.append("All metrics, settings and curves: " + ", ".join(f"[{name}]({name}/table.md)" for name in names) + ".")
+    warnings = [f"Warning ({part}): {line}." for part, result in results.items() for line in result["warnings"]]
+    return [*lines, *warnings]
+
+
+def _published(config: CompositeConfig) -> list[str]:
+    """The table of published values, if there are any."""
+    rows = [row for row in config.rows if any(row in column.published for column in config.columns)]
+    if not rows:
+        return []
+    columns = [column for column in config.columns if column.published]
+    names = config.rows | config.published_rows
+    cells = [[names[row], *(_value(column, row) for column in columns)] for row in rows]
+    title = "## Published, not measured here"
+    says = [config.published, ""] if config.published else []
+    return ["", title, "", *says, *_table(["system", *(column.heading for column in columns)], cells)]
+
+
+def _value(column: ColumnConfig, row: str) -> str:
+    value = column.published.get(row)
+    return "-" if value is None else f"{value:.{column.digits}f}"
