@@ -170,7 +170,8 @@ def test_latents_of_a_text_do_not_depend_on_its_batch() -> None:
     model, schedule = gaussian(4), build_schedule(ScheduleConfig())
     mask = torch.tensor([[True, True], [True, False], [True, True], [True, False]])
     z0 = model.z0 * mask[..., None]
-    proposal = profile(model.denoise(schedule), schedule, z0, mask, torch.linspace(-15, 3, 9).double(), streams(4, 50)).proposal(3.0)
+    edges = torch.linspace(-15, 3, 9, dtype=torch.float64)
+    proposal = profile(model.denoise(schedule), schedule, z0, mask, edges, streams(4, 50)).proposal(3.0)
 
     def halved(zt: Tensor, level: Level, z0_prev: Tensor | None = None) -> Tensor:
         return zt / 2 + 1  # (also where there is no latent)

@@ -33,7 +33,7 @@ SHRINK_BELOW = 0.5  # share of unfinished rows in a batch below which the finish
 
 
 def rival_folder(name: str) -> Path | None:
-    """The folder of an autoregressive model that `name` is, or the finished one of a run; None: it is no such folder."""
+    """The folder of an autoregressive model: `name`, or the finished model of this run. None: it is neither."""
     folders = (Path(name), Path(name) / "final")
     return next((folder for folder in folders if (folder / RECORD).is_file()), None)
 

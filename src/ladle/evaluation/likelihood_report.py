@@ -166,18 +166,18 @@ class LikelihoodReport:
             for name, says in names.items()
             if any(own.get(name) is not None for own in figures) and not (self.is_exact and name == "wording")
         ]
-        found = self.as_json()
-        counts = f"{counted(found['texts'], 'text')}, {counted(found['tokens'], 'token')} with ends"
+        texts = len(self.counts.tokens)
+        counts = f"{counted(texts, 'text')}, {counted(int(self.counts.tokens.sum()), 'token')} with ends"
         text = [*table(what, lines), "", f"{self.model}: {counts}. Interval: 95 %, over texts."]
         if self.levels:
             rows = [[_cell(x) for x in (own.log_snr, own.latent, own.wording, own.latent + own.wording)]
                     for own in self.levels]  # fmt: skip
             text += ["", *table(["log-SNR", "latents up to it", "words at it", "sum, nats a text"], rows)]
         if self.counts.cut:
-            text.append(f"{self.counts.cut:,} of {found['texts']:,} texts are longer than the model reads and were cut.")
+            text.append(f"{self.counts.cut:,} of {counted(texts, 'text')} were cut: the model reads no longer ones.")
         if changed := self.counts.changed:
             named = ", ".join(repr(own[:60]) for own in changed[:SHOWN]) + ", ..." * (len(changed) > SHOWN)
-            text.append(f"{len(changed):,} of {found['texts']:,} texts do not come back from their tokens: {named}")
+            text.append(f"{len(changed):,} of {counted(texts, 'text')} do not come back from their tokens: {named}")
         return "\n".join([*text, *self.notes]) + "\n"
 
 

@@ -42,6 +42,7 @@ from ladle.seeding import SampleNoise
 
 MOST_TUNING = 64  # texts of each half by which levels are chosen
 STEPS = range(-8, 13, 2)  # log-SNRs to choose from, beside the ends and the sampler's own; beyond them little changes
+DECODER_ALONE = 0.02  # share of the nats below which latents take no part
 WORDING_SHARE = 4  # draws of the latents for each draw of the words, whose nats vary less
 
 
@@ -260,9 +261,12 @@ def text_likelihood(
         if len(halves) == 2:
             rows["best"] = measured([[survey.best] * len(half) for half, survey in zip(halves, surveys, strict=True)])
         rows["sampler"] = measured([[stops[row] for row in half] for half in halves])
+    notes = []
+    if "best" in rows and rows["best"].latent.mean() < DECODER_ALONE * rows["best"].total.mean():
+        notes.append("At the best level hardly anything is left of the latents: that row is the decoder alone.")
     latents, words = (sum(getattr(own, what) for own in surveys) / len(surveys) for what in ("latent", "wording"))
     levels = tuple(Level(*map(float, own)) for own in zip(edges, latents, words, strict=True))
-    return LikelihoodReport(name, counts, rows, levels)
+    return LikelihoodReport(name, counts, rows, levels, tuple(notes))
 
 
 def _stops(diffusion: LatentDiffusionModel, options: SamplingOptions, request: Request) -> list[float]:
