@@ -32,6 +32,12 @@ Given = Each | None
 SHRINK_BELOW = 0.5  # share of unfinished rows in a batch below which the finished ones leave it
 
 
+def rival_folder(name: str) -> Path | None:
+    """The folder of an autoregressive model: `name`, or the finished model of this run. None: it is neither."""
+    folders = (Path(name), Path(name) / "final")
+    return next((folder for folder in folders if (folder / RECORD).is_file()), None)
+
+
 class AutoregressiveConfig(Config):
     """Sizes and conditions.
 

@@ -19,6 +19,7 @@ from ladle.cli import (  # noqa: F401 (their verbs)
     exit_codes,
     infill,
     inspect,
+    likelihood,
     plot,
     sample,
     train,

@@ -63,10 +63,13 @@ class Request:
         source: str | Iterable[str | None] | None = None,
         attributes: Mapping[str, Values] | None = None,
         known: ConditionConfig | None = None,
+        *,
+        counted: str = "num_samples",
     ) -> Self:
         """A request with lists of equal length. A single label, source or value applies to all samples. Seeds count up
         from `seed`. Without `seed` and `seeds` the first seed is random. known: the model's conditions, whose labels
-        and values may be given in other spellings (`ladle.data.labels`).
+        and values may be given in other spellings (`ladle.data.labels`). counted: what `num_samples` counts, for
+        messages.
 
         Raises UserError: values of the wrong type, lengths that disagree, none asked for, both `seed` and `seeds`, a
         seed out of range, an unknown attribute.
@@ -90,7 +93,7 @@ class Request:
         if source is not None:
             texts = check_texts(source, "source", optional=True)
             source, lists = (source, lists) if isinstance(source, str) else (None, lists | {"source": texts})
-        counts: dict[str, int] = {} if num_samples is None else {"num_samples": check_whole("num_samples", num_samples)}
+        counts: dict[str, int] = {} if num_samples is None else {counted: check_whole(counted, num_samples)}
         counts |= {name: len(own) for name, own in (several | lists).items()}
         if len(set(counts.values())) > 1:
             raise UserError("these lengths disagree: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
