@@ -103,13 +103,16 @@ def test_a_rival_that_knows_labels_is_steered_without_them() -> None:
 
 
 @pytest.mark.parametrize(("strength", "candidates"), [(0, 3), (1, 5), (4, 8)])
-def test_it_draws_what_the_formula_says(guided: GuidedModel, strength: float, candidates: int) -> None:
+def test_it_draws_what_the_formula_says(
+    guided: GuidedModel, strength: float, candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against both whole networks read anew for every candidate: the kept states, the gates that are computed once and
     the rows that leave the batch must change nothing. The end token is among the candidates."""
+    monkeypatch.setattr("ladle.baselines.autoregressive.SHRINK_BELOW", 1.0)  # each row leaves as soon as it ends
     found = guided.generate(seeds=SEEDS, label=LABELS, strength=strength, candidates=candidates, top_p=0.9)
     wanted = [by_hand(guided, label, seed, strength, candidates) for seed, label in zip(SEEDS, LABELS, strict=True)]
     assert found == [text for text, _ in wanted]
-    assert len({len(steps) for _, steps in wanted}) > 2  # rows end at different times, so that some leave
+    assert len({len(steps) for _, steps in wanted}) > 2
     assert any(guided.model.tokenizer.eos_token_id in tokens[1:] for _, steps in wanted for tokens in steps)
 
 
@@ -225,6 +228,7 @@ def test_wrong_input_is_one_line(rival: AutoregressiveModel, guided: GuidedModel
         ({"label": ["good"], "strength": -1}, "strength is -1"),
         ({"label": ["good"], "strength": float("nan")}, "strength is nan"),
         ({"label": ["good"], "num_samples": 3}, "1 labels for 3 texts"),
+        ({"label": "good"}, "label: one str was given"),
         ({"label": ["good"], "top_p": 0}, "top_p 0"),
     ):
         with pytest.raises(UserError, match=message):

@@ -32,10 +32,13 @@ Given = Each | None
 SHRINK_BELOW = 0.5  # share of unfinished rows in a batch below which the finished ones leave it
 
 
-def rival_folder(name: str) -> Path | None:
-    """The folder of an autoregressive model: `name`, or the finished model of this run. None: it is neither."""
+def rival_folder(name: str, record: str = RECORD) -> Path | None:
+    """The folder of a rival's model: `name`, or the finished model of this run. None: it is neither.
+
+    record: the file that tells which rival it is.
+    """
     folders = (Path(name), Path(name) / "final")
-    return next((folder for folder in folders if (folder / RECORD).is_file()), None)
+    return next((folder for folder in folders if (folder / record).is_file()), None)
 
 
 class AutoregressiveConfig(Config):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ladle.baselines.autoregressive import AutoregressiveModel, Given
-from ladle.checks import check_number, check_whole
+from ladle.checks import check_list, check_number, check_whole
 from ladle.conditioning.config import ConditionConfig
 from ladle.config import Config
 from ladle.errors import UserError, first_line
@@ -202,8 +202,9 @@ class GuidedModel:
                 candidates below 1; as `AutoregressiveModel.generate`.
         """
         strength, candidates = check_number("strength", strength, 0), check_whole("candidates", candidates)
+        label = None if label is None else check_list("label", label, "a list with one label for each text")
         count = num_samples or next((len(x) for x in (seeds, label, source) if x is not None), 1)
-        labels = [None] * count if label is None else list(label)
+        labels = [None] * count if label is None else label
         if len(labels) != count:
             raise UserError(f"{len(labels)} labels for {count} texts; give one label for each text")
         numbers = ConditionConfig(labels=self.classifier.config.labels).label_ids(labels)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
+from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel, rival_folder
 from ladle.baselines.fitting import autoregressive_settings, config_of_size, train_autoregressive
 from ladle.baselines.guided import RECORD as CLASSIFIER_RECORD
 from ladle.baselines.guided import GuidedModel, PrefixClassifier
@@ -126,7 +126,7 @@ class Training:
 def trained_autoregressive(training: Training) -> AutoregressiveSystem:
     """A model in `folder`/final, trained where there is none. Raises UserError: settings that cannot be read."""
     if training.system.model is not None:
-        return AutoregressiveSystem(_folder_with(RECORD, training.system.model))
+        return AutoregressiveSystem(rival_folder(training.system.model) or Path(training.system.model))
     _train_language_model(training, training.splits, training.folder, training.minutes)
     return AutoregressiveSystem(training.folder / "final")
 
@@ -135,7 +135,7 @@ def trained_token_diffusion(training: Training) -> TokenDiffusionSystem:
     """A model in `folder`/final, trained where there is none. Raises UserError: settings that cannot be read."""
     system, folder = training.system, training.folder
     if system.model is not None:
-        return TokenDiffusionSystem(_folder_with(TOKEN_DIFFUSION_RECORD, system.model))
+        return TokenDiffusionSystem(rival_folder(system.model, TOKEN_DIFFUSION_RECORD) or Path(system.model))
     if not (folder / "final" / TOKEN_DIFFUSION_RECORD).is_file():
         parts, given = training.like, dict(system.config)
         backbone = parts.autoencoder.backbone
@@ -159,7 +159,7 @@ def trained_guided(training: Training) -> GuidedSystem:
     system, splits, folder, of = training.system, training.splits, training.folder, training.of
     own = _classifier_minutes(system, training.minutes)
     if system.model is not None:
-        of = _folder_with(RECORD, system.model)
+        of = rival_folder(system.model) or Path(system.model)
     if of is None:
         of = folder / "language-model" / "final"
         # It never sees a label, so it is not trained with any either.
@@ -193,11 +193,6 @@ def check_guided(suite: SuiteConfig, splits: Splits, minutes: float) -> None:
         if system.of is None and system.model is None and _classifier_minutes(system, whole) >= whole:
             given = f"classifier_minutes is {system.classifier_minutes:g}, of {whole:g} for the whole system"
             raise UserError(f"systems.{name}: {given}; give it fewer")
-
-
-def _folder_with(record: str, name: str) -> Path:
-    """The folder of a rival's model, from its own or its run's."""
-    return next((folder for folder in (Path(name), Path(name) / "final") if (folder / record).is_file()), Path(name))
 
 
 def _train_language_model(training: Training, splits: Splits, folder: Path, minutes: float) -> None:
