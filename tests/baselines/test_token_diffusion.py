@@ -13,6 +13,7 @@ from ladle.baselines.token_fitting import (
     token_config_of_size,
     train_token_diffusion,
 )
+from ladle.baselines.token_likelihood import token_likelihood
 from ladle.diffusion.prediction import add_noise
 from ladle.errors import UserError
 from ladle.training.loop import train_stage
@@ -155,6 +156,29 @@ def test_its_size_is_what_is_asked_for() -> None:
         given = TokenDiffusionConfig(labels=LABELS, source=True)
         config = token_config_of_size(wanted, tiny_tokenizer(), given)
         assert TokenDiffusionModel(config, tiny_tokenizer()).num_parameters == pytest.approx(wanted, rel=0.1)
+
+
+def test_the_bound_is_the_exact_likelihood_where_that_is_known() -> None:
+    """Without a network, tokens are drawn one by one by their frequencies, and so are lengths: then the estimates are
+    exact, and the bound is tight. Wrong estimates make it larger."""
+    model = tiny(labels=(), source=False, self_condition=False)
+    torch.nn.init.zeros_(model.denoiser.network.output.weight)
+    known = sorted({token for row in model.encode(SENTENCES) for token in row})[:12]
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.rand(12, generator=generator).square()
+    rows = [torch.multinomial(shares, 6, True, generator=generator).tolist() for _ in range(40)]
+    texts = [[known[place] for place in row] for row in rows]
+    model.start_from_counts(texts)
+    model.encode = lambda _: texts  # type: ignore[method-assign]
+    frequency = model.denoiser.bias.detach().log_softmax(-1)
+    exact = -sum(float(frequency[token]) for row in texts for token in row) / len(texts)
+    length = -float(model.length.base.detach().log_softmax(-1)[5])  # type: ignore[union-attr]
+    report = token_likelihood(model, ["one"] * len(texts), draws=128)
+    assert report.nats.total.mean() == pytest.approx(exact + length, rel=0.02)
+    assert report.perplexity == pytest.approx(math.exp((exact + length) / 7), rel=0.05)  # six tokens and the end
+    right = model.denoiser.forward
+    model.denoiser.forward = lambda *a, **k: 0.8 * right(*a, **k)  # type: ignore[method-assign]
+    assert token_likelihood(model, ["one"] * len(texts), draws=64).nats.total.mean() > 1.05 * (exact + length)
 
 
 def test_wrong_input_is_one_line(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def token_likelihood(
     batch_size: int = 64,
 ) -> LikelihoodReport:
     """An upper bound of -log p(text): the number of tokens, their vectors up to log-SNR SURE
-    (`ladle.evaluation.bound`), and the tokens that are read off there. An end token is counted, so that perplexities a token can be compared with
-    those of other models.
+    (`ladle.evaluation.bound`), and the tokens that are read off there. An end token is counted, so that perplexities a
+    token can be compared with those of other models.
 
     Args:
         model: in eval mode, on the CPU.

@@ -127,6 +127,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     says = [f"{name}: {METRICS[name].says} ({METRICS[name].direction})" for name in columns]
     lines += ["; ".join(["reconstruction: BLEU of test texts through the autoencoder", *says]) + "."]
     lines += _difference_lines(result) + _matched_lines(result) + _speed_lines(result, batches)
+    lines += _likelihood_lines(systems)
     frontier = [
         [name, setting, *(_cell(part, metric) for metric in columns)]
         for name, system in systems.items()
@@ -156,6 +157,24 @@ def _about(result: Mapping[str, Any]) -> str:
         f"{suite['seeds']} seeds, ± their standard deviation. {result['environment']['threads']} threads, "
         f"{result['environment']['platform']}."
     )
+
+
+def _likelihood_lines(systems: Mapping[str, Any]) -> list[str]:
+    """How likely held-out texts are under each system, and where the nats go."""
+    cells = []
+    for name, system in systems.items():
+        for report in (system.get("likelihood") or {}).get("reports", []):
+            for row, own in report["rows"].items():
+                terms = [f"{own[term]:.1f}" if term in own else "-" for term in ("latent", "length", "wording")]
+                value = f"{own['perplexity']['value']:.2f}" + (
+                    " [{:.2f}, {:.2f}]".format(*own["perplexity"]["interval"]) if own["perplexity"]["interval"] else ""
+                )
+                cells.append([name, report["kind"], row, value, f"{own['nats_per_text']:.1f}", *terms])
+    if not cells:
+        return []
+    title = "## Likelihood of held-out texts under each system, one row for each training, intervals over texts"
+    head = ["system", "", "latents read at", "perplexity a token", "nats a text", "latents", "their number", "words"]
+    return ["", title, "", *_table(head, cells)]
 
 
 def _difference_lines(result: Mapping[str, Any]) -> list[str]:

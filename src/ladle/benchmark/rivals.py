@@ -4,12 +4,13 @@ A new kind of rival is a class like these, a function that trains it, an entry o
 `ladle.benchmark.suite.SystemConfig.kind`.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel, rival_folder
+from ladle.baselines.exact_likelihood import exact_likelihood
 from ladle.baselines.fitting import autoregressive_settings, config_of_size, train_autoregressive
 from ladle.baselines.guided import RECORD as CLASSIFIER_RECORD
 from ladle.baselines.guided import GuidedModel, PrefixClassifier
@@ -22,11 +23,13 @@ from ladle.baselines.token_fitting import (
     token_diffusion_settings,
     train_token_diffusion,
 )
+from ladle.baselines.token_likelihood import token_likelihood
 from ladle.benchmark.suite import SuiteConfig, SystemConfig
 from ladle.config import nearest
 from ladle.data.rows import Row
 from ladle.data.splits import Splits
 from ladle.errors import UserError
+from ladle.evaluation.likelihood_report import LikelihoodReport
 from ladle.evaluation.mauve import weights_digest
 from ladle.evaluation.scorer import RECORD
 from ladle.pipeline import LatentDiffusion
@@ -56,6 +59,10 @@ class AutoregressiveSystem:
         """As `AutoregressiveModel.generate`."""
         _check(settings, ("top_p", "temperature"), "the rival")
         return self.model.generate(**draws, batch_size=batch_size, **settings)
+
+    def likelihood(self, rows: Sequence[Row]) -> LikelihoodReport:
+        """The exact value, given the conditions that the model knows."""
+        return exact_likelihood(self.model, [row["text"] for row in rows], **_given(rows, self.model.config))
 
 
 class GuidedSystem:
@@ -97,6 +104,10 @@ class TokenDiffusionSystem:
         """As `TokenDiffusionModel.generate`."""
         _check(settings, ("num_steps", "sampler", "temperature", "guidance_scale"), "a token diffusion")
         return self.model.generate(**draws, batch_size=batch_size, **settings)
+
+    def likelihood(self, rows: Sequence[Row]) -> LikelihoodReport:
+        """A bound, given the conditions that the model knows."""
+        return token_likelihood(self.model, [row["text"] for row in rows], **_given(rows, self.model.config))
 
 
 Rival = AutoregressiveSystem | GuidedSystem | TokenDiffusionSystem
@@ -213,6 +224,12 @@ def _train_language_model(training: Training, splits: Splits, folder: Path, minu
 
 def _classifier_minutes(system: SystemConfig, minutes: float) -> float:
     return system.classifier_minutes or CLASSIFIER_SHARE * minutes
+
+
+def _given(rows: Sequence[Row], config: AutoregressiveConfig | TokenDiffusionConfig) -> dict[str, Any]:
+    """The conditions of rows that a rival knows."""
+    label = [row.get("label") if config.labels else None for row in rows]
+    return {"label": label, "source": [row.get("source") if config.source else None for row in rows]}
 
 
 def _labels(splits: Splits) -> list[str]:

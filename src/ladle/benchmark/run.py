@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ladle.benchmark.results import write_results
-from ladle.benchmark.rivals import check_guided
+from ladle.benchmark.rivals import GuidedSystem, check_guided
 from ladle.benchmark.scoring import Scoring
 from ladle.benchmark.speed import measured_speed, settings_to_time
 from ladle.benchmark.suite import SuiteConfig, load_suite
 from ladle.benchmark.systems import Condition, LadleSystem, System, draws_for, recipe_of, trained
 from ladle.data.files import PathLike, known_json
+from ladle.data.rows import counted
 from ladle.data.splits import load_splits
 from ladle.errors import UserError
 from ladle.evaluation.evaluate import environment
@@ -123,6 +125,7 @@ class _Benchmark:
                     "parameters": first[name].num_parameters,
                     "minutes": sum(training.minutes for training in systems[name]) / len(systems[name]),
                     "reconstruction": self._reconstruction(name, systems[name]),
+                    "likelihood": self._likelihood(name, systems[name]),
                     "digests": [training.digest for training in systems[name]],
                     "settings": rows[name],
                     "speed": speed[name],
@@ -198,6 +201,25 @@ class _Benchmark:
         row = as_report({"row": self.scoring.measurement.measure(read_samples(path))})["row"]
         atomic_json(scores, {"drawn": drawn, "measured": measured, "row": row})
         return row
+
+    def _likelihood(self, name: str, trainings: Sequence[System]) -> dict[str, Any] | None:
+        """Perplexity a token of test rows under each training of a system: `value`, their mean; `values`; `reports`.
+        None where it is not asked for, or a system has none."""
+        if not self.suite.metrics.likelihood or any(isinstance(training, GuidedSystem) for training in trainings):
+            return None
+        rows = self.test[: self.suite.metrics.likelihood]
+        key = digest([[training.digest for training in trainings], [dict(row) for row in rows]])
+        path = self.folder / name / "likelihood.json"
+        known = known_json(path)
+        if known.get("key") != key:
+            self.log(f"{name}: likelihood of {counted(len(rows), 'text')}")
+            reports = [training.likelihood(rows).as_json() for training in trainings]  # type: ignore[union-attr]
+            known = {"key": key, "reports": reports}
+            atomic_json(path, known)
+        # A latent diffusion has a row for the decoder's best level too; its texts are made with the sampler's.
+        found = [report["rows"] for report in known["reports"]]
+        values = [(rows.get("sampler") or rows["exact"])["perplexity"]["value"] for rows in found]
+        return {"value": float(np.mean(values)), "values": values, "reports": known["reports"]}
 
     def _reconstruction(self, name: str, trainings: Sequence[System]) -> float | None:
         """Mean over the trainings of a Ladle system."""

