@@ -116,10 +116,10 @@ def test_a_finished_part_is_not_repeated(finished: Path, monkeypatch: pytest.Mon
     """The same command again trains, draws, scores and times nothing, and writes the same table."""
     table = finished / "results" / "all" / "table.md"
     before = table.read_text()
-    for name in ("systems.train_autoregressive", "scoring.Measurement"):
+    for name in ("rivals.train_autoregressive", "scoring.Measurement"):
         monkeypatch.setattr(f"ladle.benchmark.{name}", None)
-    for system in ("LadleSystem", "AutoregressiveSystem"):
-        monkeypatch.setattr(f"ladle.benchmark.systems.{system}.draw", None)
+    for system in ("systems.LadleSystem", "rivals.AutoregressiveSystem"):
+        monkeypatch.setattr(f"ladle.benchmark.{system}.draw", None)
     assert module.run_suite(finished / "all.toml", finished / "results", log=lambda line: None) == table
     assert table.read_text() == before
 

@@ -37,7 +37,8 @@ class ColumnConfig(Config):
 class CompositeConfig(Config):
     """parts: suites in the same folder, by the names of their files without `.toml`. rows: systems of the parts, each
     with its name in the table. A system has one name in all parts. `SYSTEM, SETTINGS` is a row of those settings, in
-    the parts that have them. published: where the published values come from. published_rows: the names of the rows in the published table, where they differ."""
+    the parts that have them. published: where the published values come from. published_rows: the names of the rows in
+    the published table, where they differ."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     parts: tuple[str, ...] = Field(min_length=1)

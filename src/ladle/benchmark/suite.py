@@ -25,8 +25,8 @@ class SystemConfig(Config):
     the rival takes (None: the first one). config: the rival's own settings, instead of the sizes of `like`.
     learning_rates: the rival tries each of them (None: its own three). minutes: budget of all stages and trials
     together, instead of the benchmark's. settings: sampling settings by name: keys of `SamplingOptions`, or of the
-    rival's `generate`. The table shows the first; the others are points of the frontier. With sources, settings may draw
-    several texts and choose one (`ladle.benchmark.choice`); these are rows of the table too.
+    rival's `generate`. The table shows the first; the others are points of the frontier. With sources, settings may
+    draw several texts and choose one (`ladle.benchmark.choice`); these are rows of the table too.
 
     `guided`: a rival that never sees a label, steered by a classifier of prefixes (`ladle.baselines.guided`). Settings:
     also `strength` and `candidates`. of: the autoregressive system whose weights it uses. Where that one has learnt
