@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 
 from ladle.benchmark.composite import load_composite
+from ladle.benchmark.figures import system_and_settings
 from ladle.benchmark.suite import SystemConfig, load_suite
 from ladle.benchmark.systems import recipe_of
 from ladle.data.files import read_toml
@@ -43,7 +44,7 @@ def test_a_composite_suite_can_be_read(path: Path) -> None:
     composite = load_composite(path)
     assert composite.config.name == path.stem
     for row in composite.config.rows:
-        assert any(row in suite.systems for suite in composite.suites.values())
+        assert any(system_and_settings(row)[0] in suite.systems for suite in composite.suites.values())
 
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
@@ -60,7 +61,7 @@ def test_a_suite_can_be_read_and_its_recipes_are_there(path: Path) -> None:
             assert (recipe.name, recipe.training.minutes, recipe.training.seed) == (name, budget, 2 + own_seed)
             assert in_steps(recipe) == (path.stem in IN_STEPS), name
     if path.stem in RIVALS:
-        assert {system.kind for system in suite.systems.values()} == {"ladle", "autoregressive"}
+        assert {system.kind for system in suite.systems.values()} >= {"ladle", "autoregressive"}
 
 
 def test_settings_of_all_systems_give_way_to_a_systems_own(tmp_path: Path) -> None:
