@@ -1,4 +1,4 @@
-"""Settings that choose among several draws: the same rule for all systems, rows of the table, and nothing drawn twice."""
+"""Settings that choose among draws: the same rule for all systems, rows of the table, and nothing drawn twice."""
 
 import json
 from pathlib import Path
@@ -91,7 +91,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             draw = kind.draw
 
             def noted(self: Any, draws: Draws, *rest: Any, draw: Any = draw) -> list[str]:
-                counts.append(f"{type(self).__name__} {list(draws['seeds'])[0]}")
+                counts.append(f"{type(self).__name__} {next(iter(draws['seeds']))}")
                 return draw(self, draws, *rest)  # type: ignore[no-any-return]
 
             patch.setattr(kind, "draw", noted)
@@ -170,7 +170,7 @@ def test_an_oracle_chooses_again_for_other_answers(finished: Path, tmp_path: Pat
     one = _Benchmark(suite, tmp_path, 1.0, lambda line: None)
     system: Any = type("System", (), {"digest": "x"})
     before = {name: one._drawn_from(system, values, 0) for name, values in OURS.items()}
-    one.scoring.reference.texts.update(dict.fromkeys(one.scoring.reference.texts, ["another answer"]))
+    one.scoring.reference.texts.update({key: ["another answer"] for key in one.scoring.reference.texts})
     after = {name: one._drawn_from(system, values, 0) for name, values in OURS.items()}
     assert [name for name in OURS if before[name] != after[name]] == ["oracle of 3"]
 
@@ -194,7 +194,7 @@ def test_a_bad_choice_is_one_line(values: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "settings", "message"),
     [
-        ({"condition": "none"}, OURS, "'mbr of 3' chooses among texts for one source, and the suite's condition is 'none'"),
+        ({"condition": "none"}, OURS, "'mbr of 3' chooses among texts for one source, and the suite's condition is 'no"),
         ({}, CHOICES, "the first ones, 'mbr of 3', choose among draws; put settings of single draws before them"),
         ({"num_samples": 500_000}, OURS, "3 draws of 500,000 texts; at most 1,000,000 in all are allowed"),
         ({}, {"one": {}, "two": {"mbr": 0}}, "systems.ours.settings.two: mbr: must be greater"),
