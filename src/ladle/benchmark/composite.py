@@ -36,8 +36,9 @@ class ColumnConfig(Config):
 
 class CompositeConfig(Config):
     """parts: suites in the same folder, by the names of their files without `.toml`. rows: systems of the parts, each
-    with its name in the table. A system has one name in all parts. published: where the published values come from.
-    published_rows: the names of the rows in the published table, where they differ."""
+    with its name in the table. A system has one name in all parts. `SYSTEM, SETTINGS` is a row of those settings, in
+    the parts that have them. published: where the published values come from. published_rows: the names of the rows in
+    the published table, where they differ."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     parts: tuple[str, ...] = Field(min_length=1)
@@ -73,10 +74,13 @@ def load_composite(path: PathLike) -> Composite:
     names = [suites[part].name for part in config.parts]
     if doubled := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"{path}: two parts have the name '{doubled}'; give one of them another name")
-    known = list(dict.fromkeys(name for suite in suites.values() for name in suite.systems))
+    known = [name for suite in suites.values() for name in suite.systems]
+    known += [
+        f"{n}, {own}" for suite in suites.values() for n, system in suite.systems.items() for own in system.settings
+    ]
     for row in config.rows:
         if row not in known:
-            raise UserError(f"{path}: no part has the system '{row}' of rows: {nearest(row, known)}")
+            raise UserError(f"{path}: no part has the system '{row}' of rows: {nearest(row, sorted({*known}))}")
     for column in config.columns:
         where = f"{path}: column '{column.heading}'"
         if column.part not in suites:

@@ -47,16 +47,19 @@ def meaning(name: str) -> tuple[str, str]:
 def figure(result: Mapping[str, Any], row: str, name: str) -> Figure | None:
     """Mean, spread and number of values (seeds; for speed rounds) of one system in a suite's results.
 
-    row: a system, whose first settings count, or `real text`. None where it was not measured.
+    row: a system, whose first settings count, or `SYSTEM, SETTINGS`, or `real text`. None where it was not measured.
     """
     if row == REAL:
         control = result["controls"].get("reference", {})
         own = matched.Y if AT.get(name) == REAL else name  # (real text is at its own self-BLEU)
         return mean_and_spread([control], own)
-    system = result["systems"].get(row)
-    if system is None:
+    name_of_system, setting = system_and_settings(row)
+    system = result["systems"].get(name_of_system)
+    if system is None or (setting is not None and setting not in system["settings"]):
         return None
     settings: Mapping[str, Sequence[Mapping[str, Any]]] = system["settings"]
+    if setting is not None:  # (of them only the scores are known)
+        return mean_and_spread(settings[setting], name) if name in METRICS else None
     if name in AT:
         return matched.at_self_bleu(settings, matched.places(result)[AT[name]])
     if speed := SPEED.fullmatch(name):
@@ -67,6 +70,13 @@ def figure(result: Mapping[str, Any], row: str, name: str) -> Figure | None:
             return None
         return _spread(system[name]["value"], system[name]["values"])
     return mean_and_spread(next(iter(settings.values())), name)
+
+
+def system_and_settings(row: str) -> tuple[str, str | None]:
+    """A row of a composite table, `SYSTEM` or `SYSTEM, SETTINGS` -> the names of both; None: its first settings. (The
+    name of a system has no space.)"""
+    system, comma, setting = row.partition(", ")
+    return system, setting if comma else None
 
 
 def _spread(value: float, figures: Sequence[float]) -> Figure:

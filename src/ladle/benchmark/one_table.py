@@ -5,8 +5,9 @@ from functools import partial
 from typing import Any
 
 from ladle.benchmark import matched
+from ladle.benchmark.choice import NOTE, choosing
 from ladle.benchmark.composite import ColumnConfig, CompositeConfig
-from ladle.benchmark.figures import AT, REAL, figure, meaning
+from ladle.benchmark.figures import AT, REAL, figure, meaning, system_and_settings
 from ladle.benchmark.matched import Figure
 from ladle.benchmark.results import show
 from ladle.data.rows import counted
@@ -38,8 +39,8 @@ def to_markdown(config: CompositeConfig, results: Results) -> str:
     for row, name in {REAL: f"{REAL} (held out)", **config.rows}.items():
         found = [_figure(column, results, row) for column in config.columns]
         cells.append([name, *(show(one, column.digits) for one, column in zip(found, config.columns, strict=True))])
-        for heading, one in zip(headings, found, strict=True):
-            if one is None and row != REAL:
+        for column, heading, one in zip(config.columns, headings, found, strict=True):
+            if one is None and row != REAL and _could_have(results[column.part], row):
                 missing[heading].append(name)
     lines = [f"# {config.name}", "", *_table(["system", *headings], cells), ""]
     lines += ["Mean ± standard deviation over trainings and seeds (of speed: over rounds). By column:", ""]
@@ -47,6 +48,8 @@ def to_markdown(config: CompositeConfig, results: Results) -> str:
     if any(missing.values()):
         named = "; ".join(f"{heading} ({', '.join(rows)})" for heading, rows in missing.items() if rows)
         lines += ["", f"Not measured (`-`): {named}."]
+    settings = [given["settings"] for result in results.values() for given in result["suite"]["systems"].values()]
+    lines += ["", NOTE] if any(map(choosing, settings)) else []
     lines += ["", *_effort(config, results), "", *_machines(results), *_published(config)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -73,13 +76,20 @@ def _says(column: ColumnConfig, result: Mapping[str, Any]) -> str:
     return f"{says}{unit}; {best}; part {column.part}, {drawn}."
 
 
+def _could_have(result: Mapping[str, Any], row: str) -> bool:
+    """Whether a row could have figures of this part. Settings other than the first need not be in all parts."""
+    system, setting = system_and_settings(row)
+    return setting is None or setting in result["systems"].get(system, {}).get("settings", {})
+
+
 def _effort(config: CompositeConfig, results: Results) -> list[str]:
     """What each system is and took, by part."""
     cells = []
     for row, name in config.rows.items():
+        own, given = system_and_settings(row)
         for part, result in results.items():
-            if system := result["systems"].get(row):
-                setting = next(iter(system["settings"]))
+            if (system := result["systems"].get(own)) and _could_have(result, row):
+                setting = given or next(iter(system["settings"]))
                 size, minutes = f"{system['parameters'] / 1e6:.2f}M", f"{system['minutes']:.1f}"
                 cells.append([name, part, setting, size, minutes, str(len(system["digests"]))])
     return _table(["system", "part", "settings", "parameters", "minutes of training", "trainings"], cells)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ladle.benchmark import matched
+from ladle.benchmark.choice import NOTE, choosing, split_choice
 from ladle.evaluation.markdown import table
 from ladle.evaluation.metrics import METRICS
 from ladle.evaluation.plots import Point, plot_curves, plot_frontier
@@ -16,10 +17,12 @@ from ladle.storage.writing import atomic_json, atomic_text
 
 # The columns of the first table, where they were measured; the second has every metric.
 COLUMNS = (
-    "mauve", "mauve_by_label", "frechet", "perplexity", "bleu", "rouge_l", "slots_said", "slots_wrong", "div",
-    "self_bleu", "test_bleu", "mem", "copies", "label_true", "label_true_2", "length",
+    "mauve", "mauve_by_label", "frechet", "perplexity", "bleu", "chrf", "rouge_1", "rouge_2", "rouge_l", "bertscore",
+    "slots_said", "slots_wrong", "div", "self_bleu", "test_bleu", "mem", "copies", "label_true", "label_true_2",
+    "length",
 )  # fmt: skip
-COMPARED = ("mauve", "mauve_by_label", "perplexity", "bleu", "div", "mem", "copies", "label_true", "slots_said")
+COMPARED = ("mauve", "mauve_by_label", "perplexity", "bleu", "chrf", "rouge_1", "rouge_2", "rouge_l", "bertscore",
+            "div", "mem", "copies", "label_true", "slots_said")  # fmt: skip
 FRONTIERS = (("div", "mauve"), ("copies", "mauve"), ("mem", "mauve"), ("div", "perplexity"), ("div", "bleu"),
              ("slots_said", "bleu"), (matched.X, matched.Y))  # fmt: skip
 # Student's t, 97.5 %, by degrees of freedom.
@@ -66,16 +69,15 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[st
 
 def differences(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Each system minus the rival, by metric, with the settings of the table. Other settings with all seeds come under
-    `system, settings`."""
+    `system, settings`. Those that choose among draws are compared with the rival's that choose alike, if it has any."""
     systems = result["systems"]
     rival = result["suite"]["rival"] or next((n for n, s in systems.items() if s["kind"] == "autoregressive"), None)
     if rival is None:
         return {}
-    theirs = _first(systems[rival]["settings"])
     found: dict[str, dict[str, Any]] = {}
     for name, system in systems.items():
         for i, (setting, ours) in enumerate(system["settings"].items()):
-            pairs = list(zip(ours, theirs, strict=False))
+            pairs = list(zip(ours, _compared_with(result, name, setting, rival), strict=False))
             if name == rival or not pairs or i >= result["suite"].get("full_settings", 1):
                 continue
             gaps = found[f"{name}, {setting}" if i else name] = {"rival": rival}
@@ -84,6 +86,21 @@ def differences(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 if all(len(pair) == 2 for pair in values):
                     gaps[metric] = paired_difference(*zip(*values, strict=True))
     return found
+
+
+def _compared_with(result: Mapping[str, Any], name: str, setting: str, rival: str) -> Sequence[Mapping[str, Any]]:
+    """The rival's rows with which those of a system's settings are compared; none where that would not be fair."""
+    given, theirs = _given_settings(result), result["systems"][rival]["settings"]
+    choice, _ = split_choice(given.get(name, {}).get(setting, {}))
+    if choice is None:
+        return _first(theirs)
+    alike = (other for other, values in given.get(rival, {}).items() if split_choice(values)[0] == choice)
+    return theirs.get(next(alike, ""), ())
+
+
+def _given_settings(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The settings of each system, as the suite gives them. (Results of earlier versions may have none.)"""
+    return {name: system["settings"] for name, system in result["suite"].get("systems", {}).items()}
 
 
 def perplexity_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
@@ -109,7 +126,10 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     """The main table, the meaning of each metric, the differences from the rival, and every metric."""
     suite, systems = result["suite"], result["systems"]
     rows: dict[str, Sequence[Mapping[str, Any]]] = {name: [row] for name, row in result["controls"].items()}
-    rows |= {name: _first(system["settings"]) for name, system in systems.items()}
+    chosen = {name: choosing(given) for name, given in _given_settings(result).items()}
+    for name, system in systems.items():
+        rows[name] = _first(system["settings"])
+        rows |= {f"{name}, {setting}": system["settings"][setting] for setting in chosen.get(name, ())}
     columns = [name for name in COLUMNS if any(name in row for part in rows.values() for row in part)]
     batches = list(_first(_first(systems)["speed"]))
     of_systems = ["parameters", "minutes", "reconstruction"]
@@ -126,6 +146,7 @@ def to_markdown(result: Mapping[str, Any]) -> str:
     lines = [f"# {suite['name']}", "", _about(result), "", *_table(head, cells), ""]
     says = [f"{name}: {METRICS[name].says} ({METRICS[name].direction})" for name in columns]
     lines += ["; ".join(["reconstruction: BLEU of test texts through the autoencoder", *says]) + "."]
+    lines += ["", NOTE] if any(chosen.values()) else []
     lines += _difference_lines(result) + _matched_lines(result) + _speed_lines(result, batches)
     lines += _likelihood_lines(systems)
     frontier = [

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ladle.benchmark.choice import choosing, split_choice
 from ladle.benchmark.results import write_results
 from ladle.benchmark.rivals import GuidedSystem, check_guided
 from ladle.benchmark.scoring import Scoring
 from ladle.benchmark.speed import measured_speed, settings_to_time
-from ladle.benchmark.suite import SuiteConfig, load_suite
+from ladle.benchmark.suite import SEEDS_APART, SuiteConfig, load_suite
 from ladle.benchmark.systems import Condition, LadleSystem, System, draws_for, recipe_of, trained
 from ladle.data.files import PathLike, known_json
 from ladle.data.rows import counted
@@ -29,7 +30,6 @@ from ladle.training.plan import in_steps
 from ladle.training.progress import duration, say
 from ladle.training.state import digest
 
-SEEDS_APART = 1_000_000  # between two seeds' first samples
 BATCH = 64
 RECONSTRUCTED = 250  # texts
 
@@ -108,10 +108,11 @@ class _Benchmark:
         rows = {name: self._rows(name, systems[name]) for name in self.suite.systems}
         first = {name: trainings[0] for name, trainings in systems.items()}
         controls = self.scoring.controls(first, self.conditions[0])
-        timed = {
-            name: settings_to_time(rows[name], {s: first[name].passes(v) for s, v in system.settings.items()})
-            for name, system in self.suite.systems.items()
-        }
+        timed = {}
+        for name, system in self.suite.systems.items():
+            single = {s: v for s, v in system.settings.items() if s not in choosing(system.settings)}
+            passes = {setting: first[name].passes(values) for setting, values in single.items()}
+            timed[name] = settings_to_time({setting: rows[name][setting] for setting in single}, passes)
         speed = measured_speed(self.suite, first, timed, self.conditions[0], self.folder / "speed.json", self.log)
         result = {
             "format": 1,
@@ -181,26 +182,67 @@ class _Benchmark:
 
     def _row(self, name: str, system: System, setting: str, values: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
         """The scores of one system's texts of one seed."""
-        folder = self.folder / name / "settings" / setting
-        path, scores = folder / f"samples-{seed}.jsonl", folder / f"scores-{seed}.json"
-        drawn = digest([system.digest, dict(values), self.conditions[seed], seed])
+        scores = self.folder / name / "settings" / setting / f"scores-{seed}.json"
+        drawn = self._drawn_from(system, values, seed)
         measured = digest([drawn, self.scoring.key])
         known = known_json(scores)
         if known.get("measured") == measured:
             return known["row"]
-        if known.get("drawn") != drawn or not path.exists():
-            start = time.monotonic()
-            draws = draws_for(self.conditions[seed], seed * SEEDS_APART)
-            texts = system.draw(draws, values, BATCH)
-            write_rows(path, [
-                {"text": text, "seed": own} | {k: v for k, v in (("label", label), ("source", source)) if v}
-                for text, own, label, source in zip(texts, *draws.values(), strict=True)
-            ])  # fmt: skip
-            atomic_json(scores, {"drawn": drawn})
-            self.log(f"{name}, {setting}, seed {seed}: {len(texts):,} texts in {duration(time.monotonic() - start)}")
+        path = self._samples(name, system, setting, values, seed)
         row = as_report({"row": self.scoring.measurement.measure(read_samples(path))})["row"]
         atomic_json(scores, {"drawn": drawn, "measured": measured, "row": row})
         return row
+
+    def _drawn_from(self, system: System, values: Mapping[str, Any], seed: int) -> str:
+        """A fingerprint of what texts are made from."""
+        choice, _ = split_choice(values)
+        answers = [self._references(seed)] if choice is not None and choice.needs_answers else []
+        return digest([system.digest, dict(values), self.conditions[seed], seed, *answers])
+
+    def _references(self, seed: int) -> list[list[str]]:
+        """The answers to the source of each text."""
+        return [self.scoring.reference.texts[str(source)] for _, source in self.conditions[seed]]
+
+    def _samples(self, name: str, system: System, setting: str, values: Mapping[str, Any], seed: int) -> Path:
+        """The file of one system's texts of one seed, drawn where it is not there."""
+        folder = self.folder / name / "settings" / setting
+        path, scores = folder / f"samples-{seed}.jsonl", folder / f"scores-{seed}.json"
+        drawn = self._drawn_from(system, values, seed)
+        if known_json(scores).get("drawn") == drawn and path.exists():
+            return path
+        start = time.monotonic()
+        draws = draws_for(self.conditions[seed], seed * SEEDS_APART)
+        choice, own = split_choice(values)
+        if choice is None:
+            texts = system.draw(draws, own, BATCH)
+        else:
+            numbers = range(choice.count)
+            texts = choice.chosen(
+                [self._candidates(name, system, own, seed, number) for number in numbers], self._references(seed)
+            )
+        write_rows(path, [
+            {"text": text} | ({"seed": number} if choice is None else {})  # (of several texts each had its own)
+            | {k: v for k, v in (("label", label), ("source", source)) if v}
+            for text, number, label, source in zip(texts, *draws.values(), strict=True)
+        ])  # fmt: skip
+        atomic_json(scores, {"drawn": drawn})
+        self.log(f"{name}, {setting}, seed {seed}: {len(texts):,} texts in {duration(time.monotonic() - start)}")
+        return path
+
+    def _candidates(self, name: str, system: System, settings: Mapping[str, Any], seed: int, number: int) -> list[str]:
+        """One of several draws for each source, kept for all settings that choose among them. Draw 0 is the one that
+        settings without a choice keep, if there are such."""
+        plain = self.suite.systems[name].settings
+        if number == 0 and (same := next((key for key, values in plain.items() if values == settings), None)):
+            path = self._samples(name, system, same, plain[same], seed)
+        else:
+            conditions = self.conditions[seed]
+            key = digest([system.digest, dict(settings), conditions, seed])
+            path = self.folder / name / "candidates" / key[:12] / f"{number}.jsonl"
+            if not path.exists():
+                draws = draws_for(conditions, seed * SEEDS_APART + number * len(conditions))
+                write_rows(path, [{"text": text} for text in system.draw(draws, settings, BATCH)])
+        return [sample.text for sample in read_samples(path)]
 
     def _likelihood(self, name: str, trainings: Sequence[System]) -> dict[str, Any] | None:
         """Perplexity a token of test rows under each training of a system: `value`, their mean; `values`; `reports`.

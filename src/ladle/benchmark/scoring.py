@@ -20,7 +20,7 @@ from ladle.evaluation.judge import Judge, fit_rows
 from ladle.evaluation.mauve import Featuriser
 from ladle.evaluation.measurement import Measurement, as_report
 from ladle.evaluation.metrics import METRICS
-from ladle.evaluation.samples import gather, read_samples
+from ladle.evaluation.samples import Reference, gather, read_samples
 from ladle.evaluation.scorer import Scorer
 from ladle.storage.writing import JUDGE, atomic_json, recover_folder
 from ladle.training.state import digest
@@ -39,8 +39,11 @@ class Scoring:
     def __init__(self, suite: SuiteConfig, splits: Splits, folder: Path, log: Log) -> None:
         self.suite, self.splits, self.test, self.folder, self.log = suite, splits, splits.test, folder, log
         self.encoder = resolve_encoder(suite.metrics.mauve_encoder)
+        self.bertscore_encoder = resolve_encoder(suite.metrics.bertscore_encoder, "bertscore_encoder")
         if self.encoder is not None:
             load_extra("mauve")
+        if self.bertscore_encoder is not None:
+            load_extra("bert_score")
         if suite.metrics.other_path is not None:
             self.other_rows  # noqa: B018
 
@@ -52,15 +55,21 @@ class Scoring:
         return digest([rows, self.suite.metrics.model_dump(mode="json"), versions])
 
     @cached_property
+    def reference(self) -> Reference:
+        """The test rows."""
+        return gather(self.test)
+
+    @cached_property
     def measurement(self) -> Measurement:
         """Against the test rows."""
         config = self.suite.metrics
         return Measurement(
-            reference=gather(self.test),
+            reference=self.reference,
             train=[row["text"] for row in self.splits.train],
             featuriser=Featuriser.load(self.encoder) if self.encoder is not None else None,
             scorer=self._scorer(),
             judges=self._judges(),
+            bertscore_encoder=self.bertscore_encoder if self.suite.condition == "source" else None,
             rouge=config.rouge and self.suite.condition == "source",
             slots=config.slots and self.suite.condition == "source",
             test_bleu=config.test_bleu and self.suite.condition != "source",

