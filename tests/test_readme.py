@@ -37,7 +37,7 @@ def test_python_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_commands_for_ones_own_file_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """train, sample, evaluate, fit, inspect on a file made here, with three steps in place of minutes."""
+    """train, sample, evaluate, fit, inspect, likelihood on a file made here, with three steps in place of minutes."""
     monkeypatch.chdir(tmp_path)
     for name in ("reviews.csv", "held-out-reviews.csv"):
         with open(name, "w", newline="", encoding="utf-8") as file:
@@ -48,8 +48,9 @@ def test_the_commands_for_ones_own_file_run_in_order(tmp_path: Path, monkeypatch
                     writer.writerow([f"the {food} was {word} {name[0]}.", stars])
     own = [command for command in commands() if command[1] not in ("benchmark", "demo")]
     verbs = [" ".join(command[1:3]) if command[1] == "fit" else command[1] for command in own]
-    assert verbs == ["train", "sample", "evaluate", "fit judge", "evaluate", "inspect"]
+    assert verbs == ["train", "sample", "evaluate", "fit judge", "evaluate", "inspect", "likelihood"]
     extra = {"train": SHORT, "sample": ["--num-inference-steps", "2"], "inspect": ["--minutes", "0.01"]}
+    extra["likelihood"] = ["--draws", "2"]
     for (_, *words), verb in zip(own, verbs, strict=True):
         assert cli.main([*words, *extra.get(verb, [])]) in (0, None), verb
     assert len((tmp_path / "five.jsonl").read_text().splitlines()) == 100

@@ -13,7 +13,7 @@ from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.embedding import SentenceEncoderView, embed_texts
 from ladle.autoencoder.latents import Latents
 from ladle.autoencoder.signs import unlearnt_line
-from ladle.checks import check_device, check_number, check_path, check_texts, check_whole
+from ladle.checks import check_device, check_path, check_texts, check_whole
 from ladle.conditioning.config import LABEL, SOURCE, ConditionConfig
 from ladle.control.control import Control
 from ladle.control.fitting import fit_control
@@ -332,42 +332,11 @@ class LatentDiffusion:
         return shares_by_denoising(self.autoencoder, self.diffusion, name, texts, seeds, num_levels, batch_size)
 
     @usual_defaults(None)
-    def likelihood(
-        self,
-        texts: Texts,
-        *,
-        label: Values = None,
-        source: str | Iterable[str | None] | None = None,
-        attributes: Mapping[str, Values] | None = None,
-        seed: int = 0,
-        draws: int = 16,
-        log_snr: float | None = None,
-        decoder: DecoderName | None = None,
-        batch_size: int = 32,
-    ) -> LikelihoodReport:
-        """How likely texts are: an upper bound of -log p(text), with its terms (`ladle.evaluation.text_bound`).
-
-            report = model.likelihood(texts, label="positive")
-            report.perplexity, report.nats.total, report.as_json()
-
-        Args:
-            label, source, attributes: as in `generate`: one for all texts, or one for each.
-            seed: of the first text's random draws; seeds count up.
-            draws: of noise levels for each text, at least 2. More draws give smaller errors.
-            log_snr: to which the latents are noised; None: the best for the other half of the texts.
-            decoder: as in `decode`.
-
-        Raises UserError as `classify` and `generate`; draws below 2; log_snr that the model's schedule does not reach.
-        """
-        texts, draws = check_texts(texts), check_whole("draws", draws, 2)
-        log_snr = None if log_snr is None else check_number("log_snr", log_snr)
-        known = self.diffusion.condition.config
-        request = Request.line_up(len(texts), seed, None, label, source, attributes, known, counted="texts")
-        return text_likelihood(
-            self.autoencoder, self.diffusion, self.parts.reader(), self.parts.sampling, texts, request,
-            name=self.parts.name, log_snr=log_snr, decoder=decoder, draws=draws,
-            batch_size=check_whole("batch_size", batch_size),
-        )  # fmt: skip
+    def likelihood(self, texts: Texts, *, batch_size: int = 32, **options: Any) -> LikelihoodReport:
+        """How likely texts are: an upper bound of -log p(text), with its terms. options (label, source, attributes,
+        seed, draws, log_snr, decoder), errors: of `ladle.evaluation.text_bound.text_likelihood`."""
+        parts = self.autoencoder, self.diffusion, self.parts.reader(), self.parts.sampling
+        return text_likelihood(*parts, check_texts(texts), name=self.parts.name, batch_size=batch_size, **options)
 
     @usual_defaults(None)
     @torch.no_grad()

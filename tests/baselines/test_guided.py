@@ -54,7 +54,7 @@ def guided(rival: AutoregressiveModel, tmp_path_factory: pytest.TempPathFactory)
 
 
 def by_hand(
-    guided: GuidedModel, label: str, seed: int, strength: float, candidates: int, top_p: float = 0.9
+    guided: GuidedModel, label: str, seed: int, strength: float, candidates: int, top_p: float, temperature: float
 ) -> tuple[str, list[list[int]]]:
     """One text, every token of it by both whole networks from the beginning, and the candidates of each step."""
     model, classifier = guided.model, guided.classifier
@@ -70,7 +70,7 @@ def by_hand(
             log_share = classifier(torch.tensor([[*ids, token]]))[0, -1, number].detach()
             steered[token] = logits[token] + strength * log_share
         looked_at.append(likeliest)
-        token = int(chosen_ids(steered[None], noise.uniform(), top_p, 1.0))
+        token = int(chosen_ids(steered[None], noise.uniform(), top_p, temperature))
         if token == model.tokenizer.eos_token_id:
             break
         ids.append(token)
@@ -102,15 +102,16 @@ def test_a_rival_that_knows_labels_is_steered_without_them() -> None:
     assert guided.generate(seeds=SEEDS, label=LABELS, strength=0, candidates=1000) == free
 
 
-@pytest.mark.parametrize(("strength", "candidates"), [(0, 3), (1, 5), (4, 8)])
+@pytest.mark.parametrize(("strength", "candidates", "temperature"), [(0, 3, 1.0), (1, 5, 1.0), (4, 8, 3.0)])
 def test_it_draws_what_the_formula_says(
-    guided: GuidedModel, strength: float, candidates: int, monkeypatch: pytest.MonkeyPatch
+    guided: GuidedModel, strength: float, candidates: int, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against both whole networks read anew for every candidate: the kept states, the gates that are computed once and
     the rows that leave the batch must change nothing. The end token is among the candidates."""
     monkeypatch.setattr("ladle.baselines.autoregressive.SHRINK_BELOW", 1.0)  # each row leaves as soon as it ends
-    found = guided.generate(seeds=SEEDS, label=LABELS, strength=strength, candidates=candidates, top_p=0.9)
-    wanted = [by_hand(guided, label, seed, strength, candidates) for seed, label in zip(SEEDS, LABELS, strict=True)]
+    given = {"strength": strength, "candidates": candidates, "top_p": 0.9, "temperature": temperature}
+    found = guided.generate(seeds=SEEDS, label=LABELS, **given)
+    wanted = [by_hand(guided, label, seed, **given) for seed, label in zip(SEEDS, LABELS, strict=True)]
     assert found == [text for text, _ in wanted]
     assert len({len(steps) for _, steps in wanted}) > 2
     assert any(guided.model.tokenizer.eos_token_id in tokens[1:] for _, steps in wanted for tokens in steps)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ladle.baselines.token_diffusion import RECORD, TokenDiffusionConfig, TokenDiffusionModel
+from ladle.baselines.token_diffusion import RECORD, TokenDiffusionConfig, TokenDiffusionModel, neighbour_vectors
 from ladle.baselines.token_fitting import (
     SCHEDULES,
     TokenDiffusionStage,
@@ -59,6 +59,23 @@ def test_a_new_network_gives_the_exact_posterior() -> None:
     torch.testing.assert_close(mean[0].double(), exact @ table.double(), atol=1e-4, rtol=1e-3)
     clamped = model.denoise(mask, condition, temperature=0)(zt, level)
     assert torch.equal(clamped[0], table[exact.argmax(-1)])
+
+
+def test_tokens_with_like_neighbours_have_like_vectors() -> None:
+    """So noise hides which name it is before it hides that it is a name. Neighbours end with their text."""
+    names, verbs, places = range(10), range(10, 14), range(14, 20)
+    texts = [[name, verb, place] for name in names for verb in verbs for place in places]
+    order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(0)).tolist()
+    ids = torch.tensor([token for row in order for token in texts[row]])
+    vectors = neighbour_vectors(ids, torch.full((len(texts),), 3), 32, 8)
+    alike = vectors @ vectors.T
+    for group in (names, verbs, places):
+        own = alike[group.start : group.stop]
+        others = [token for token in range(20) if token not in group]
+        assert own[:, group.start : group.stop].min() > own[:, others].max() + 0.5
+    assert not vectors[20:].any()  # never seen
+    assert torch.equal(vectors, neighbour_vectors(ids, torch.full((len(texts),), 3), 32, 8))
+    assert not neighbour_vectors(torch.tensor([3, 4]), torch.tensor([1, 1]), 8, 4).any()
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])

@@ -206,16 +206,15 @@ def test_matched_figures_have_the_spread_of_their_seeds() -> None:
 
 
 def test_the_likelihood_is_taken_from_the_results_where_it_stands() -> None:
-    """As one figure of a system, or among the scores of its seeds; its column is empty until then."""
+    """With its spread over trainings; its column is empty until then."""
     system: dict[str, Any] = {"settings": {"a": [{"div": {"value": 0.5}}]}, "speed": {}}
     result = {"controls": {}, "systems": {"x": system}}
     assert figure(result, "x", "likelihood") is figure(result, "x", "tokens/s, batch 1") is None
     assert figure(result, "y", "div") is figure(result, "real text", "div") is None
-    system["likelihood"] = {"value": 7.0}
-    assert figure(result, "x", "likelihood") == (7.0, 0.0, 1)
-    del system["likelihood"]
-    system["settings"]["a"][0]["likelihood"] = {"value": 8.0}
-    assert figure(result, "x", "likelihood") == (8.0, 0.0, 1)
+    system["likelihood"] = {"value": 7.0, "values": [6.0, 8.0]}
+    assert figure(result, "x", "likelihood") == (7.0, pytest.approx(2**0.5), 2)
+    system["likelihood"] = None
+    assert figure(result, "x", "likelihood") is None
     assert meaning("likelihood")[0] == "lower" and meaning("div") == ("as the reference", meaning("div")[1])
 
 

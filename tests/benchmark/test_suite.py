@@ -1,13 +1,12 @@
 """Suites are read as they stand; what is wrong in one is said in one line."""
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from ladle.benchmark.composite import load_composite
 from ladle.benchmark.figures import system_and_settings
-from ladle.benchmark.suite import SystemConfig, load_suite
+from ladle.benchmark.suite import load_suite
 from ladle.benchmark.systems import recipe_of
 from ladle.data.files import read_toml
 from ladle.errors import UserError
@@ -16,7 +15,6 @@ from ladle.training.plan import in_steps
 FILES = sorted((Path(__file__).parents[2] / "benchmarks" / "suites").glob("*.toml"))
 COMPOSITES = [path for path in FILES if "parts" in read_toml(path, "suite", "")]
 SUITES = [path for path in FILES if path not in COMPOSITES]
-KINDS = get_args(SystemConfig.model_fields["kind"].annotation)
 RIVALS = {"tiny", "e2e", "yelp", "roc"}
 HEAD = 'name = "s"\n[data]\npath = "rows"\n'
 LADLE, RIVAL = '[systems.ladle]\nkind = "ladle"\n', '[systems.rival]\nkind = "autoregressive"\n'
@@ -29,18 +27,9 @@ def test_there_are_suites() -> None:
     assert {path.stem for path in SUITES} >= RIVALS
 
 
-def needs_kinds(path: Path) -> None:
-    """Skips a suite with a kind of system that this version does not have yet."""
-    kinds = {system["kind"] for system in read_toml(path, "suite", "")["systems"].values()}
-    if missing := sorted(kinds - {*KINDS}):
-        pytest.skip(f"{path.name} has systems of kind {', '.join(missing)}, which are not built yet")
-
-
 @pytest.mark.parametrize("path", COMPOSITES, ids=lambda path: path.stem)
 def test_a_composite_suite_can_be_read(path: Path) -> None:
     """Its parts are there, its columns can be measured, its rows are systems."""
-    for part in read_toml(path, "suite", "")["parts"]:
-        needs_kinds(path.parent / f"{part}.toml")
     composite = load_composite(path)
     assert composite.config.name == path.stem
     for row in composite.config.rows:
@@ -49,7 +38,6 @@ def test_a_composite_suite_can_be_read(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_a_suite_can_be_read_and_its_recipes_are_there(path: Path) -> None:
-    needs_kinds(path)
     suite = load_suite(path)
     assert suite.name == path.stem
     for name, system in suite.systems.items():
@@ -61,7 +49,7 @@ def test_a_suite_can_be_read_and_its_recipes_are_there(path: Path) -> None:
             assert (recipe.name, recipe.training.minutes, recipe.training.seed) == (name, budget, 2 + own_seed)
             assert in_steps(recipe) == (path.stem in IN_STEPS), name
     if path.stem in RIVALS:
-        assert {system.kind for system in suite.systems.values()} == {"ladle", "autoregressive"}
+        assert {system.kind for system in suite.systems.values()} >= {"ladle", "autoregressive"}
 
 
 def test_settings_of_all_systems_give_way_to_a_systems_own(tmp_path: Path) -> None:

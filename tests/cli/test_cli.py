@@ -24,7 +24,7 @@ from ladle.sampling.options import LatentDraw, SamplingOptions
 from ladle.storage.model_folder import save_parts
 
 VERBS = (
-    "demo", "train", "sample", "reconstruct", "evaluate", "inspect", "embed", "augment",
+    "demo", "train", "sample", "reconstruct", "evaluate", "inspect", "embed", "augment", "likelihood",
     "interpolate", "vary", "paraphrase", "edit", "infill", "fit", "plot",
 )  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]

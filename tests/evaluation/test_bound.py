@@ -76,8 +76,8 @@ def ones(z0: Tensor) -> Tensor:
 def test_the_bound_of_a_linear_gaussian_is_its_exact_likelihood(name: str, l_max: float) -> None:
     """With the best denoiser and the best decoder nothing is lost, on both paths, whatever the schedule between its
     ends, and for a wide Gaussian as for a narrow one: it only moves nats from the latents to the words."""
-    model, schedule = gaussian(800), build_schedule(SCHEDULES[name])
-    noise = streams(800)
+    model, schedule = gaussian(500), build_schedule(SCHEDULES[name])
+    noise = streams(500)
     found = latent_nats(model.denoise(schedule), schedule, model.z0, ones(model.z0), l_max, noise, 24)
     bound = found.nats + sum(model.wording(schedule, l_max, noise) for _ in range(8)) / 8
     assert float(bound.mean()) == pytest.approx(float(model.nll.mean()), rel=0.01)
@@ -162,7 +162,8 @@ def test_points_far_apart_cost_their_entropy(kind: str, l_max: float) -> None:
     assert float(bound @ p) == pytest.approx(float(-(p * p.log()).sum()), rel=0.04)
     assert torch.allclose(bound, -p.log(), atol=0.15)
     share = float((found.nats.view(160, 5).mean(0) @ p) / (bound @ p))
-    assert share < 0.01 if l_max == -15 else share > 0.99 if l_max == 8 else 0 < share < 1
+    least, most = {-15.0: (0, 0.01), -1.0: (0.1, 0.99), 2.0: (0.9, 1), 8.0: (0.999, 1)}[l_max]
+    assert least <= share <= most + 1e-9
 
 
 def test_latents_of_a_text_do_not_depend_on_its_batch() -> None:

@@ -5,6 +5,7 @@ It is Diffusion-LM (Li et al., arXiv 2205.14217) with what has been found to hel
 * vectors of one length, learnt by a cross-entropy through the softmax over all of them (arXiv 2211.15089, 2604.11748);
 * the output prior of Plaid (arXiv 2305.18619): what the noised vectors alone say of each token is worked out exactly,
   and the network learns the rest;
+* vectors that start where tokens have like neighbours (`neighbour_vectors`);
 * self-conditioning, and times that follow the cross-entropy (`AdaptiveTimes`), in training and in sampling.
 
 Denoiser, schedules, conditions, lengths and samplers are Ladle's own.
@@ -44,6 +45,8 @@ from ladle.storage.writing import TOKEN_DIFFUSION, atomic_folder, atomic_json, r
 RECORD, WEIGHTS = "token_diffusion.json", "model.safetensors"
 NUM_STEPS = 64  # of a sampler
 DIRECTION_STD = 0.05  # of a new vector's channels before it gets its length
+NEIGHBOURS = 0.7  # share of a new vector that its token's neighbours decide
+SMOOTHED = 0.75  # power of the neighbours' frequencies, which keeps rare ones from counting most
 MOST_LOG_SNR = 6.0  # where the noised vectors alone are taken for sure: beyond, their part of the logits stays the same
 Given = Sequence[str | None] | None  # for each sample
 
@@ -56,9 +59,9 @@ class TokenDiffusionConfig(Config):
     `source_layers`. drop_prob: share of samples that lose each condition in training. Longer texts and sources are cut.
     """
 
-    dim: int = Field(128, ge=2)
+    dim: int = Field(64, ge=2)
     network: CompactConfig = CompactConfig(width=384, num_layers=9, num_heads=6, dropout=0.1)
-    schedule: ScheduleConfig = ScheduleConfig(shift=3.0)
+    schedule: ScheduleConfig = ScheduleConfig(shift=2.0)
     times: Literal["uniform", "adaptive"] = "adaptive"
     self_condition: bool = True
     labels: tuple[str, ...] = ()
@@ -214,10 +217,15 @@ class TokenDiffusionModel(nn.Module):
 
     @torch.no_grad()
     def start_from_counts(self, texts: Sequence[Sequence[int]]) -> None:
-        """Before the training: tokens and lengths are as frequent as in these texts, given as ids."""
+        """Before the training: tokens and lengths are as frequent as in these texts, given as ids, and tokens with like
+        neighbours have like vectors. Then noise hides which of them it is before it hides which kind it is, and
+        sentences begin to form several times sooner (benchmarks/LOG.md)."""
         lengths, ids = torch.tensor([len(text) for text in texts]), torch.tensor([i for text in texts for i in text])
         counts = torch.bincount(ids, minlength=len(self.tokenizer)) + 0.01
         self.denoiser.bias.copy_(counts.log() - counts.sum().log())
+        near = neighbour_vectors(ids, lengths, *self.denoiser.directions.shape)
+        mixed = NEIGHBOURS * near + (1 - NEIGHBOURS) * F.normalize(self.denoiser.directions, dim=-1)
+        self.denoiser.directions.copy_(DIRECTION_STD * math.sqrt(self.config.dim) * mixed)
         if self.length is not None:
             self.length.fit_base(lengths)
 
@@ -330,6 +338,40 @@ class TokenDiffusionModel(nn.Module):
         z0 = SAMPLERS[sampler](denoise, start, levels, noise=lambda: noise.normal(shapes).to(device))
         nearest = (z0 @ self.denoiser.table.T).argmax(-1).cpu()
         return [row[:length].tolist() for row, length in zip(nearest, lengths, strict=True)]
+
+
+def neighbour_vectors(ids: Tensor, lengths: Tensor, vocab_size: int, dim: int) -> Tensor:
+    """Vectors of tokens [V, D], of length 1, that are alike where tokens have like neighbours: the left singular
+    vectors of the positive pointwise mutual information with the two tokens on each side (Levy and Goldberg, 2014).
+    Zero for tokens without neighbours.
+
+    ids: the tokens of all texts, one text after the other; lengths: of the texts.
+    """
+    text = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    places, weights = [], []
+    for apart in (1, 2):
+        same = text[apart:] == text[:-apart]
+        left, right = ids[:-apart][same], ids[apart:][same]
+        places += [torch.stack([left, right]), torch.stack([right, left + vocab_size])]
+        weights += [torch.full((2 * len(left),), 1 / apart)]
+    size = (vocab_size, 2 * vocab_size)
+    counts = torch.sparse_coo_tensor(
+        torch.cat(places, dim=1), torch.cat(weights), size, check_invariants=False
+    ).coalesce()
+    rows, columns = counts.indices()
+    if not len(rows):
+        return torch.zeros(vocab_size, dim)
+    of_row, of_column = counts.sum(1).to_dense(), counts.sum(0).to_dense().pow(SMOOTHED)
+    expected = of_row[rows] * of_column[columns] / of_column.sum()
+    information = torch.sparse_coo_tensor(
+        counts.indices(), (counts.values() / expected).log().clamp_min(0), size, check_invariants=False
+    )
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        left, strength, _ = torch.svd_lowrank(information.coalesce(), q=min(dim, vocab_size), niter=4)
+    vectors = left * strength.sqrt()
+    vectors = (vectors - vectors.mean(0)) * (of_row > 0)[:, None]
+    return F.pad(F.normalize(vectors, dim=-1), (0, dim - vectors.shape[1]))
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

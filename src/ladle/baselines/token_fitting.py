@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ladle.baselines.fitting import autoregressive_settings, best_of
+from ladle.baselines.fitting import best_of
 from ladle.baselines.token_diffusion import TokenDiffusionConfig, TokenDiffusionModel, cross_entropy
 from ladle.data.batching import epoch_batches
 from ladle.data.rows import Row
@@ -23,11 +23,10 @@ from ladle.training.state import digest
 LEARNING_RATES = (5e-4, 1e-3, 2e-3)
 # name -> schedule and times: those that follow the cross-entropy, Diffusion-LM's, and the paper's with more noise.
 SCHEDULES: dict[str, tuple[ScheduleConfig, Literal["uniform", "adaptive"]]] = {
-    "adaptive": (ScheduleConfig(shift=3.0), "adaptive"),
-    "sqrt": (ScheduleConfig(kind="sqrt", shift=3.0), "uniform"),
-    "cosine": (ScheduleConfig(shift=3.0), "uniform"),
+    "adaptive": (ScheduleConfig(shift=2.0), "adaptive"),
+    "sqrt": (ScheduleConfig(kind="sqrt", shift=2.0), "uniform"),
+    "cosine": (ScheduleConfig(shift=2.0), "uniform"),
 }
-BATCH_TOKENS = 2048
 LENGTH_ROWS = 256  # from which the length model learns at a step
 SHOWN = 32  # texts that the training shows
 VALIDATED = 512  # rows
@@ -71,12 +70,6 @@ def train_token_diffusion(
     model.info = info
     model.save_pretrained(output / "final")
     return model
-
-
-def token_diffusion_settings(**budget: Any) -> TrainingConfig:
-    """How these models are trained: as the autoregressive rival, with smaller batches, since one step shows a text at
-    one noise level only. budget: `minutes` or `steps`, `seed`."""
-    return autoregressive_settings(**budget).model_copy(update={"max_tokens": BATCH_TOKENS})
 
 
 def token_config_of_size(num_parameters: int, tokenizer: Any, config: TokenDiffusionConfig) -> TokenDiffusionConfig:

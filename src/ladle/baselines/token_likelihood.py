@@ -29,6 +29,7 @@ def token_likelihood(
     seed: int = 0,
     draws: int = 16,
     batch_size: int = 64,
+    name: str = "token diffusion",
 ) -> LikelihoodReport:
     """An upper bound of -log p(text): the number of tokens, their vectors up to log-SNR SURE
     (`ladle.evaluation.bound`), and the tokens that are read off there. An end token is counted, so that perplexities a
@@ -38,7 +39,7 @@ def token_likelihood(
         model: in eval mode, on the CPU.
         label, source: one for each text, or None.
         seed: of the first text's draws; the others count up.
-        draws: of noise levels for each text.
+        draws: of noise levels for each text. name: of the model, for the report.
 
     Raises:
         UserError: an unknown label, a source for a model that reads none, no texts.
@@ -56,7 +57,7 @@ def token_likelihood(
         terms[:, part] = _nats(model, batch, SampleNoise([seed + row for row in own]), draws)
     wording, latent, length, error = terms.numpy()
     nats = Nats(wording, latent, length, np.full(len(texts), SURE), error)
-    return LikelihoodReport("token diffusion", _counts(model, texts, rows), {"sampler": nats})
+    return LikelihoodReport(name, _counts(model, texts, rows), {"sampler": nats})
 
 
 def _nats(model: TokenDiffusionModel, batch: DiffusionBatch, noise: SampleNoise, draws: int) -> Tensor:

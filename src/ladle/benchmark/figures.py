@@ -65,7 +65,9 @@ def figure(result: Mapping[str, Any], row: str, name: str) -> Figure | None:
     if speed := SPEED.fullmatch(name):
         timed = next((at[speed[1]] for at in system["speed"].values() if speed[1] in at), None)
         return timed and _spread(timed["median"], timed["rounds"])
-    if name == LIKELIHOOD and isinstance(system.get(name), Mapping):
+    if name == LIKELIHOOD:
+        if not system.get(name):
+            return None
         return _spread(system[name]["value"], system[name]["values"])
     return mean_and_spread(next(iter(settings.values())), name)
 

@@ -20,7 +20,6 @@ from ladle.baselines.token_diffusion import RECORD as TOKEN_DIFFUSION_RECORD
 from ladle.baselines.token_fitting import (
     LEARNING_RATES,
     token_config_of_size,
-    token_diffusion_settings,
     train_token_diffusion,
 )
 from ladle.baselines.token_likelihood import token_likelihood
@@ -155,7 +154,7 @@ def trained_token_diffusion(training: Training) -> TokenDiffusionSystem:
         config = TokenDiffusionConfig.parse({**sizes, **conditions, **given}, "config")
         if "network" not in given:
             config = token_config_of_size(count_parameters(parts, frozen=False), backbone.tokenizer, config)
-        settings = token_diffusion_settings(minutes=training.minutes, seed=training.seed)
+        settings = autoregressive_settings(minutes=training.minutes, seed=training.seed)
         with run_folder(folder, final=TOKEN_DIFFUSION):
             train_token_diffusion(
                 config, backbone.tokenizer, training.splits.train, training.splits.valid, folder, settings,

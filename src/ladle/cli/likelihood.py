@@ -31,12 +31,12 @@ def likelihood(
 ) -> None:
     """Say how likely held-out texts are under a model: a bound of their perplexity, with its terms, or its value.
 
-    Of a Ladle model it is an upper bound. Of a model that `ladle benchmark` or `ladle fit scorer` trained it is exact.
+    Of a diffusion it is an upper bound. Of an autoregressive model (`ladle benchmark`, `ladle fit scorer`) it is exact.
     Texts are scored given their labels, attributes and sources, as far as the file and the model have them.
 
     Args:
         texts: File of texts that the model was not trained on; - is standard input.
-        model: A model folder, a shipped model's name, a hub id, or the folder of an autoregressive model.
+        model: A model folder, a shipped model's name, a hub id, or the folder of a rival.
         output: JSON file for the report; - is standard output, and then no table is printed.
         free: Score the texts without any condition.
         attribute_column: Column with the values of the attribute of that name. May be repeated.
@@ -54,15 +54,20 @@ def likelihood(
     check_writable(output, inputs=(texts,))
 
     from ladle.baselines.autoregressive import rival_folder
+    from ladle.baselines.token_diffusion import RECORD
 
     columns, taken = columns or Columns(), tuple(attribute_column or ())
-    if (folder := rival_folder(model)) is not None:
+    exact, tokens = rival_folder(model), rival_folder(model, RECORD)
+    if exact is not None or tokens is not None:
         if log_snr is not None or decoder is not None or taken:
-            raise UserError(
-                f"{model} is an autoregressive model, whose likelihood is exact; leave --log-snr, --decoder and "
-                "--attribute-column out"
-            )
-        report = _exact(folder, read_and_tell(texts, columns, log, brief=True), free, model)
+            kind = "a token diffusion" if exact is None else "an autoregressive model, whose likelihood is exact"
+            raise UserError(f"{model} is {kind}; leave --log-snr, --decoder and --attribute-column out")
+        rows = read_and_tell(texts, columns, log, brief=True)
+        if exact is not None:
+            report = _of_rival(exact, rows, free, model)
+        else:
+            assert tokens is not None
+            report = _of_tokens(tokens, rows, free, model, seed, draws, batch_size)
     else:
         from ladle.pipeline import LatentDiffusion
 
@@ -85,13 +90,28 @@ def likelihood(
         print(report.to_table(), end="")
 
 
-def _exact(folder: Path, rows: list[Row], free: bool, name: str) -> Any:
+def _of_rival(folder: Path, rows: list[Row], free: bool, name: str) -> Any:
     """The report of an autoregressive model."""
     from ladle.baselines.autoregressive import AutoregressiveModel
     from ladle.baselines.exact_likelihood import exact_likelihood
 
     rival = AutoregressiveModel.from_pretrained(folder)
-    labels = [own_label(row.get("label"), rival.config.labels) if rival.config.labels else None for row in rows]
-    sources = [row.get("source") if rival.config.source else None for row in rows]
-    given = {} if free else {"label": labels, "source": sources}
+    given = {} if free else _given(rows, rival.config)
     return exact_likelihood(rival, [row["text"] for row in rows], name=name, **given)
+
+
+def _of_tokens(folder: Path, rows: list[Row], free: bool, name: str, seed: int, draws: int, batch_size: int) -> Any:
+    """The report of a diffusion over tokens."""
+    from ladle.baselines.token_diffusion import TokenDiffusionModel
+    from ladle.baselines.token_likelihood import token_likelihood
+
+    model = TokenDiffusionModel.from_pretrained(folder)
+    given: dict[str, Any] = {} if free else _given(rows, model.config)
+    texts = [row["text"] for row in rows]
+    return token_likelihood(model, texts, name=name, seed=seed, draws=draws, batch_size=batch_size, **given)
+
+
+def _given(rows: list[Row], config: Any) -> dict[str, list[str | None]]:
+    """The conditions of the rows that a rival knows."""
+    labels = [own_label(row.get("label"), config.labels) if config.labels else None for row in rows]
+    return {"label": labels, "source": [row.get("source") if config.source else None for row in rows]}

@@ -11,7 +11,7 @@ that are measured: half of the texts get the level that is best for the other ha
 The model is p(text) at guidance 1, temperature 1 and full noise, in continuous time, with all tokens allowed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ladle.autoencoder.autoencoder import DecoderName, TextAutoencoder
 from ladle.autoencoder.backbone import padded_tokens
 from ladle.autoencoder.latents import Latents
+from ladle.checks import check_number, check_whole
 from ladle.conditioning.decoder import read_conditions
 from ladle.conditioning.encoder import RawCondition
 from ladle.conditioning.source_text import SourceReader
@@ -36,7 +37,7 @@ from ladle.evaluation.bound import Profile, draw_like, ends, latent_nats, profil
 from ladle.evaluation.likelihood_report import Counts, Level, LikelihoodReport, Nats
 from ladle.layers import lengths_to_mask
 from ladle.sampling.options import SamplingOptions
-from ladle.sampling.request import Request
+from ladle.sampling.request import Request, Values
 from ladle.sampling.words import check_decoder
 from ladle.seeding import SampleNoise
 
@@ -204,40 +205,46 @@ def text_likelihood(
     autoencoder: TextAutoencoder,
     diffusion: LatentDiffusionModel,
     reader: SourceReader,
-    options: SamplingOptions,
+    sampling: SamplingOptions,
     texts: Sequence[str],
-    request: Request,
     *,
     name: str = "model",
+    label: Values = None,
+    source: str | Iterable[str | None] | None = None,
+    attributes: Mapping[str, Values] | None = None,
+    seed: int = 0,
+    draws: int = 16,
     log_snr: float | None = None,
     decoder: DecoderName | None = None,
-    draws: int = 16,
     batch_size: int = 32,
 ) -> LikelihoodReport:
     """The bound of each text given its conditions. The models are in eval mode and on one device.
 
     Args:
-        options: say where the sampler stops.
-        request: the texts' conditions, and the seeds of their random draws. A text's draws do not depend on the batch.
+        sampling: says where the sampler stops.
         name: of the model, for the report.
+        label, source, attributes: one for all texts, or one for each (None: none), as in `LatentDiffusion.generate`.
+        seed: of the first text's random draws; seeds count up. A text's draws do not depend on the batch.
+        draws: of levels for each text, at least 2. More draws give smaller errors.
         log_snr: to which the latents are noised; None: the level that is best for the other half of the texts, and in
             a second row the one at which the sampler stops. A single text has the second row alone.
         decoder: as in `TextAutoencoder.decode`.
-        draws: of levels for each text, at least 2.
 
     Raises:
-        UserError: an unknown label or value, a source for a model that takes none, no such decoder, log_snr outside the
-            range of the schedule.
+        UserError: an unknown label or value, lengths that disagree, a source for a model that takes none, no such
+            decoder, log_snr outside the range of the schedule, a seed, draws or a batch size out of range.
     """
-    if reader.config.source is None and any(source is not None for source in request.sources):
+    request = Request.line_up(len(texts), seed, None, label, source, attributes, reader.config, counted="texts")
+    if reader.config.source is None and any(own is not None for own in request.sources):
         raise UserError("this model was not trained with source texts; give no source")
     low, high = ends(diffusion.schedule)
-    if log_snr is not None and not low <= log_snr <= high:
+    if log_snr is not None and not low <= check_number("log_snr", log_snr) <= high:
         raise UserError(f"log_snr is {log_snr:g}; this model's schedule allows {low:g} to {high:g}")
+    draws = check_whole("draws", draws, 2)
     conditions = ConditionStore(reader, request.labels, request.sources, request.attributes)
     bound, counts = TextBound.of(autoencoder, diffusion, conditions, texts, decoder, batch_size)
     noise = [SampleNoise([seed]) for seed in request.seeds]
-    stops = _stops(diffusion, options, request)
+    stops = _stops(diffusion, sampling, request)
     edges = sorted({low, high, *stops, *(float(step) for step in STEPS if low < step < high)})
     halves = [half for half in (range(0, len(texts), 2), range(1, len(texts), 2)) if len(half)]
     # Each half is surveyed on the other one. (One text has no other: its draws of the survey serve only to place more.)
@@ -261,17 +268,17 @@ def text_likelihood(
         if len(halves) == 2:
             rows["best"] = measured([[survey.best] * len(half) for half, survey in zip(halves, surveys, strict=True)])
         rows["sampler"] = measured([[stops[row] for row in half] for half in halves])
-    notes = []
-    if "best" in rows and rows["best"].latent.mean() < DECODER_ALONE * rows["best"].total.mean():
+    notes, best = [], rows.get("best")
+    if best is not None and best.latent is not None and best.latent.mean() < DECODER_ALONE * best.total.mean():
         notes.append("At the best level hardly anything is left of the latents: that row is the decoder alone.")
     latents, words = (sum(getattr(own, what) for own in surveys) / len(surveys) for what in ("latent", "wording"))
     levels = tuple(Level(*map(float, own)) for own in zip(edges, latents, words, strict=True))
     return LikelihoodReport(name, counts, rows, levels, tuple(notes))
 
 
-def _stops(diffusion: LatentDiffusionModel, options: SamplingOptions, request: Request) -> list[float]:
+def _stops(diffusion: LatentDiffusionModel, sampling: SamplingOptions, request: Request) -> list[float]:
     """The log-SNR at which the sampler stops, of each text."""
-    halves = [options.conditional if request.names(row) else options.unconditional for row in range(len(request))]
+    halves = [sampling.conditional if request.names(row) else sampling.unconditional for row in range(len(request))]
     times = torch.tensor([half.stop_time for half in halves], dtype=torch.float64)
     found: list[float] = diffusion.schedule.log_snr(times).tolist()
     return found
