@@ -6,7 +6,7 @@ from typing import Any
 
 from ladle.benchmark.composite import HINT, load_composite
 from ladle.benchmark.one_table import to_markdown, values_of
-from ladle.benchmark.run import check_benchmark, run_benchmark
+from ladle.benchmark.run import check_benchmark, check_budget, run_benchmark
 from ladle.data.files import PathLike, known_json, read_toml
 from ladle.storage.run_folder import locked
 from ladle.storage.writing import RESULTS, atomic_json, atomic_text, check_folder
@@ -21,6 +21,7 @@ def run_suite(
     log: Callable[[str], None] = say,
 ) -> Path:
     """Run a suite of either kind: as `run_benchmark`, or as `run_composite` if it has `parts`."""
+    check_budget(budget)
     composite = "parts" in read_toml(suite, "suite", HINT)
     return (run_composite if composite else run_benchmark)(suite, output, budget, data, log)
 

@@ -71,12 +71,17 @@ def check_benchmark(
 
 def _loaded(suite: PathLike, output: PathLike, budget: float | None, data: str | None) -> tuple[SuiteConfig, Path]:
     """The suite, and the folder of its results."""
-    if budget is not None and not 0 < budget < float("inf"):
-        raise UserError(f"--budget is {budget}; it must be greater than 0")
+    check_budget(budget)
     config = load_suite(Path(suite), data)
     folder = Path(output) / config.name
     check_folder(folder, RESULTS, [data])
     return config, folder
+
+
+def check_budget(budget: float | None) -> None:
+    """Raises UserError: a budget that is not above 0 or has no end."""
+    if budget is not None and not 0 < budget < float("inf"):
+        raise UserError(f"--budget is {budget}; it must be greater than 0")
 
 
 class _Benchmark:

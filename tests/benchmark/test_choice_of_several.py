@@ -130,12 +130,14 @@ def test_every_system_chooses_by_the_same_rule(finished: Path, system: str, plai
     kept = texts_of(folder / "settings" / "mbr of 3" / "samples-0.jsonl")
     wanted = [[texts[least_risk(texts, "rouge_2")] for texts in zip(*pool, strict=True)] for pool in pools]
     assert kept in wanted
-    pool = pools[wanted.index(kept)]
     best = texts_of(folder / "settings" / "oracle of 3" / "samples-0.jsonl")
-    for texts in pool:
-        for source, text, oracle in zip(sources, texts, best, strict=True):
-            mine, its = (similarity(one, answers[source], "rouge_l") for one in (text, oracle))
-            assert mine <= its
+    its = [similarity(text, answers[source], "rouge_l") for source, text in zip(sources, best, strict=True)]
+    highest = [
+        [max(similarity(text, answers[source], "rouge_l") for text in texts)
+         for source, texts in zip(sources, zip(*pool, strict=True), strict=True)]
+        for pool, own in zip(pools, wanted, strict=True) if own == kept  # (of seed 0; seed 1 may choose the same)
+    ]  # fmt: skip
+    assert its in highest
     rows = json.loads((folder.parent / "results.json").read_text())["systems"][system]["settings"]
     for seed in range(2):
         single, oracle = (rows[name][seed]["rouge_l"]["value"] for name in (plain, "oracle of 3"))
