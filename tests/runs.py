@@ -30,6 +30,18 @@ SETTINGS: dict[str, Any] = {
     "sampling": {"num_inference_steps": 2},
 }
 
+# Of a Ladle system in a suite, which gives it its name and data.
+SUITE_RECIPE: dict[str, Any] = {
+    "start": "nothing",
+    "autoencoder": {
+        "backbone": {"width": 32, "vocab_size": 300, "num_encoder_layers": 1, "num_decoder_layers": 1},
+        "max_tokens": 24,
+        "bottleneck": {"latent_dim": 8},
+    },
+    "diffusion": {"denoiser": {"width": 32, "num_layers": 2}, "schedule": {"shift": 2.0}},
+    "training": {"steps": 6, "precision": "fp32"},
+}
+
 
 def recipe(data: Path | None = None, **settings: Any) -> Recipe:
     """A tiny model from nothing, two steps or so to a stage."""

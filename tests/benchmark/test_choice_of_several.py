@@ -18,20 +18,11 @@ from ladle.errors import UserError
 from ladle.evaluation.several import least_risk, similarity
 from ladle.storage.writing import write_rows
 from ladle.training.recipe import to_toml
+from runs import SUITE_RECIPE
 
 pytest.importorskip("matplotlib", reason="plots need the extra 'plots'")
 pytest.importorskip("rouge_score", reason="ROUGE needs the extra 'evaluation'")
 
-SIZES = {
-    "start": "nothing",
-    "autoencoder": {
-        "backbone": {"width": 32, "vocab_size": 300, "num_encoder_layers": 1, "num_decoder_layers": 1},
-        "max_tokens": 24,
-        "bottleneck": {"latent_dim": 8},
-    },
-    "diffusion": {"denoiser": {"width": 32, "num_layers": 2}, "schedule": {"shift": 2.0}},
-    "training": {"steps": 6, "precision": "fp32"},
-}
 CHOICES = {"mbr of 3": {"mbr": 3, "by": "rouge_2"}, "oracle of 3": {"oracle": 3, "by": "rouge_l"}}
 
 
@@ -49,7 +40,7 @@ SUITE: dict[str, Any] = {
     "metrics": {"rouge": True},
     "speed": {"batches": {"4": 4}, "rounds": 1},
     "systems": {
-        "ours": {"kind": "ladle", "recipe": SIZES, "settings": OURS},
+        "ours": {"kind": "ladle", "recipe": SUITE_RECIPE, "settings": OURS},
         "rival": {
             "kind": "autoregressive",
             "learning_rates": [2e-3],

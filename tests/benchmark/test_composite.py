@@ -17,19 +17,10 @@ from ladle.cli import main
 from ladle.errors import UserError
 from ladle.storage.writing import write_rows
 from ladle.training.recipe import to_toml
+from runs import SUITE_RECIPE
 
 pytest.importorskip("matplotlib", reason="plots need the extra 'plots'")
 
-SIZES = {
-    "start": "nothing",
-    "autoencoder": {
-        "backbone": {"width": 32, "vocab_size": 300, "num_encoder_layers": 1, "num_decoder_layers": 1},
-        "max_tokens": 24,
-        "bottleneck": {"latent_dim": 8},
-    },
-    "diffusion": {"denoiser": {"width": 32, "num_layers": 2}, "schedule": {"shift": 2.0}},
-    "training": {"steps": 6, "precision": "fp32"},
-}
 PART: dict[str, Any] = {
     "seeds": 2,
     "frontier_seeds": 2,
@@ -40,7 +31,7 @@ PART: dict[str, Any] = {
     "systems": {
         "ours": {
             "kind": "ladle",
-            "recipe": SIZES,
+            "recipe": SUITE_RECIPE,
             "settings": {f"t {t}": {"num_inference_steps": 2, "temperature": float(t)} for t in (1, 0)},
         },
     },

@@ -57,7 +57,7 @@ def suite(tmp_path: Path) -> Path:
 
 def test_the_benchmark_steers_the_rivals_weights(suite: Path, rival: AutoregressiveModel, tmp_path: Path) -> None:
     """Minutes and parameters are of both networks; the same command again trains and draws nothing."""
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="plots need the extra 'plots'")
     rival.save_pretrained(tmp_path / "weights")
     of = '[systems.rival]\nkind = "autoregressive"\nmodel = "weights"\n'
     suite.write_text(HEAD + GUIDED + 'of = "rival"\n' + of)
@@ -85,7 +85,7 @@ def test_the_benchmark_steers_the_rivals_weights(suite: Path, rival: Autoregress
 
 def test_the_benchmark_trains_weights_of_its_own(suite: Path, model_folder: Path, tmp_path: Path) -> None:
     """Without labels, which they will not see. The classifier's minutes are taken from the system's."""
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="plots need the extra 'plots'")
     ladle = f'[systems.ladle]\nkind = "ladle"\nmodel = "{model_folder}"\n'
     suite.write_text(HEAD + GUIDED + "learning_rates = [2e-3]\n" + ladle)
     assert main(["benchmark", str(suite), "-o", str(tmp_path / "results")]) == 0
@@ -118,7 +118,7 @@ def test_what_cannot_be_trained_is_said_before_the_work(
     suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not after the rival's minutes."""
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="plots need the extra 'plots'")
     ladle = '[systems.ladle]\nkind = "ladle"\nmodel = "base-en"\n'
     plain, alike = [{"text": text} for text in SENTENCES], [row for row in ROWS if row["label"] == "good"]
     for rows, budget, message in (

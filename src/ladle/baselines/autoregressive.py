@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ladle.autoencoder.choice import chosen_ids
 from ladle.autoencoder.signs import literal, written
+from ladle.baselines.inputs import Each, Given, sample_seeds
 from ladle.conditioning.config import ConditionConfig
 from ladle.config import Config
 from ladle.errors import UserError, first_line
@@ -27,8 +28,6 @@ from ladle.seeding import SampleNoise
 from ladle.storage.writing import SCORER, atomic_folder, atomic_json
 
 ACTIVATION = "gelu"  # exact; GPT-2's approximation by tanh differs by 5e-4 at most and makes a step 1.28 times as long
-Each = Sequence[str | None]  # for each sample
-Given = Each | None
 SHRINK_BELOW = 0.5  # share of unfinished rows in a batch below which the finished ones leave it
 
 
@@ -165,8 +164,8 @@ class AutoregressiveModel(nn.Module):
         """
         if not 0 < top_p <= 1 or not temperature >= 0:
             raise UserError(f"top_p {top_p}, temperature {temperature}; allowed are 0 < top_p <= 1, temperature >= 0")
-        count = num_samples or next((len(x) for x in (seeds, label, source) if x is not None), 1)
-        seeds = list(range(count)) if seeds is None else list(seeds)
+        seeds = sample_seeds(num_samples, seeds, label, source)
+        count = len(seeds)
         prefixes = self.prefixes(label or [None] * count, source or [None] * count)
         # Prompts of like length share a batch, so that little of it is padding.
         order = sorted(range(count), key=lambda i: len(prefixes[i]))

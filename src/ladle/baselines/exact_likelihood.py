@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from ladle.baselines.autoregressive import AutoregressiveModel, Given
+from ladle.baselines.autoregressive import AutoregressiveModel
+from ladle.baselines.inputs import Given
 from ladle.evaluation.likelihood_report import Counts, LikelihoodReport, Nats
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ladle.baselines.autoregressive import AutoregressiveConfig, AutoregressiveModel
+from ladle.baselines.inputs import known_conditions
 from ladle.data.batching import epoch_batches
 from ladle.data.columns import Columns
 from ladle.data.in_memory import RowSource
@@ -202,7 +203,7 @@ class AutoregressiveStage:
     def __init__(self, model: AutoregressiveModel, train: Sequence[Row], valid: Sequence[Row], config: Any):
         self.module, self.config = model, config
         self.train_rows, self.valid_rows = self._encode(train), self._encode(valid or train[:512])
-        self.valid_given = [(row.get("label"), row.get("source")) for row in (valid or train)[:32]]
+        self.valid_given = known_conditions((valid or train)[:32], model.config)
 
     def batches(self, epoch: int) -> list[list[int]]:
         lengths = [len(prefix) + len(text) for prefix, text in self.train_rows]
@@ -227,13 +228,8 @@ class AutoregressiveStage:
         return {"nll": float(nll.sum() / tokens.sum())}
 
     def sample(self) -> list[str]:
-        labels, sources = zip(*self.valid_given, strict=True)
-        if not self.module.config.source:
-            sources = (None,) * len(sources)
-        return self.module.generate(label=labels, source=sources, top_p=0.95)
+        return self.module.generate(**self.valid_given, top_p=0.95)
 
     def _encode(self, rows: Sequence[Row]) -> list[TokenRow]:
-        config = self.module.config
-        labels = [row.get("label") if config.labels else None for row in rows]
-        sources = [row.get("source") if config.source else None for row in rows]
-        return self.module.encode([row["text"] for row in rows], labels, sources)
+        given = known_conditions(rows, self.module.config)
+        return self.module.encode([row["text"] for row in rows], given["label"], given["source"])

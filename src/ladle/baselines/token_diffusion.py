@@ -20,35 +20,32 @@ from typing import Any, Literal, Self
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ladle.autoencoder.signs import literal, written
+from ladle.baselines.folder import load_module, save_module
+from ladle.baselines.inputs import Given, sample_seeds
 from ladle.conditioning.config import ConditionConfig, SourceConfig
 from ladle.conditioning.encoder import Condition, ConditionEncoder, RawCondition
 from ladle.config import Config
-from ladle.data.files import known_json
 from ladle.diffusion.lengths import LengthModel
 from ladle.diffusion.loss import AdaptiveTimes, DenoisingConfig, DiffusionBatch, Noised
 from ladle.diffusion.samplers import SAMPLERS, Denoise
 from ladle.diffusion.schedule import Level, Schedule, ScheduleConfig, build_schedule, sampling_levels
 from ladle.diffusion.transformer import CompactConfig, DenoisingTransformer
 from ladle.diffusion.wrappers import guided_at_once
-from ladle.errors import UserError, first_line
+from ladle.errors import UserError
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
-from ladle.storage.tensors import live_tensors, write_file
-from ladle.storage.writing import TOKEN_DIFFUSION, atomic_folder, atomic_json, recover_folder
+from ladle.storage.writing import TOKEN_DIFFUSION
 
-RECORD, WEIGHTS = "token_diffusion.json", "model.safetensors"
+RECORD = "token_diffusion.json"
 NUM_STEPS = 64  # of a sampler
 DIRECTION_STD = 0.05  # of a new vector's channels before it gets its length
 NEIGHBOURS = 0.7  # share of a new vector that its token's neighbours decide
 SMOOTHED = 0.75  # power of the neighbours' frequencies, which keeps rare ones from counting most
 MOST_LOG_SNR = 6.0  # where the noised vectors alone are taken for sure: beyond, their part of the logits stays the same
-Given = Sequence[str | None] | None  # for each sample
 
 
 class TokenDiffusionConfig(Config):
@@ -153,7 +150,7 @@ class TokenDiffusionModel(nn.Module):
         self.condition = ConditionEncoder(conditions, network.width, config.dim, network.num_heads)
         transformer = DenoisingTransformer(network, config.dim, config.max_tokens, config.source)
         self.denoiser = TokenDenoiser(transformer, len(tokenizer), config.dim, self.own_schedule)
-        self.length: LengthModel | None = LengthModel(conditions, config.dim, config.max_tokens)
+        self.length = LengthModel(conditions, config.dim, config.max_tokens)
         self.adaptive_times = AdaptiveTimes() if config.times == "adaptive" else None
         self.info: dict[str, Any] = {}  # how it was trained
 
@@ -162,25 +159,18 @@ class TokenDiffusionModel(nn.Module):
         """Load what `save_pretrained` wrote. UserError for a missing or damaged file."""
         from transformers import AutoTokenizer
 
-        folder = Path(folder)
-        recover_folder(folder)
-        try:
-            record = known_json(folder / RECORD)
-            config = TokenDiffusionConfig.parse(record["config"], str(folder / RECORD))
-            model = cls(config, AutoTokenizer.from_pretrained(folder / "tokenizer"))
-            model.load_state_dict(load_file(folder / WEIGHTS))
-            model.info = record.get("info", {})
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"cannot load the token diffusion model in {folder}: {first_line(error)}") from None
-        return model.eval()
+        return load_module(
+            folder, RECORD,
+            lambda config, where: cls(
+                TokenDiffusionConfig.parse(config, str(where / RECORD)),
+                AutoTokenizer.from_pretrained(where / "tokenizer"),
+            ),
+            "token diffusion model", "train one with ladle benchmark",
+        )  # fmt: skip
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights (safetensors), settings and tokenizer, whole or not at all."""
-        with atomic_folder(folder, kind=TOKEN_DIFFUSION) as new:
-            self.tokenizer.save_pretrained(new / "tokenizer")
-            write_file({name: x.detach().cpu().contiguous() for name, x in live_tensors(self).items()}, new / WEIGHTS)
-            record = {"format": 1, "config": self.config.model_dump(mode="json"), "info": self.info}
-            atomic_json(new / RECORD, record)
+        save_module(self, folder, TOKEN_DIFFUSION, RECORD, self.tokenizer)
 
     @property
     def num_parameters(self) -> int:
@@ -218,16 +208,15 @@ class TokenDiffusionModel(nn.Module):
     @torch.no_grad()
     def start_from_counts(self, texts: Sequence[Sequence[int]]) -> None:
         """Before the training: tokens and lengths are as frequent as in these texts, given as ids, and tokens with like
-        neighbours have like vectors. Then noise hides which of them it is before it hides which kind it is, and
-        sentences begin to form several times sooner (benchmarks/LOG.md)."""
+        neighbours have like vectors. Then noise hides which of them it is before it hides which kind it is, and a
+        training gets as far in two thirds of the steps (benchmarks/LOG.md)."""
         lengths, ids = torch.tensor([len(text) for text in texts]), torch.tensor([i for text in texts for i in text])
         counts = torch.bincount(ids, minlength=len(self.tokenizer)) + 0.01
         self.denoiser.bias.copy_(counts.log() - counts.sum().log())
         near = neighbour_vectors(ids, lengths, *self.denoiser.directions.shape)
         mixed = NEIGHBOURS * near + (1 - NEIGHBOURS) * F.normalize(self.denoiser.directions, dim=-1)
         self.denoiser.directions.copy_(DIRECTION_STD * math.sqrt(self.config.dim) * mixed)
-        if self.length is not None:
-            self.length.fit_base(lengths)
+        self.length.fit_base(lengths)
 
     def batch(self, texts: Sequence[Sequence[int]], raw: RawCondition, lengths: Tensor, length_raw: RawCondition
     ) -> DiffusionBatch:  # fmt: skip
@@ -306,8 +295,8 @@ class TokenDiffusionModel(nn.Module):
             raise UserError(f"unknown sampler '{sampler}'; allowed are {', '.join(SAMPLERS)}")
         if not temperature >= 0 or num_steps < 1:
             raise UserError(f"temperature {temperature}, num_steps {num_steps}; they must be at least 0 and 1")
-        count = num_samples or next((len(x) for x in (seeds, label, source) if x is not None), 1)
-        seeds = list(range(count)) if seeds is None else list(seeds)
+        seeds = sample_seeds(num_samples, seeds, label, source)
+        count = len(seeds)
         raw = self.raw_condition(label or [None] * count, source or [None] * count)
         texts: list[str] = []
         for start in range(0, count, batch_size):
@@ -322,7 +311,6 @@ class TokenDiffusionModel(nn.Module):
         self, raw: RawCondition, noise: SampleNoise, num_steps: int, sampler: str, temperature: float, scale: float
     ) -> list[list[int]]:
         """Token ids of one batch: number of tokens, noise, sampler, and the token nearest to each vector."""
-        assert self.length is not None
         device, count = self.denoiser.bias.device, len(noise)
         raw = self.read_sources(raw.to(device))
         lengths = self.length.sample(raw, noise.uniform()).cpu()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ladle.baselines.fitting import best_of
+from ladle.baselines.inputs import known_conditions
 from ladle.baselines.token_diffusion import TokenDiffusionConfig, TokenDiffusionModel, cross_entropy
 from ladle.data.batching import epoch_batches
 from ladle.data.rows import Row
@@ -132,7 +133,7 @@ class TokenDiffusionStage:
 
     def sample(self) -> list[str]:
         count = min(SHOWN, len(self.valid.texts))
-        return self.model.generate(count, label=self.valid.labels[:count], source=self.valid.sources[:count])
+        return self.model.generate(count, **{name: values[:count] for name, values in self.valid.given.items()})
 
     def _nats_at_every_level(self, batch: DiffusionBatch) -> Tensor:
         model, rows, (low, high) = self.model, len(batch.mask), LOG_SNRS
@@ -149,11 +150,9 @@ class _Encoded:
     """Rows as token ids and conditions."""
 
     def __init__(self, model: TokenDiffusionModel, rows: Sequence[Row]):
-        config = model.config
         self.model, self.texts = model, model.encode([row["text"] for row in rows])
-        self.labels = [row.get("label") if config.labels else None for row in rows]
-        self.sources = [row.get("source") if config.source else None for row in rows]
-        self.raw = model.raw_condition(self.labels, self.sources)
+        self.given = known_conditions(rows, model.config)
+        self.raw = model.raw_condition(self.given["label"], self.given["source"])
         self.lengths = torch.tensor([len(text) for text in self.texts])
         read = 0 if self.raw.source_ids_mask is None else self.raw.source_ids_mask.sum(1)
         self.sizes = (self.lengths + read).tolist()  # positions that a row takes in a batch

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ladle.autoencoder.signs import written
-from ladle.baselines.token_diffusion import Given, TokenDiffusionModel
+from ladle.baselines.inputs import Given
+from ladle.baselines.token_diffusion import TokenDiffusionModel
 from ladle.diffusion.loss import DiffusionBatch
 from ladle.diffusion.prediction import add_noise
 from ladle.errors import UserError
@@ -62,7 +63,7 @@ def token_likelihood(
 
 def _nats(model: TokenDiffusionModel, batch: DiffusionBatch, noise: SampleNoise, draws: int) -> Tensor:
     """[4, B] of one batch with vectors: nats of words, vectors and numbers of tokens, and the error of their sum."""
-    assert model.length is not None and batch.ids is not None
+    assert batch.ids is not None
     condition = model.condition.encode(batch.condition, len(batch.mask))
     denoise, schedule = model.denoise(batch.mask, condition), model.own_schedule
     denoise = with_own_estimate(denoise) if model.self_conditions else denoise

@@ -15,6 +15,7 @@ from ladle.baselines.fitting import autoregressive_settings, config_of_size, tra
 from ladle.baselines.guided import RECORD as CLASSIFIER_RECORD
 from ladle.baselines.guided import GuidedModel, PrefixClassifier
 from ladle.baselines.guided_fitting import classifier_settings, labels_of, train_prefix_classifier
+from ladle.baselines.inputs import known_conditions
 from ladle.baselines.token_diffusion import NUM_STEPS, TokenDiffusionConfig, TokenDiffusionModel
 from ladle.baselines.token_diffusion import RECORD as TOKEN_DIFFUSION_RECORD
 from ladle.baselines.token_fitting import (
@@ -61,7 +62,7 @@ class AutoregressiveSystem:
 
     def likelihood(self, rows: Sequence[Row]) -> LikelihoodReport:
         """The exact value, given the conditions that the model knows."""
-        return exact_likelihood(self.model, [row["text"] for row in rows], **_given(rows, self.model.config))
+        return exact_likelihood(self.model, [row["text"] for row in rows], **known_conditions(rows, self.model.config))
 
 
 class GuidedSystem:
@@ -85,6 +86,9 @@ class GuidedSystem:
         _check(settings, ("strength", "candidates", "top_p", "temperature"), "a guided system")
         return self.model.generate(**draws, batch_size=batch_size, **settings)
 
+    def likelihood(self, rows: Sequence[Row]) -> None:
+        """None: the weights that it gives to tokens do not sum to 1 over texts."""
+
 
 class TokenDiffusionSystem:
     """Diffusion over the vectors of tokens. `digest` and `minutes` are as in `AutoregressiveSystem`."""
@@ -106,7 +110,7 @@ class TokenDiffusionSystem:
 
     def likelihood(self, rows: Sequence[Row]) -> LikelihoodReport:
         """A bound, given the conditions that the model knows."""
-        return token_likelihood(self.model, [row["text"] for row in rows], **_given(rows, self.model.config))
+        return token_likelihood(self.model, [row["text"] for row in rows], **known_conditions(rows, self.model.config))
 
 
 Rival = AutoregressiveSystem | GuidedSystem | TokenDiffusionSystem
@@ -223,12 +227,6 @@ def _train_language_model(training: Training, splits: Splits, folder: Path, minu
 
 def _classifier_minutes(system: SystemConfig, minutes: float) -> float:
     return system.classifier_minutes or CLASSIFIER_SHARE * minutes
-
-
-def _given(rows: Sequence[Row], config: AutoregressiveConfig | TokenDiffusionConfig) -> dict[str, Any]:
-    """The conditions of rows that a rival knows."""
-    label = [row.get("label") if config.labels else None for row in rows]
-    return {"label": label, "source": [row.get("source") if config.source else None for row in rows]}
 
 
 def _labels(splits: Splits) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 
 from ladle.benchmark.choice import choosing, split_choice
 from ladle.benchmark.results import write_results
-from ladle.benchmark.rivals import GuidedSystem, check_guided
+from ladle.benchmark.rivals import check_guided
 from ladle.benchmark.scoring import Scoring
 from ladle.benchmark.speed import measured_speed, settings_to_time
 from ladle.benchmark.suite import SEEDS_APART, SuiteConfig, load_suite
@@ -252,7 +252,7 @@ class _Benchmark:
     def _likelihood(self, name: str, trainings: Sequence[System]) -> dict[str, Any] | None:
         """Perplexity a token of test rows under each training of a system: `value`, their mean; `values`; `reports`.
         None where it is not asked for, or a system has none."""
-        if not self.suite.metrics.likelihood or any(isinstance(training, GuidedSystem) for training in trainings):
+        if not self.suite.metrics.likelihood:
             return None
         rows = self.test[: self.suite.metrics.likelihood]
         key = digest([[training.digest for training in trainings], [dict(row) for row in rows]])
@@ -260,9 +260,11 @@ class _Benchmark:
         known = known_json(path)
         if known.get("key") != key:
             self.log(f"{name}: likelihood of {counted(len(rows), 'text')}")
-            reports = [training.likelihood(rows).as_json() for training in trainings]  # type: ignore[union-attr]
+            reports = [report.as_json() for training in trainings if (report := training.likelihood(rows)) is not None]
             known = {"key": key, "reports": reports}
             atomic_json(path, known)
+        if not known["reports"]:
+            return None
         # A latent diffusion has a row for the decoder's best level too; its texts are made with the sampler's.
         found = [report["rows"] for report in known["reports"]]
         values = [(rows.get("sampler") or rows["exact"])["perplexity"]["value"] for rows in found]

@@ -7,7 +7,6 @@ from ladle.checks import MAX_SEED, check_number, check_whole
 from ladle.cli.app import ColumnNames, Decoder, File, Names, OutputFile, Whole, app, log, read_and_say
 from ladle.data.columns import Columns
 from ladle.data.files import STDIO
-from ladle.data.labels import own_label
 from ladle.data.rows import Row, read_and_tell
 from ladle.errors import UserError
 from ladle.storage.writing import atomic_json, check_writable
@@ -94,24 +93,20 @@ def _of_rival(folder: Path, rows: list[Row], free: bool, name: str) -> Any:
     """The report of an autoregressive model."""
     from ladle.baselines.autoregressive import AutoregressiveModel
     from ladle.baselines.exact_likelihood import exact_likelihood
+    from ladle.baselines.inputs import known_conditions
 
     rival = AutoregressiveModel.from_pretrained(folder)
-    given = {} if free else _given(rows, rival.config)
+    given = {} if free else known_conditions(rows, rival.config)
     return exact_likelihood(rival, [row["text"] for row in rows], name=name, **given)
 
 
 def _of_tokens(folder: Path, rows: list[Row], free: bool, name: str, seed: int, draws: int, batch_size: int) -> Any:
     """The report of a diffusion over tokens."""
+    from ladle.baselines.inputs import known_conditions
     from ladle.baselines.token_diffusion import TokenDiffusionModel
     from ladle.baselines.token_likelihood import token_likelihood
 
     model = TokenDiffusionModel.from_pretrained(folder)
-    given: dict[str, Any] = {} if free else _given(rows, model.config)
+    given: dict[str, Any] = {} if free else known_conditions(rows, model.config)
     texts = [row["text"] for row in rows]
     return token_likelihood(model, texts, name=name, seed=seed, draws=draws, batch_size=batch_size, **given)
-
-
-def _given(rows: list[Row], config: Any) -> dict[str, list[str | None]]:
-    """The conditions of the rows that a rival knows."""
-    labels = [own_label(row.get("label"), config.labels) if config.labels else None for row in rows]
-    return {"label": labels, "source": [row.get("source") if config.source else None for row in rows]}

@@ -166,8 +166,9 @@ class Trainable(Protocol):
     """What the loss needs of a diffusion model."""
 
     condition: ConditionEncoder
-    length: LengthModel | None
 
+    @property
+    def length(self) -> LengthModel | None: ...
     @property
     def schedule(self) -> Schedule: ...
     @property
