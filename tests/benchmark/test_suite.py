@@ -88,6 +88,8 @@ def test_paths_are_found_from_the_suite(tmp_path: Path) -> None:
         (HEAD + '[systems."a b"]\nkind = "ladle"\n', "cannot be a system's name"),
         (HEAD + LADLE + '[systems.ladle.settings."a/b"]\n', "'a/b' cannot be the name of a folder"),
         (HEAD + LADLE + '[metrics]\njudges = ["x"]\n', "judges"),
+        (HEAD + LADLE + RIVAL + 'schedules = ["cosine"]\n', "rival.schedules is a key of kind 'token_diffusion'"),
+        (HEAD + LADLE + RIVAL + "learning_rates = []\n", "learning_rates"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, message: str) -> None:

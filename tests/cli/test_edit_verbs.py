@@ -1,5 +1,6 @@
 """Verbs that change and draw texts (edit, plot and their like): rows, reports, pictures and bad input."""
 
+import csv
 import gzip
 import json
 from collections.abc import Callable
@@ -143,6 +144,30 @@ def test_a_stopped_command_goes_on_and_does_not_begin_anew(run: Run, model: Path
     assert target.read_text() == written and len(rows(written)) == 84
 
 
+@pytest.mark.parametrize("verb", ["vary", "sample"])
+def test_a_name_that_ends_in_csv_gets_csv(run: Run, model: Path, texts: Path, tmp_path: Path, verb: str):
+    """With the same rows as JSON Lines, and Ladle reads them again; .gz compresses."""
+    command = ("vary", texts) if verb == "vary" else ("sample", "-n", 3, "--label", "good", "--label", "bad")
+    for name in ("out.jsonl", "out.csv", "out.CSV.gz"):
+        code, _, err = run(*command, "--model", model, "--seed", 0, "-o", tmp_path / name)
+        assert code == 0, err
+    wanted = rows((tmp_path / "out.jsonl").read_text())
+    for name, opened in (("out.csv", open), ("out.CSV.gz", gzip.open)):
+        with opened(tmp_path / name, "rt", encoding="utf-8", newline="") as file:
+            found = list(csv.DictReader(file))
+        assert found == [{key: str(value) for key, value in row.items()} for row in wanted]
+    again = run("reconstruct", "--model", model, tmp_path / "out.csv")
+    assert again[0] == 0 and len(rows(again[1])) == len(wanted)
+
+
+def test_a_report_may_be_csv(run: Run, model: Path, texts: Path, tmp_path: Path):
+    report = tmp_path / "report.csv"
+    code, out, err = run("vary", texts, "--model", model, "--seed", 0, "--report", report)
+    assert code == 0, err
+    with open(report, encoding="utf-8", newline="") as file:
+        assert [row["text"] for row in csv.DictReader(file)] == [row["text"] for row in rows(out)]
+
+
 def test_sampling_options_reach_the_verb(run: Run, model: Path, texts: Path):
     """Those that choose among candidates are no options: they would do nothing."""
     command = ("vary", texts, "--model", model, "--seed", 0, "--strength", 0.8)
@@ -247,6 +272,11 @@ NO_MODEL = "/no/such/model"  # the checks below come before any model is loaded
         (["vary", "t", "--report", "t"], "the command reads it"),
         (["vary", "t", "--scorer", "x"], "--scorer adds perplexity to the report; give --report FILE too"),
         (["vary", "t", "-o", "t"], "the command reads it"),
+        (["vary", "t", "-o", "o.parquet"], "rows are written as .csv or .jsonl"),
+        (["vary", "t", "--report", "r.txt"], "rows are written as .csv or .jsonl"),
+        (["infill", "--templates", "t", "-o", "o.tsv.gz"], "rows are written as .csv or .jsonl"),
+        (["sample", "-o", "o.xlsx"], "rows are written as .csv or .jsonl"),
+        (["reconstruct", "t", "-o", "o.txt"], "rows are written as .csv or .jsonl"),
         (["paraphrase", "t", "-n", 3, "--wordings", 2], "--wordings is 2; it must be at least 3"),
         (["paraphrase", "t", "-n", 0], "--num-samples is 0"),
         (["paraphrase", "t", "--max-overlap", 101], "--max-overlap is 101; it must be from 0 to 100"),

@@ -20,6 +20,7 @@ from ladle.baselines.token_diffusion import NUM_STEPS, TokenDiffusionConfig, Tok
 from ladle.baselines.token_diffusion import RECORD as TOKEN_DIFFUSION_RECORD
 from ladle.baselines.token_fitting import (
     LEARNING_RATES,
+    SCHEDULES,
     token_config_of_size,
     train_token_diffusion,
 )
@@ -36,6 +37,7 @@ from ladle.pipeline import LatentDiffusion
 from ladle.storage.parts import ModelParts, count_parameters
 from ladle.storage.run_folder import run_folder
 from ladle.storage.writing import PREFIX_CLASSIFIER, SCORER, TOKEN_DIFFUSION
+from ladle.training.optimiser import TrainingConfig
 
 CLASSIFIER_SHARE = 0.1  # of a guided system's minutes, for its classifier
 Log = Callable[[str], None]
@@ -156,13 +158,13 @@ def trained_token_diffusion(training: Training) -> TokenDiffusionSystem:
         sizes = dict.fromkeys(("max_tokens", "max_source_tokens"), backbone.max_tokens)
         conditions = {"labels": _labels(training.splits), "source": any("source" in r for r in training.splits.train)}
         config = TokenDiffusionConfig.parse({**sizes, **conditions, **given}, "config")
-        if "network" not in given:
+        if "width" not in given.get("network", {}):
             config = token_config_of_size(count_parameters(parts, frozen=False), backbone.tokenizer, config)
-        settings = autoregressive_settings(minutes=training.minutes, seed=training.seed)
+        settings = _settings(training, training.minutes)
         with run_folder(folder, final=TOKEN_DIFFUSION):
             train_token_diffusion(
                 config, backbone.tokenizer, training.splits.train, training.splits.valid, folder, settings,
-                LEARNING_RATES if system.learning_rates is None else system.learning_rates, log=training.log,
+                system.learning_rates or LEARNING_RATES, system.schedules or tuple(SCHEDULES), log=training.log,
             )  # fmt: skip
     return TokenDiffusionSystem(folder / "final")
 
@@ -217,12 +219,17 @@ def _train_language_model(training: Training, splits: Splits, folder: Path, minu
     sizes = config_of_size(count_parameters(parts, frozen=False), len(backbone.tokenizer), backbone.max_tokens)
     given = {"max_source_tokens": backbone.max_tokens, **system.config}
     config = AutoregressiveConfig.parse({**sizes.model_dump(), **given}, "config")
-    settings = autoregressive_settings(minutes=minutes, seed=training.seed)
+    settings = _settings(training, minutes)
     more = {} if system.learning_rates is None else {"learning_rates": system.learning_rates}
     with run_folder(folder, final=SCORER):
         train_autoregressive(
             config, backbone.tokenizer, splits.train, splits.valid, folder, settings, log=training.log, **more
         )
+
+
+def _settings(training: Training, minutes: float) -> TrainingConfig:
+    settings, tokens = autoregressive_settings(minutes=minutes, seed=training.seed), training.system.batch_tokens
+    return settings if tokens is None else settings.model_copy(update={"max_tokens": tokens})
 
 
 def _classifier_minutes(system: SystemConfig, minutes: float) -> float:

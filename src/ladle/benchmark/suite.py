@@ -22,11 +22,13 @@ class SystemConfig(Config):
     kind: `ladle`, or a rival: `autoregressive` (a GPT-2), `token_diffusion`, or `guided` (see below). model: a trained
     model's folder or a shipped name; then nothing is trained. recipe_file: a Ladle recipe. recipe: its settings, or
     changes to those of the file. The suite sets data, name and minutes. like: the Ladle system whose tokenizer and size
-    the rival takes (None: the first one). config: the rival's own settings, instead of the sizes of `like`.
-    learning_rates: the rival tries each of them (None: its own three). minutes: budget of all stages and trials
-    together, instead of the benchmark's. settings: sampling settings by name: keys of `SamplingOptions`, or of the
-    rival's `generate`. The table shows the first; the others are points of the frontier. With sources, settings may
-    draw several texts and choose one (`ladle.benchmark.choice`); these are rows of the table too.
+    the rival takes (None: the first one). config: the rival's own settings; without a width it has the size of `like`.
+    learning_rates: the rival tries each of them (None: its own three). schedules: of noise, that a `token_diffusion`
+    tries (None: its own three). One value takes no trial. batch_tokens: in each training step of a rival. minutes:
+    budget of all stages and trials together, instead of the benchmark's. settings: sampling settings by name: keys of
+    `SamplingOptions`, or of the rival's `generate`. The table shows the first; the others are points of the frontier.
+    With sources, settings may draw several texts and choose one (`ladle.benchmark.choice`); these are rows of the table
+    too.
 
     `guided`: a rival that never sees a label, steered by a classifier of prefixes (`ladle.baselines.guided`). Settings:
     also `strength` and `candidates`. of: the autoregressive system whose weights it uses. Where that one has learnt
@@ -44,7 +46,9 @@ class SystemConfig(Config):
     of: str | None = None
     classifier_minutes: float | None = Field(None, gt=0)
     config: dict[str, Any] = {}
-    learning_rates: tuple[float, ...] | None = None
+    learning_rates: tuple[float, ...] | None = Field(None, min_length=1)
+    schedules: tuple[Literal["adaptive", "sqrt", "cosine"], ...] | None = Field(None, min_length=1)
+    batch_tokens: int | None = Field(None, ge=1)
     minutes: float | None = Field(None, gt=0)
     settings: dict[str, dict[str, Any]] = {"default": {}}
 
@@ -126,6 +130,11 @@ class SuiteConfig(Config):
                 raise ValueError(f"{name}.like is '{system.like}'; it must be one of {', '.join(ours) or 'none'}")
             if system.kind != "ladle" and system.model is None and system.of is None and not ours:
                 raise ValueError(f"{name} takes its tokenizer and size from a Ladle system; add one to the suite")
+            if system.schedules is not None and system.kind != "token_diffusion":
+                what = f"is a key of kind 'token_diffusion'; {name} is of kind '{system.kind}'"
+                raise ValueError(f"{name}.schedules {what}")
+            if system.batch_tokens is not None and system.kind == "ladle":
+                raise ValueError(f"{name}.batch_tokens is a key of rivals; a recipe sets training.max_tokens")
             self._check_guided(name, system)
             self._check_choice(name, system)
         if self.training_seeds > self.seeds:

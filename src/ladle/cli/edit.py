@@ -17,7 +17,7 @@ from ladle.data.files import STDIO
 from ladle.data.rows import counted
 from ladle.errors import UserError
 from ladle.storage.partial_rows import partial_rows
-from ladle.storage.writing import check_writable, write_rows
+from ladle.storage.row_tables import check_rows_output, write_table
 
 PART = 64  # rows between two writes, about
 FIRST_PART = 8  # before the first write to standard output, so that its reader need not wait
@@ -32,8 +32,8 @@ class Common:
     Args:
         model: A model folder, a shipped model's name, or a hub id.
         seed: Seed of the first text, or of the first pair of texts; seeds count up from it. Default: random.
-        output: JSON Lines file to write (.gz compresses); - is standard output.
-        report: JSON Lines file for all figures of each text. A picture of them is written beside it (.png).
+        output: File to write: CSV if its name says so, else JSON Lines (.gz compresses). - is standard output.
+        report: File for all figures of each text, CSV or JSON Lines by its name. A picture is written beside it (.png).
         scorer: Folder that `ladle fit scorer` wrote, or a causal language model. Adds perplexity to the report.
         batch_size: Number of texts processed at once. A smaller number needs less memory.
     """
@@ -242,7 +242,7 @@ class _Call:
         if common.seed is not None:
             check_whole("--seed", common.seed, 0, MAX_SEED)
         overrides = given(options)
-        check_writable(common.output, inputs=inputs)
+        check_rows_output(common.output, inputs)
         return cls(common, _picture_of(common, inputs), overrides)
 
     def run(self, work: _Work) -> None:
@@ -295,7 +295,7 @@ class _Call:
 
             write_and_say(kept, rows())
         if self.common.report and self.picture:
-            write_rows(self.common.report, (one.as_row() for one in changes))
+            write_table(self.common.report, [one.as_row() for one in changes])
             draw_changes(changes, Path(self.picture))
             log(f"figures of each text are in {self.common.report}, a picture is in {self.picture}")
         if self.common.seed is None:
@@ -343,5 +343,5 @@ def _picture_of(common: Common, inputs: Sequence[Any]) -> str | None:
 
     check_picture(picture)
     for file in (report, picture):
-        check_writable(file, inputs=inputs)
+        check_rows_output(file, inputs)
     return picture

@@ -15,7 +15,7 @@ from ladle.data.labels import own_label
 from ladle.data.rows import Row, read_and_tell
 from ladle.errors import UserError
 from ladle.storage.partial_rows import PartialRows, partial_rows
-from ladle.storage.writing import check_writable
+from ladle.storage.row_tables import check_rows_output
 
 TEXTS_AT_ONCE = 64  # texts drawn between two writes
 
@@ -45,7 +45,7 @@ def infill(
             sources, the file's columns label and source are used.
         num_samples: Number of texts for each template.
         seed: Seed of the first text; seeds count up from it. Texts do not depend on --batch-size. Default: random.
-        output: JSON Lines file to write (.gz compresses); - is standard output.
+        output: File to write: CSV if its name says so, else JSON Lines (.gz compresses). - is standard output.
         label: Class to write. Repeat the option to write several classes in turn.
         batch_size: Number of candidates drawn at once. A smaller number needs less memory.
     """
@@ -54,7 +54,7 @@ def infill(
     overrides = given(options)
     if (template is None) == (templates is None):
         raise UserError("give --template TEXT or --templates FILE, one of them")
-    check_writable(output, inputs=(templates,))
+    check_rows_output(output, (templates,))
     rows = [Row(text=template)] if template is not None else _read(templates or STDIO)
     count = num_samples * len(rows)
     check_whole("--num-samples", num_samples, most=(MAX_SEED + 1) // len(rows))  # as many as there are seeds

@@ -27,7 +27,7 @@ from ladle.data.labels import own_label
 from ladle.data.rows import Row, counted
 from ladle.errors import UserError
 from ladle.storage.partial_rows import PartialRows, partial_rows
-from ladle.storage.writing import check_writable
+from ladle.storage.row_tables import check_rows_output
 
 TEXTS_AT_ONCE = 1024  # texts drawn between two writes: enough to sort them by length, few enough for the memory
 FIRST_TEXTS = 8  # drawn before the first write to standard output, so that its reader need not wait
@@ -73,7 +73,7 @@ def sample(
         model: A model folder, a shipped model's name, or a hub id.
         num_samples: Number of texts. With --source, number of texts for each row of the source file.
         seed: Seed of the first text; seeds count up from it. Texts do not depend on --batch-size. Default: random.
-        output: JSON Lines file to write (.gz compresses); - is standard output.
+        output: File to write: CSV if its name says so, else JSON Lines (.gz compresses). - is standard output.
         label: Class to draw from. Repeat the option to draw from several classes in turn.
         attribute: NAME=VALUE, a value of an attribute. Repeat the option for other attributes, or for several values of
             one, which are drawn from in turn.
@@ -91,7 +91,7 @@ def sample(
     check_whole("--batch-size", batch_size)
     overrides = given(options, guidance)
     asked_for = pairs("--attribute", attribute, "food=Italian")
-    check_writable(output, inputs=(source,))
+    check_rows_output(output, (source,))
     columns = _SourceColumns(source=source_column, label=label_column)
     if source is None and (columns != _SourceColumns() or attribute_column):
         which = (
@@ -200,12 +200,12 @@ def reconstruct(
     Args:
         texts: File of texts; - is standard input.
         model: A model folder, a shipped model's name, or a hub id.
-        output: JSON Lines file to write (.gz compresses); - is standard output.
+        output: File to write: CSV if its name says so, else JSON Lines (.gz compresses). - is standard output.
         decoder: The decoder that turns latents into words. Default: autoregressive.
         batch_size: Number of texts processed at once. A smaller number needs less memory.
     """
     check_whole("--batch-size", batch_size)
-    check_writable(output, inputs=(texts,))
+    check_rows_output(output, (texts,))
 
     from ladle.evaluation.overlap import CorpusScore
     from ladle.pipeline import LatentDiffusion

@@ -10,6 +10,7 @@ from typing import Any
 from ladle.data.files import STDIO, PathLike
 from ladle.data.rows import counted
 from ladle.errors import UserError
+from ladle.storage.row_tables import is_csv, write_table
 from ladle.storage.run_folder import locked
 from ladle.storage.writing import append_text, atomic_text, to_json, write_lines, write_rows
 
@@ -35,16 +36,19 @@ class PartialRows:
     def write(self, rows: Iterable[Mapping[str, Any]]) -> int:
         """Write `rows`, which follow those in `self.rows`. Returns the number of all. A file gets its name when it is
         whole. Raises as `write_rows`."""
-        if self.path is None:
+        if self.path is None:  # (standard output, a pipe: row by row)
             return write_rows(self.output, rows)
         head = {"command": self.command, "remembered": self.remembered}
         atomic_text(self.path, "".join(f"{to_json(row)}\n" for row in (head, *self.rows)))  # (without a cut last line)
         for row in rows:
             append_text(self.path, f"{to_json(row)}\n")
             self.count += 1
-        with open(self.path, "rb") as lines:
-            lines.readline()
-            write_lines(self.output, lines)
+        if is_csv(self.output):
+            write_table(self.output, _whole_lines(self.path)[1:])
+        else:
+            with open(self.path, "rb") as lines:
+                lines.readline()
+                write_lines(self.output, lines)
         self.path.unlink()
         return self.count
 
@@ -53,7 +57,7 @@ class PartialRows:
 def partial_rows(
     output: PathLike, command: str, remember: Any = None, *, log: Callable[[str], None]
 ) -> Iterator[PartialRows]:
-    """Rows for `output`. A file's rows wait in OUTPUT.partial until all are there.
+    """Rows for `output`: CSV by its name, else JSON Lines. A file's rows wait in OUTPUT.partial until all are there.
 
     Args:
         command: a fingerprint of all that the rows depend on. Only the same command goes on.
