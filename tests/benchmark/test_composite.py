@@ -2,6 +2,7 @@
 one that the part measured."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ladle.benchmark.composite import CompositeConfig, load_composite
 from ladle.benchmark.figures import figure, meaning
 from ladle.benchmark.matched import at_self_bleu, common_middle, curve_of, interpolated
 from ladle.benchmark.one_table import to_markdown
+from ladle.benchmark.run import run_benchmark
 from ladle.cli import main
 from ladle.errors import UserError
 from ladle.storage.writing import write_rows
@@ -113,6 +115,31 @@ def test_a_finished_part_is_not_repeated(finished: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(f"ladle.benchmark.{system}.draw", None)
     assert module.run_suite(finished / "all.toml", finished / "results", log=lambda line: None) == table
     assert table.read_text() == before
+
+
+def test_a_stopped_run_leaves_the_table_of_the_parts_that_have_run(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the figures that the whole table has for them."""
+    shutil.copytree(finished, tmp_path / "copy")
+    results = tmp_path / "copy" / "results"
+    shutil.rmtree(results / "all" / "two")
+    (results / "all" / "table.md").unlink()
+
+    def stopped(suite: Path, *rest: Any) -> Path:
+        if suite.stem == "two":
+            raise KeyboardInterrupt
+        return run_benchmark(suite, *rest)
+
+    monkeypatch.setattr(module, "run_benchmark", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        module.run_suite(tmp_path / "copy" / "all.toml", results, log=lambda line: None)
+    table = (results / "all" / "table.md").read_text()
+    assert "| system | test-BLEU | matched | speed |" in table and "Not run yet: two." in table
+    assert "## Published, not measured here" in table
+    whole = (finished / "results" / "all" / "table.md").read_text()
+    ours = [next(line for line in text.splitlines() if line.startswith("| Ours ")) for text in (table, whole)]
+    assert ours[0].split(" | ")[:3] == ours[1].split(" | ")[:3]
 
 
 def column(**changes: Any) -> dict[str, Any]:

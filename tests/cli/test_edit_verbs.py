@@ -329,7 +329,7 @@ def test_what_is_wrong_with_the_texts_is_one_line(run: Run, model: Path, tmp_pat
     ("words", "says"),
     [
         (["edit", "--label", "baad"], "unknown label 'baad': did you mean 'bad'?"),
-        (["vary"], "longer than the 24 tokens that the model holds"),
+        (["vary"], "text 100 of 100 is longer than the 24 tokens that the model holds"),
         (["interpolate"], "longer than the 24 tokens that the model holds"),
     ],
 )

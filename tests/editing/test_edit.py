@@ -158,10 +158,10 @@ def test_a_label_may_be_spelt_otherwise() -> None:
         (lambda m: m.edit("a", direction=way(m), strength="a"), "strength is 'a'; it must be a finite number"),
         (lambda m: m.edit("a", label="bad", confidence=2), "confidence is 2; it must be from 0 to 1"),
         (lambda m: m.edit("a", label="bad", confidence="a"), "confidence is 'a'"),
-        (lambda m: m.edit("", label="bad"), "an empty text"),
+        (lambda m: m.edit("", label="bad"), "is empty and cannot be changed"),
         (lambda m: m.edit("a", direction="none"), "cannot load the direction in none"),
         (lambda m: m.analogy("a", "b", ["c"]), "third is a list; give one text"),
-        (lambda m: m.analogy("a", "", "c"), "an empty text"),
+        (lambda m: m.analogy("a", "", "c"), "is empty and cannot be changed"),
     ],
 )
 def test_bad_input_is_one_line(call, says: str) -> None:

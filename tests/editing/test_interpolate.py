@@ -152,7 +152,7 @@ def test_options_of_the_sampler_reach_the_path_that_renoises() -> None:
         (lambda m: m.interpolate("a", "b", path="prio"), "there is no path 'prio': did you mean 'prior'"),
         (lambda m: m.interpolate("a", "b", 1), "steps is 1; give at least 2"),
         (lambda m: m.interpolate(["a", "b"], ["c"]), "2 first texts and 1 second ones"),
-        (lambda m: m.interpolate("a", " "), "an empty text cannot be changed"),
+        (lambda m: m.interpolate("a", " "), "is empty and cannot be changed"),
         (lambda m: m.interpolate("a", "the cat sat. " * 30), "longer than the 24 tokens"),
         (lambda m: m.interpolate("a", "b", candidates=0), "candidates is 0"),
         (lambda m: m.interpolate("a", "b", temprature=1), "there is no sampling option 'temprature'"),

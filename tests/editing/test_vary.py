@@ -172,7 +172,7 @@ def test_a_text_has_gone_the_way_to_its_own_latents(model, monkeypatch) -> None:
         (lambda m: m.vary("a", True), "strength is True"),
         (lambda m: m.vary("a", n=0), "n is 0"),
         (lambda m: m.vary([]), "no texts given"),
-        (lambda m: m.vary(["a", ""]), "an empty text"),
+        (lambda m: m.vary(["a", ""]), "is empty and cannot be changed"),
         (lambda m: m.vary("a", seed=2**32), "seed is 4294967296"),
         (lambda m: m.vary("a", batch_size=0), "batch_size is 0"),
         (lambda m: m.paraphrase("a", 3, candidates=2), "2 candidates for 3 paraphrases"),

@@ -44,6 +44,10 @@ def write(path: Path, rows: list[dict[str, str]], *columns: str) -> str:
     return str(path)
 
 
+def written_at(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
 def recipe(path: str, **settings: Any) -> Recipe:
     """A tiny model from nothing, six steps or so to a stage."""
     training = {
@@ -121,13 +125,36 @@ def test_the_finished_model_has_normalised_latents(labelled: tuple[Path, Recipe,
 
 
 def test_the_same_call_on_a_finished_run_trains_nothing(labelled: tuple[Path, Recipe, list[str]]) -> None:
-    """Every stage is skipped, and the model is the same one."""
+    """No text is encoded again, and the model's files are not written again."""
     run, made, _ = labelled
-    before, lines = weights(run), []
-    train(made, run, log=lines.append)
+    before, lines = written_at(run / "final"), []
+    assert train(made, run, log=lines.append) == run / "final"
     assert sum("already trained" in line for line in lines) == 3
-    assert not any("training" in line and "parameters" in line for line in lines)
-    torch.testing.assert_close(weights(run), before, atol=0, rtol=0)
+    assert not any("encoding the texts" in line or "parameters" in line for line in lines)
+    assert written_at(run / "final") == before
+
+
+@pytest.mark.parametrize("what", ["removed", "cut", "another sampler"])
+def test_a_finished_run_makes_its_model_again_where_it_is_not_what_the_call_asks_for(
+    labelled: tuple[Path, Recipe, list[str]], tmp_path: Path, what: str
+) -> None:
+    """Without training: the stages' weights are there."""
+    run, made, _ = labelled
+    shutil.copytree(run, tmp_path / "run")
+    final, lines = tmp_path / "run" / "final", []
+    if what == "removed":
+        shutil.rmtree(final)
+    elif what == "cut":
+        (final / "denoiser" / "model.safetensors").write_bytes(b"")
+    else:
+        made = made.model_copy(update={"sampling": made.sampling.model_copy(update={"num_inference_steps": 7})})
+    train(made, tmp_path / "run", log=lines.append)
+    assert sum("already trained" in line for line in lines) == 3
+    assert not any("parameters" in line for line in lines)
+    torch.testing.assert_close(weights(tmp_path / "run"), weights(run), atol=0, rtol=0)
+    assert load_parts(final).sampling == load_parts(run).sampling.override(
+        **({"num_inference_steps": 7} if what == "another sampler" else {})
+    )
 
 
 def test_another_recipe_does_not_go_on_in_the_same_folder(labelled: tuple[Path, Recipe, list[str]]) -> None:

@@ -19,11 +19,12 @@ _table = partial(table, rule=" --- ")
 
 
 def values_of(config: CompositeConfig, results: Results) -> dict[str, dict[str, Any]]:
-    """The figures by row and heading: value, spread and n, or None where nothing was measured."""
+    """The figures by row and heading: value, spread and n, or None where nothing was measured. Columns of parts without
+    results are left out."""
     return {
         row: {
             column.heading: found and dict(zip(("value", "spread", "n"), found, strict=True))
-            for column in config.columns
+            for column in _measured(config, results)
             for found in [_figure(column, results, row)]
         }
         for row in (REAL, *config.rows)
@@ -32,19 +33,22 @@ def values_of(config: CompositeConfig, results: Results) -> dict[str, dict[str, 
 
 def to_markdown(config: CompositeConfig, results: Results) -> str:
     """The measured table; below it what each column is, what each system took, and the machine; then the published
-    table in the same form."""
-    headings = [column.heading for column in config.columns]
+    table in the same form. Parts without results are named."""
+    columns = _measured(config, results)
+    headings = [column.heading for column in columns]
     cells = []
     missing: dict[str, list[str]] = {heading: [] for heading in headings}
     for row, name in {REAL: f"{REAL} (held out)", **config.rows}.items():
-        found = [_figure(column, results, row) for column in config.columns]
-        cells.append([name, *(show(one, column.digits) for one, column in zip(found, config.columns, strict=True))])
-        for column, heading, one in zip(config.columns, headings, found, strict=True):
+        found = [_figure(column, results, row) for column in columns]
+        cells.append([name, *(show(one, column.digits) for one, column in zip(found, columns, strict=True))])
+        for column, heading, one in zip(columns, headings, found, strict=True):
             if one is None and row != REAL and _could_have(results[column.part], row):
                 missing[heading].append(name)
     lines = [f"# {config.name}", "", *_table(["system", *headings], cells), ""]
     lines += ["Mean ± standard deviation over trainings and seeds (of speed: over rounds). By column:", ""]
-    lines += [f"* {column.heading}: {_says(column, results[column.part])}" for column in config.columns]
+    lines += [f"* {column.heading}: {_says(column, results[column.part])}" for column in columns]
+    if waiting := [part for part in config.parts if part not in results]:
+        lines += ["", f"Not run yet: {', '.join(waiting)}."]
     if any(missing.values()):
         named = "; ".join(f"{heading} ({', '.join(rows)})" for heading, rows in missing.items() if rows)
         lines += ["", f"Not measured (`-`): {named}."]
@@ -52,6 +56,10 @@ def to_markdown(config: CompositeConfig, results: Results) -> str:
     lines += ["", NOTE] if any(map(choosing, settings)) else []
     lines += ["", *_effort(config, results), "", *_machines(results), *_published(config)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _measured(config: CompositeConfig, results: Results) -> list[ColumnConfig]:
+    return [column for column in config.columns if column.part in results]
 
 
 def _figure(column: ColumnConfig, results: Results, row: str) -> Figure | None:

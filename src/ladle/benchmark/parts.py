@@ -33,8 +33,8 @@ def run_composite(
     data: str | None = None,
     log: Callable[[str], None] = say,
 ) -> Path:
-    """Run all parts of a composite suite. A repeated call continues after an interruption; a finished part is not
-    repeated.
+    """Run all parts of a composite suite. The table is written after each part. A repeated call continues after an
+    interruption; a finished part is not repeated.
 
     Args:
         suite: a TOML file.
@@ -61,11 +61,11 @@ def run_composite(
             log(f"part {number} of {len(composite.files)}: {part}")
             table = run_benchmark(file, folder, budget, rows[part], log)
             results[part] = known_json(table.parent / "results.json")
-        atomic_json(folder / "results.json", {
-            "format": 1,
-            "suite": composite.config.model_dump(mode="json"),
-            "values": values_of(composite.config, results),
-        })  # fmt: skip
-        atomic_text(folder / "table.md", to_markdown(composite.config, results))
+            atomic_json(folder / "results.json", {
+                "format": 1,
+                "suite": composite.config.model_dump(mode="json"),
+                "values": values_of(composite.config, results),
+            })  # fmt: skip
+            atomic_text(folder / "table.md", to_markdown(composite.config, results))
     log(f"the table is in {folder / 'table.md'}")
     return folder / "table.md"

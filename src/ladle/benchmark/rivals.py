@@ -120,8 +120,9 @@ Rival = AutoregressiveSystem | GuidedSystem | TokenDiffusionSystem
 
 @dataclass(frozen=True)
 class Training:
-    """What a rival is trained with. ladle: the folder of the Ladle system that gives it its tokenizer and size. seed:
-    of the training. of: the language model that a guided system steers; None: its own."""
+    """What a system is trained with. seed: of the training; added to a recipe's own. For rivals, ladle: the folder of
+    the Ladle system that gives tokenizer and size; of: the language model that a guided system steers (None: its
+    own)."""
 
     system: SystemConfig
     splits: Splits

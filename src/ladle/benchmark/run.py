@@ -11,7 +11,7 @@ import torch
 
 from ladle.benchmark.choice import choosing, split_choice
 from ladle.benchmark.results import write_results
-from ladle.benchmark.rivals import check_guided
+from ladle.benchmark.rivals import Training, check_guided
 from ladle.benchmark.scoring import Scoring
 from ladle.benchmark.speed import measured_speed, settings_to_time
 from ladle.benchmark.suite import SEEDS_APART, SuiteConfig, load_suite
@@ -148,15 +148,18 @@ class _Benchmark:
     # ------------------------------------------------------------------------------------------------------- training
 
     def _trained(self, name: str, known: Mapping[str, Sequence[System]]) -> list[System]:
-        like, of = self.suite.systems[name].like, self.suite.systems[name].of
+        config = self.suite.systems[name]
+        like, of = config.like, config.of
         ladle = next((s[0] for n, s in known.items() if isinstance(s[0], LadleSystem) and like in (None, n)), None)
         systems = []
-        for number in range(self.suite.training_seeds if self.suite.systems[name].model is None else 1):
+        for number in range(self.suite.training_seeds if config.model is None else 1):
             steered = known[of][number % len(known[of])].folder if of is not None else None
             folder = self.folder / name / (f"training-{number}" if number else "")
             self.log(f"{name}: training" + (f" {number + 1} of {self.suite.training_seeds}" if number else ""))
             size = ladle.folder if ladle else None
-            system = trained(name, self.suite, self.splits, folder, self.minutes, size, self.log, number, steered)
+            minutes = config.minutes or self.minutes
+            training = Training(config, self.splits, folder, minutes, size, self.log, number, steered)
+            system = trained(name, self.suite, training)
             systems.append(system)
             self.log(f"{name}: {system.num_parameters / 1e6:.2f}M parameters, {system.minutes:.1f} minutes of training")
         return systems

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ladle.benchmark.rivals import RIVALS, Draws, Log, Rival, Training
+from ladle.benchmark.rivals import RIVALS, Draws, Rival, Training
 from ladle.benchmark.suite import SuiteConfig
 from ladle.data.rows import Row
-from ladle.data.splits import Splits
 from ladle.errors import UserError
 from ladle.evaluation.likelihood_report import LikelihoodReport
 from ladle.evaluation.overlap import CorpusScore
@@ -62,35 +61,19 @@ class LadleSystem:
 System = LadleSystem | Rival
 
 
-def trained(
-    name: str,
-    suite: SuiteConfig,
-    splits: Splits,
-    folder: Path,
-    minutes: float,
-    ladle: Path | None,
-    log: Log,
-    seed: int,
-    of: Path | None = None,
-) -> System:
-    """The system `name`, trained under `folder`. Finished training is not repeated.
-
-    Args:
-        minutes: budget of training, if the system sets none.
-        ladle: the model folder of the Ladle system that gives a rival its tokenizer and size.
-        seed: random seed of the training; added to the recipe's own.
-        of: the language model that a guided system steers; None: its own.
+def trained(name: str, suite: SuiteConfig, training: Training) -> System:
+    """The system `name` of `suite`, trained as `training` says. Finished training is not repeated.
 
     Raises:
         UserError: a bad recipe, or a folder of another recipe.
     """
-    system = suite.systems[name]
-    minutes = system.minutes or minutes
+    system = training.system
     if system.kind != "ladle":
-        return RIVALS[system.kind](Training(system, splits, folder, minutes, ladle, log, seed, of))
+        return RIVALS[system.kind](training)
     if system.model is not None:
         return LadleSystem(resolve_model(system.model))
-    return LadleSystem(train(recipe_of(name, suite, minutes, seed), folder, log=log))
+    recipe = recipe_of(name, suite, training.minutes, training.seed)
+    return LadleSystem(train(recipe, training.folder, log=training.log))
 
 
 def recipe_of(name: str, suite: SuiteConfig, minutes: float, seed: int = 0) -> Recipe:

@@ -225,11 +225,12 @@ class Editor:
 def check_held(autoencoder: TextAutoencoder, texts: Sequence[str]) -> None:
     """Raises UserError: an empty text, or one that is longer than the model holds."""
     backbone = autoencoder.backbone
-    for text in texts:
+    for number, text in enumerate(texts, start=1):
+        which = f"text {number:,} of {len(texts):,}" if len(texts) > 1 else "the text"
         if not text.strip():
-            raise UserError("an empty text cannot be changed; give texts with words")
+            raise UserError(f"{which} is empty and cannot be changed; give texts with words")
         if count_cut(backbone.tokenizer, [text], backbone.max_tokens):
-            what = f"this text is longer than the {backbone.max_tokens} tokens that the model holds"
+            what = f"{which} is longer than the {backbone.max_tokens} tokens that the model holds"
             raise UserError(f"{what}: '{text[:40]}...'; give a shorter one")
 
 

@@ -88,9 +88,14 @@ def train_stage(
     if finished is not None:
         position, metrics = finished
         stage.module.eval()
-        log(f"{stage.name}: already trained ({counted(position.step, 'step')}, {duration(position.seconds)})")
+        log(already_trained(stage.name, position))
         return TrainingResult(trained_tensors(stage.module), metrics, position.step, position.seconds)
     return _Training(stage, config, run_dir, folder, log).train()
+
+
+def already_trained(stage: str, position: Position) -> str:
+    """What the log says of a finished stage."""
+    return f"{stage}: already trained ({counted(position.step, 'step')}, {duration(position.seconds)})"
 
 
 def state_folder(stage: str, config: TrainingConfig, run_dir: Path, identity: Mapping[str, Any]) -> StateFolder:
