@@ -28,8 +28,9 @@ from ladle.evaluation.judge import Judge
 from ladle.evaluation.markdown import format_percent, table
 from ladle.evaluation.scorer import Scorer, perplexity
 from ladle.evaluation.text_stats import diversity, is_copy, tokenise
+from ladle.storage.kinds import PREFIX_CLASSIFIER
 from ladle.storage.run_folder import run_folder
-from ladle.storage.writing import PREFIX_CLASSIFIER, atomic_json
+from ladle.storage.writing import atomic_json
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:

@@ -24,9 +24,10 @@ from ladle.evaluation.evaluate import evaluate
 from ladle.evaluation.judge import Judge, fit_judge, fit_rows
 from ladle.paper.conversion import convert_ld4lg
 from ladle.pipeline import LatentDiffusion
+from ladle.storage.checks import check_writable
 from ladle.storage.model_folder import load_parts, save_parts
 from ladle.storage.run_folder import LOCK, locked
-from ladle.storage.writing import atomic_json, check_writable, write_rows
+from ladle.storage.writing import atomic_json, write_rows
 from ladle.training.run import train
 
 Run = Callable[..., tuple[int, str, str]]
@@ -619,3 +620,28 @@ def test_case_a_file_that_ladle_did_not_write_is_no_output(tmp_path: Path) -> No
         check_writable(tmp_path / name)
     (tmp_path / "empty.jsonl").touch()
     check_writable(tmp_path / "empty.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "ours"),
+    [
+        ("text,seed,label,model\na,1,x,7e358336e14d0125\n", True),
+        ('text,seed,model\n"two\nlines, a comma",1,7e358336e14d0125\n', True),
+        ("text,reconstruction\na,b\n", True),
+        ("text,label,synthetic\na,x,true\n", True),
+        ("text,source,seed,amount,similarity,bleu,edit_distance,moved\na,b,1,1,1,1,1,1\n", True),
+        ("text,seed,label,model\na,1,x,gpt-4\n", False),
+        ("text,seed,label,model\n", False),
+        ("text,label\na,x\n", False),
+        ("synthetic\n", False),
+        ("model,seed,bleu\n7e358336e14d0125,1,7e358336e14d0125\n", False),
+    ],
+)
+def test_tables_of_ladle_may_be_written_over_and_no_others(tmp_path: Path, text: str, ours: bool) -> None:
+    """By what is in them: people have tables with such columns too."""
+    (tmp_path / "rows.csv").write_text(text, encoding="utf-8")
+    if ours:
+        check_writable(tmp_path / "rows.csv")
+    else:
+        with pytest.raises(UserError, match="Ladle did not write it"):
+            check_writable(tmp_path / "rows.csv")

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 import runs
 import tiny
 from ladle import cli
+from ladle.storage.folders import recover_folder
 from ladle.storage.model_folder import load_parts, save_parts
 from ladle.storage.record import model_digest
-from ladle.storage.writing import recover_folder
 from ladle.training.run import train
 
 PROCESSES = multiprocessing.get_context("forkserver")  # imports torch once, then forks in no time

@@ -151,6 +151,7 @@ def test_a_name_that_ends_in_csv_gets_csv(run: Run, model: Path, texts: Path, tm
     for name in ("out.jsonl", "out.csv", "out.CSV.gz"):
         code, _, err = run(*command, "--model", model, "--seed", 0, "-o", tmp_path / name)
         assert code == 0, err
+    assert run(*command, "--model", model, "--seed", 0, "-o", tmp_path / "out.csv")[0] == 0  # written over
     wanted = rows((tmp_path / "out.jsonl").read_text())
     for name, opened in (("out.csv", open), ("out.CSV.gz", gzip.open)):
         with opened(tmp_path / name, "rt", encoding="utf-8", newline="") as file:

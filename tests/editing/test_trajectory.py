@@ -18,7 +18,7 @@ from ladle.editing.trajectory import Reading, _watched, time_of, trajectory
 from ladle.errors import UserError
 from ladle.pipeline import LatentDiffusion
 from ladle.seeding import SampleNoise
-from ladle.storage.writing import check_writable
+from ladle.storage.checks import check_writable
 
 
 @cache

@@ -15,15 +15,9 @@ import pytest
 
 from ladle.data.files import read_lines
 from ladle.errors import LadleError, UserError
-from ladle.storage.writing import (
-    MODEL,
-    atomic_folder,
-    atomic_json,
-    atomic_text,
-    recover_folder,
-    write_atomically,
-    write_rows,
-)
+from ladle.storage.folders import atomic_folder, recover_folder
+from ladle.storage.kinds import MODEL
+from ladle.storage.writing import atomic_json, atomic_text, write_atomically, write_rows
 
 
 def names_in(folder: Path) -> list[str]:
@@ -213,7 +207,7 @@ def test_a_folder_that_fails_leaves_the_earlier_one_and_nothing_else(tmp_path, e
 
 KILLED = """
 import os, pathlib, sys
-from ladle.storage.writing import atomic_folder
+from ladle.storage.folders import atomic_folder
 kill_at = sys.argv[2]
 count, rename = 0, os.rename
 def killing(real):

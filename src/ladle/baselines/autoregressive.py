@@ -25,7 +25,9 @@ from ladle.evaluation.likelihood import TokenRow, negative_log_likelihood
 from ladle.evaluation.scorer import ATTENTION, RECORD, WEIGHTS, read_trained
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
-from ladle.storage.writing import SCORER, atomic_folder, atomic_json
+from ladle.storage.folders import atomic_folder
+from ladle.storage.kinds import SCORER
+from ladle.storage.writing import atomic_json
 
 ACTIVATION = "gelu"  # exact; GPT-2's approximation by tanh differs by 5e-4 at most and makes a step 1.28 times as long
 SHRINK_BELOW = 0.5  # share of unfinished rows in a batch below which the finished ones leave it

@@ -16,10 +16,10 @@ from ladle.data.rows import Row, counted
 from ladle.data.splits import DataConfig, load_splits
 from ladle.evaluation.likelihood import TokenRow, padded
 from ladle.layers import usual_defaults
+from ladle.storage.kinds import SCORER
 from ladle.storage.model_folder import load_parts
 from ladle.storage.names import resolve_model
 from ladle.storage.run_folder import run_folder
-from ladle.storage.writing import SCORER
 from ladle.training.loop import train_stage
 from ladle.training.optimiser import TrainingConfig
 from ladle.training.progress import say

@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ladle.errors import UserError, first_line
+from ladle.storage.folders import atomic_folder, recover_folder
+from ladle.storage.kinds import Kind
 from ladle.storage.tensors import live_tensors, write_file
-from ladle.storage.writing import Kind, atomic_folder, atomic_json, recover_folder
+from ladle.storage.writing import atomic_json
 
 WEIGHTS = "model.safetensors"
 FORMAT = 1

@@ -25,7 +25,7 @@ from ladle.checks import check_list, check_number, check_whole
 from ladle.conditioning.config import ConditionConfig
 from ladle.config import Config
 from ladle.errors import UserError
-from ladle.storage.writing import PREFIX_CLASSIFIER
+from ladle.storage.kinds import PREFIX_CLASSIFIER
 
 RECORD = "prefix_classifier.json"
 CANDIDATES = 100  # tokens that are looked at in each step

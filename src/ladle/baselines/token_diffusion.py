@@ -38,7 +38,7 @@ from ladle.diffusion.wrappers import guided_at_once
 from ladle.errors import UserError
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
-from ladle.storage.writing import TOKEN_DIFFUSION
+from ladle.storage.kinds import TOKEN_DIFFUSION
 
 RECORD = "token_diffusion.json"
 NUM_STEPS = 64  # of a sampler

@@ -8,8 +8,10 @@ from ladle.benchmark.composite import HINT, load_composite
 from ladle.benchmark.one_table import to_markdown, values_of
 from ladle.benchmark.run import check_benchmark, check_budget, run_benchmark
 from ladle.data.files import PathLike, known_json, read_toml
+from ladle.storage.folders import check_folder
+from ladle.storage.kinds import RESULTS
 from ladle.storage.run_folder import locked
-from ladle.storage.writing import RESULTS, atomic_json, atomic_text, check_folder
+from ladle.storage.writing import atomic_json, atomic_text
 from ladle.training.progress import say
 
 

@@ -34,9 +34,9 @@ from ladle.evaluation.likelihood_report import LikelihoodReport
 from ladle.evaluation.mauve import weights_digest
 from ladle.evaluation.scorer import RECORD
 from ladle.pipeline import LatentDiffusion
+from ladle.storage.kinds import PREFIX_CLASSIFIER, SCORER, TOKEN_DIFFUSION
 from ladle.storage.parts import ModelParts, count_parameters
 from ladle.storage.run_folder import run_folder
-from ladle.storage.writing import PREFIX_CLASSIFIER, SCORER, TOKEN_DIFFUSION
 from ladle.training.optimiser import TrainingConfig
 
 CLASSIFIER_SHARE = 0.1  # of a guided system's minutes, for its classifier

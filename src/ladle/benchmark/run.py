@@ -24,8 +24,10 @@ from ladle.evaluation.evaluate import environment
 from ladle.evaluation.extras import load_extra
 from ladle.evaluation.measurement import as_report
 from ladle.evaluation.samples import read_samples
+from ladle.storage.folders import check_folder
+from ladle.storage.kinds import RESULTS
 from ladle.storage.run_folder import locked
-from ladle.storage.writing import RESULTS, atomic_json, check_folder, clear_temporaries, write_rows
+from ladle.storage.writing import atomic_json, clear_temporaries, write_rows
 from ladle.training.plan import in_steps
 from ladle.training.progress import duration, say
 from ladle.training.state import digest

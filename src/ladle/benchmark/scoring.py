@@ -22,7 +22,9 @@ from ladle.evaluation.measurement import Measurement, as_report
 from ladle.evaluation.metrics import METRICS
 from ladle.evaluation.samples import Reference, gather, read_samples
 from ladle.evaluation.scorer import Scorer
-from ladle.storage.writing import JUDGE, atomic_json, recover_folder
+from ladle.storage.folders import recover_folder
+from ladle.storage.kinds import JUDGE
+from ladle.storage.writing import atomic_json
 from ladle.training.state import digest
 
 

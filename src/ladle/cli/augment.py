@@ -58,7 +58,8 @@ def augment(
         raise UserError("--hold-out and --test cannot be used together; give one of them")
 
     from ladle.benchmark.gain import measure_gain, to_markdown
-    from ladle.storage.writing import atomic_json, check_writable
+    from ladle.storage.checks import check_writable
+    from ladle.storage.writing import atomic_json
     from ladle.training.augment import augment as run_augmentation
     from ladle.training.recipe import load_recipe
 

@@ -10,8 +10,9 @@ from ladle.data.columns import Columns
 from ladle.data.files import STDIO
 from ladle.data.rows import counted
 from ladle.errors import UserError
+from ladle.storage.checks import check_writable
 from ladle.storage.partial_rows import partial_rows
-from ladle.storage.writing import check_writable, write_atomically
+from ladle.storage.writing import write_atomically
 
 ROWS_AT_ONCE = 1024  # embedded between two writes
 DIGITS = 7  # of an embedding's numbers after the point: as many as float32 holds

@@ -6,7 +6,8 @@ from pathlib import Path
 from ladle.cli.app import ColumnNames, OutputFile, Whole, app, log
 from ladle.data.files import STDIO
 from ladle.errors import UserError
-from ladle.storage.writing import atomic_json, check_writable
+from ladle.storage.checks import check_writable
+from ladle.storage.writing import atomic_json
 
 
 @app.command(sort_key=8)

@@ -9,7 +9,8 @@ from ladle.data.columns import Columns
 from ladle.data.files import STDIO
 from ladle.data.rows import Row, read_and_tell
 from ladle.errors import UserError
-from ladle.storage.writing import atomic_json, check_writable
+from ladle.storage.checks import check_writable
+from ladle.storage.writing import atomic_json
 
 
 @app.command(sort_key=5)

@@ -154,7 +154,7 @@ def draw_a_map(
 def _check_picture(output: Path, *inputs: str) -> None:
     """Raises UserError, before the work begins: the picture cannot be drawn or written."""
     from ladle.evaluation.plots import check_picture
-    from ladle.storage.writing import check_writable
+    from ladle.storage.checks import check_writable
 
     check_picture(output)
     check_writable(output, inputs=inputs)

@@ -21,8 +21,10 @@ from ladle.data.stores import length_batches
 from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule
 from ladle.diffusion.steering import LogProb
 from ladle.errors import UserError, first_line
+from ladle.storage.folders import atomic_folder, recover_folder
+from ladle.storage.kinds import CONTROL
 from ladle.storage.tensors import WEIGHTS, live_tensors, write_file
-from ladle.storage.writing import CONTROL, atomic_folder, atomic_json, recover_folder
+from ladle.storage.writing import atomic_json
 
 RECORD = "control.json"
 FORMAT = 1

@@ -25,8 +25,9 @@ from ladle.diffusion.prediction import add_noise
 from ladle.diffusion.schedule import Schedule, ScheduleConfig, build_schedule
 from ladle.errors import UserError
 from ladle.layers import usual_defaults
+from ladle.storage.folders import check_folder
+from ladle.storage.kinds import CONTROL
 from ladle.storage.parts import ModelParts
-from ladle.storage.writing import CONTROL, check_folder
 
 TIMES = (0.1, 0.5, 0.9)  # at which the held-out accuracy is told
 LOOK_TIMES = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # at which the held-out loss is measured

@@ -21,7 +21,7 @@ from ladle.data.row_portions import Portions
 from ladle.data.rows import Row, Taken, iter_rows, open_table
 from ladle.data.tables import ENDINGS, kind_of
 from ladle.errors import UserError
-from ladle.storage.writing import RUN
+from ladle.storage.kinds import RUN
 
 SPLIT_NAMES = {"train": ("train",), "valid": ("valid", "validation", "val", "dev"), "test": ("test",)}
 _SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}

@@ -23,9 +23,11 @@ from ladle.data.rows import read_and_tell
 from ladle.errors import UserError, first_line
 from ladle.evaluation.intervals import wilson_interval
 from ladle.sampling.words import encode_texts
+from ladle.storage.folders import atomic_folder, check_folder, recover_folder
+from ladle.storage.kinds import DIRECTION
 from ladle.storage.parts import ModelParts
 from ladle.storage.tensors import write_file
-from ladle.storage.writing import DIRECTION, atomic_folder, atomic_json, check_folder, recover_folder
+from ladle.storage.writing import atomic_json
 
 RECORD, WEIGHTS = "direction.json", "model.safetensors"
 Kind = Literal["mean", "probe"]

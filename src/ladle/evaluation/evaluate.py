@@ -27,7 +27,8 @@ from ladle.evaluation.plots import plot_report
 from ladle.evaluation.samples import Reference, Sample, draws_by_source, gather, read_samples, references_by_source
 from ladle.evaluation.scorer import Scorer
 from ladle.evaluation.slots import parse_mr
-from ladle.storage.writing import atomic_json, check_writable
+from ladle.storage.checks import check_writable
+from ladle.storage.writing import atomic_json
 
 Log = Callable[[str], None]
 

@@ -23,7 +23,9 @@ from ladle.errors import UserError, first_line
 from ladle.evaluation.intervals import wilson_interval
 from ladle.evaluation.mauve import Featuriser, shown_name
 from ladle.evaluation.text_stats import is_empty, tokenise
-from ladle.storage.writing import JUDGE, atomic_folder, atomic_json, check_folder, recover_folder
+from ladle.storage.folders import atomic_folder, check_folder, recover_folder
+from ladle.storage.kinds import JUDGE
+from ladle.storage.writing import atomic_json
 
 RECORD, WEIGHTS = "judge.json", "model.safetensors"
 FORMAT = 2  # 1 stored the weights of three labels and more in the wrong order; `Judge.load` mends them

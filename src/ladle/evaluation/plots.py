@@ -15,7 +15,8 @@ from ladle.errors import UserError
 from ladle.evaluation import text_stats
 from ladle.evaluation.extras import load_extra
 from ladle.evaluation.metrics import METRICS
-from ladle.storage.writing import PICTURE_MARK, write_atomically
+from ladle.storage.checks import PICTURE_MARK
+from ladle.storage.writing import write_atomically
 
 QUALITY = ("mauve", "perplexity", "bleu")  # the first that is known is the frontier's height
 BESIDE = ("div", "copies", "mem")

@@ -15,7 +15,7 @@ import numpy as np
 from ladle.autoencoder.signs import literal
 from ladle.errors import UserError
 from ladle.hub import NOT_LOADED, loading
-from ladle.storage.writing import recover_folder
+from ladle.storage.folders import recover_folder
 
 # What `ladle fit scorer` writes, beside config.json and tokenizer/. The names of the weights begin with `causal.`.
 RECORD, WEIGHTS = "autoregressive.json", "model.safetensors"

@@ -22,9 +22,11 @@ from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.paper.bottleneck import HEAD_SIZE
 from ladle.sampling.options import SamplingOptions
+from ladle.storage.checks import check_writable
+from ladle.storage.folders import check_folder
+from ladle.storage.kinds import MODEL
 from ladle.storage.model_folder import save_parts
 from ladle.storage.parts import ModelParts
-from ladle.storage.writing import MODEL, check_folder, check_writable
 
 Settings = Mapping[str, Any]  # of args.json
 

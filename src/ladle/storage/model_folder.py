@@ -38,6 +38,8 @@ from ladle.evaluation.judge import Judge
 from ladle.layers import usual_defaults
 from ladle.storage.card import model_card
 from ladle.storage.encoders import load_encoder, shared_encoder
+from ladle.storage.folders import atomic_folder
+from ladle.storage.kinds import MODEL
 from ladle.storage.names import RECORD, resolve_model, shipped_models, shipped_names
 from ladle.storage.parts import ModelParts
 from ladle.storage.record import (
@@ -62,7 +64,7 @@ from ladle.storage.tensors import (
     save_tensors,
     stored,
 )
-from ladle.storage.writing import MODEL, atomic_folder, atomic_json
+from ladle.storage.writing import atomic_json
 from ladle.version import __version__
 
 CHANGES = "autoencoder_changes.safetensors"
@@ -150,7 +152,7 @@ def save_parts(
         atomic_json(new / RECORD, record.model_dump(mode="json"))
         (new / "README.md").write_text(model_card(parts, base=base), encoding="utf-8")
         if unnamed := sorted({path.name for path in new.iterdir()} - MODEL.names):
-            raise RuntimeError(f"a user's '{unnamed[0]}' could be written over: name it in MODEL (storage/writing.py)")
+            raise RuntimeError(f"a user's '{unnamed[0]}' could be written over: name it in MODEL (storage/kinds.py)")
 
 
 def _condition(parts: ModelParts) -> ConditionConfig:

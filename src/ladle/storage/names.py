@@ -8,7 +8,7 @@ from pathlib import Path
 from ladle.config import nearest
 from ladle.errors import UserError, first_line
 from ladle.hub import reaching_hub
-from ladle.storage.writing import recover_folder
+from ladle.storage.folders import recover_folder
 
 SHIPPED = Path(str(resources.files("ladle"))) / "models"
 RECORD = "model.json"  # a folder with this file is a model folder

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 from ladle.data.files import STDIO, PathLike
 from ladle.errors import UserError
-from ladle.storage.writing import check_writable, to_json, write_lines, write_rows
+from ladle.storage.checks import check_writable
+from ladle.storage.writing import to_json, write_lines, write_rows
 
 _ENDINGS = (".csv", ".jsonl", ".ndjson")
 _OTHERS = (".tsv", ".txt", ".parquet", ".xlsx", ".xls", ".arrow", ".feather", ".npy")

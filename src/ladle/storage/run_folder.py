@@ -15,7 +15,9 @@ from filelock import FileLock, Timeout
 
 from ladle.data.files import PathLike, known_json
 from ladle.errors import LadleError, UserError
-from ladle.storage.writing import MODEL, RUN, Kind, atomic_json, check_folder, making, remove
+from ladle.storage.folders import check_folder
+from ladle.storage.kinds import MODEL, RUN, Kind
+from ladle.storage.writing import atomic_json, making, remove
 from ladle.version import __version__
 
 LOCK = ".ladle.lock"

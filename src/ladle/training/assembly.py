@@ -26,7 +26,8 @@ from ladle.diffusion.model import DiffusionConfig, LatentDiffusionModel
 from ladle.errors import UserError
 from ladle.health.recovery import calibrated_shift
 from ladle.storage.encoders import shipped_encoder
-from ladle.storage.writing import atomic_folder, atomic_json, recover_folder
+from ladle.storage.folders import atomic_folder, recover_folder
+from ladle.storage.writing import atomic_json
 from ladle.training.optimiser import TrainingConfig, use_bf16
 from ladle.training.plan import Plan, with_shift
 from ladle.training.processes import main_first

@@ -23,8 +23,8 @@ from ladle.evaluation.text_stats import copy_key
 from ladle.pipeline import LatentDiffusion
 from ladle.sampling.request import Request
 from ladle.sampling.soundness import SoundnessScore
+from ladle.storage.checks import check_writable
 from ladle.storage.row_tables import check_table_name, write_table
-from ladle.storage.writing import check_writable
 from ladle.training.progress import Log, say
 from ladle.training.recipe import Recipe, parse_recipe
 from ladle.training.run import train

@@ -4,7 +4,7 @@ While a stage trains, `state/<stage>/` holds `model.safetensors` (trained parame
 `optimizer.safetensors`, with `keep_best` also `best.safetensors`, and `state.json` (position, settings of the run).
 When the stage is done, it holds only `ema.safetensors` and `state.json`. Random generators are not saved, because each
 batch has its own seed. Frozen parameters are not saved, because they are loaded as at the start. Nothing is pickled.
-The files are replaced together (`storage.writing.atomic_folder`).
+The files are replaced together (`storage.folders.atomic_folder`).
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ladle.errors import LadleError, UserError
-from ladle.storage.writing import atomic_folder, recover_folder
+from ladle.storage.folders import atomic_folder, recover_folder
 from ladle.training.ema import EMA
 from ladle.training.optimiser import OptimiserConfig
 from ladle.training.sharding import like, whole
