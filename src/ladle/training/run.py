@@ -17,6 +17,7 @@ from ladle.storage.run_folder import environment, run_folder
 from ladle.storage.writing import atomic_json, atomic_text
 from ladle.training.assembly import STAGE_BUILDERS, Assembly
 from ladle.training.expectation import expected
+from ladle.training.finished import FinishedRun
 from ladle.training.identity import check_budget, stage_identity
 from ladle.training.loop import already_trained, state_folder, train_stage
 from ladle.training.plan import DEFAULT_MINUTES, STAGES, Plan, is_plan, make_plan
@@ -24,13 +25,11 @@ from ladle.training.processes import is_main, main_first, set_up, several
 from ladle.training.progress import Log, say
 from ladle.training.recipe import Recipe, parse_recipe, to_toml
 from ladle.training.sharding import check_sharding
-from ladle.training.state import Position, digest
+from ladle.training.state import Position
 from ladle.training.trackers import check_trackers
 from ladle.training.warm_start import BASE
-from ladle.version import __version__
 
 FEW_ROWS = 100
-FINISHED = Path("state") / "final.json"  # what the model in final was made from, and its files
 
 
 @usual_defaults()
@@ -94,22 +93,18 @@ def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None
     if len(splits.train) < FEW_ROWS:
         log("warning: these are few texts to learn from; --minutes (training.minutes) makes the training shorter")
     assembly = Assembly(plan, splits, output, log)
-
-    def made_from(states: Mapping[str, Any]) -> str:
-        return digest([plan.recipe.model_dump(mode="json"), assembly.rows_digest, splits.valid, states, __version__])
-
-    states: dict[str, Any] = {}
+    record, states = FinishedRun(output, plan, splits, assembly.rows_digest), {}
     with main_first():  # (it mends what a killed run left)
         for name, settings in plan.stages.items():
             known = stage_identity(plan, splits, assembly.rows_digest, name, plan.recipe.diffusion)
             later = ("model.", "data.batches", *("diffusion.schedule.shift",) * plan.measures_shift)
             states[name] = state_folder(name, settings, output, known).read(later)
-        finished = all(state and state.get("done") for state in states.values()) and known_json(output / FINISHED) == {
-            "made_from": made_from(states), "files": _sizes(output / "final")
-        }  # fmt: skip
-    if finished:  # (the rows would be encoded and the weights loaded for nothing)
+        finished = record.is_whole(states)
+    if finished:
         for name, state in states.items():
-            log(already_trained(name, Position(**state["position"])))
+            log(already_trained(name, Position(**(state or {})["position"])))
+        if is_main():
+            _describe(plan, output)
         return output / "final"
     assembly.reader  # noqa: B018 (a source encoder that cannot be loaded is reported before any training)
     if is_main():
@@ -124,16 +119,9 @@ def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None
     parts = _model(assembly, minutes)
     with main_first():
         if is_main():
-            final = output / "final"
-            save_parts(parts, final)
-            states = {name: known_json(output / "state" / name / "state.json") for name in plan.stages}
-            atomic_json(output / FINISHED, {"made_from": made_from(states), "files": _sizes(final)})
+            save_parts(parts, output / "final")
+            record.write({name: known_json(output / "state" / name / "state.json") for name in plan.stages})
     return output / "final"
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    """The files of a folder, and their sizes."""
-    return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def _model(assembly: Assembly, minutes: dict[str, float]) -> ModelParts:
