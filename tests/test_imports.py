@@ -12,7 +12,7 @@ LAYERS = (
     ("ladle.checks", "ladle.hub"),
     ("ladle.config", "ladle.seeding", "ladle.layers", "ladle.diffusion.schedule", "ladle.diffusion.prediction"),
     ("ladle.data.files",),
-    ("ladle.storage.writing",),
+    ("ladle.storage.kinds", "ladle.storage.writing", "ladle.storage.checks", "ladle.storage.folders"),
     ("ladle.data",),
     ("ladle.paper.bottleneck",),
     ("ladle.autoencoder",),
