@@ -90,6 +90,9 @@ def test_paths_are_found_from_the_suite(tmp_path: Path) -> None:
         (HEAD + LADLE + '[metrics]\njudges = ["x"]\n', "judges"),
         (HEAD + LADLE + RIVAL + 'schedules = ["cosine"]\n', "rival.schedules is a key of kind 'token_diffusion'"),
         (HEAD + LADLE + RIVAL + "learning_rates = []\n", "learning_rates"),
+        (HEAD + LADLE + "batch_tokens = 64\n", "ladle.batch_tokens is a key of kinds 'autoregressive', 'guided', 't"),
+        (HEAD + LADLE + "learning_rates = [1.0]\n", "ladle.learning_rates is a key of kinds 'autoregressive', 'gui"),
+        (HEAD + LADLE + RIVAL + "classifier_minutes = 1\n", "rival.classifier_minutes is a key of kind 'guided'; riv"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path: Path, text: str, message: str) -> None:

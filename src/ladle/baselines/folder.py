@@ -1,6 +1,5 @@
 """The folder of a rival that has weights of its own: a record (JSON), weights (safetensors), possibly a tokenizer."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ladle.errors import UserError, first_line
-from ladle.storage.folders import atomic_folder, recover_folder
+from ladle.storage.folders import atomic_folder, read_record
 from ladle.storage.kinds import Kind
 from ladle.storage.tensors import live_tensors, write_file
 from ladle.storage.writing import atomic_json
@@ -45,11 +44,8 @@ def load_module(
         UserError: a missing or damaged file, or one of a later version.
     """
     folder = Path(folder)
-    recover_folder(folder)
     try:
-        known = json.loads((folder / record).read_text(encoding="utf-8"))
-        if known["format"] > FORMAT:
-            raise ValueError(f"format {known['format']} is newer than this ladle, which reads format {FORMAT}")
+        known = read_record(folder, record, FORMAT)
         with torch.random.fork_rng(devices=()):
             module = build(known["config"], folder)
         module.load_state_dict(load_file(folder / WEIGHTS))

@@ -14,6 +14,11 @@ from ladle.hub import offline_encoder
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 SEEDS_APART = 1_000_000  # between two seeds' first samples
+_RIVALS = ("autoregressive", "guided", "token_diffusion")
+_KEYS_OF = {  # of a system -> the kinds that read it
+    "of": ("guided",), "classifier_minutes": ("guided",), "schedules": ("token_diffusion",),
+    "learning_rates": _RIVALS, "batch_tokens": _RIVALS,
+}  # fmt: skip
 
 
 class SystemConfig(Config):
@@ -130,11 +135,10 @@ class SuiteConfig(Config):
                 raise ValueError(f"{name}.like is '{system.like}'; it must be one of {', '.join(ours) or 'none'}")
             if system.kind != "ladle" and system.model is None and system.of is None and not ours:
                 raise ValueError(f"{name} takes its tokenizer and size from a Ladle system; add one to the suite")
-            if system.schedules is not None and system.kind != "token_diffusion":
-                what = f"is a key of kind 'token_diffusion'; {name} is of kind '{system.kind}'"
-                raise ValueError(f"{name}.schedules {what}")
-            if system.batch_tokens is not None and system.kind == "ladle":
-                raise ValueError(f"{name}.batch_tokens is a key of rivals; a recipe sets training.max_tokens")
+            for key, kinds in _KEYS_OF.items():
+                if getattr(system, key) is not None and system.kind not in kinds:
+                    which = f"kind{'s' if len(kinds) > 1 else ''} " + ", ".join(f"'{kind}'" for kind in kinds)
+                    raise ValueError(f"{name}.{key} is a key of {which}; {name} is of kind '{system.kind}'")
             self._check_guided(name, system)
             self._check_choice(name, system)
         if self.training_seeds > self.seeds:
@@ -145,8 +149,6 @@ class SuiteConfig(Config):
 
     def _check_guided(self, name: str, system: SystemConfig) -> None:
         if system.kind != "guided":
-            if given := [key for key in ("of", "classifier_minutes") if getattr(system, key) is not None]:
-                raise ValueError(f"{name}.{given[0]} is a key of kind 'guided'; {name} is of kind '{system.kind}'")
             return
         if self.condition != "label":
             raise ValueError(f"{name} is steered towards labels, and the suite's condition is '{self.condition}'; set "

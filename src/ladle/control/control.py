@@ -21,7 +21,7 @@ from ladle.data.stores import length_batches
 from ladle.diffusion.schedule import Level, ScheduleConfig, build_schedule
 from ladle.diffusion.steering import LogProb
 from ladle.errors import UserError, first_line
-from ladle.storage.folders import atomic_folder, recover_folder
+from ladle.storage.folders import atomic_folder, read_record
 from ladle.storage.kinds import CONTROL
 from ladle.storage.tensors import WEIGHTS, live_tensors, write_file
 from ladle.storage.writing import atomic_json
@@ -112,11 +112,8 @@ class Control:
         from safetensors.torch import load_file
 
         path = Path(folder)
-        recover_folder(path)
         try:
-            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
-            if record["format"] > FORMAT:
-                raise ValueError(f"format {record['format']} is newer than this ladle, which reads format {FORMAT}")
+            record = read_record(path, RECORD, FORMAT)
             labels, space, held_out = tuple(record["labels"]), str(record["space"]), dict(record["held_out"])
             config = ClassifierConfig.parse(record["classifier"])
             if config.num_labels != len(labels):

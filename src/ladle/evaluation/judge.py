@@ -5,7 +5,6 @@ are logistic regressions of scikit-learn on real rows, and know their own accura
 data are noisy, and samples cannot be expected to do much better.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -23,7 +22,7 @@ from ladle.errors import UserError, first_line
 from ladle.evaluation.intervals import wilson_interval
 from ladle.evaluation.mauve import Featuriser, shown_name
 from ladle.evaluation.text_stats import is_empty, tokenise
-from ladle.storage.folders import atomic_folder, check_folder, recover_folder
+from ladle.storage.folders import atomic_folder, check_folder, read_record
 from ladle.storage.kinds import JUDGE
 from ladle.storage.writing import atomic_json
 
@@ -120,15 +119,12 @@ class Judge:
         from safetensors.numpy import load_file
 
         path = Path(folder)
-        recover_folder(path)
         try:
-            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+            record = read_record(path, RECORD, FORMAT)
             weights = load_file(path / WEIGHTS)
             labels, vocabulary = tuple(record["labels"]), tuple(record["vocabulary"])
             settings = {name: record[name] for name in ("kind", "encoder", "real")}
             weight = weights["weight"]
-            if record["format"] > FORMAT:
-                raise ValueError(f"format {record['format']} is newer than this ladle, which reads format {FORMAT}")
             if record["format"] == 1 and len(labels) > 2:  # (written column by column under the shape of rows)
                 weight = weight.ravel().reshape(weight.shape, order="F")
             return cls(labels=labels, vocabulary=vocabulary, weight=weight, bias=weights["bias"], **settings)

@@ -111,3 +111,16 @@ def check_folder(path: PathLike, kind: Kind, inputs: Iterable[Any] = ()) -> None
     for given in input_paths(inputs):
         if given.exists() and name_in(given, target) in kind.names:
             raise UserError(f"{given} is an input, but {target} is written over it; give another folder")
+
+
+def read_record(folder: Path, name: str, newest: int) -> dict[str, Any]:
+    """The JSON object `name` of a folder that `atomic_folder` wrote. newest: the last format that the caller reads.
+
+    Raises OSError, ValueError, KeyError, TypeError: it is missing or damaged, or of a later format; LadleError as
+    `recover_folder`.
+    """
+    recover_folder(folder)
+    record: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+    if record["format"] > newest:
+        raise ValueError(f"format {record['format']} is newer than this ladle, which reads format {newest}")
+    return record
