@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ladle.baselines import token_diffusion
 from ladle.baselines.token_diffusion import RECORD, TokenDiffusionConfig, TokenDiffusionModel, neighbour_vectors
 from ladle.baselines.token_fitting import (
     SCHEDULES,
@@ -88,6 +89,25 @@ def test_a_seed_is_one_text_at_any_batch_size(batch_size: int, scale: float) -> 
     expected = model.generate(seeds=range(10), **given, batch_size=10)
     assert len(set(expected)) > 5
     assert model.generate(seeds=range(10), **given, batch_size=batch_size) == expected
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_means_are_the_same_in_parts(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those of the softmax over the logits at once."""
+    denoiser, told = tiny().denoiser, torch.randn(2, 5, 16)
+    logits = torch.nn.functional.linear(told, denoiser.table, denoiser.bias)
+    expected = (logits / temperature).softmax(-1) @ denoiser.table
+    torch.testing.assert_close(denoiser.mean_vectors(told, temperature), expected, atol=1e-5, rtol=1e-4)
+    monkeypatch.setattr(token_diffusion, "PLACES", 3)
+    torch.testing.assert_close(denoiser.mean_vectors(told, temperature), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_16_bits_change_few_texts() -> None:
+    """The network alone computes in them."""
+    model = tiny(source=False)
+    exact, near = model.generate(40, num_steps=8), model.generate(40, num_steps=8, bf16=True)
+    assert model.generate(40, num_steps=8, bf16=True) == near
+    assert 20 < sum(one == other for one, other in zip(exact, near, strict=True)) < 40
 
 
 def test_steps_follow_the_cross_entropy() -> None:

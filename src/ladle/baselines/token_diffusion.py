@@ -45,6 +45,7 @@ NUM_STEPS = 64  # of a sampler
 DIRECTION_STD = 0.05  # of a new vector's channels before it gets its length
 NEIGHBOURS = 0.7  # share of a new vector that its token's neighbours decide
 SMOOTHED = 0.75  # power of the neighbours' frequencies, which keeps rare ones from counting most
+PLACES = 512  # whose tokens are weighed at once
 MOST_LOG_SNR = 6.0  # where the noised vectors alone are taken for sure: beyond, their part of the logits stays the same
 
 
@@ -88,7 +89,11 @@ class TokenDenoiser(nn.Module):
         """The vectors of all tokens, [V, D], each of length sqrt(D), so that a channel has variance 1."""
         return math.sqrt(self.dim) * F.normalize(self.directions, dim=-1)
 
-    def logits(
+    def logits(self, zt: Tensor, log_snr: Tensor, **given: Any) -> Tensor:
+        """[B, L, V]; see `told`."""
+        return F.linear(self.told(zt, log_snr, **given), self.table, self.bias).float()
+
+    def told(
         self,
         zt: Tensor,
         log_snr: Tensor,
@@ -97,30 +102,37 @@ class TokenDenoiser(nn.Module):
         self_condition_mask: Tensor | None = None,
         **given: Any,
     ) -> Tensor:
-        """[B, L, V]. As all vectors e have one length, log p(zt | e) is alpha / sigma^2 zt . e and a constant.
+        """[B, L, D]: what is known of each place. Its products with the tokens' vectors, and the bias, are the logits.
 
-        Where the network has no earlier estimate to read, it reads the mean of the vectors by Bayes' rule from each
-        noised vector alone. It would have to learn that rule before anything else.
+        As all vectors e have one length, log p(zt | e) is alpha / sigma^2 zt . e and a constant: that is one part, and
+        the network gives the other. Where the network has no earlier estimate to read, it reads the mean of the vectors
+        by Bayes' rule from each noised vector alone. It would have to learn that rule before anything else.
         """
         level = self.schedule.level_from_log_snr(log_snr.clamp_max(MOST_LOG_SNR)).expand(zt)
-        seen, table = level.alpha / level.sigma.square() * zt, self.table
+        seen = level.alpha / level.sigma.square() * zt
         if self_condition is None or self_condition_mask is not None:
             with torch.no_grad():
-                alone = F.linear(seen, table, self.bias).float().softmax(-1).to(table) @ table
+                alone = self.mean_vectors(seen)
             if self_condition is not None and self_condition_mask is not None:
                 alone = torch.where(self_condition_mask[:, None, None], self_condition.to(alone), alone)
             self_condition = alone
-        query = self.network(zt, log_snr, self_condition=self_condition, **given)
-        return F.linear(seen + query, table, self.bias).float()
+        return seen + self.network(zt, log_snr, self_condition=self_condition, **given)
+
+    def mean_vectors(self, told: Tensor, temperature: float = 1.0) -> Tensor:
+        """Means of the vectors [B, L, D], each as likely as `told` says. In parts, since [B, L, V] at once would not
+        stay in a processor's cache, and in 32 bits, since the logits can be large."""
+        with torch.autocast(told.device.type, enabled=False):
+            table, bias = self.table.float() / temperature, self.bias / temperature
+            parts = told.float().flatten(0, 1).split(PLACES)
+            means = [F.linear(part, table, bias).softmax(-1) @ table for part in parts]
+        return temperature * torch.cat(means).view(told.shape)
 
     def forward(self, zt: Tensor, log_snr: Tensor, temperature: float = 1.0, **given: Any) -> Tensor:
         """z0_hat [B, L, D]: the mean of the vectors, each as likely as its token. temperature: 1 gives the mean, less
         gives the likelier tokens more weight, 0 gives the vector of the likeliest one (Diffusion-LM's clamping)."""
-        logits = self.logits(zt, log_snr, **given)
-        table = self.table
         if temperature == 0:
-            return table[logits.argmax(-1)]
-        return (logits / temperature).softmax(-1).to(table) @ table
+            return self.table[self.logits(zt, log_snr, **given).argmax(-1)]
+        return self.mean_vectors(self.told(zt, log_snr, **given), temperature)
 
 
 def cross_entropy(model: "TokenDiffusionModel", noised: Noised, config: DenoisingConfig) -> tuple[Tensor, Tensor]:
@@ -279,6 +291,7 @@ class TokenDiffusionModel(nn.Module):
         sampler: str = "ddpm",
         temperature: float = 1.0,
         guidance_scale: float = 1.0,
+        bf16: bool = False,
         batch_size: int = 128,
     ) -> list[str]:
         """Draw texts. One seed a sample (0, 1, ... when None), as in Ladle's `generate`.
@@ -287,6 +300,7 @@ class TokenDiffusionModel(nn.Module):
             num_steps: of the sampler, one of SAMPLERS.
             temperature: of each estimate, as of `TokenDenoiser`.
             guidance_scale: of classifier-free guidance; 1 is off.
+            bf16: whether the network computes in 16 bits. That is faster, and texts differ a little.
 
         Raises:
             UserError: an unknown label or sampler, a negative temperature.
@@ -301,7 +315,8 @@ class TokenDiffusionModel(nn.Module):
         texts: list[str] = []
         for start in range(0, count, batch_size):
             rows = slice(start, start + batch_size)
-            ids = self._draw(raw[rows], SampleNoise(seeds[rows]), num_steps, sampler, temperature, guidance_scale)
+            with torch.autocast(self.denoiser.bias.device.type, torch.bfloat16, enabled=bf16):
+                ids = self._draw(raw[rows], SampleNoise(seeds[rows]), num_steps, sampler, temperature, guidance_scale)
             texts += [
                 written(text, None).strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)
             ]

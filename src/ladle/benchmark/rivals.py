@@ -107,7 +107,7 @@ class TokenDiffusionSystem:
 
     def draw(self, draws: Draws, settings: Mapping[str, Any], batch_size: int) -> list[str]:
         """As `TokenDiffusionModel.generate`."""
-        _check(settings, ("num_steps", "sampler", "temperature", "guidance_scale"), "a token diffusion")
+        _check(settings, ("num_steps", "sampler", "temperature", "guidance_scale", "bf16"), "a token diffusion")
         return self.model.generate(**draws, batch_size=batch_size, **settings)
 
     def likelihood(self, rows: Sequence[Row]) -> LikelihoodReport:
