@@ -119,19 +119,21 @@ class TokenDenoiser(nn.Module):
         return seen + self.network(zt, log_snr, self_condition=self_condition, **given)
 
     def mean_vectors(self, told: Tensor, temperature: float = 1.0) -> Tensor:
-        """Means of the vectors [B, L, D], each as likely as `told` says. In parts, since [B, L, V] at once would not
-        stay in a processor's cache, and in 32 bits, since the logits can be large."""
+        """Means of the vectors [B, L, D], each as likely as `told` says; temperature as of `forward`. In parts, since
+        [B, L, V] at once would not stay in a processor's cache, and in 32 bits, since the logits can be large."""
         with torch.autocast(told.device.type, enabled=False):
-            table, bias = self.table.float() / temperature, self.bias / temperature
-            parts = told.float().flatten(0, 1).split(PLACES)
-            means = [F.linear(part, table, bias).softmax(-1) @ table for part in parts]
-        return temperature * torch.cat(means).view(told.shape)
+            table, means = self.table, []
+            for part in told.float().flatten(0, 1).split(PLACES):
+                logits = F.linear(part, table, self.bias)
+                if temperature == 0:
+                    means.append(table[logits.argmax(-1)])
+                else:
+                    means.append((logits / temperature).softmax(-1) @ table)
+            return torch.cat(means).view(told.shape)
 
     def forward(self, zt: Tensor, log_snr: Tensor, temperature: float = 1.0, **given: Any) -> Tensor:
         """z0_hat [B, L, D]: the mean of the vectors, each as likely as its token. temperature: 1 gives the mean, less
         gives the likelier tokens more weight, 0 gives the vector of the likeliest one (Diffusion-LM's clamping)."""
-        if temperature == 0:
-            return self.table[self.logits(zt, log_snr, **given).argmax(-1)]
         return self.mean_vectors(self.told(zt, log_snr, **given), temperature)
 
 
@@ -316,7 +318,11 @@ class TokenDiffusionModel(nn.Module):
         for start in range(0, count, batch_size):
             rows = slice(start, start + batch_size)
             with torch.autocast(self.denoiser.bias.device.type, torch.bfloat16, enabled=bf16):
-                ids = self._draw(raw[rows], SampleNoise(seeds[rows]), num_steps, sampler, temperature, guidance_scale)
+                z0, lengths = self._draw(
+                    raw[rows], SampleNoise(seeds[rows]), num_steps, sampler, temperature, guidance_scale
+                )
+            nearest = (z0 @ self.denoiser.table.T).argmax(-1).cpu()
+            ids = [row[:length].tolist() for row, length in zip(nearest, lengths, strict=True)]
             texts += [
                 written(text, None).strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)
             ]
@@ -324,8 +330,8 @@ class TokenDiffusionModel(nn.Module):
 
     def _draw(
         self, raw: RawCondition, noise: SampleNoise, num_steps: int, sampler: str, temperature: float, scale: float
-    ) -> list[list[int]]:
-        """Token ids of one batch: number of tokens, noise, sampler, and the token nearest to each vector."""
+    ) -> tuple[Tensor, Tensor]:
+        """Vectors of one batch [B, L, D], and how many each text has [B]: number of tokens, noise, sampler."""
         device, count = self.denoiser.bias.device, len(noise)
         raw = self.read_sources(raw.to(device))
         lengths = self.length.sample(raw, noise.uniform()).cpu()
@@ -338,9 +344,7 @@ class TokenDiffusionModel(nn.Module):
             denoise = guided_at_once(self.denoise(mask.repeat(2, 1), both, temperature), scale)
         levels = [level.to(device) for level in sampling_levels(self.schedule, num_steps)]
         start = levels[0].sigma * noise.normal(shapes).to(device)
-        z0 = SAMPLERS[sampler](denoise, start, levels, noise=lambda: noise.normal(shapes).to(device))
-        nearest = (z0 @ self.denoiser.table.T).argmax(-1).cpu()
-        return [row[:length].tolist() for row, length in zip(nearest, lengths, strict=True)]
+        return SAMPLERS[sampler](denoise, start, levels, noise=lambda: noise.normal(shapes).to(device)), lengths
 
 
 def neighbour_vectors(ids: Tensor, lengths: Tensor, vocab_size: int, dim: int) -> Tensor:
