@@ -84,6 +84,17 @@ def test_the_loss_counts_the_text_and_its_end_only() -> None:
     assert tokens.tolist() == [len(text) for _, text in stage.valid_rows]
 
 
+def test_sources_and_padding_have_no_logits() -> None:
+    """Those of a long source would take most of the memory and the time."""
+    model = tiny()
+    stage = AutoregressiveStage(model, ROWS, ROWS[:4], TrainingConfig(steps=1, max_tokens=256))
+    made: list[torch.Size] = []
+    model.causal.get_output_embeddings().register_forward_hook(lambda module, given, logits: made.append(logits.shape))
+    model.loss(padded(stage.valid_rows, model.tokenizer.pad_token_id))
+    model.score_rows(stage.valid_rows)
+    assert made == [(sum(len(text) for _, text in stage.valid_rows), model.num_ids)] * 2
+
+
 def test_it_learns_its_conditions_and_is_saved(tmp_path: Path) -> None:
     """From the words of the source it writes the sentence; the folder gives the same texts."""
     config = AutoregressiveConfig(**SIZES)

@@ -21,7 +21,7 @@ from ladle.baselines.inputs import Each, Given, sample_seeds
 from ladle.conditioning.config import ConditionConfig
 from ladle.config import Config
 from ladle.errors import UserError, first_line
-from ladle.evaluation.likelihood import TokenRow, negative_log_likelihood
+from ladle.evaluation.likelihood import TokenRow, logits_of, negative_log_likelihood
 from ladle.evaluation.scorer import ATTENTION, RECORD, WEIGHTS, read_trained
 from ladle.layers import lengths_to_mask
 from ladle.seeding import SampleNoise
@@ -125,9 +125,8 @@ class AutoregressiveModel(nn.Module):
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of text tokens in nats. batch: input_ids [B, S], attention_mask [B, S], is_text [B, S]."""
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        logits = self.causal(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
         wanted = batch["is_text"][:, 1:]
-        nll = F.cross_entropy(logits[:, :-1][wanted].float(), ids[:, 1:][wanted])
+        nll = F.cross_entropy(logits_of(self.causal, ids, mask, wanted).float(), ids[:, 1:][wanted])
         return nll, {"nll": nll.detach()}
 
     def score(self, texts: Sequence[str], *, label: Given = None, source: Given = None) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,17 @@ def padded(rows: Sequence[TokenRow], pad: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "is_text": mask & ~lengths_to_mask(before, ids.shape[1])}
 
 
+def logits_of(causal: Any, input_ids: Tensor, attention_mask: Tensor, wanted: Tensor) -> Tensor:
+    """Logits [M, V] of the next token at the M places that `wanted` [B, S - 1] marks; ids and mask are [B, S].
+
+    The other places have none: with a long source and a large vocabulary they would cost several times as much memory
+    and time.
+    """
+    read = causal.base_model(input_ids=input_ids, attention_mask=attention_mask.long(), use_cache=False)
+    logits: Tensor = causal.get_output_embeddings()(read.last_hidden_state[:, :-1][wanted])
+    return logits
+
+
 @torch.no_grad()
 def negative_log_likelihood(causal: Any, rows: Sequence[TokenRow], pad: int, batch_size: int = 64) -> Tensor:
     """Nats [N] of each row's text, given its prefix. A prefix has at least one id."""
@@ -31,7 +42,9 @@ def negative_log_likelihood(causal: Any, rows: Sequence[TokenRow], pad: int, bat
         chosen = order[start : start + batch_size]
         batch = padded([rows[i] for i in chosen], pad)
         input_ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
-        logits = causal(input_ids=input_ids, attention_mask=mask.long(), use_cache=False).logits
-        lost = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), input_ids[:, 1:], reduction="none").cpu()
-        nll[chosen] = (lost * batch["is_text"][:, 1:]).sum(1)
+        wanted = batch["is_text"][:, 1:]
+        logits = logits_of(causal, input_ids, mask, wanted)
+        lost = torch.zeros(wanted.shape)
+        lost[wanted] = F.cross_entropy(logits.float(), input_ids[:, 1:][wanted], reduction="none").cpu()
+        nll[chosen] = lost.sum(1)
     return nll
