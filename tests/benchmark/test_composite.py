@@ -97,7 +97,8 @@ def test_one_table_has_the_figures_of_all_parts(finished: Path) -> None:
     assert values["ours"]["Div, %"]["value"] == pytest.approx(100 * row["div"]["value"])
     measured, published = (folder / "table.md").read_text().split("## Published, not measured here")
     assert "| Ours | " in measured and "| real text (held out) | " in measured
-    assert "Not measured (`-`): matched (GPT); Div, % (GPT); own perplexity (Ours, GPT)." in measured
+    assert "* Not measured for Ours (`-`): own perplexity.\n" in measured
+    assert "* Not measured for GPT (`-`): matched; Div, %; own perplexity.\n" in measured
     assert "| Ours | one | t 1 |" in measured and "threads, " in measured
     assert "48.2" not in measured and "From a page." in published
     assert "| system | test-BLEU |" in published and "| GPT-2 | 45.3 |" in published

@@ -37,21 +37,23 @@ def to_markdown(config: CompositeConfig, results: Results) -> str:
     columns = _measured(config, results)
     headings = [column.heading for column in columns]
     cells = []
-    missing: dict[str, list[str]] = {heading: [] for heading in headings}
+    missing: dict[str, list[str]] = {}
     for row, name in {REAL: f"{REAL} (held out)", **config.rows}.items():
         found = [_figure(column, results, row) for column in columns]
         cells.append([name, *(show(one, column.digits) for one, column in zip(found, columns, strict=True))])
-        for column, heading, one in zip(columns, headings, found, strict=True):
-            if one is None and row != REAL and _could_have(results[column.part], row):
-                missing[heading].append(name)
+        missing[name] = [
+            column.heading
+            for column, one in zip(columns, found, strict=True)
+            if one is None and row != REAL and _could_have(results[column.part], row)
+        ]
     lines = [f"# {config.name}", "", *_table(["system", *headings], cells), ""]
     lines += ["Mean ± standard deviation over trainings and seeds (of speed: over rounds). By column:", ""]
     lines += [f"* {column.heading}: {_says(column, results[column.part])}" for column in columns]
     if waiting := [part for part in config.parts if part not in results]:
         lines += ["", f"Not run yet: {', '.join(waiting)}."]
     if any(missing.values()):
-        named = "; ".join(f"{heading} ({', '.join(rows)})" for heading, rows in missing.items() if rows)
-        lines += ["", f"Not measured (`-`): {named}."]
+        lines.append("")
+        lines += [f"* Not measured for {name} (`-`): {'; '.join(them)}." for name, them in missing.items() if them]
     settings = [given["settings"] for result in results.values() for given in result["suite"]["systems"].values()]
     lines += ["", NOTE] if any(map(choosing, settings)) else []
     lines += ["", *_effort(config, results), "", *_machines(results), *_published(config)]
