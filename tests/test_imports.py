@@ -8,7 +8,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 
 # From the bottom to the top. A module belongs to the layer with the longest prefix of its name.
 LAYERS = (
-    ("ladle.errors", "ladle.version"),
+    ("ladle.errors", "ladle.memory", "ladle.version"),
     ("ladle.checks", "ladle.hub"),
     ("ladle.config", "ladle.seeding", "ladle.layers", "ladle.diffusion.schedule", "ladle.diffusion.prediction"),
     ("ladle.data.files",),

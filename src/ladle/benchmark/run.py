@@ -24,6 +24,7 @@ from ladle.evaluation.evaluate import environment
 from ladle.evaluation.extras import load_extra
 from ladle.evaluation.measurement import as_report
 from ladle.evaluation.samples import read_samples
+from ladle.memory import return_freed_memory
 from ladle.storage.folders import check_folder
 from ladle.storage.kinds import RESULTS
 from ladle.storage.run_folder import locked
@@ -201,6 +202,7 @@ class _Benchmark:
         path = self._samples(name, system, setting, values, seed)
         row = as_report({"row": self.scoring.measurement.measure(read_samples(path))})["row"]
         atomic_json(scores, {"drawn": drawn, "measured": measured, "row": row})
+        return_freed_memory()
         return row
 
     def _drawn_from(self, system: System, values: Mapping[str, Any], seed: int) -> str:

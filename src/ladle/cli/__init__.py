@@ -24,9 +24,9 @@ from ladle.cli import (  # noqa: F401 (their verbs)
     sample,
     train,
 )
-from ladle.cli.allocator import keep_freed_memory
 from ladle.cli.app import DASH, app
 from ladle.data.files import STDIO
+from ladle.memory import keep_freed_memory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ladle.config import Config
 from ladle.data.rows import counted
 from ladle.errors import LadleError, UserError
+from ladle.memory import return_freed_memory
 from ladle.training.best_weights import BestWeights
 from ladle.training.ema import EMA
 from ladle.training.interrupts import Interrupts
@@ -90,7 +91,9 @@ def train_stage(
         stage.module.eval()
         log(already_trained(stage.name, position))
         return TrainingResult(trained_tensors(stage.module), metrics, position.step, position.seconds)
-    return _Training(stage, config, run_dir, folder, log).train()
+    result = _Training(stage, config, run_dir, folder, log).train()
+    return_freed_memory()  # gradients, the optimiser's state, activations: what comes next has other shapes
+    return result
 
 
 def already_trained(stage: str, position: Position) -> str:
@@ -251,6 +254,7 @@ class _Training:
         due = time.monotonic() - self.saved_at >= max(self.config.save_every_seconds, 10 * self.save_cost)
         if self.processes.of_main(due):
             self._save()
+            return_freed_memory()  # batches of many shapes leave holes between the blocks in use
 
     def _finish(self, metrics: dict[str, float]) -> TrainingResult:
         position, module = self.position, self.stage.module
