@@ -39,4 +39,5 @@ def from_extra(needs: str, extra: str, package: str) -> Iterator[None]:
     try:
         yield
     except ImportError:
-        raise UserError(f"{needs} an extra: pip install 'ladle[{extra}]' ({package})") from None
+        where = f"in Ladle's folder: pip install '.[{extra}]' -c constraints.txt"
+        raise UserError(f"{needs} a package that is not installed ({package}); {where}") from None

@@ -60,8 +60,8 @@ def test_without_the_package_it_is_said_what_to_install(tmp_path: Path, monkeypa
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(UserError) as caught:
         train(recipe(**with_encoder("some/encoder")), tmp_path / "run", log=runs.quiet, data=rows("neither"))
-    expected = "the sentence encoder 'some/encoder' needs a package; pip install 'ladle[sentences]'"
-    assert str(caught.value) == expected
+    where = "in Ladle's folder: pip install '.[sentences]' -c constraints.txt"
+    assert str(caught.value) == f"the sentence encoder 'some/encoder' needs a package; {where}"
 
 
 def test_a_folder_that_is_none_and_a_width_that_does_not_fit_are_said_in_one_line(tmp_path: Path) -> None:

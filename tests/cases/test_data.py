@@ -172,7 +172,7 @@ def test_case_one_label_for_all_is_said(tmp_path: Path):
     """Case C: `one_label.csv`: one label for all is said."""
     path = table(tmp_path / "a.csv", ["text", "label"], [(text, "positive") for text in TEXTS])
     _, taken, notes = read(path)
-    said = "1 label: positive (300 rows); one label for all rows tells nothing apart"
+    said = "1 label: positive (300 rows); all rows have the same label, so the model learns nothing from it"
     assert (taken[1], notes) == (f"a.csv: label is column 'label': {said}", [])
 
 
@@ -398,7 +398,7 @@ def test_case_a_line_in_another_encoding_is_not_a_reason_to_convert_all(tmp_path
     message = message_of(read_rows, put(tmp_path / "a.csv", b"".join(lines)))
     assert ":3: the lines before are UTF-8, this one is not" in message and "iconv" not in message
     message = message_of(read_rows, put(tmp_path / "b.csv", b"".join([lines[0], lines[2]])))
-    assert ":2: not UTF-8 text; convert it first" in message
+    assert ":2: not UTF-8 text; save it as UTF-8" in message
 
 
 @pytest.mark.parametrize(

@@ -477,6 +477,7 @@ def test_case_rows_already_drawn_are_kept(
                 code, _, err = run(*words, "-o", output)
                 assert code == 130
                 assert f"\n{rows} rows kept in {partial}; the same command goes on from there\n" in f"\n{err}"
+                assert f"{output} exists; it is replaced when all new rows are there" in err
         assert len(partial.read_text().splitlines()) == rows + 1
         assert output.read_bytes() == earlier
     with open(partial, "a") as file:
@@ -489,6 +490,23 @@ def test_case_rows_already_drawn_are_kept(
     assert output.read_bytes() == whole.read_bytes()
     assert err.splitlines()[-1] == said.splitlines()[-1].replace("whole.", "out.")
     assert not partial.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_an_interruption_before_the_first_row_says_so(
+    run: Run, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_after(monkeypatch, "generate", 0, KeyboardInterrupt())
+    output = tmp_path / "out.jsonl"
+    words = ["sample", "--model", model, "-n", 3, "--seed", 3, "-o", output]
+    code, _, err = run(*words)
+    assert code == 130 and err.splitlines()[-2:] == ["no row was drawn yet", "ladle: interrupted"]
+    write_rows(output, [{"text": "earlier", "seed": 1}])
+    code, _, err = run(*words)
+    assert code == 130 and err.splitlines()[-2:] == [
+        f"no row was drawn yet; {output} is unchanged",
+        "ladle: interrupted",
+    ]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == ["out.jsonl"]
 
 
 def test_another_command_does_not_go_on_from_rows_that_are_kept(

@@ -281,7 +281,7 @@ NO_MODEL = "/no/such/model"  # the checks below come before any model is loaded
         (["sample", "--model", "x", "--decoder", "paralel"], 'Did you mean "parallel"?'),
         (["train", "--data", "x", "--stage", "difusion"], 'Did you mean "diffusion"?'),
         (["evaluate"], "SAMPLES requires an argument"),
-        (["sample", "--model", NO_MODEL, "-n", "0"], "--num-samples is 0; it must be at least 1"),
+        (["sample", "--model", NO_MODEL, "-n", "0"], "-n (--num-samples) is 0; it must be at least 1"),
         (["sample", "--model", NO_MODEL, "--num-inference-steps", "0"], "--num-inference-steps: must be"),
         (["sample", "--model", NO_MODEL, "--candidates", "-1"], "candidates: must be"),
         (["sample", "--model", NO_MODEL, "--batch-size", "0"], "--batch-size is 0"),
@@ -421,7 +421,7 @@ def test_a_traceback_comes_only_with_debug(run: Run):
     code, _, err = run("sample", "--model", NO_MODEL, "-n", 0, "--debug")
     assert code == 2
     assert "Traceback" in err
-    assert err.splitlines()[-1] == "ladle: --num-samples is 0; it must be at least 1"
+    assert err.splitlines()[-1] == "ladle: -n (--num-samples) is 0; it must be at least 1"
 
 
 # ------------------------------------------------------------------------------------------- how a command ends

@@ -263,7 +263,7 @@ NO_MODEL = "/no/such/model"  # the checks below come before any model is loaded
         (["interpolate", "t", "--path", "prio"], 'Did you mean "prior"?'),
         (["vary", "t", "--strength", 1.5], "--strength is 1.5; it must be from 0 to 1"),
         (["vary", "t", "--strength", "nan"], "--strength is nan; it must be a finite number"),
-        (["vary", "t", "-n", 0], "--num-samples is 0"),
+        (["vary", "t", "-n", 0], "-n (--num-samples) is 0"),
         (["vary", "none.txt"], "no such file: none.txt"),
         (["vary", "t", "--seed", 2**32], "--seed is 4294967296"),
         (["vary", "t", "--batch-size", 0], "--batch-size is 0"),
@@ -279,7 +279,7 @@ NO_MODEL = "/no/such/model"  # the checks below come before any model is loaded
         (["sample", "-o", "o.xlsx"], "rows are written as .csv or .jsonl"),
         (["reconstruct", "t", "-o", "o.txt"], "rows are written as .csv or .jsonl"),
         (["paraphrase", "t", "-n", 3, "--wordings", 2], "--wordings is 2; it must be at least 3"),
-        (["paraphrase", "t", "-n", 0], "--num-samples is 0"),
+        (["paraphrase", "t", "-n", 0], "-n (--num-samples) is 0"),
         (["paraphrase", "t", "--max-overlap", 101], "--max-overlap is 101; it must be from 0 to 100"),
         (["edit", "t"], "give --label LABEL or --direction FOLDER, one of them"),
         (["edit", "t", "--label", "bad", "--direction", "x"], "give --label LABEL or --direction FOLDER, one of them"),
@@ -358,7 +358,7 @@ def test_without_the_extra_for_pictures_it_is_said_before_the_work(run: Run, tex
     ):
         code, out, err = run(*words, "--model", NO_MODEL)
         assert (code, out) == (2, "")
-        assert "plots need" in one_line(err) and "ladle[plots]" in err
+        assert "plots need" in one_line(err) and "pip install '.[plots]'" in err
 
 
 # ------------------------------------------------------------------------------------------------ plot

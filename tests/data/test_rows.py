@@ -106,7 +106,7 @@ def test_parquet_reads_like_the_rest(tmp_path):
 def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    assert "pip install 'ladle[parquet]'" in message_of(read_rows, put(tmp_path / "a.parquet", b"PAR1"))
+    assert "pip install '.[parquet]'" in message_of(read_rows, put(tmp_path / "a.parquet", b"PAR1"))
 
 
 # ---------------------------------------------------------------------------------------------------- columns
@@ -313,7 +313,7 @@ BAD_FILES = {
     "text after a quote": ("a.csv", b'text,label\n"a"b,c\n', "a.csv:2: malformed CSV"),
     "a column twice": ("a.csv", b"text,text\na,b\n", "a.csv:1: the column 'text' is named twice"),
     "cells of TSV": ("a.tsv", b"text\tlabel\na\n", "a.tsv:2: 1 cells"),
-    "Latin-1": ("a.csv", "text,label\na,b\ncafé,c\n".encode("latin-1"), "a.csv:3: not UTF-8 text; convert it first"),
+    "Latin-1": ("a.csv", "text,label\na,b\ncafé,c\n".encode("latin-1"), "a.csv:3: not UTF-8 text; save it as UTF-8"),
     "Latin-1, packed": ("a.txt.gz", "a\ncafé\n".encode("latin-1"), "a.txt.gz:2: not UTF-8 text"),
     "UTF-16, cut": ("a.jsonl", '{"text": "a"}\n'.encode("utf-16")[:-1], "a.jsonl: not whole UTF-16 text"),
     "UTF-16 without a mark": ("a.txt", "a\nb\n".encode("utf-16-le"), "a.txt:1: not UTF-8 text"),

@@ -240,7 +240,7 @@ def test_config_is_checked_and_a_local_file_takes_the_place_of_a_hub_set():
 def test_a_hub_set_without_the_extra_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     message = message_of(load_splits, DataConfig(id="GEM/e2e_nlg"))
-    assert "GEM/e2e_nlg" in message and "pip install 'ladle[datasets]'" in message
+    assert "GEM/e2e_nlg" in message and "pip install '.[datasets]'" in message
 
 
 def test_a_stream_that_breaks_on_the_way_is_one_line(monkeypatch):

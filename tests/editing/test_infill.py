@@ -314,7 +314,7 @@ def test_templates_come_from_a_file_with_labels_and_sources(
         ([], "give --template TEXT or --templates FILE"),
         (["--template", "a ___", "--templates", "x.txt"], "one of them"),
         (["--template", "a"], "has no blank"),
-        (["--template", "___", "-n", "0"], "--num-samples is 0"),
+        (["--template", "___", "-n", "0"], "-n (--num-samples) is 0"),
         (["--template", "___", "--label", "sad"], "unknown label 'sad'"),
         (["--templates", "none.jsonl"], "no such file"),
     ],

@@ -88,4 +88,4 @@ def test_a_missing_extra_is_named(
     for name in [name for name in sys.modules if name == package or name.startswith(package + ".")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
-    assert f"ladle[{extra}]" in complaint(words, capsys)
+    assert f"pip install '.[{extra}]'" in complaint(words, capsys)

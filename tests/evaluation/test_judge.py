@@ -130,7 +130,7 @@ def test_bad_input_is_one_line(data: Path, tmp_path: Path) -> None:
         (lambda: fit_judge(bare, tmp_path / "j"), "has no rows with a label"),
         (lambda: fit_judge(data, tmp_path / "j", kind="encoder"), "needs --encoder"),
         (lambda: fit_judge(data, tmp_path / "j", kind="tree"), "unknown kind of judge 'tree'"),  # type: ignore[arg-type]
-        (lambda: Judge.load(tmp_path), "make one with `ladle fit judge`"),
+        (lambda: Judge.load(tmp_path), "is not a judge: it has no judge.json; make one with `ladle fit judge`"),
         (lambda: fit_judge(data, tmp_path / "j").accuracy(["a"], ["gud"]), "does not know the label 'gud'"),
     ):
         with pytest.raises(UserError, match=message):

@@ -38,8 +38,9 @@ def test_a_run_stands_for_its_finished_model(model_folder: Path, tmp_path: Path)
 def test_an_unfinished_training_is_told_from_a_folder_without_a_model(tmp_path: Path) -> None:
     """The remedy is to go on, not to look for another folder."""
     (tmp_path / "state").mkdir()
-    with pytest.raises(UserError, match="is not finished: run the same `ladle train` command again"):
-        resolve_model(tmp_path)
+    for name in (tmp_path, tmp_path / "final"):
+        with pytest.raises(UserError, match=f"in {tmp_path} is not finished: run the same `ladle train` command again"):
+            resolve_model(name)
 
 
 @pytest.mark.parametrize(

@@ -398,7 +398,7 @@ def test_text_in_another_encoding_is_named_by_file_and_line(tmp_path):
     path = tmp_path / "a.txt"
     for data, line in (("fine\ncafé\n".encode("latin-1"), 2), ("fine\n".encode("utf-16-le"), 1)):
         path.write_bytes(data)
-        with pytest.raises(UserError, match=rf"a\.txt:{line}: not UTF-8 text; convert it first: .*iconv -f"):
+        with pytest.raises(UserError, match=rf"a\.txt:{line}: not UTF-8 text; save it as UTF-8 .*iconv -f"):
             list(read_lines(path))
     path.write_bytes("fine\n".encode("utf-16"))  # its mark says what it is
     assert list(read_lines(path)) == ["fine\n"]

@@ -111,7 +111,7 @@ def test_a_run_folder_says_how_it_was_made(labelled: tuple[Path, Recipe, list[st
     assert set(info["minutes"]) == {"autoencoder", "diffusion", "decoder"}
     assert info["data"][0]["name"] == "rows.jsonl"
     assert any("label is column 'label': 2 labels: " in line for line in lines)
-    right = r"the label classifier is right on \d of [45] held-out texts \(by chance: 50.0%\)"
+    right = r"the label classifier is right on \d of [45] held-out texts \(\d+\.0%; by chance: 50\.0%\)"
     assert any(re.fullmatch(right, line) for line in lines)
     assert any(re.fullmatch(r"4\d training texts, [45] held-out texts", line) for line in lines)
 
@@ -439,8 +439,36 @@ def test_few_texts_without_held_out_rows_train(tmp_path: Path) -> None:
     lines: list[str] = []
     train(made.model_dump(exclude_unset=True), tmp_path / "run", log=lines.append)  # (a mapping is a recipe too)
     assert "5 training texts, 0 held-out texts" in lines
-    assert any(line.startswith("warning: these are few texts to learn from; --minutes") for line in lines)
+    assert any(
+        line.startswith("warning: these are few texts to learn from; a long training learns them by heart")
+        for line in lines
+    )
     assert len(LatentDiffusion.from_pretrained(tmp_path / "run").generate(2)) == 2
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_one_text_is_no_data_however_often_it_stands_there(tmp_path: Path, count: int) -> None:
+    data = {"path": write(tmp_path / "rows.jsonl", ROWS[:1] * count, "text")}
+    with pytest.raises(UserError, match="there is one training text; give two at least"):
+        train(recipe("", data=data), tmp_path / "run", log=quiet)
+    assert not (tmp_path / "run" / "state").exists()
+
+
+def test_few_different_texts_are_few(tmp_path: Path) -> None:
+    data = {"path": write(tmp_path / "rows.jsonl", ROWS[:2] * 60, "text"), "valid_fraction": 0.0}
+    lines: list[str] = []
+    train(recipe("", data=data), tmp_path / "run", log=lines.append)
+    assert any(line.startswith("warning: 2 different ones are few texts to learn from") for line in lines)
+
+
+def test_a_stage_that_had_time_for_a_few_steps_only_says_so(tmp_path: Path) -> None:
+    """A loaded machine may make one step in the user's minutes."""
+    data = {"path": write(tmp_path / "rows.jsonl", ROWS, "text")}
+    short = {"steps": None, "minutes": 1e-4}
+    lines: list[str] = []
+    train(recipe("", data=data, training=short), tmp_path / "run", log=lines.append)
+    said = [line for line in lines if "made only" in line]
+    assert said and all("step in its time, so the model has hardly learnt your texts; give more" in s for s in said)
 
 
 def test_a_wrong_mapping_is_told_as_a_wrong_recipe_file_is(tmp_path: Path) -> None:

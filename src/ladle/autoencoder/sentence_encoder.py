@@ -90,7 +90,7 @@ class NamedSentenceEncoder:
             from sentence_transformers import SentenceTransformer
         except ImportError:
             what = f"the sentence encoder '{self.name}' needs a package"
-            raise UserError(f"{what}; pip install 'ladle[sentences]'") from None
+            raise UserError(f"{what}; in Ladle's folder: pip install '.[sentences]' -c constraints.txt") from None
         name = (offline_encoder() if self.name == MINILM else None) or self.name
         with loading("sentence encoder", name, NOT_LOADED):
             return SentenceTransformer(name, model_kwargs={"use_safetensors": True}).eval().requires_grad_(False)

@@ -109,7 +109,7 @@ def vary(
         num_samples: Number of variations of each text.
     """
     check_number("--strength", strength, 0, 1)
-    check_whole("--num-samples", num_samples)
+    check_whole("-n (--num-samples)", num_samples)
     call = _Call.checked(common, options, inputs=(texts,))
     rows = [row["text"] for row in read_and_say(texts, call.common.model, columns or Columns())]
 
@@ -139,7 +139,7 @@ def paraphrase(
         wordings: Number of texts that are drawn for each text. The best are kept.
         max_overlap: Sentence BLEU against the text, 0 to 100, above which a wording is taken only if there is no other.
     """
-    check_whole("--num-samples", num_samples)
+    check_whole("-n (--num-samples)", num_samples)
     check_whole("--wordings", wordings, least=num_samples)
     check_number("--max-overlap", max_overlap, 0, 100)
     call = _Call.checked(common, options, inputs=(texts,))
@@ -181,7 +181,7 @@ def edit(
     """
     if (label is None) == (direction is None):
         raise UserError("give --label LABEL or --direction FOLDER, one of them")
-    check_whole("--num-samples", num_samples)
+    check_whole("-n (--num-samples)", num_samples)
     check_whole("--wordings", wordings)
     check_number("--confidence", confidence, 0, 1)
     if strength is not None:
@@ -249,7 +249,9 @@ class _Call:
         """Change all items and write the rows; a stopped command goes on where it was. (With a report it begins anew,
         and keeps the rows that are written.)"""
         count = work.seeds * len(work.items)
-        check_whole("--num-samples", work.rows, most=(MAX_SEED + 1) // len(work.items))  # as many as there are seeds
+        check_whole(
+            "-n (--num-samples)", work.rows, most=(MAX_SEED + 1) // len(work.items)
+        )  # as many as there are seeds
         if self.common.seed is not None:
             check_whole("--seed", self.common.seed, 0, MAX_SEED + 1 - count)
 

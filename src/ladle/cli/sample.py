@@ -87,7 +87,7 @@ def sample(
             larger scale steers more strongly, one below 0 away from the label. Default scale: 4. May be repeated.
         batch_size: Number of texts drawn at once. A smaller number needs less memory.
     """
-    check_whole("--num-samples", num_samples)
+    check_whole("-n (--num-samples)", num_samples)
     check_whole("--batch-size", batch_size)
     overrides = given(options, guidance)
     asked_for = pairs("--attribute", attribute, "food=Italian")
@@ -104,7 +104,7 @@ def sample(
     if source is not None:
         taken = tuple(attribute_column or ())
         inputs = read_and_say(source, model, columns, need=("source",), empty="refuse", attributes=taken)
-    check_whole("--num-samples", num_samples, most=(MAX_SEED + 1) // len(inputs))  # as many as there are seeds
+    check_whole("-n (--num-samples)", num_samples, most=(MAX_SEED + 1) // len(inputs))  # as many as there are seeds
     count = num_samples * len(inputs)
     if seed is not None:
         check_whole("--seed", seed, 0, MAX_SEED + 1 - count)

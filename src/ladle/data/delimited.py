@@ -16,6 +16,7 @@ Cells = Iterator[tuple[int, list[str]]]  # of rows that are not blank, with the 
 Way = Callable[..., Cells]  # of writing: turns lines into cells, given the delimiter `mark`
 
 MARKS = ",;\t|"
+_REMEDY = "delete that quote, or write it twice in a cell that begins and ends with a quote"
 _SAMPLE = 20_000  # lines by which a file's way of writing is found
 _LOOK_AT = 1000  # rows by which the header is
 # A cell that a writer had to quote because it holds quotes: inside, every quote stands twice.
@@ -103,9 +104,9 @@ def _quoted(name: str, lines: Iterable[str], *, mark: str, **options: Any) -> Ce
     except csv.Error as error:  # in the words of what a person sees
         why = "a cell goes on after its closing quote; a quote inside a quoted cell must stand twice"
         if "end of data" in str(error):
-            why = f"the quote that opens in line {start} is never closed"
+            why = f"the quote that opens in line {start} is never closed; {_REMEDY}"
         elif reader.line_num > start:
-            why = f"a quote that opens in line {start} is closed in line {reader.line_num}, inside a cell"
+            why = f"a quote that opens in line {start} is closed in line {reader.line_num}, inside a cell; {_REMEDY}"
         elif "new-line" in str(error):
             why = "a line break of another kind (\\r) stands in a cell without quotes"
         raise UserError(f"{name}:{start}: malformed CSV ({why})") from None

@@ -21,7 +21,10 @@ STDIO = "-"  # the path that means standard input or standard output
 PathLike = str | os.PathLike[str]
 Record = dict[str, Any]  # from column to value
 
-_NOT_UTF8 = 'not UTF-8 text; convert it first: save it as "CSV UTF-8", or iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW'
+_NOT_UTF8 = (
+    'not UTF-8 text; save it as UTF-8 (in a spreadsheet program: save it as "CSV UTF-8"), or run '
+    "iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
+)
 # (A mark of UTF-32 begins with one of UTF-16.)
 _MARKS = {"utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)}
 # What other files are, with what to do instead; the endings of their names, and the bytes with which they begin.

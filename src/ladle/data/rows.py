@@ -93,7 +93,7 @@ class Taken:
             found = [f"{label} ({counted(count, 'row')})" for label, count in self.labels.most_common(_CLASSES_SHOWN)]
             found += ["..."] * (len(self.labels) > _CLASSES_SHOWN)
             what = f"{counted(len(self.labels), 'label')}: {', '.join(found)}"
-            what += "; one label for all rows tells nothing apart" * (len(self.labels) == 1)
+            what += "; all rows have the same label, so the model learns nothing from it" * (len(self.labels) == 1)
             lines.append(f"{name}: label is column '{self.columns.label}': {what}")
         elif not self.table.plain:
             lines.append("; ".join([f"{name}: no labels", *self.offers()]))
@@ -106,7 +106,7 @@ class Taken:
         found += ["..."] * (len(counts) > _CLASSES_SHOWN)
         lacking = self.labels.total() + self.unlabelled.total() - counts.total()
         line = f"{self.name}: attribute is column '{column}': {counted(len(counts), 'value')}: {', '.join(found)}"
-        line += "; one value for all rows tells nothing apart" * (len(counts) == 1)
+        line += "; all rows have the same value, so the model learns nothing from it" * (len(counts) == 1)
         return line + f"; {counted(lacking, 'row')} without a value" * (lacking > 0)
 
     def offers(self) -> list[str]:

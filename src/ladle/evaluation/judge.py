@@ -119,6 +119,8 @@ class Judge:
         from safetensors.numpy import load_file
 
         path = Path(folder)
+        if not (path / RECORD).is_file():
+            raise UserError(f"{path} is not a judge: it has no {RECORD}; {remedy}")
         try:
             record = read_record(path, RECORD, FORMAT)
             weights = load_file(path / WEIGHTS)

@@ -16,6 +16,8 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     ]
     counts = ", ".join(f"{name} {_count(row)}" for name, row in rows.items())
     lines = [*table(["metric", "better", *rows], cells), "", f"Texts: {counts}. Intervals: 95 %."]
+    if "empty" not in rows.get("reference", {"empty": None}):
+        lines.append("`reference` shows the judge on rows that it did not learn from.")
     lines += [f"Warning: {warning}." for warning in report["warnings"]]
     return "\n".join(lines) + "\n"
 

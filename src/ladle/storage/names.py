@@ -52,8 +52,9 @@ def _local_model(name: str) -> Path | None:
             return folder
     if name in known:
         return known[name]
-    if (path / "state").is_dir():
-        raise UserError(f"the training in {path} is not finished: run the same `ladle train` command again")
+    for run in (path, path.parent) if path.name == "final" else (path,):
+        if (run / "state").is_dir():
+            raise UserError(f"the training in {run} is not finished: run the same `ladle train` command again")
     if path.is_dir():
         raise UserError(f"{path} is not a model folder: it has no {RECORD}; give a folder that `ladle train` made")
     if path.exists():

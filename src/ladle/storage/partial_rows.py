@@ -76,13 +76,17 @@ def partial_rows(
         kept = PartialRows(output, path, command, remember)
         if kept.rows:
             log(f"{counted(kept.count, 'row')} drawn before; going on from there")
+        elif target.exists() and target.stat().st_size:
+            log(f"{output} exists; it is replaced when all new rows are there")
         try:
             yield kept
-        except BaseException:
+        except BaseException as error:
             if kept.count and path.exists():
                 log(f"{counted(kept.count, 'row')} kept in {path}; the same command goes on from there")
             else:
                 path.unlink(missing_ok=True)
+                if isinstance(error, KeyboardInterrupt):
+                    log(f"no row was drawn yet; {output} is unchanged" if target.exists() else "no row was drawn yet")
             raise
 
 

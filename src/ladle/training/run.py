@@ -30,6 +30,7 @@ from ladle.training.trackers import check_trackers
 from ladle.training.warm_start import BASE
 
 FEW_ROWS = 100
+FEW_STEPS = 20
 
 
 @usual_defaults()
@@ -81,7 +82,8 @@ def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None
     splits = load_splits(recipe.data, data)
     for line in (*splits.taken, *splits.notes):  # before anything else is done
         log(line)
-    if len(splits.train) < 2:
+    different = len({row["text"] for row in splits.train})
+    if different < 2 and not splits.portions:
         raise UserError("there is one training text; give two at least, and some hundreds to learn a language from")
     plan = make_plan(recipe, splits, STAGES[-1] if stage == "all" else stage)
     counts = f"{counted(len(splits.train), 'training text')}, {counted(len(splits.valid), 'held-out text')}"
@@ -90,8 +92,10 @@ def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None
     if plan.start.name == BASE and plan.start.keeps_autoencoder:
         training = plan.recipe.training
         log(expected(len(splits.train), None if training.steps else training.minutes or DEFAULT_MINUTES))
-    if len(splits.train) < FEW_ROWS:
-        log("warning: these are few texts to learn from; --minutes (training.minutes) makes the training shorter")
+    if min(len(splits.train), different) < FEW_ROWS:
+        only = f"{different:,} different ones are" if different < len(splits.train) else "these are"
+        why = "a long training learns them by heart; a shorter one is set by --minutes (training.minutes)"
+        log(f"warning: {only} few texts to learn from; {why}")
     assembly = Assembly(plan, splits, output, log)
     record, states = FinishedRun(output, plan, splits, assembly.rows_digest), {}
     with main_first():  # (it mends what a killed run left)
@@ -116,6 +120,9 @@ def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None
         identity = stage_identity(plan, splits, assembly.rows_digest, name, config)
         result = train_stage(built, settings, output, identity=identity, log=log)
         minutes[name] = round(result.seconds / 60, 2)
+        if settings.minutes is not None and result.step < FEW_STEPS:
+            made = f"{name} made only {counted(result.step, 'step')} in its time"
+            log(f"warning: {made}, so the model has hardly learnt your texts; give more --minutes (training.minutes)")
     parts = _model(assembly, minutes)
     with main_first():
         if is_main():
@@ -150,9 +157,9 @@ def _model(assembly: Assembly, minutes: dict[str, float]) -> ModelParts:
             parts.judges |= {} if judge is None else {name: judge}
     for name, judge in parts.every_judge.items():
         if real := judge.real:
-            right, chance = round(real["value"] * real["n"]), 1 / len(judge.labels)
-            texts = counted(real["n"], "held-out text")
-            assembly.log(f"the {name} classifier is right on {right:,} of {texts} (by chance: {chance:.1%})")
+            right, count = round(real["value"] * real["n"]), counted(real["n"], "held-out text")
+            shares = f"{real['value']:.1%}; by chance: {1 / len(judge.labels):.1%}"
+            assembly.log(f"the {name} classifier is right on {right:,} of {count} ({shares})")
     return parts
 
 
