@@ -40,4 +40,7 @@ def _of_c_library(function: str) -> Any:
     """A function of the C library; None where it has none of that name."""
     if not sys.platform.startswith("linux"):
         return None
-    return getattr(ctypes.CDLL(None), function, None)  # (musl, say, has not all)
+    try:
+        return getattr(ctypes.CDLL(None), function)
+    except (AttributeError, OSError):  # musl, say
+        return None

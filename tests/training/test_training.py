@@ -458,7 +458,7 @@ def test_few_different_texts_are_few(tmp_path: Path) -> None:
     data = {"path": write(tmp_path / "rows.jsonl", ROWS[:2] * 60, "text"), "valid_fraction": 0.0}
     lines: list[str] = []
     train(recipe("", data=data), tmp_path / "run", log=lines.append)
-    assert any(line.startswith("warning: 2 different ones are few texts to learn from") for line in lines)
+    assert any(line.startswith("warning: only 2 of the texts are different; a long training") for line in lines)
 
 
 def test_a_stage_that_had_time_for_a_few_steps_only_says_so(tmp_path: Path) -> None:

@@ -249,9 +249,8 @@ class _Call:
         """Change all items and write the rows; a stopped command goes on where it was. (With a report it begins anew,
         and keeps the rows that are written.)"""
         count = work.seeds * len(work.items)
-        check_whole(
-            "-n (--num-samples)", work.rows, most=(MAX_SEED + 1) // len(work.items)
-        )  # as many as there are seeds
+        most = (MAX_SEED + 1) // len(work.items)  # as many as there are seeds
+        check_whole("-n (--num-samples)", work.rows, most=most)
         if self.common.seed is not None:
             check_whole("--seed", self.common.seed, 0, MAX_SEED + 1 - count)
 

@@ -92,10 +92,11 @@ def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None
     if plan.start.name == BASE and plan.start.keeps_autoencoder:
         training = plan.recipe.training
         log(expected(len(splits.train), None if training.steps else training.minutes or DEFAULT_MINUTES))
-    if min(len(splits.train), different) < FEW_ROWS:
-        only = f"{different:,} different ones are" if different < len(splits.train) else "these are"
+    if different < FEW_ROWS:
+        few, same = "these are few texts to learn from", f"only {different:,} of the texts are different"
+        what = few if len(splits.train) < FEW_ROWS else same
         why = "a long training learns them by heart; a shorter one is set by --minutes (training.minutes)"
-        log(f"warning: {only} few texts to learn from; {why}")
+        log(f"warning: {what}; {why}")
     assembly = Assembly(plan, splits, output, log)
     record, states = FinishedRun(output, plan, splits, assembly.rows_digest), {}
     with main_first():  # (it mends what a killed run left)
