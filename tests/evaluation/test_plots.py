@@ -70,7 +70,7 @@ def test_settings_go_from_left_to_right_and_long_falls_are_logarithmic(
 def test_without_the_extra_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It names what to install, before any work."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match=r"ladle\[plots\]"):
+    with pytest.raises(UserError, match=r"pip install .\.\[plots\]"):
         load_extra("matplotlib.figure")
-    with pytest.raises(UserError, match=r"ladle\[plots\]"):
+    with pytest.raises(UserError, match=r"pip install .\.\[plots\]"):
         evaluate(tmp_path / "nothing.jsonl", plots=tmp_path / "plots")

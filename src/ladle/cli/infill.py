@@ -49,7 +49,7 @@ def infill(
         label: Class to write. Repeat the option to write several classes in turn.
         batch_size: Number of candidates drawn at once. A smaller number needs less memory.
     """
-    check_whole("--num-samples", num_samples)
+    check_whole("-n (--num-samples)", num_samples)
     check_whole("--batch-size", batch_size)
     overrides = given(options)
     if (template is None) == (templates is None):
@@ -57,7 +57,7 @@ def infill(
     check_rows_output(output, (templates,))
     rows = [Row(text=template)] if template is not None else _read(templates or STDIO)
     count = num_samples * len(rows)
-    check_whole("--num-samples", num_samples, most=(MAX_SEED + 1) // len(rows))  # as many as there are seeds
+    check_whole("-n (--num-samples)", num_samples, most=(MAX_SEED + 1) // len(rows))  # as many as there are seeds
     if seed is not None:
         check_whole("--seed", seed, 0, MAX_SEED + 1 - count)
 
