@@ -289,7 +289,7 @@ def test_every_place_that_takes_a_hub_id_says_so(run: Run, data: Path, offline: 
     """Start, source encoder, scorer, encoder of MAUVE, model, data set."""
     name, train_words = "nobody/no-such-model", ["train", "--data", data, "-o", "run"]
     sources = data.with_name("sources.jsonl")
-    sources.write_text('{"text": "a cat", "source": "cat"}\n' * 8 + '{"text": "a dog", "source": "dog"}\n' * 8)
+    sources.write_text("".join(f'{{"text": "a {a} {n}", "source": "{a}"}}\n' for a in ("cat", "dog") for n in range(8)))
     for words in (
         [*train_words, "--set", f"start={name}"],
         ["train", "--data", sources, "-o", "run", "--set", f"source.encoder={name}"],

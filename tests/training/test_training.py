@@ -449,7 +449,8 @@ def test_few_texts_without_held_out_rows_train(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [1, 40])
 def test_one_text_is_no_data_however_often_it_stands_there(tmp_path: Path, count: int) -> None:
     data = {"path": write(tmp_path / "rows.jsonl", ROWS[:1] * count, "text")}
-    with pytest.raises(UserError, match="there is one training text; give two at least"):
+    times = ", [0-9]+ times" if count > 1 else ""
+    with pytest.raises(UserError, match=f"there is one training text{times}; give two different ones at least"):
         train(recipe("", data=data), tmp_path / "run", log=quiet)
     assert not (tmp_path / "run" / "state").exists()
 

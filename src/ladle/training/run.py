@@ -84,7 +84,10 @@ def _train(recipe: Recipe, output: Path, stage: str, log: Log, data: Data | None
         log(line)
     different = len({row["text"] for row in splits.train})
     if different < 2 and not splits.portions:
-        raise UserError("there is one training text; give two at least, and some hundreds to learn a language from")
+        times = f", {len(splits.train):,} times" if len(splits.train) > 1 else ""
+        raise UserError(
+            f"there is one training text{times}; give two different ones at least, and hundreds to learn a language"
+        )
     plan = make_plan(recipe, splits, STAGES[-1] if stage == "all" else stage)
     counts = f"{counted(len(splits.train), 'training text')}, {counted(len(splits.valid), 'held-out text')}"
     for note in (counts, *plan.notes):
