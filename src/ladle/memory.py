@@ -2,7 +2,6 @@
 to the system before the next."""
 
 import ctypes
-import gc
 import sys
 from typing import Any
 
@@ -29,9 +28,10 @@ def return_freed_memory() -> bool:
     """Give the system all pages that hold nothing. Returns whether there were any. Other systems are left alone.
 
     Kept blocks lie between blocks in use, and batches of other shapes do not fit into them. Without this call a process
-    that trained three systems in turn held 13.5 GB, most of it free (benchmarks/LOG.md).
+    that trained three systems in turn held 13.5 GB, most of it free (benchmarks/LOG.md). It costs
+    milliseconds. Python's collector is not called, as it takes a third of a second: a caller that lets much go calls it
+    first.
     """
-    gc.collect()
     trim = _of_c_library("malloc_trim")
     return trim is not None and trim(0) == 1
 

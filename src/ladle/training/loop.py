@@ -4,6 +4,7 @@ A stage has batches, a loss, a validation and samples. The loop does everything 
 precision, processes, accumulation, clipping, learning rate, EMA, run state, progress, metrics and signals.
 """
 
+import gc
 import io
 import math
 import time
@@ -42,6 +43,7 @@ from ladle.training.state import (
 
 MAX_BAD_STEPS = 20  # the training fails after so many steps in a row with a loss or gradient that is not finite
 LOG_EVERY = 50  # steps for each row of metrics.jsonl
+COLLECT_AFTER = 10  # seconds of training; what a shorter one held is little, and Python's collector is slow
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ def train_stage(
         log(already_trained(stage.name, position))
         return TrainingResult(trained_tensors(stage.module), metrics, position.step, position.seconds)
     result = _Training(stage, config, run_dir, folder, log).train()
+    if result.seconds >= COLLECT_AFTER:
+        gc.collect()  # the optimiser and what it belongs to are in cycles, some of them torch's own
     return_freed_memory()  # gradients, the optimiser's state, activations: what comes next has other shapes
     return result
 
