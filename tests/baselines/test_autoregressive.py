@@ -108,6 +108,7 @@ def test_it_learns_its_conditions_and_is_saved(tmp_path: Path) -> None:
     # A trial is looked at once, at its end, the training on its way too.
     validations = [path.read_text().count("validation") for path in (tmp_path / "trial-0.005" / LOG, tmp_path / LOG)]
     assert validations == [1, 5]
+    assert (tmp_path / "samples").exists() and not (tmp_path / "trial-0.005" / "samples").exists()
     given = {"label": [row["label"] for row in ROWS], "source": [row["source"] for row in ROWS]}
     texts = model.generate(**given, temperature=0)
     assert sum(text == row["text"] for text, row in zip(texts, ROWS, strict=True)) > 0.7 * len(ROWS)

@@ -181,6 +181,7 @@ def test_rate_and_schedule_are_chosen_by_short_trials(tmp_path: Path) -> None:
     config = TokenDiffusionConfig.parse(SIZES)
     model = train_token_diffusion(config, tiny_tokenizer(), ROWS, ROWS[:8], tmp_path, settings, **given)
     assert sorted(path.name for path in tmp_path.glob("trial-*")) == ["trial-0.003", "trial-1e-07", "trial-sqrt"]
+    assert [path.parent.name for path in tmp_path.rglob("samples")] == [tmp_path.name]  # (trials write none)
     assert model.info["chosen"]["learning rate"] == 3e-3
     tried = model.info["tried"]
     assert tried["schedule"]["cosine"] == tried["learning rate"]["0.003"]

@@ -228,7 +228,8 @@ class AutoregressiveStage:
         return {"nll": float(nll.sum() / tokens.sum())}
 
     def sample(self) -> list[str]:
-        return self.module.generate(**self.valid_given, top_p=0.95)
+        """None in a trial: to write them takes longer than its steps do."""
+        return self.module.generate(**self.valid_given, top_p=0.95) if self.config.sample_every else []
 
     def _encode(self, rows: Sequence[Row]) -> list[TokenRow]:
         given = known_conditions(rows, self.module.config)
