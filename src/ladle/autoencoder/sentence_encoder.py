@@ -63,8 +63,10 @@ class StoredSentenceEncoder(nn.Module):
     def embed(self, texts: list[str], batch_size: int | None = None) -> Tensor:
         """As in `SentenceEncoder`. Texts are cut at 128 tokens. batch_size: texts at once; None: what is fast here."""
         device = next(self.parameters()).device
-        # (On a CPU padding costs more than a large batch saves: 12.7 ms a text instead of 17.5, of 49 tokens.)
-        batch_size = batch_size or (16 if device.type == "cpu" else 128)
+        # On a CPU, in 32 bits, padding costs more than a large batch saves: 12.7 ms a text in place of 17.5, of 49
+        # tokens. In 16 bits each batch turns the weights into 16 bits anew: batches of 64 are 1.5 times as fast as of 16.
+        if batch_size is None:
+            batch_size = 128 if device.type != "cpu" else 64 if torch.is_autocast_enabled("cpu") else 16
         found = torch.empty(len(texts), self.model.config.hidden_size, device=device)
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         for start in range(0, len(texts), batch_size):
