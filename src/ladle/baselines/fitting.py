@@ -101,6 +101,8 @@ def best_of(
             budget = {"steps": max(1, round(settings.steps * share)), "minutes": None}
         own = settings.model_copy(update={"lr": chosen["learning rate"], "keep_best": "nll", **budget, **looks})
         stage = stage_of(module, own)
+        if looks:
+            stage.sample = list  # type: ignore[method-assign]  # a trial writes none: that takes longer than its steps
         result = train_stage(stage, own, folder, identity=identity, log=log)
         seconds.append(result.seconds)
         names.append(stage.name)
@@ -228,8 +230,7 @@ class AutoregressiveStage:
         return {"nll": float(nll.sum() / tokens.sum())}
 
     def sample(self) -> list[str]:
-        """None in a trial: to write them takes longer than its steps do."""
-        return self.module.generate(**self.valid_given, top_p=0.95) if self.config.sample_every else []
+        return self.module.generate(**self.valid_given, top_p=0.95)
 
     def _encode(self, rows: Sequence[Row]) -> list[TokenRow]:
         given = known_conditions(rows, self.module.config)

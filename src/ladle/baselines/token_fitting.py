@@ -132,9 +132,6 @@ class TokenDiffusionStage:
         return mean_metrics(len(self.valid.texts), 64, metrics)
 
     def sample(self) -> list[str]:
-        """None in a trial: to write them takes longer than its steps do."""
-        if not self.config.sample_every:
-            return []
         count = min(SHOWN, len(self.valid.texts))
         return self.model.generate(count, **{name: values[:count] for name, values in self.valid.given.items()})
 
